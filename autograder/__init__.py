@@ -1,0 +1,1 @@
+"""The course's assignments (an nbgrader course) and the commands around them."""
