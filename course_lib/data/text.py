@@ -1,0 +1,44 @@
+"""From plain text to batches of token ids."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from course_lib.errors import CourseError
+
+
+def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
+    """Cut `text` between paragraphs: (training part, held-out part), the last `held_out` of the paragraphs held out."""
+    paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
+    count = round(held_out * len(paragraphs))
+    if not 0 < count < len(paragraphs):
+        raise CourseError(f"held_out={held_out} of {len(paragraphs)} paragraphs leaves one of the parts empty.")
+    return "\n\n".join(paragraphs[:-count]), "\n\n".join(paragraphs[-count:])
+
+
+def token_blocks(text: str, tokenizer, block_size: int) -> np.ndarray:
+    """Tokenise `text` and cut it into rows: int64 (blocks, block_size).
+
+    The tail that does not fill a row is dropped, and a text shorter than one row is refused.
+    """
+    ids = tokenizer(text)["input_ids"]
+    if len(ids) < block_size:
+        raise CourseError(f"The text has {len(ids)} tokens, fewer than one block of {block_size}.")
+    count = len(ids) // block_size
+    return np.array(ids[: count * block_size], dtype=np.int64).reshape(count, block_size)
+
+
+def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """`steps` batches (batch_size, block_size), each pass over the blocks in a new order that `seed` decides.
+
+    A pass drops the last blocks that do not fill a batch; the next pass reshuffles, so none is left out for good.
+    """
+    if batch_size > len(blocks):
+        raise CourseError(f"A batch of {batch_size} needs as many blocks, and there are {len(blocks)}.")
+    rng = np.random.default_rng(seed)
+    per_pass = len(blocks) // batch_size
+    for step in range(steps):
+        if step % per_pass == 0:
+            order = rng.permutation(len(blocks))
+        start = (step % per_pass) * batch_size
+        yield blocks[order[start : start + batch_size]]

