@@ -210,6 +210,13 @@ def clean_environment() -> dict:
     return kept
 
 
+def news(line: str) -> str:
+    """What a line of pip's output tells a waiting reader; empty for the rest."""
+    if line.startswith("Installing collected packages:"):
+        return f"unpacking {line.count(',') + 1} packages"
+    return line.strip() if line.startswith(("Collecting", "Downloading", "Building")) else ""
+
+
 def log_tail(path: str, lines: int = 15) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         return "".join(file.readlines()[-lines:])
@@ -230,7 +237,7 @@ def run_logged(command: list, root: str, progress: Progress) -> None:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                latest[0] = line.strip() or latest[0]
+                latest[0] = news(line) or latest[0]
 
     copier = threading.Thread(target=copy, daemon=True)
     copier.start()
