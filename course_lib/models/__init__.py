@@ -1,1 +1,1 @@
-"""Models: where weights come from (`pretrained`)."""
+"""Models: where weights come from (`pretrained`), and proof that they did not change (`fingerprint`)."""

@@ -1,0 +1,39 @@
+"""What every test shares: no hub, one thread a worker, small models with random weights, and the real packaged one."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+
+@pytest.fixture
+def tiny_llama():
+    """A Llama with random weights, 2 layers of width 32: the real architecture at a size for milliseconds."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The packaged SmolLM2 and its tokenizer. Tests must not change it: deepcopy before training."""
+    from course_lib.models.pretrained import load
+
+    return load("smollm2-135m-instruct")

