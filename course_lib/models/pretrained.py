@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
     Raises CourseError, one sentence, where the name cannot be had or holds no safetensors.
     """
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    transformers.utils.logging.disable_progress_bar()  # reading a file is quick; a bar here would only litter notebooks
     options = {"local_files_only": True, "trust_remote_code": False}
     directory = resolve(name)
     tokenizer = AutoTokenizer.from_pretrained(directory, **options)
@@ -135,21 +138,13 @@ def _converted(name: str, packaged: PackagedWeights) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Dequantise `gguf` to float32 safetensors in `target`: written beside it, then renamed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    """Dequantise `gguf` into `target`: written beside it, then renamed."""
     print(f"Converting {gguf.name} to float32 safetensors, once, into {target}", file=sys.stderr, flush=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        # The weights are plain floats now; left in place, these two would make transformers refuse to save them.
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        model.config.name_or_path = target.name
-        model.config.rms_norm_eps = 1e-5  # GGUF keeps it as float32: 9.999999747378752e-06
-        model.save_pretrained(staging)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+        command = [sys.executable, "-m", "course_lib.models.convert", str(gguf), str(staging)]
+        if subprocess.run(command).returncode != 0:  # its progress and its errors go where ours go
+            raise OSError("the converter stopped, see above")
         sizes = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
         (staging / "sizes.json").write_text(json.dumps(sizes, indent=1))
         shutil.rmtree(target, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""The `course` command: parse, call, print. Each room registers its own commands; this module knows only where."""
+
+import argparse
+import importlib
+import signal
+import sys
+from importlib.metadata import entry_points
+
+import course_lib
+from course_lib.errors import CourseError
+
+COMMANDS = ("course_lib.execution.commands", "course_lib.models.commands")
+
+DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
+
+  course run 03 --profile smoke     execute a chapter headless
+  course book --serve               build the book and read it in a browser
+  course assignment get lora        fetch an assignment to work on
+  course weights                    which models load without a network"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Cheap: the rooms' heavy imports wait until a command runs."""
+    top = argparse.ArgumentParser(
+        prog="course", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"course {course_lib.__version__}")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        importlib.import_module(module).add_parser(subparsers)
+    for plugin in entry_points(group="course.commands"):  # the autograder's: course_lib does not import it
+        try:
+            plugin.load()(subparsers)
+        except Exception as error:
+            print(f"course: the commands of {plugin.value} are missing ({error})", file=sys.stderr)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns its exit status: 2 for an error that the user can mend, 130 and 143 when stopped."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        args = parser().parse_args(argv)
+        return args.run(args)
+    except CourseError as error:
+        print(f"course: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("course: stopped", file=sys.stderr)
+        return 130
+
+
+def _terminated(_signal, _frame) -> None:
+    raise SystemExit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

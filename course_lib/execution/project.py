@@ -1,0 +1,64 @@
+"""Where things are: the project's root and its chapters."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+
+def find_root(start: Path | str = ".") -> Path:
+    """The nearest folder at or above `start` that holds notebooks/ and pyproject.toml: a clone of the project."""
+    here = Path(start).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise CourseError(f"{here} is not inside a clone of the course (no notebooks/ beside a pyproject.toml above it).")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A lecture notebook; its id is the file's stem, `03_lora`."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.stem
+
+    def read(self) -> dict:
+        """The notebook as JSON."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CourseError(f"{self.path} is not a notebook: {error}.") from error
+
+    def title(self) -> str:
+        """The first heading."""
+        for cell in self.read()["cells"]:
+            if cell["cell_type"] == "markdown" and (found := re.search(r"^# (.+)$", "".join(cell["source"]), re.M)):
+                return found[1]
+        return self.id
+
+
+def find_chapters(names: list[str], root: Path | None = None) -> list[Chapter]:
+    """The chapters that `names` ask for: each a number (03), an id (03_lora) or a path; all if none is named."""
+    if names and all(_is_file(name) for name in names):  # paths need no clone around them
+        return [Chapter(Path(name).resolve()) for name in names]
+    known = [Chapter(path) for path in sorted(((root or find_root()) / "notebooks").glob("*.ipynb"))]
+    return known if not names else [_find(name, known) for name in names]
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".ipynb") and Path(name).is_file()
+
+
+def _find(name: str, known: list[Chapter]) -> Chapter:
+    if _is_file(name):
+        return Chapter(Path(name).resolve())
+    found = [chapter for chapter in known if name in (chapter.id, chapter.id.split("_")[0])]
+    if len(found) != 1:
+        problem = "is no chapter" if not found else f"means several ({', '.join(c.id for c in found)})"
+        raise CourseError(f"{name!r} {problem}; the chapters are: {', '.join(c.id for c in known) or 'none yet'}.")
+    return found[0]
