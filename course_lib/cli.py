@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import course_lib
 from course_lib.errors import CourseError
 
-COMMANDS = ("course_lib.execution.commands", "course_lib.models.commands")
+COMMANDS = ("course_lib.execution.commands", "course_lib.execution.book", "course_lib.models.commands")
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 

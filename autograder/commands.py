@@ -1,0 +1,88 @@
+"""`course assignment` for students and `course grade` for instructors."""
+
+import argparse
+from pathlib import Path
+
+STUDENT = """examples:
+  course assignment list
+  course assignment get lora            lora.ipynb, here
+  course assignment check lora.ipynb    run the visible checks on your answers"""
+
+INSTRUCTOR = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
+FOLDER/STUDENT.ipynb and FOLDER/STUDENT/NAME.ipynb are understood too. The gradebook (gradebook.db), the graded
+notebooks (autograded/), the feedback (feedback/) and grades-NAME.csv go to COURSE, which is autograder/ in a clone.
+The submissions' code is run as you: grade only what you would run yourself."""
+
+
+def add_parser(subparsers) -> None:
+    """Register both commands (cheap: nothing heavy is imported before they run)."""
+    raw = argparse.RawDescriptionHelpFormatter
+    student = subparsers.add_parser(
+        "assignment", help="list, fetch and check assignments", epilog=STUDENT, formatter_class=raw
+    )
+    actions = student.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions.add_parser("list", help="what assignments there are").set_defaults(run=_list)
+
+    get = actions.add_parser("get", help="a copy to work on")
+    get.add_argument("name", metavar="NAME")
+    get.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="where to put it (default: here)")
+    get.add_argument("--force", action="store_true", help="replace a notebook that is there already")
+    get.set_defaults(run=_get)
+
+    check = actions.add_parser("check", help="run the visible checks on your notebook, which is only read")
+    check.add_argument("notebook", type=Path, nargs="?", help="default: the only notebook in this folder")
+    check.set_defaults(run=_check)
+
+    grade = subparsers.add_parser(
+        "grade", help="grade submissions (instructors)", epilog=INSTRUCTOR, formatter_class=raw
+    )
+    grade.add_argument("name", metavar="NAME", help="the assignment")
+    grade.add_argument("--submissions", type=Path, metavar="FOLDER", help="where they are (default: COURSE/submitted)")
+    grade.add_argument("--course", type=Path, metavar="COURSE", help="the gradebook's folder (or set COURSE_DIR)")
+    grade.add_argument("--force", action="store_true", help="grade again also what did not change")
+    grade.set_defaults(run=_grade)
+
+
+def _list(_args) -> int:
+    from autograder import course, notebook
+
+    for name, assignment in course.assignments().items():
+        parts = notebook.parts(assignment.read())
+        points = sum(part.points for part in parts)
+        print(f"{name:14} {points:g} points in {len(parts)} parts: {assignment.summary()}")
+    return 0
+
+
+def _get(args) -> int:
+    from autograder import course
+    from autograder.release import write_release
+
+    path = write_release(course.find(args.name), args.to, args.force)
+    print(f"{path}\n  open it with `jupyter lab {path}`, check it with `course assignment check {path}`")
+    return 0
+
+
+def _check(args) -> int:
+    from autograder.check import check, find_notebook
+
+    outcomes = check(find_notebook(args.notebook))
+    for outcome in outcomes:
+        mark = "ok  " if not outcome.message else "FAIL"
+        print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points)")
+        if outcome.message:
+            print(f"      {outcome.message}")
+    passed = [outcome for outcome in outcomes if not outcome.message]
+    print(f"\n{len(passed)} of {len(outcomes)} parts pass their visible checks; hidden tests decide the points.")
+    return int(len(passed) < len(outcomes))
+
+
+def _grade(args) -> int:
+    from autograder import course
+    from autograder.grade import find_submissions, grade, table
+
+    assignment, state = course.find(args.name), course.state_dir(args.course)
+    submissions = find_submissions(assignment, args.submissions or state / "submitted")
+    grades = grade(assignment, submissions, state, force=args.force, say=lambda line: print(line, flush=True))
+    print("\n" + table(assignment, grades))
+    print(f"\ngrades: {state / f'grades-{assignment.name}.csv'}\nfeedback: {state / 'feedback'}")
+    return int(any(g.problem for g in grades))

@@ -1,0 +1,101 @@
+"""An assignment notebook's parts, and putting a student's answers back among the tests they came with."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A graded part: the test cell's id, the heading above it, its points."""
+
+    id: str
+    title: str
+    points: float
+
+
+def read(path: Path):
+    """The notebook at `path`, refused in one sentence where it is none."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError as error:
+        raise CourseError(f"There is no notebook {path}.") from error
+    except Exception as error:  # not JSON, not a notebook, of an unknown version
+        raise CourseError(f"{path} is not a notebook that can be read ({type(error).__name__}).") from error
+
+
+def write(notebook, path: Path) -> None:
+    """Write a notebook, whole or not at all."""
+    import nbformat
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    nbformat.write(notebook, temporary)
+    os.replace(temporary, path)
+
+
+def grade_id(cell) -> str | None:
+    """The name by which nbgrader knows a cell; None for a cell that the student added."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def is_test(cell) -> bool:
+    """Whether the cell is a graded test."""
+    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
+
+
+def is_solution(cell) -> bool:
+    """Whether the cell is the student's to fill in."""
+    return bool(cell.metadata.get("nbgrader", {}).get("solution"))
+
+
+def parts(notebook) -> list[Part]:
+    """The graded parts in order; each is titled by the last heading above it."""
+    found, title = [], ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.lstrip().startswith("#"):
+            title = cell.source.strip().splitlines()[0].lstrip("# ").split(" (")[0]
+        elif is_test(cell):
+            found.append(Part(grade_id(cell), title, cell.metadata.nbgrader.points))
+    return found
+
+
+def rebuild(template, submission):
+    """`template` with the student's solution cells and own cells, and nothing else of the submission.
+
+    Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. Of a
+    solution cell that is there twice the first counts. A cell that the student added stays behind the tracked cell that
+    it followed.
+    """
+    answers, added, last = {}, {None: []}, None
+    for cell in submission.cells:
+        name = grade_id(cell)
+        if name is None:
+            if cell.cell_type == "code":
+                added.setdefault(last, []).append(cell)
+        else:
+            last = name
+            answers.setdefault(name, cell.source)
+
+    whole = copy.deepcopy(template)
+    whole.cells = [_own(cell) for cell in added[None]]
+    for cell in copy.deepcopy(template.cells):
+        name = grade_id(cell)
+        if name is not None and is_solution(cell) and name in answers:
+            cell.source = answers[name]
+        whole.cells.append(cell)
+        if name is not None:
+            whole.cells += [_own(cell) for cell in added.get(name, [])]
+    return whole
+
+
+def _own(cell):
+    """A student's own cell as a fresh one: its source, no metadata and no outputs."""
+    import nbformat
+
+    return nbformat.v4.new_code_cell(cell.source)
