@@ -38,7 +38,7 @@ def _float16(two_bytes: np.ndarray) -> np.ndarray:
 
 
 def storage(path: Path | str) -> dict[str, int]:
-    """Bytes that a GGUF file spends on each block format, largest first: {"Q4_1": 66_..., "Q8_0": 30_..., ...}."""
+    """Bytes that a GGUF file spends on each block format, largest first."""
     from gguf import GGUFReader
 
     spent: Counter[str] = Counter()
