@@ -306,7 +306,7 @@ def refuse_cuda(report: dict, root: str) -> None:
         raise SetupError(
             f"pip would download the CUDA build of {pinned(root, 'torch')} ({len(found)} nvidia packages, several GB), "
             "and this machine has no NVIDIA GPU: run `make setup TORCH_INDEX=URL` with the CPU index URL that the "
-            "selector on PyTorch's \"Get started\" page shows, or `make setup TORCH=cuda` if you want CUDA anyway."
+            'selector on PyTorch\'s "Get started" page shows, or `make setup TORCH=cuda` if you want CUDA anyway.'
         )
 
 
