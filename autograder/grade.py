@@ -61,38 +61,54 @@ def grade(
         raise CourseError(f"nbgrader could not release {assignment.name}:\n{said}")
     template = notebook.read(released)
 
-    grades = []
     with tempfile.TemporaryDirectory(prefix="course-grade-") as folder:
-        for number, (student, path) in enumerate(submissions.items(), start=1):
-            say(f"[{number}/{len(submissions)}] {student}")
-            grades.append(_grade_one(assignment, student, path, template, Path(folder), state, force))
+        staged = Path(folder)
+        problems = {name: _stage(template, assignment, name, path, staged) for name, path in submissions.items()}
+        whole = [name for name, problem in problems.items() if not problem]
+        _autograde(assignment, whole, staged, state, force, say)
+    grades = [_grade_of(state, assignment, name, problems[name]) for name in submissions]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
 
 
-def _grade_one(assignment, student, path, template, staged: Path, state: Path, force: bool) -> Grade:
+def _autograde(assignment: Assignment, students: list[str], staged: Path, state: Path, force: bool, say) -> None:
+    """nbgrader's autograde and generate_feedback, each one process for all students."""
+    if not students:
+        return
+    started = iter(range(1, len(students) + 1))
+
+    def progress(line: str) -> None:
+        if f"Converting notebook {staged}" in line:
+            student = Path(line.split(str(staged), 1)[1]).parts[1]
+            say(f"[{next(started, len(students))}/{len(students)}] {student}")
+
+    where = f"--CourseDirectory.submitted_directory={staged}"
+    again = ["--force"] if force else []
+    nbgrader(state, "autograde", assignment.name, where, "--create", *again, say=progress)
+    say("writing feedback")
+    nbgrader(state, "generate_feedback", assignment.name, "--force")
+
+
+def _grade_of(state: Path, assignment: Assignment, student: str, problem: str) -> Grade:
+    graded = state / "autograded" / student / assignment.name / assignment.path.name
+    if not problem and not graded.is_file():
+        problem = "nbgrader could not grade it: run `nbgrader autograde` in the course's folder to see why"
+    return Grade(student, problem=problem) if problem else Grade(student, _points(state, assignment, student))
+
+
+def _stage(template, assignment: Assignment, student: str, path: Path, staged: Path) -> str:
+    """Lay a rebuilt submission out as nbgrader expects it, with the time it was handed in; returns what is wrong with
+    it, if anything is."""
     try:
         whole = notebook.rebuild(template, notebook.read(path))
     except CourseError as error:
-        return Grade(student, problem=str(error))
-    _stage(whole, assignment, student, path, staged)
-    where = f"--CourseDirectory.submitted_directory={staged}"
-    options = [assignment.name, f"--student={student}", where, "--create"]
-    said = nbgrader(state, "autograde", *options, *(["--force"] if force else []))
-    graded = state / "autograded" / student / assignment.name / assignment.path.name
-    if not graded.is_file():
-        return Grade(student, problem=f"nbgrader could not grade it: {_last_line(said)}")
-    nbgrader(state, "generate_feedback", assignment.name, f"--student={student}", "--force")
-    return Grade(student, points=_points(state, assignment, student))
-
-
-def _stage(whole, assignment: Assignment, student: str, path: Path, staged: Path) -> None:
-    """Lay a rebuilt submission out as nbgrader expects it, with the time it was handed in."""
+        return str(error)
     target = staged / student / assignment.name / assignment.path.name
     notebook.write(whole, target)
     handed_in = path.parent / "timestamp.txt"
     time = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M:%S.%f %Z")
     (target.parent / "timestamp.txt").write_text(handed_in.read_text() if handed_in.is_file() else time)
+    return ""
 
 
 def _points(state: Path, assignment: Assignment, student: str) -> dict[str, float]:
@@ -103,11 +119,6 @@ def _points(state: Path, assignment: Assignment, student: str) -> dict[str, floa
         submission = gradebook.find_submission_notebook(assignment.path.stem, assignment.name, student)
         scores = {g.cell.name: (g.score or 0.0, g.cell.max_score) for g in submission.grades}
     return {name: score if 0 <= score <= most else 0.0 for name, (score, most) in scores.items()}
-
-
-def _last_line(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 def table(assignment: Assignment, grades: list[Grade]) -> str:

@@ -15,8 +15,9 @@ from course_lib.cache import cache_dir
 from course_lib.errors import CourseError
 
 
-def nbgrader(course: Path, *arguments: str) -> str:
-    """Run an nbgrader command on the course in `course`, in a process of its own; returns what it said.
+def nbgrader(course: Path, *arguments: str, say=lambda line: None) -> str:
+    """Run an nbgrader command on the course in `course`, in a process of its own; returns what it said, and passes each
+    line to `say` as it comes.
 
     nbgrader changes the working folder and configures logging for the whole process, so ours is kept out of it. Its
     exit status also counts submissions that failed, which `grade` tells apart by reading the results.
@@ -25,15 +26,21 @@ def nbgrader(course: Path, *arguments: str) -> str:
         shutil.copy(CONFIG, course)
     # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "nbgrader", *arguments],
         cwd=course,
         env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
+        text=True,
     )
-    return done.stdout + done.stderr
+    said = []
+    with process:
+        for line in process.stdout:
+            said.append(line)
+            say(line)
+    return "".join(said)
 
 
 @contextmanager

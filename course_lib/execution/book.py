@@ -18,9 +18,9 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "book",
         help="build the book from the executed chapters",
-        description="Build the book with Jupyter Book from book/ and the executed chapters. Warnings, dead internal links, "
-        "cells with errors and pages that need another server all fail the build; the last good "
-        "book stays where it was.",
+        description="Build the book with Jupyter Book from book/ and the executed chapters. Warnings, dead links "
+        "inside the book, cells with errors and pages that need another server all fail the build; the last good book "
+        "stays where it was.",
     )
     parser.add_argument("--run", dest="runs", type=Path, help="executed chapters (default: build/run/cpu)")
     parser.add_argument("--out", type=Path, help="where the book goes (default: build/book/html)")

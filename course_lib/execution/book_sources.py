@@ -79,7 +79,8 @@ def runs_page(metrics: list[dict]) -> str:
     versions = metrics[0]["versions"] if metrics else {}
     return f"""# The runs behind these pages
 
-Every chapter was executed headless by `course run`, which wrote down what it took. Memory is the peak of the chapter's own process.
+Every chapter was executed headless by `course run`, which wrote down what it took. Memory is the peak of the
+chapter's own process.
 
 | chapter | profile | time | peak memory | date | commit |
 | --- | --- | --- | --- | --- | --- |
