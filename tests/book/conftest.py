@@ -1,0 +1,100 @@
+"""A built book in a local server, and a real browser to look at it."""
+
+import base64
+import http.server
+import io
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory):
+    """The pages to look at: the book that COURSE_BOOK_HTML names, or one built here from the real prose and an
+    executed stand-in for each chapter, which takes seconds instead of minutes."""
+    if given := os.environ.get("COURSE_BOOK_HTML"):
+        return Path(given).resolve()
+    from course_lib.execution.book import build
+
+    folder = tmp_path_factory.mktemp("book")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        _stand_in(path, folder / "runs" / path.stem)
+    build(ROOT, folder / "runs", folder / "html")
+    return folder / "html"
+
+
+def _stand_in(chapter: Path, folder: Path) -> None:
+    """The real chapter's text with outputs of every kind that a page must cope with."""
+    from course_lib.execution.environment import hardware, versions
+
+    notebook = json.loads(chapter.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = _outputs(described="mystnb" in cell["metadata"])
+            cell["execution_count"] = 1
+    folder.mkdir(parents=True)
+    (folder / "notebook.ipynb").write_text(json.dumps(notebook))
+    metrics = {"chapter": chapter.stem, "profile": "cpu", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
+    metrics |= {"finished": "2026-01-01", "recorded": {"loss": 1.5}, "versions": versions(), "hardware": hardware()}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def _outputs(described: bool) -> list[dict]:
+    wide = "a long line of output " * 20
+    outputs = [{"output_type": "stream", "name": "stdout", "text": wide}]
+    outputs.append({"output_type": "stream", "name": "stderr", "text": "WARNING: not for readers"})
+    if described:
+        data = {"image/png": _png(), "text/plain": "<Figure>"}
+        outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
+    table = f'<table class="comparison"><tr>{"<td>a wide cell of text</td>" * 12}</tr></table>'
+    outputs.append({"output_type": "display_data", "data": {"text/html": table}, "metadata": {}})
+    return outputs
+
+
+def _png() -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3))
+    figure.subplots().plot([1, 0.5, 0.25])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture(scope="session")
+def server(html):
+    """The address of a local server of the pages."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **options):
+            super().__init__(*args, directory=str(html), **options)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; without it the tests are skipped, except in CI, where they fail."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if program is None:
+        message = "Chromium is not installed (Debian: apt install chromium)."
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=[*quiet, "--disable-sync", "--no-first-run"])
+        yield running
+        running.close()

@@ -1,0 +1,144 @@
+"""The built pages in a real browser: what a reader on a desktop, on a phone and at night sees."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = Path(os.environ.get("COURSE_SCREENSHOTS", ROOT / "build/screenshots"))
+DEVICES = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}},
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+}
+PROSE = ["index", "how-to-use", "assignments/index", "assignments/lora", "runs", "references", "licence"]
+PAGES = [*PROSE, "notebooks/03_lora", "api/index", "api/course_lib.adapters", "genindex"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+
+class Visit:
+    """One page opened on one device, with all that went wrong on the way."""
+
+    def __init__(self, browser, server, page, device):
+        self.context = browser.new_context(**DEVICES[device])
+        self.page, self.errors, self.requests = self.context.new_page(), [], []
+        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.errors.append(f"failed: {request.url}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(f"{server}/{page}.html", wait_until="networkidle")
+
+    def evaluate(self, script):
+        return self.page.evaluate(script)
+
+
+@pytest.fixture
+def visit(browser, server):
+    visits = []
+
+    def open_(page, device="desktop"):
+        visits.append(Visit(browser, server, page, device))
+        return visits[-1]
+
+    yield open_
+    for one in visits:
+        one.context.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_sound(visit, server, page, device):
+    opened = visit(page, device)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    opened.page.screenshot(path=SCREENSHOTS / f"{page.replace('/', '-')}-{device}.png", full_page=page != "genindex")
+
+    assert opened.errors == []
+    foreign = [url for url in opened.requests if not url.startswith((server, "data:", "blob:"))]
+    assert foreign == [], "a page must ask no other server for anything"
+    assert opened.evaluate("document.querySelectorAll('h1').length") >= 1
+    broken = "[...document.images].filter(i => i.complete && !i.naturalWidth && i.offsetParent).map(i => i.src)"
+    assert opened.evaluate(broken) == []
+    assert opened.evaluate("[...document.images].filter(i => !i.alt).map(i => i.src)") == []
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth + 1"), "the page scrolls sideways"
+
+
+def test_mathematics_is_typeset(visit):
+    opened = visit("notebooks/03_lora")
+    opened.page.wait_for_selector("mjx-container mjx-math")
+    assert opened.evaluate("document.querySelectorAll('mjx-container[display=true]').length") >= 3
+    assert opened.evaluate("document.querySelectorAll('mjx-merror').length") == 0
+    assert "$$" not in opened.evaluate("document.querySelector('article').innerText")
+
+
+def test_chapter_shows_figures_and_hides_library_warnings(visit):
+    opened = visit("notebooks/03_lora")
+    alts = opened.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => i.alt)")
+    assert len(alts) == 3
+    assert all(len(alt) > 40 for alt in alts), "an alternative text says what the figure shows"
+    assert "not for readers" not in opened.evaluate("document.body.innerText")
+    assert opened.evaluate("[...document.querySelectorAll('.tag_injected-parameters')].length") == 0
+
+
+@pytest.mark.parametrize(("device", "theme"), [("desktop", "light"), ("dark", "dark")])
+def test_text_can_be_read_in_both_themes(visit, device, theme):
+    """WCAG AA asks for a contrast of 4.5 between text and ground."""
+    opened = visit("notebooks/03_lora", device)
+    assert opened.evaluate("document.documentElement.dataset.theme") == theme
+    script = """() => {
+      const channel = c => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+      const light = rgb => { const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number);
+        return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b); };
+      const ground = e => { for (; e; e = e.parentElement) {
+        const c = getComputedStyle(e).backgroundColor;
+        if (!/, 0\\)$|transparent/.test(c)) return c; }
+        return 'rgb(255,255,255)'; };
+      const of = selector => { const e = document.querySelector(selector);
+        const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+        return (a + 0.05) / (b + 0.05); };
+      return {p: of('article p'), output: of('.cell_output pre'), link: of('article p a')};
+    }"""
+    ratios = opened.evaluate(script)
+    assert all(ratio >= 4.5 for ratio in ratios.values()), ratios
+
+
+def test_launch_and_download_buttons(visit):
+    opened = visit("notebooks/03_lora")
+    links = opened.evaluate("[...document.querySelectorAll('a')].map(a => a.href)")
+    assert any("mybinder.org/v2/gh/" in url and url.endswith("lab/tree/notebooks/03_lora.ipynb") for url in links)
+    assert any("colab.research.google.com" in url and url.endswith("notebooks/03_lora.ipynb") for url in links)
+    assert any(url.endswith("_sources/notebooks/03_lora.ipynb") for url in links)
+
+
+def test_assignment_can_be_downloaded(visit):
+    opened = visit("assignments/lora")
+    link = opened.page.locator("article a.download").first
+    with opened.page.expect_download() as download:
+        link.click()
+    assert '"nbformat"' in Path(download.value.path()).read_text()
+
+
+def test_search_works_without_a_server_elsewhere(visit, server):
+    opened = visit("search")
+    opened.page.goto(f"{server}/search.html?q=Kaiming", wait_until="networkidle")
+    opened.page.wait_for_selector("#search-results li a")
+    assert opened.page.locator("#search-results li a").count() >= 1
+    assert opened.errors == []
+
+
+def test_solutions_are_folded_until_asked_for(visit):
+    opened = visit("notebooks/03_lora")
+    solution = opened.page.locator("details.sd-dropdown").first
+    body = solution.locator(".sd-card-body")
+    assert not body.is_visible()
+    solution.locator("summary").click()
+    assert body.is_visible()
+
+
+def test_code_names_lead_to_the_reference(visit):
+    opened = visit("notebooks/03_lora")
+    opened.page.locator("article a.reference.internal", has_text="LoRALinear").first.click()
+    opened.page.wait_for_load_state()
+    assert "api/course_lib.adapters" in opened.page.url
+    assert opened.page.locator("dt#course_lib\\.adapters\\.lora\\.LoRALinear").is_visible()

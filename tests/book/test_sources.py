@@ -1,0 +1,86 @@
+"""What Jupyter Book is given: refused inputs, generated pages."""
+
+import json
+
+import pytest
+
+from course_lib.errors import CourseError
+from course_lib.execution.book_sources import assemble, page, runs_page, write_api_pages
+from course_lib.execution.project import find_root
+
+
+def notebook(*cells):
+    return {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def code(outputs=(), **metadata):
+    return {"cell_type": "code", "id": "loss-figure", "source": "x", "outputs": list(outputs), "metadata": metadata}
+
+
+IMAGE = {"output_type": "display_data", "data": {"image/png": "…", "text/plain": ""}, "metadata": {}}
+
+
+def test_an_error_output_is_refused_by_name():
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
+    with pytest.raises(CourseError, match=r"03_lora, cell loss-figure: its output is an error \(ValueError: no\)"):
+        page(notebook(code([error])), "03_lora")
+
+
+def test_an_image_needs_alternative_text():
+    with pytest.raises(CourseError, match="cell loss-figure: its image has no alternative text.*mystnb"):
+        page(notebook(code([IMAGE])), "03_lora")
+    described = code([IMAGE], mystnb={"image": {"alt": "A falling curve."}})
+    assert page(notebook(described), "03_lora")["cells"] == [described]
+
+
+def test_the_injected_cell_does_not_reach_the_reader():
+    injected = code(tags=["injected-parameters"])
+    assert page(notebook(injected, code()), "x")["cells"] == [code()]
+
+
+def test_a_chapter_that_was_not_run_is_named(tmp_path):
+    with pytest.raises(CourseError, match="03_lora has not been executed into .*`course run 03`"):
+        assemble(find_root(), tmp_path / "runs", tmp_path / "sources")
+
+
+def test_runs_page_prints_what_was_measured():
+    metrics = {
+        "chapter": "03_lora",
+        "profile": "cpu",
+        "duration_s": 85.4,
+        "peak_memory_bytes": 1_570_000_000,
+        "finished": "2026-11-21T05:09:24+00:00",
+        "commit": None,
+        "recorded": {"loss_last": 2.49374, "adapter_bytes": 1858776},
+        "hardware": {"cpu": "A chip", "cores": 2, "memory_bytes": 2**34, "gpus": []},
+        "versions": {"torch": "2.13.0"},
+    }
+    text = runs_page([metrics])
+    assert "| 03_lora | `cpu` | 85 s | 1.57 GB | 2026-11-21 | `none` |" in text
+    assert "| adapter bytes | 1,858,776 |" in text
+    assert "| memory | 16 GiB |" in text
+
+
+def test_api_pages_cover_every_room(tmp_path):
+    write_api_pages(tmp_path / "api")
+    text = (tmp_path / "api/course_lib.adapters.md").read_text()
+    assert ".. automodule:: course_lib.adapters.lora\n   :members:" in text
+    rooms = {path.stem for path in (tmp_path / "api").glob("course_lib.*.md")}
+    for room in ("scratch", "data", "models", "training", "adapters", "quantization", "alignment", "inference"):
+        assert f"course_lib.{room}" in rooms
+
+
+def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
+    from course_lib.execution import book_sources
+
+    monkeypatch.setattr(book_sources, "_fetch_assignments", lambda folder: None)
+    runs = tmp_path / "runs/03_lora"
+    runs.mkdir(parents=True)
+    (runs / "notebook.ipynb").write_text(json.dumps(notebook(code())))
+    metrics = {"recorded": {}, "hardware": {"memory_bytes": None}, "versions": {}, "chapter": "x", "profile": "cpu"}
+    metrics |= {"duration_s": 1, "peak_memory_bytes": 1, "finished": "", "commit": ""}
+    (runs / "metrics.json").write_text(json.dumps(metrics))
+    assemble(find_root(), tmp_path / "runs", tmp_path / "sources", repository="https://example.org/me/mine")
+    config = (tmp_path / "sources/_config.yml").read_text()
+    assert "  url: https://example.org/me/mine\n" in config
+    assert config.count("https://github.com/") == 0
