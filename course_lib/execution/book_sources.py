@@ -41,23 +41,28 @@ def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
 
 
 def page(notebook: dict, chapter: str) -> dict:
-    """An executed notebook as a page: without papermill's injected cell. Refuses error outputs and images without
-    alternative text, naming the cell."""
+    """An executed notebook as a page: without papermill's injected cell and without what went to stderr (libraries'
+    warnings, progress bars). Refuses error outputs and images without alternative text, naming the cell."""
     cells = []
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             continue
-        where = f"{chapter}, cell {cell.get('id', len(cells) + 1)}"
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                raise CourseError(f"{where}: its output is an error ({output['ename']}: {output['evalue']}).")
-            if any(kind.startswith("image/") for kind in output.get("data", {})) and not alt_text(cell):
-                raise CourseError(
-                    f'{where}: its image has no alternative text: add {{"mystnb": {{"image": {{"alt": "…"}}}}}} to the '
-                    "cell's metadata."
-                )
+        if cell["cell_type"] == "code":
+            _refuse_faults(cell, f"{chapter}, cell {cell.get('id', len(cells) + 1)}")
+            cell = {**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]}
         cells.append(cell)
     return {**notebook, "cells": cells}
+
+
+def _refuse_faults(cell: dict, where: str) -> None:
+    for output in cell["outputs"]:
+        if output["output_type"] == "error":
+            raise CourseError(f"{where}: its output is an error ({output['ename']}: {output['evalue']}).")
+        if any(kind.startswith("image/") for kind in output.get("data", {})) and not alt_text(cell):
+            raise CourseError(
+                f'{where}: its image has no alternative text: add {{"mystnb": {{"image": {{"alt": "…"}}}}}} to the '
+                "cell's metadata."
+            )
 
 
 def alt_text(cell: dict) -> str:

@@ -84,3 +84,9 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     config = (tmp_path / "sources/_config.yml").read_text()
     assert "  url: https://example.org/me/mine\n" in config
     assert config.count("https://github.com/") == 0
+
+
+def test_what_libraries_warn_about_does_not_reach_the_reader():
+    warning = {"output_type": "stream", "name": "stderr", "text": "/some/folder/lib.py:3: FutureWarning"}
+    printed = {"output_type": "stream", "name": "stdout", "text": "2.5"}
+    assert page(notebook(code([warning, printed])), "x")["cells"] == [code([printed])]
