@@ -114,7 +114,7 @@ def _table(values: dict) -> str:
         return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
     lines = [f"| {key.replace('_', ' ')} | {text(value)} |" for key, value in values.items()]
-    return "\n".join(["| | |", "| --- | --- |", *lines])
+    return "\n".join(["| what | value |", "| --- | --- |", *lines])
 
 
 def write_api_pages(folder: Path) -> None:
