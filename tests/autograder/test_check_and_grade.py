@@ -85,6 +85,7 @@ def graded(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("grading")  # one worker: they share one nbgrader run
 class TestGrade:
     def test_reference_scores_full_marks(self, graded):
         assert graded[0]["reference"].total == 20
