@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from importlib.metadata import entry_points
@@ -37,21 +38,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns its exit status: 2 for an error that the user can mend, 130 and 143 when stopped."""
+    """Run one command. Returns its exit status: 2 for an error the user can mend, 128 + the signal when stopped."""
     signal.signal(signal.SIGTERM, _terminated)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, _terminated)
     try:
         args = parser().parse_args(argv)
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except CourseError as error:
         print(f"course: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("course: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `course ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
-def _terminated(_signal, _frame) -> None:
-    raise SystemExit(143)
+def _terminated(number, _frame) -> None:
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """The `course` command: quick help, clear errors, exit statuses."""
 
+import json
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 
 import pytest
 
+import course_lib
 from course_lib import cli
 
 
@@ -58,3 +61,49 @@ def test_list_and_weights(capsys):
     assert "03_lora" in capsys.readouterr().out
     assert cli.main(["weights"]) == 0
     assert "smollm2-135m-instruct" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"course {course_lib.__version__}\n"
+
+
+def test_the_command_line_imports_nothing_heavy():
+    heavy = "{'torch', 'transformers', 'nbformat', 'papermill', 'jupyter_client', 'nbgrader', 'psutil', 'matplotlib'}"
+    code = f"import sys; from course_lib import cli; cli.parser(); print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_broken_plug_in_is_named_and_the_rest_works(monkeypatch, capsys):
+    broken = EntryPoint("broken", "no_such_module:add_parser", "course.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [broken])
+    assert cli.main(["run", "--list"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "no_such_module:add_parser" in told
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    command = f"{sys.executable} -m course_lib.cli run --list | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("source", "status"), [("a = 1", 0), ("1 / 0", 1)])
+def test_exit_status_and_streams_of_a_run(tmp_path, source, status):
+    cells = [("parameters", 'profile = "x"\nseed = 1\noutput_dir = "x"'), ("code", source)]
+    code = {"cell_type": "code", "execution_count": None, "outputs": []}
+    cells = [{**code, "id": tag, "metadata": {"tags": [tag]}, "source": text} for tag, text in cells]
+    path = tmp_path / "01_tiny.ipynb"  # no kernel in its metadata
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}))
+    done = course("run", str(path), "--profile", "smoke", "--out", "out", cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "[ 2/2]" in done.stdout
+    assert ("01_tiny  executed" if status == 0 else "01_tiny  failed") in done.stdout
+    if status:
+        assert "course: 01_tiny failed in cell 2 of 2, `1 / 0`: ZeroDivisionError" in done.stderr
+    else:
+        assert done.stderr == ""

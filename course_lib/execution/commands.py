@@ -1,6 +1,7 @@
 """`course run`: the command around `notebooks`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -11,7 +12,8 @@ EXAMPLES = """examples:
 
 What comes out, for each chapter, in OUT/CHAPTER: notebook.ipynb (executed), metrics.json (what it recorded, versions,
 hardware, time, memory, commit) and outputs/ (what it wrote). A chapter whose text, code, profile and package versions
-are those of its last result is skipped."""
+are those of its last result is skipped. Cells are numbered from 1, text cells too. The notebook of a chapter that
+failed is kept, as far as it came, in OUT/.failed, and its last good result stays."""
 
 
 def add_parser(subparsers) -> None:
@@ -59,12 +61,18 @@ def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
 
         raise CourseError(f"Executing chapters needs {error.name}: pip install '.[torch,book]'.") from error
     options = {"seed": args.seed, "timeout": args.timeout, "jobs": args.jobs, "force": args.force}
-    results = Runner(out, args.profile, say=lambda line: print(line, flush=True), **options).run(chapters)
-    print("\n" + summary(results) + f"\n\nresults: {out}")
+    results = Runner(out, args.profile, say=_say, **options).run(chapters)
+    print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
     for result in results:
         if result.status == "failed":
-            print(f"\ncourse: {result.message}", flush=True)
+            print(f"\ncourse: {result.message}", file=sys.stderr)
     return int(any(result.status == "failed" for result in results))
+
+
+def _say(line: str) -> None:
+    """A whole line in one write: with --jobs several threads speak."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _list() -> int:

@@ -78,7 +78,11 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def kernel_environment(home: Path) -> dict[str, str]:
-    """The environment of a headless kernel: reproducible hashes, no hub unless asked for, nothing written to HOME."""
+    """The environment of a headless kernel: reproducible hashes, no hub unless asked for, nothing written to HOME.
+
+    Figures must appear in the notebook, so a MPLBACKEND from outside does not count, nor does a PYTHONSTARTUP file.
+    """
     chosen = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
     private = {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
-    return {**chosen, **os.environ, **private}
+    outside = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "PYTHONSTARTUP")}
+    return {**chosen, **outside, **private}

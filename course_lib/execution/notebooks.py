@@ -7,6 +7,7 @@ renamed when everything in it is whole. A failed or stopped run leaves the last 
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,8 @@ class Result:
     memory: int = 0
     message: str = ""
     recorded: dict = field(default_factory=dict)
+    cells: list[dict] = field(default_factory=list)
+    """{"cell": number from 1, "line": its first, "seconds": ...} of each code cell that ended"""
 
 
 class Runner:
@@ -49,8 +52,11 @@ class Runner:
         self.stopping = threading.Event()
 
     def run(self, chapters: list[Chapter]) -> list[Result]:
-        """Execute each chapter that changed since its last result; an interrupt stops all and leaves nothing behind."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Execute each chapter that changed since its last result; an interrupt stops all and leaves nothing behind.
+
+        CourseError, before anything is executed, where a chapter cannot be given its parameters.
+        """
+        chapters = self._checked(chapters)
         self._clear_what_a_killed_run_left()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
@@ -63,63 +69,107 @@ class Runner:
                     _kill_with_descendants(worker)
                 raise
 
+    def _checked(self, chapters: list[Chapter]) -> list[Chapter]:
+        """Each chapter once, and ready to be executed into a folder that can be written."""
+        chosen: dict[str, Chapter] = {}
+        for chapter in chapters:
+            if (same := chosen.setdefault(chapter.id, chapter)) != chapter:
+                raise CourseError(f"{chapter.path} and {same.path} would both be written to {chapter.id}: rename one.")
+            if missing := self._parameters(chapter).keys() - chapter.parameters():
+                names = ", ".join(sorted(missing))
+                raise CourseError(f"The `parameters` cell of {chapter.path.name} does not set: {names}.")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CourseError(f"Cannot write to --out {self.out}: {error.strerror}.") from error
+        return list(chosen.values())
+
     def _run_one(self, chapter: Chapter) -> Result:
         if self.stopping.is_set():
             return Result(chapter.id, "failed")
         wanted = content_hash(chapter, self.profile_file, self._parameters(chapter))
-        metrics = self.out / chapter.id / "metrics.json"
-        if not self.force and (before := _read_json(metrics)) and before.get("content_hash") == wanted:
+        if not self.force and (before := self._unchanged(chapter, wanted)):
             self.say(f"{chapter.id}  unchanged, skipped")
-            time_, memory = before["duration_s"], before["peak_memory_bytes"]
-            return Result(chapter.id, "unchanged", time_, memory, recorded=before["recorded"])
-        partial = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-{chapter.id}-", dir=self.out))
+            return before
+        partial = self.out / f".partial-{os.getpid()}-{chapter.id}"
+        home = Path(tempfile.mkdtemp(prefix="course-run-"))
         try:
-            result = self._execute(chapter, partial)
+            partial.mkdir()
+            result = self._execute(chapter, partial, home)
             if result.status == "executed":
                 self._publish(chapter, partial, result, wanted)
             return result
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-    def _parameters(self, chapter: Chapter) -> dict:
-        """What is injected after the notebook's `parameters` cell; refused where the notebook has none."""
-        tagged = [c for c in chapter.read()["cells"] if "parameters" in c["metadata"].get("tags", [])]
-        if len(tagged) != 1:
-            raise CourseError(f"{chapter.path.name} has {len(tagged)} cells tagged `parameters`; a chapter has one.")
-        return {"profile": str(self.profile), "seed": self.seed, "output_dir": "outputs"}
-
-    def _execute(self, chapter: Chapter, partial: Path) -> Result:
-        home = Path(tempfile.mkdtemp(prefix="course-run-"))
-        parameters = self._parameters(chapter)
-        if self.profile.endswith(".toml"):
-            parameters["profile"] = str(self.profile_file.resolve())
-        output = partial / "notebook.ipynb"
-        task = {"notebook": str(chapter.path), "output": str(output), "parameters": parameters}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "course_lib.execution.worker", json.dumps(task)],
-            cwd=partial,
-            env=kernel_environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=(home / "stderr").open("w"),
-            text=True,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we stop the worker and its kernel in order
-        )
-        self.workers.add(worker)
-        timer = threading.Timer(self.timeout, _kill_with_descendants, [worker]) if self.timeout else None
-        try:
-            if timer:
-                timer.start()
-            return self._listen(chapter, worker, output, home / "stderr", timer)
-        finally:
-            if timer:
-                timer.cancel()
-            _kill_with_descendants(worker)
-            self.workers.discard(worker)
             shutil.rmtree(home, ignore_errors=True)
 
-    def _listen(self, chapter: Chapter, worker, output: Path, stderr: Path, timer) -> Result:
-        """Follow the worker's events to its end, one line of progress a cell."""
+    def _unchanged(self, chapter: Chapter, wanted: str) -> Result | None:
+        """The last result, if it is whole and of the same content."""
+        folder = self.out / chapter.id
+        before = _read_json(folder / "metrics.json") or {}
+        if before.get("content_hash") != wanted or not (folder / "notebook.ipynb").is_file():
+            return None
+        time_, memory = before["duration_s"], before["peak_memory_bytes"]
+        return Result(chapter.id, "unchanged", time_, memory, recorded=before["recorded"])
+
+    def _parameters(self, chapter: Chapter) -> dict:
+        """What is injected after the notebook's `parameters` cell. Relative: no path of this machine on a page."""
+        profile = self.profile_file.name if self.profile.endswith(".toml") else self.profile
+        return {"profile": profile, "seed": self.seed, "output_dir": "outputs"}
+
+    def _execute(self, chapter: Chapter, partial: Path, home: Path) -> Result:
+        """The chapter in a worker of its own, followed to its end or to the end of its time."""
+        if self.profile.endswith(".toml"):
+            shutil.copy(self.profile_file, partial)
+        output, timed_out = partial / "notebook.ipynb", threading.Event()
+        worker = self._start(chapter, output, home)
+        if self.stopping.is_set():  # since before the worker was among those to be killed
+            _kill_with_descendants(worker)
+
+        def stop() -> None:
+            timed_out.set()
+            _kill_with_descendants(worker)
+
+        timer = threading.Timer(self.timeout or 0, stop)
+        try:
+            if self.timeout:
+                timer.start()
+            result, last = self._listen(chapter, worker)
+        finally:
+            timer.cancel()
+            _kill_with_descendants(worker)
+            self.workers.discard(worker)
+        if result.status == "failed" and not self.stopping.is_set():
+            if timed_out.is_set():
+                result.message = f"the chapter took longer than --timeout {self.timeout:g} s"
+            error = result.message or _why(worker.returncode, home / "stderr")
+            result.message = self._failure(chapter, last, error, output)
+        return result
+
+    def _start(self, chapter: Chapter, output: Path, home: Path) -> subprocess.Popen:
+        task = {
+            "notebook": str(chapter.path),
+            "output": str(output),
+            "parameters": self._parameters(chapter),
+            "parent": os.getpid(),
+            "scratch": [str(output.parent), str(home)],
+        }
+        with (home / "stderr").open("w") as stderr:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "course_lib.execution.worker", json.dumps(task)],
+                cwd=output.parent,
+                env=kernel_environment(home),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop the worker and its kernel in order
+            )
+        self.workers.add(worker)
+        return worker
+
+    def _listen(self, chapter: Chapter, worker: subprocess.Popen) -> tuple[Result, dict]:
+        """Follow the worker's events to its end, one line of progress a cell. Returns also the last cell begun."""
         started, result, last = time.perf_counter(), Result(chapter.id, "failed"), {}
         for line in worker.stdout:
             event = json.loads(line)
@@ -129,23 +179,15 @@ class Runner:
                 self.say(f"{chapter.id} {where} {time.perf_counter() - started:6.1f} s  {event['line'][:70]}")
             elif event["event"] == "cell done":
                 result.memory = max(result.memory, event["memory"])
+                seconds = round(event["seconds"], 3)
+                result.cells.append({"cell": last["cell"], "line": last["line"], "seconds": seconds})
             elif event["event"] == "done":
                 result.status = "executed"
             elif event["event"] == "failed":
                 result.message = event["error"]
         worker.wait()
         result.seconds = time.perf_counter() - started
-        if result.status == "failed" and not self.stopping.is_set():
-            if not result.message:
-                result.message = self._why(worker, stderr, result.seconds)
-            result.message = self._failure(chapter, last, result.message, output)
-        return result
-
-    def _why(self, worker, stderr: Path, seconds: float) -> str:
-        if self.timeout and seconds >= self.timeout:
-            return f"the chapter took longer than --timeout {self.timeout:g} s"
-        said = stderr.read_text(errors="replace").strip().splitlines()
-        return f"the process that ran the notebook ended with {worker.returncode}: {said[-1] if said else 'no message'}"
+        return result, last
 
     def _failure(self, chapter: Chapter, cell: dict, error: str, output: Path) -> str:
         """The message of a failed chapter; the partial notebook is kept where the message says."""
@@ -173,8 +215,10 @@ class Runner:
             os.replace(final, old)
         os.replace(partial, final)
         shutil.rmtree(old, ignore_errors=True)
+        (self.out / ".failed" / f"{chapter.id}.ipynb").unlink(missing_ok=True)
 
     def _metrics(self, chapter: Chapter, result: Result, wanted: str) -> dict:
+        """What metrics.json says. The peak memory is the kernel's own process's; cells count from 1, text cells too."""
         return {
             "chapter": chapter.id,
             "profile": self.profile_file.stem,
@@ -182,6 +226,7 @@ class Runner:
             "recorded": result.recorded,
             "duration_s": round(result.seconds, 1),
             "peak_memory_bytes": result.memory,
+            "cells": result.cells,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": git_commit(chapter.path.parent),
             "versions": versions(),
@@ -191,12 +236,12 @@ class Runner:
 
     def _clear_what_a_killed_run_left(self) -> None:
         """Remove hidden folders whose run is gone; put back an old result whose replacement never came."""
-        for folder in [*self.out.glob(".partial-*"), *self.out.glob(".old-*")]:
-            kind, pid, chapter = folder.name.split("-", 2)
-            if _is_alive(int(pid)):
+        for folder in self.out.iterdir():
+            named = re.fullmatch(r"\.(partial|old)-(\d+)-(.+)", folder.name)
+            if not named or _is_alive(int(named[2])):
                 continue
-            if kind == ".old" and not (self.out / chapter).exists():
-                os.replace(folder, self.out / chapter)
+            if named[1] == "old" and not (self.out / named[3]).exists():
+                os.replace(folder, self.out / named[3])
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -209,8 +254,9 @@ def content_hash(chapter: Chapter, profile_file: Path, parameters: dict) -> str:
     digest.update(profile_file.read_bytes())
     package = Path(course_lib.__file__).parent
     for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(package)
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in name.parts):
+            digest.update(str(name).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -223,6 +269,14 @@ def summary(results: list[Result]) -> str:
         rows.append((r.chapter, r.status, time_, memory, " ".join(numbers[-3:])))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)
+
+
+def _why(status: int, stderr: Path) -> str:
+    """Why a worker ended without saying so itself."""
+    if status < 0:
+        return f"the process that ran the notebook was killed by {signal.Signals(-status).name}"
+    said = stderr.read_text(errors="replace").strip().splitlines()
+    return f"the process that ran the notebook ended with {status}: {said[-1] if said else 'no message'}"
 
 
 def _kill_with_descendants(worker: subprocess.Popen) -> None:

@@ -11,6 +11,10 @@ from pathlib import Path
 from course_lib.errors import CourseError
 
 
+class MissingSetting(CourseError, AttributeError):
+    """A setting that the profile does not have: an AttributeError too, so that hasattr and getattr work."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Settings of one chapter, read as attributes: `settings.steps`."""
@@ -19,12 +23,12 @@ class Profile:
     values: dict = field(default_factory=dict)
 
     def __getattr__(self, key: str):
-        if key.startswith("__"):  # not ours: pickle and copy look for these
+        if key.startswith("_"):  # not ours: pickle, copy and IPython look for these
             raise AttributeError(key)
         try:
             return self.values[key]
         except KeyError:
-            raise CourseError(
+            raise MissingSetting(
                 f"Profile {self.name!r} has no setting {key!r}; it has: {', '.join(self.values)}."
             ) from None
 

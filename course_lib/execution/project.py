@@ -1,5 +1,6 @@
 """Where things are: the project's root and its chapters."""
 
+import ast
 import json
 import re
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ class Chapter:
     def read(self) -> dict:
         """The notebook as JSON."""
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            notebook = json.loads(self.path.read_text(encoding="utf-8"))
+            if notebook.get("nbformat") != 4:
+                raise ValueError("it is not JSON of nbformat 4")
+            return notebook
+        except (ValueError, AttributeError) as error:
             raise CourseError(f"{self.path} is not a notebook: {error}.") from error
 
     def title(self) -> str:
@@ -40,6 +44,19 @@ class Chapter:
             if cell["cell_type"] == "markdown" and (found := re.search(r"^# (.+)$", "".join(cell["source"]), re.M)):
                 return found[1]
         return self.id
+
+    def parameters(self) -> set[str]:
+        """The names that the cell tagged `parameters` sets. Papermill would only warn of one that is not there."""
+        cells = [cell for cell in self.read()["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+        if len(cells) != 1:
+            raise CourseError(f"{self.path.name} has {len(cells)} cells tagged `parameters`; a chapter has one.")
+        try:
+            statements = ast.parse("".join(cells[0]["source"])).body
+        except SyntaxError as error:
+            raise CourseError(f"The `parameters` cell of {self.path.name} is not Python: {error}.") from error
+        targets = [target for s in statements if isinstance(s, ast.Assign) for target in s.targets]
+        targets += [s.target for s in statements if isinstance(s, ast.AnnAssign)]
+        return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def find_chapters(names: list[str], root: Path | None = None) -> list[Chapter]:

@@ -7,9 +7,11 @@ What happens is told on standard output, a JSON object a line: {"event": "cell",
 import ctypes
 import json
 import os
-import signal
+import shutil
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import papermill
@@ -89,29 +91,76 @@ def first_line(source: str) -> str:
 
 def tell(event: str, **fields) -> None:
     """One line of JSON to whoever listens."""
-    print(json.dumps({"event": event, **fields}), flush=True)
+    print(json.dumps({"event": event, **fields}), file=listener, flush=True)
 
 
-def die_with_parent() -> None:
-    """Linux: be killed when the process that started us is gone (the kernel in turn watches us)."""
+listener = sys.stdout
+
+
+def keep_listener_to_ourselves() -> None:
+    """The kernel inherits file descriptor 1, where compiled code and child processes print: give it standard error.
+
+    Our copy is not inherited, so the listener hears the end of us even while something that we started lives on.
+    """
+    global listener
+    listener = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+
+def adopt_orphans() -> None:
+    """Linux: processes that outlive the kernel become our children, so that `kill_descendants` finds them."""
     if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        PR_SET_CHILD_SUBREAPER = 36
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_descendants() -> None:
+    """Kill the kernel and everything that was started from it."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def die_with(parent: int, scratch: list[str]) -> None:
+    """When process `parent` is gone, even by SIGKILL, end what we started, remove the `scratch` folders, and exit."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        kill_descendants()
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(task: dict) -> int:
-    """Execute task["notebook"] into task["output"] with task["parameters"]; 0 if every cell ran."""
-    die_with_parent()
+    """Execute task["notebook"] into task["output"] with task["parameters"]; 0 if every cell ran.
+
+    task["parent"] is the process to die with, task["scratch"] the folders that are then nobody's.
+    """
+    die_with(task["parent"], task["scratch"])
+    keep_listener_to_ourselves()
+    adopt_orphans()
     papermill_engines.register("course", Engine)
-    output = Path(task["output"])
+    try:
+        return execute(task)
+    finally:
+        kill_descendants()
+
+
+def execute(task: dict) -> int:
+    """Papermill, with the ways it can end told to the listener."""
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
             task["notebook"],
-            str(output),
+            task["output"],
             parameters=task["parameters"],
             engine_name="course",
             kernel_name="python3",
+            language="python",  # for a notebook whose metadata does not say
             progress_bar=False,
             log_output=False,
         )

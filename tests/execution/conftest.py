@@ -14,8 +14,9 @@ def chapter(tmp_path):
     def make(*cells, name="01_tiny", parameters=True):
         nb = nbformat.v4.new_notebook()
         nb.cells.append(nbformat.v4.new_markdown_cell("# A tiny chapter"))
-        if parameters:
-            nb.cells.append(nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
+        if parameters:  # True, or the cell's own source
+            source = PARAMETERS if parameters is True else parameters
+            nb.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}))
         nb.cells += [nbformat.v4.new_code_cell(source) for source in cells]
         nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = tmp_path / f"{name}.ipynb"

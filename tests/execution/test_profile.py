@@ -1,3 +1,5 @@
+import copy
+import pickle
 import tomllib
 
 import pytest
@@ -34,6 +36,8 @@ def test_unknown_names_list_what_there_is(tmp_path):
         load_profile("smoke", "99_x")
     with pytest.raises(CourseError, match="no setting 'stpes'; it has: .*steps"):
         _ = load_profile("smoke", "03_lora").stpes
+    assert not hasattr(load_profile("smoke", "03_lora"), "stpes")
+    assert getattr(load_profile("smoke", "03_lora"), "stpes", 7) == 7
     bad = tmp_path / "bad.toml"
     bad.write_text("steps = = 3")
     with pytest.raises(CourseError, match="not valid TOML"):
@@ -50,6 +54,13 @@ def test_a_users_own_profile(tmp_path):
 def test_gpu_profile_without_a_gpu_is_one_sentence():
     with pytest.raises(CourseError, match="wants a GPU.*--profile cpu"):
         load_profile("gpu", "03_lora")
+
+
+def test_a_profile_can_be_copied_and_pickled_and_not_changed():
+    settings = load_profile("smoke", "03_lora")
+    assert copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings)) == settings
+    with pytest.raises(AttributeError):
+        settings.steps = 3
 
 
 def test_seeding_repeats_and_sets_the_threads():
