@@ -1,5 +1,6 @@
 """Checks of built pages: every internal link leads somewhere, and nothing on a page comes from another server."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -45,11 +46,11 @@ class _Page(HTMLParser):
 
 
 def check_site(html: Path) -> list[str]:
-    """The problems of all pages under `html`, a line each: dead internal links, foreign resources, images without
-    an alt attribute. Empty where there are none."""
+    """The problems of all pages and style sheets under `html`, a line each: dead internal links, foreign resources,
+    images without an alt attribute. Empty where there are none."""
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in sorted(html.rglob("*.html"))}
     pages = {path: page for path, page in pages.items() if "_static" not in path.relative_to(html).parts}
-    problems = []
+    problems = _style_problems(html)
     for path, page in pages.items():
         name = path.relative_to(html)
         problems += [f"{name}: image without alternative text: {src}" for src in page.images_without_alt]
@@ -60,6 +61,19 @@ def check_site(html: Path) -> list[str]:
             if (reason := _dead(url, path, html, pages)) is not None:
                 problems.append(f"{name}: {reason}: {url}")
     return sorted(set(problems))
+
+
+def _style_problems(html: Path) -> list[str]:
+    """What style sheets fetch: fonts and pictures in url(...), other sheets in @import."""
+    problems = []
+    for path in sorted(html.rglob("*.css")):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for url in re.findall(r"""(?:url\(\s*|@import\s+)["']?([^"')\s]+)""", text):
+            if _is_foreign(url):
+                problems.append(f"{path.relative_to(html)}: fetched from another server: {url}")
+            elif not url.startswith(("data:", "#", "url(")) and not (path.parent / urlparse(url).path).is_file():
+                problems.append(f"{path.relative_to(html)}: no such file: {url}")
+    return problems
 
 
 def _is_foreign(url: str) -> bool:

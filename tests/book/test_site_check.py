@@ -36,3 +36,21 @@ def test_each_fault_is_found(tmp_path, body, problem):
     problems = site(tmp_path, GOOD + body)
     assert len(problems) == 1
     assert problem in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("style", "problem"),
+    [
+        (
+            "@import 'https://cdn.example.org/x.css';",
+            "s.css: fetched from another server: https://cdn.example.org/x.css",
+        ),
+        ("p { background: url(//cdn.example.org/x.png) }", "from another server: //cdn.example.org/x.png"),
+        ('@font-face { src: url("gone.woff2") }', "s.css: no such file: gone.woff2"),
+    ],
+)
+def test_style_sheets_are_read_too(tmp_path, style, problem):
+    (tmp_path / "s.css").write_text(f"/* url(ignored.png) */ p {{ background: url('data:,') }} {style}")
+    problems = site(tmp_path, GOOD)
+    assert len(problems) == 1
+    assert problem in problems[0]
