@@ -16,9 +16,12 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 import course_lib
 from course_lib.errors import CourseError
@@ -63,10 +66,11 @@ class Runner:
                 pending = [pool.submit(self._run_one, chapter) for chapter in chapters]
                 return [future.result() for future in pending]
             except BaseException:
-                self.stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in list(self.workers):
-                    _kill_with_descendants(worker)
+                with _deaf_to_signals():  # a second Ctrl-C must not stop the cleaning up
+                    self.stopping.set()
+                    for worker in list(self.workers):
+                        _kill_with_descendants(worker)
+                    pool.shutdown(cancel_futures=True)
                 raise
 
     def _checked(self, chapters: list[Chapter]) -> list[Chapter]:
@@ -271,6 +275,20 @@ def summary(results: list[Result]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)
 
 
+@contextmanager
+def _deaf_to_signals():
+    """No Ctrl-C and no SIGTERM meanwhile (only the main thread, which alone hears them, can say so)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _why(status: int, stderr: Path) -> str:
     """Why a worker ended without saying so itself."""
     if status < 0:
@@ -281,8 +299,6 @@ def _why(status: int, stderr: Path) -> str:
 
 def _kill_with_descendants(worker: subprocess.Popen) -> None:
     """Kill the worker, its kernel and what that started; returns when the worker is gone."""
-    import psutil
-
     try:
         family = psutil.Process(worker.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -298,8 +314,6 @@ def _kill_with_descendants(worker: subprocess.Popen) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    import psutil
-
     return psutil.pid_exists(pid) and pid != os.getpid()
 
 
