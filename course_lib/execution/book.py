@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,10 +76,11 @@ def _jupyter_book(sources: Path, work: Path) -> Path:
     command = [sys.executable, "-c", program, "build", str(sources), *options]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     log = sources.parent / "build.log"
-    log.write_text(done.stdout + done.stderr)
+    output = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # without colours
+    log.write_text(output)
     html = work / "_build" / "html"
     if done.returncode or not (html / "index.html").is_file():
-        lines = (done.stdout + done.stderr).splitlines()
+        lines = output.replace(f"{sources}{os.sep}", "").splitlines()
         warned = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
         raise CourseError("Jupyter Book failed:\n  " + "\n  ".join(warned) + f"\nThe whole log is {log}")
     return html
