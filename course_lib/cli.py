@@ -50,6 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     except CourseError as error:
         print(f"course: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"", "course_lib", "autograder"}:
+            raise  # ours to mend
+        print(f"course: {error.name} is not installed: pip install '.[torch,book,grading]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("course: stopped", file=sys.stderr)
         return 130

@@ -107,3 +107,10 @@ def test_exit_status_and_streams_of_a_run(tmp_path, source, status):
         assert "course: 01_tiny failed in cell 2 of 2, `1 / 0`: ZeroDivisionError" in done.stderr
     else:
         assert done.stderr == ""
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+    """`pip install .` brings NumPy only; a command that needs more says what to install."""
+    monkeypatch.setitem(sys.modules, "nbformat", None)  # as if it were not installed
+    assert cli.main(["assignment", "list"]) == 2
+    assert capsys.readouterr().err == "course: nbformat is not installed: pip install '.[torch,book,grading]'\n"

@@ -54,12 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
-    try:
-        from course_lib.execution.notebooks import Runner, summary
-    except ModuleNotFoundError as error:
-        from course_lib.errors import CourseError
+    from course_lib.execution.notebooks import Runner, summary
 
-        raise CourseError(f"Executing chapters needs {error.name}: pip install '.[torch,book]'.") from error
     options = {"seed": args.seed, "timeout": args.timeout, "jobs": args.jobs, "force": args.force}
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
