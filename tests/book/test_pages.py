@@ -165,8 +165,8 @@ def test_search_works_without_a_server_elsewhere(visit, server):
 
 def test_solutions_are_folded_until_asked_for(visit):
     opened = visit("notebooks/03_lora")
-    solution = opened.page.locator("details.sd-dropdown").first
-    body = solution.locator(".sd-card-body")
+    solution = opened.page.locator("details.solution").first
+    body = solution.locator("p").first
     assert not body.is_visible()
     solution.locator("summary").click()
     assert body.is_visible()
