@@ -1,52 +1,150 @@
-"""LoRA on one linear layer, in NumPy (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA in NumPy (Hu et al. 2021, arXiv:2106.09685; level 3 of the fine-tuning exercise).
 
-Left out: biases, dropout, and an optimiser. Checked against PyTorch's autograd in tests/scratch/test_lora.py.
+Left out: dropout, and biases as targets. Checked against torch in tests/scratch/test_lora.py.
 """
 
 import numpy as np
 
+from course_lib.scratch.nn import Linear, Module
+from course_lib.scratch.tensor import Tensor
 
-class LoRALinear:
+
+class LoRALinear(Module):
     """A frozen weight W with a trainable low-rank change beside it: W' = W + (alpha / rank) B A.
 
     original_weight: (out_features, in_features); it is not copied and never written to.
     A: (rank, in_features), Kaiming-uniform with a = sqrt(5): uniform in +-1 / sqrt(in_features), as PEFT draws it.
-    B: (out_features, rank), zero, so that the layer starts as the base.
-    Raises ValueError where the rank is not between 1 and the weight's smaller side.
+    B: (out_features, rank), zero, so that the layer starts as the base. bias: of the layer it replaces, frozen.
+    ValueError where the rank is not between 1 and the weight's smaller side.
     """
 
-    def __init__(self, original_weight: np.ndarray, rank: int = 4, alpha: float = 1.0, seed: int = 0):
-        if original_weight.ndim != 2:
-            raise ValueError(f"original_weight has shape {original_weight.shape}; a linear layer's has two axes.")
-        out_features, in_features = original_weight.shape
-        if not 1 <= rank <= min(out_features, in_features):
-            raise ValueError(
-                f"rank {rank} is not possible for a {out_features} x {in_features} weight: "
-                f"1 to {min(out_features, in_features)}."
-            )
+    def __init__(self, original_weight, rank: int = 4, alpha: float = 1.0, seed: int = 0, bias: Tensor | None = None):
+        weight = original_weight if isinstance(original_weight, Tensor) else Tensor(original_weight)
+        if len(weight.shape) != 2:
+            raise ValueError(f"original_weight has shape {weight.shape}; a linear layer's has two axes.")
+        out_features, in_features = weight.shape
+        limit = min(out_features, in_features)
+        if not 1 <= rank <= limit:
+            raise ValueError(f"rank {rank} is not possible for a {out_features} x {in_features} weight: 1 to {limit}.")
         bound = 1 / np.sqrt(in_features)
-        self.original_weight = original_weight
-        self.A = np.random.default_rng(seed).uniform(-bound, bound, (rank, in_features))
-        self.B = np.zeros((out_features, rank))
+        start = np.random.default_rng(seed).uniform(-bound, bound, (rank, in_features))
+        self.weight, self.bias = weight, bias
+        self.A = Tensor(start.astype(weight.dtype), requires_grad=True)
+        self.B = Tensor(np.zeros((out_features, rank), weight.dtype), requires_grad=True)
         self.rank, self.alpha, self.scaling = rank, alpha, alpha / rank
+        self.merged = False
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """x W^T + (alpha / rank) (x A^T) B^T. x: (..., in_features). Returns (..., out_features)."""
-        if x.shape[-1] != self.original_weight.shape[1]:
-            raise ValueError(f"x has {x.shape[-1]} features and the layer takes {self.original_weight.shape[1]}.")
-        return x @ self.original_weight.T + self.scaling * (x @ self.A.T) @ self.B.T
+    @property
+    def original_weight(self) -> np.ndarray:
+        """The frozen weight's array."""
+        return self.weight.data
 
-    def backward(self, x: np.ndarray, grad_output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients of A and B for the input x, given dL/dy of shape (..., out_features)."""
-        x, grad_output = x.reshape(-1, x.shape[-1]), grad_output.reshape(-1, grad_output.shape[-1])
-        grad_A = self.scaling * (grad_output @ self.B).T @ x
-        grad_B = self.scaling * grad_output.T @ (x @ self.A.T)
-        return grad_A, grad_B
+    def forward(self, x):
+        """x W^T + (alpha / rank) (x A^T) B^T (+ bias). x: (..., in_features), an array or a Tensor; returns its kind.
 
-    def lora_parameters(self) -> list[np.ndarray]:
+        A merged layer takes the short way: the change is in W already.
+        """
+        given = x if isinstance(x, Tensor) else Tensor(x)
+        if given.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"x has {given.shape[-1]} features and the layer takes {self.weight.shape[1]}.")
+        rows = given if len(given.shape) > 1 else given.reshape(1, -1)
+        y = rows @ self.weight.T
+        if not self.merged:
+            y = y + (rows @ self.A.T) @ self.B.T * self.scaling
+        y = y if self.bias is None else y + self.bias
+        y = y if len(given.shape) > 1 else y.reshape(-1)
+        return y if isinstance(x, Tensor) else y.data
+
+    def lora_parameters(self) -> list[Tensor]:
         """What is trained: A and B, and nothing else."""
         return [self.A, self.B]
 
     def merged_weight(self) -> np.ndarray:
         """W + (alpha / rank) B A, shape (out_features, in_features): the layer without the detour."""
-        return self.original_weight + self.scaling * self.B @ self.A
+        if self.merged:
+            return self.weight.data.copy()
+        return self.weight.data + (self.scaling * self.B.data @ self.A.data).astype(self.weight.dtype)
+
+
+class LoRAModel:
+    """A model whose target layers are adapted and whose own weights are frozen.
+
+    target_modules: last parts of the layers' names, ["q_proj", "v_proj"]. The base model is changed in place.
+    """
+
+    def __init__(self, base_model: Module, target_modules: list[str], rank: int = 4, alpha: float | None = None):
+        self.base_model, self.target_modules = base_model, list(target_modules)
+        self.rank, self.alpha = rank, alpha if alpha is not None else 2.0 * rank
+        self.layers: dict[str, LoRALinear] = {}
+
+    def inject_lora(self) -> None:
+        """Freeze the base and replace each target layer. ValueError where a target matches nothing; then nothing has
+        changed."""
+        if self.layers:
+            raise ValueError("LoRA is injected already.")
+        found = {n: m for n, m in self.base_model.named_modules() if isinstance(m, Linear) and self._is_target(n)}
+        linear = sorted({n.split(".")[-1] for n, m in self.base_model.named_modules() if isinstance(m, Linear)})
+        for target in self.target_modules:
+            if not any(name.split(".")[-1] == target for name in found):
+                raise ValueError(f"No linear layer is named {target!r}; this model has: {', '.join(linear)}.")
+        layers = {
+            name: LoRALinear(old.weight, self.rank, self.alpha, seed=number, bias=old.bias)
+            for number, (name, old) in enumerate(found.items())
+        }
+        for parameter in self.base_model.parameters():
+            parameter.requires_grad = False
+        for name, layer in layers.items():
+            parent, _, last = name.rpartition(".")
+            setattr(dict(self.base_model.named_modules())[parent], last, layer)
+        self.layers = layers
+
+    def _is_target(self, name: str) -> bool:
+        return name.split(".")[-1] in self.target_modules
+
+    def lora_parameters(self) -> list[Tensor]:
+        """A and B of every adapted layer: what the optimiser is given."""
+        return [parameter for layer in self.layers.values() for parameter in layer.lora_parameters()]
+
+    def base_parameters(self) -> list[Tensor]:
+        """The frozen parameters of the base."""
+        adapters = {id(parameter) for parameter in self.lora_parameters()}
+        return [parameter for parameter in self.base_model.parameters() if id(parameter) not in adapters]
+
+    def trainable_percentage(self) -> float:
+        """Trained parameters in percent of all, the adapter's own included."""
+        trained, frozen = (sum(p.size for p in ps) for ps in (self.lora_parameters(), self.base_parameters()))
+        return 100 * trained / (trained + frozen)
+
+    # What a Trainer and an evaluation need, from the base with its adapted layers in place.
+
+    def __call__(self, ids: np.ndarray) -> Tensor:
+        return self.base_model(ids)
+
+    def loss(self, ids: np.ndarray, labels: np.ndarray) -> Tensor:
+        """The base model's loss, through the adapted layers."""
+        return self.base_model.loss(ids, labels)
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters, frozen ones too."""
+        return self.base_model.parameters()
+
+    def named_parameters(self):
+        """All parameters with their names."""
+        return self.base_model.named_parameters()
+
+    def adapter(self) -> dict[str, np.ndarray]:
+        """The adapter alone: A and B by layer, copied. A few kilobytes to keep, share and swap."""
+        pairs = ((f"{name}.{which}", getattr(layer, which)) for name, layer in self.layers.items() for which in "AB")
+        return {name: tensor.data.copy() for name, tensor in pairs}
+
+    def load_adapter(self, adapter: dict[str, np.ndarray]) -> None:
+        """Swap another adapter in. ValueError, before anything changes, where it does not fit or one is merged."""
+        if any(layer.merged for layer in self.layers.values()):
+            raise ValueError("An adapter is merged into the base: unmerge it before loading another.")
+        own = {f"{name}.{which}": getattr(layer, which) for name, layer in self.layers.items() for which in "AB"}
+        for name in own.keys() | adapter.keys():
+            ours, theirs = (a[name].shape if name in a else "absent" for a in (own, adapter))
+            if ours != theirs:
+                raise ValueError(f"This adapter does not fit: {name} is {theirs} there and {ours} here.")
+        for name, tensor in own.items():
+            tensor.data = np.array(adapter[name], dtype=tensor.dtype)

@@ -1,0 +1,118 @@
+"""Modules: tensors that are trained, and the layers made of them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from course_lib.scratch.functional import embedding, layer_norm
+from course_lib.scratch.tensor import Tensor
+
+
+class Module:
+    """Something with parameters. Attributes that are trained tensors, modules or lists of modules are found by name."""
+
+    training = True
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """The modules one level down, as ("blocks.0", module)."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Module))
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """This module and all below it, each with its full name."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor once, also one that two modules share (a tied head), in the order of definition."""
+        seen = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> list[Tensor]:
+        """What an optimiser is given."""
+        return [tensor for _, tensor in self.named_parameters()]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> "Module":
+        """Switch dropout on (or off) everywhere below."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Switch dropout off."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The parameters' arrays by name; the model's own, not copies."""
+        return {name: tensor.data for name, tensor in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copy arrays in by name. ValueError, before anything is changed, where a name or a shape does not fit."""
+        own = dict(self.named_parameters())
+        for name in own.keys() | state.keys():
+            ours, theirs = (s[name].shape if name in s else "absent" for s in (own, state))
+            if ours != theirs:
+                raise ValueError(f"This is another model's state: {name} is {theirs} there and {ours} here.")
+        for name, tensor in own.items():
+            tensor.data = np.array(state[name], dtype=tensor.dtype)
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+
+class Linear(Module):
+    """y = x W^T + b. weight: (out_features, in_features), uniform in +-1 / sqrt(in_features), as torch's."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, rng: np.random.Generator, dtype=np.float32
+    ):
+        bound = 1 / np.sqrt(in_features)
+        self.weight = _uniform(rng, bound, (out_features, in_features), dtype)
+        self.bias = _uniform(rng, bound, (out_features,), dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features). Returns (..., out_features)."""
+        if x.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"The input has {x.shape[-1]} features and this layer takes {self.weight.shape[1]}.")
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+
+class Embedding(Module):
+    """A table of vectors, looked up by id. weight: (rows, width), normal with standard deviation 0.02 (GPT-2's)."""
+
+    def __init__(self, rows: int, width: int, *, rng: np.random.Generator, dtype=np.float32):
+        self.weight = Tensor((0.02 * rng.standard_normal((rows, width))).astype(dtype), requires_grad=True)
+
+    def forward(self, ids: np.ndarray) -> Tensor:
+        """ids: integers (...). Returns (..., width)."""
+        return embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """Zero mean and unit variance over the last axis, then a learned scale and shift."""
+
+    def __init__(self, width: int, dtype=np.float32):
+        self.weight = Tensor(np.ones(width, dtype), requires_grad=True)
+        self.bias = Tensor(np.zeros(width, dtype), requires_grad=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., width). Returns the same shape."""
+        return layer_norm(x, self.weight, self.bias)
+
+
+def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...], dtype) -> Tensor:
+    return Tensor(rng.uniform(-bound, bound, shape).astype(dtype), requires_grad=True)

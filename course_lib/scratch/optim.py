@@ -1,0 +1,103 @@
+"""Optimisers, a schedule and gradient clipping; the same updates as torch's (tests/scratch/test_optim.py)."""
+
+import math
+
+import numpy as np
+
+from course_lib.scratch.tensor import Tensor
+
+
+class Optimizer:
+    """Parameters, a learning rate, and a memory of arrays for each parameter."""
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, parameters: list[Tensor], lr: float):
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("An optimiser needs at least one parameter.")
+        if lr < 0:
+            raise ValueError(f"lr={lr}: a learning rate is not negative.")
+        self.lr, self.steps = lr, 0
+        self.memory = {slot: [np.zeros_like(p.data) for p in self.parameters] for slot in self.slots}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        self.steps += 1
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                parameter.data = self.updated(index, parameter.data, parameter.grad).astype(parameter.dtype, copy=False)
+
+    def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The new value of parameter number `index`."""
+        raise TypeError(f"{type(self).__name__} does not say how to update a parameter.")
+
+
+class SGD(Optimizer):
+    """v = momentum v + (g + weight_decay w); w = w - lr v. The first v is g itself, as torch has it."""
+
+    slots = ("velocity",)
+
+    def __init__(self, parameters: list[Tensor], lr: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0):
+        super().__init__(parameters, lr)
+        self.momentum, self.weight_decay = momentum, weight_decay
+
+    def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        gradient = gradient + self.weight_decay * value
+        velocity = self.momentum * self.memory["velocity"][index] + gradient
+        self.memory["velocity"][index] = velocity
+        return value - self.lr * velocity
+
+
+class AdamW(Optimizer):
+    """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
+
+    m and v are running means of the gradient and its square, corrected for having started at zero.
+    """
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(parameters, lr)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        beta1, beta2 = self.betas
+        m = beta1 * self.memory["m"][index] + (1 - beta1) * gradient
+        v = beta2 * self.memory["v"][index] + (1 - beta2) * gradient**2
+        self.memory["m"][index], self.memory["v"][index] = m, v
+        m_hat, v_hat = m / (1 - beta1**self.steps), v / (1 - beta2**self.steps)
+        return value * (1 - self.lr * self.weight_decay) - self.lr * m_hat / (np.sqrt(v_hat) + self.eps)
+
+
+def warmup_cosine(step: int, steps: int, warmup: int = 0, floor: float = 0.1) -> float:
+    """The factor of the peak learning rate at `step` (from 0) of `steps`: linear up from 1/warmup, then half a cosine
+    down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
+    """Scale all gradients together so that their joint norm is at most `max_norm`. Returns the norm before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients))
+    if norm > max_norm:
+        factor = max_norm / (norm + 1e-6)  # torch's guard against a norm of zero
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * np.asarray(factor, parameter.dtype)
+    return norm

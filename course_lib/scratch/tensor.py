@@ -1,0 +1,248 @@
+"""Reverse-mode automatic differentiation over NumPy arrays.
+
+A `Tensor` remembers which tensors it was made from and how to send a gradient back to them; `backward` walks that graph
+from the result to its sources (the chain rule, applied once to each node). After Karpathy's micrograd, with arrays for
+scalars.
+
+Left out: second derivatives, in-place operations, devices. Checked against central differences and torch in
+tests/scratch/test_tensor.py.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+
+_recording = True
+
+
+@contextmanager
+def no_grad():
+    """Operations inside remember nothing: for evaluation and generation."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+class Tensor:
+    """An array with a gradient.
+
+    data: float32 or float64; integers become float32. grad: an array of the same shape, None until `backward`.
+    """
+
+    def __init__(self, data, requires_grad: bool = False):
+        array = np.asarray(data)
+        self.data = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+        self.requires_grad = requires_grad
+        self.grad: np.ndarray | None = None
+        self._parents: tuple[Tensor, ...] = ()
+        self._send_back: Callable[[np.ndarray], None] | None = None
+
+    # --- what it looks like ---
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        return self.data.item()
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.data}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    # --- the graph ---
+
+    @staticmethod
+    def result(data: np.ndarray, parents: tuple["Tensor", ...], send_back: Callable[[np.ndarray], None]) -> "Tensor":
+        """What an operation returns. send_back(gradient) adds to the `grad` of those parents that want one."""
+        out = Tensor(data)
+        if _recording and any(parent.requires_grad for parent in parents):
+            out.requires_grad, out._parents, out._send_back = True, parents, send_back
+        return out
+
+    def accumulate(self, gradient: np.ndarray) -> None:
+        """Add to `grad` what one use of this tensor contributes, summed over the axes that broadcasting added."""
+        if not self.requires_grad:
+            return
+        gradient = _unbroadcast(gradient, self.shape)
+        self.grad = gradient if self.grad is None else self.grad + gradient
+
+    def backward(self, gradient: np.ndarray | None = None) -> None:
+        """Fill `grad` of everything that this tensor was made from and that requires a gradient.
+
+        gradient: of some final result with respect to this tensor; 1 where this is that result, a single number.
+        """
+        if not self.requires_grad:
+            raise ValueError("backward() on a tensor that no trained tensor has a part in: requires_grad is False.")
+        if gradient is None:
+            if self.size != 1:
+                raise ValueError(f"backward() without a gradient needs a single number, not a shape of {self.shape}.")
+            gradient = np.ones_like(self.data)
+        self.accumulate(gradient)
+        for node in reversed(_in_order(self)):
+            if node._send_back is not None:
+                node._send_back(node.grad)
+                node.grad = None  # an intermediate result's gradient has done its work
+
+    # --- arithmetic, with broadcasting ---
+
+    def __add__(self, other) -> "Tensor":
+        other = as_tensor(other, self.dtype)
+
+        def send_back(g):
+            self.accumulate(g)
+            other.accumulate(g)
+
+        return Tensor.result(self.data + other.data, (self, other), send_back)
+
+    def __mul__(self, other) -> "Tensor":
+        other = as_tensor(other, self.dtype)
+
+        def send_back(g):
+            self.accumulate(g * other.data)
+            other.accumulate(g * self.data)
+
+        return Tensor.result(self.data * other.data, (self, other), send_back)
+
+    def __pow__(self, power: float) -> "Tensor":
+        def send_back(g):
+            self.accumulate(g * power * self.data ** (power - 1))
+
+        return Tensor.result(self.data**power, (self,), send_back)
+
+    def __matmul__(self, other) -> "Tensor":
+        """Matrix product over the last two axes; leading axes broadcast."""
+        other = as_tensor(other, self.dtype)
+        if self.data.ndim < 2 or other.data.ndim < 2:
+            raise ValueError(f"A matrix product needs two axes a side, not shapes {self.shape} and {other.shape}.")
+
+        def send_back(g):
+            if self.requires_grad:
+                self.accumulate(g @ other.data.swapaxes(-1, -2))
+            if other.requires_grad:
+                other.accumulate(_weight_gradient(self.data, g, other.shape))
+
+        return Tensor.result(self.data @ other.data, (self, other), send_back)
+
+    def __neg__(self) -> "Tensor":
+        return self * -1.0
+
+    def __sub__(self, other) -> "Tensor":
+        return self + (-as_tensor(other, self.dtype))
+
+    def __truediv__(self, other) -> "Tensor":
+        return self * as_tensor(other, self.dtype) ** -1.0
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __rsub__(self, other) -> "Tensor":
+        return as_tensor(other, self.dtype) - self
+
+    def __rtruediv__(self, other) -> "Tensor":
+        return as_tensor(other, self.dtype) / self
+
+    # --- functions of each element ---
+
+    def exp(self) -> "Tensor":
+        value = np.exp(self.data)
+        return Tensor.result(value, (self,), lambda g: self.accumulate(g * value))
+
+    def log(self) -> "Tensor":
+        return Tensor.result(np.log(self.data), (self,), lambda g: self.accumulate(g / self.data))
+
+    def tanh(self) -> "Tensor":
+        value = np.tanh(self.data)
+        return Tensor.result(value, (self,), lambda g: self.accumulate(g * (1 - value**2)))
+
+    # --- over axes ---
+
+    def sum(self, axis=None, keepdims: bool = False) -> "Tensor":
+        def send_back(g):
+            if axis is not None and not keepdims:
+                g = np.expand_dims(g, axis)
+            self.accumulate(np.broadcast_to(g, self.shape))
+
+        return Tensor.result(self.data.sum(axis=axis, keepdims=keepdims), (self,), send_back)
+
+    def mean(self, axis=None, keepdims: bool = False) -> "Tensor":
+        total = self.sum(axis, keepdims)
+        return total * (total.size / self.size)
+
+    # --- shape ---
+
+    def reshape(self, *shape: int) -> "Tensor":
+        return Tensor.result(self.data.reshape(shape), (self,), lambda g: self.accumulate(g.reshape(self.shape)))
+
+    def transpose(self, first: int = -1, second: int = -2) -> "Tensor":
+        """Exchange two axes; without arguments the last two."""
+        swapped = self.data.swapaxes(first, second)
+        return Tensor.result(swapped, (self,), lambda g: self.accumulate(g.swapaxes(first, second)))
+
+    @property
+    def T(self) -> "Tensor":
+        return self.transpose()
+
+    def __getitem__(self, index) -> "Tensor":
+        """Any NumPy index: slices, integers, arrays of integers (an embedding is `table[ids]`)."""
+
+        def send_back(g):
+            whole = np.zeros_like(self.data)
+            np.add.at(whole, index, g)  # the same row may have been taken several times
+            self.accumulate(whole)
+
+        return Tensor.result(self.data[index], (self,), send_back)
+
+
+def as_tensor(value, dtype=np.float32) -> Tensor:
+    """`value` itself if it is a tensor, else a constant of that dtype."""
+    return value if isinstance(value, Tensor) else Tensor(np.asarray(value, dtype=dtype))
+
+
+def _unbroadcast(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum over the axes along which a value of `shape` was repeated to make the gradient's shape."""
+    if gradient.shape == shape:
+        return gradient
+    gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
+    repeated = tuple(axis for axis, length in enumerate(shape) if length == 1 and gradient.shape[axis] != 1)
+    return gradient.sum(axis=repeated, keepdims=True) if repeated else gradient
+
+
+def _weight_gradient(x: np.ndarray, g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient of W in x @ W. For a plain matrix W all leading axes fold into one product, instead of one product a
+    batch entry and a sum."""
+    if len(shape) == 2:
+        return x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+    return x.swapaxes(-1, -2) @ g
+
+
+def _in_order(root: Tensor) -> list[Tensor]:
+    """Every tensor behind `root`, each after the tensors it was made from. No recursion: graphs are deep."""
+    order, seen, stack = [], set(), [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((parent, False) for parent in node._parents)
+    return order

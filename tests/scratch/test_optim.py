@@ -1,0 +1,68 @@
+"""The optimisers, the schedule and clipping against torch's, in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.scratch import SGD, AdamW, Tensor, clip_grad_norm, warmup_cosine
+from course_lib.training import warmup_cosine as torch_edition
+
+
+def a_hundred_steps(ours, theirs):
+    """The same random gradients to both; returns the largest difference on the way."""
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(4, 3)), rng.normal(size=5)]
+    mine = [Tensor(x.copy(), requires_grad=True) for x in start]
+    torchs = [torch.tensor(x.copy(), requires_grad=True) for x in start]
+    a, b = ours(mine), theirs(torchs)
+    worst = 0.0
+    for _ in range(100):
+        for p, q in zip(mine, torchs, strict=True):
+            p.grad = rng.normal(size=p.shape)
+            q.grad = torch.tensor(p.grad)
+        a.step()
+        b.step()
+        worst = max(worst, *(np.abs(p.data - q.detach().numpy()).max() for p, q in zip(mine, torchs, strict=True)))
+    return worst
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1}])
+def test_sgd_equals_torch(options):
+    assert a_hundred_steps(lambda p: SGD(p, 0.05, **options), lambda p: torch.optim.SGD(p, 0.05, **options)) < 1e-10
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}])
+def test_adamw_equals_torch(options):
+    assert a_hundred_steps(lambda p: AdamW(p, 0.01, **options), lambda p: torch.optim.AdamW(p, 0.01, **options)) < 1e-10
+
+
+def test_first_adam_step_is_lr_times_sign():
+    p = Tensor(np.zeros(3), requires_grad=True)
+    p.grad = np.array([1e-3, -50.0, 2.0])
+    AdamW([p], lr=0.1, weight_decay=0.0).step()
+    np.testing.assert_allclose(p.data, [-0.1, 0.1, -0.1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+def test_clipping_equals_torch(max_norm):
+    rng = np.random.default_rng(0)
+    mine = [Tensor(np.zeros(s), requires_grad=True) for s in ((3, 4), (5,))]
+    torchs = [torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in ((3, 4), (5,))]
+    for p, q in zip(mine, torchs, strict=True):
+        p.grad = rng.normal(size=p.shape)
+        q.grad = torch.tensor(p.grad)
+    assert clip_grad_norm(mine, max_norm) == pytest.approx(torch.nn.utils.clip_grad_norm_(torchs, max_norm).item())
+    for p, q in zip(mine, torchs, strict=True):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-12)
+
+
+def test_both_editions_have_one_schedule():
+    for warmup in (0, 5):
+        assert [warmup_cosine(s, 40, warmup) for s in range(41)] == [torch_edition(s, 40, warmup) for s in range(41)]
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="at least one parameter"):
+        SGD([], 0.1)
+    with pytest.raises(ValueError, match="lr=-1"):
+        AdamW([Tensor([1.0])], lr=-1)
