@@ -11,7 +11,8 @@ STUDENT = """examples:
 INSTRUCTOR = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
 FOLDER/STUDENT.ipynb and FOLDER/STUDENT/NAME.ipynb are understood too. The gradebook (gradebook.db), the graded
 notebooks (autograded/), the feedback (feedback/) and grades-NAME.csv go to COURSE, which is autograder/ in a clone.
-The submissions' code is run as you: grade only what you would run yourself."""
+The submissions' code is run as you: grade only what you would run yourself. The feedback pages show the hidden tests
+too: hand them out when nobody can submit any more."""
 
 
 def add_parser(subparsers) -> None:

@@ -57,7 +57,8 @@ def grade(
     say(f"preparing {assignment.name}")
     said = nbgrader(state, "generate_assignment", assignment.name, "--create", "--force")
     released = state / "release" / assignment.name / assignment.path.name
-    if not released.is_file():
+    # nbgrader refuses, say, a changed set of parts once there are grades; the old release would then still be there
+    if not released.is_file() or "ERROR]" in said:
         raise CourseError(f"nbgrader could not release {assignment.name}:\n{said}")
     template = notebook.read(released)
 

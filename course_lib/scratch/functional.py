@@ -101,7 +101,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
 
 
 def embedding(table: Tensor, ids: np.ndarray) -> Tensor:
-    """Row ids[...] of the table (rows, width) for each id. Returns (*ids.shape, width).
+    """Row ids[...] of the table (rows, width) for each id. Returns the shape of ids and one axis more, of the width.
 
     Raises ValueError where an id has no row; NumPy would take a negative one from the end.
     """
