@@ -1,7 +1,7 @@
 """Adapter files in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`.
 
 PEFT loads what we save and we load what PEFT saves (tests/parity/test_lora.py). An adapter holds only A and B: a
-thousandth of its base.
+few parts in a thousand of its base.
 """
 
 import json
