@@ -5,7 +5,7 @@ Left out: dropout, and biases as targets. Checked against torch in tests/scratch
 
 import numpy as np
 
-from course_lib.scratch.nn import Linear, Module
+from course_lib.scratch.nn import Linear, Module, refuse_other_shapes
 from course_lib.scratch.tensor import Tensor
 
 
@@ -142,9 +142,6 @@ class LoRAModel:
         if any(layer.merged for layer in self.layers.values()):
             raise ValueError("An adapter is merged into the base: unmerge it before loading another.")
         own = {f"{name}.{which}": getattr(layer, which) for name, layer in self.layers.items() for which in "AB"}
-        for name in own.keys() | adapter.keys():
-            ours, theirs = (a[name].shape if name in a else "absent" for a in (own, adapter))
-            if ours != theirs:
-                raise ValueError(f"This adapter does not fit: {name} is {theirs} there and {ours} here.")
+        refuse_other_shapes(own, adapter, "This adapter does not fit")
         for name, tensor in own.items():
             tensor.data = np.array(adapter[name], dtype=tensor.dtype)

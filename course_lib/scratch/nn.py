@@ -62,15 +62,20 @@ class Module:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy arrays in by name. ValueError, before anything is changed, where a name or a shape does not fit."""
         own = dict(self.named_parameters())
-        for name in own.keys() | state.keys():
-            ours, theirs = (s[name].shape if name in s else "absent" for s in (own, state))
-            if ours != theirs:
-                raise ValueError(f"This is another model's state: {name} is {theirs} there and {ours} here.")
+        refuse_other_shapes(own, state, "This is another model's state")
         for name, tensor in own.items():
             tensor.data = np.array(state[name], dtype=tensor.dtype)
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
+
+
+def refuse_other_shapes(own: dict, given: dict, complaint: str) -> None:
+    """ValueError naming the first array that only one side has, or that has another shape there."""
+    for name in sorted(own.keys() | given.keys()):
+        ours, theirs = (side[name].shape if name in side else "absent" for side in (own, given))
+        if ours != theirs:
+            raise ValueError(f"{complaint}: {name} is {theirs} there and {ours} here.")
 
 
 class Linear(Module):

@@ -11,6 +11,7 @@ import numpy as np
 
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
+from course_lib.scratch.nn import refuse_other_shapes
 from course_lib.scratch.optim import Optimizer, clip_grad_norm, warmup_cosine
 from course_lib.scratch.tensor import no_grad
 
@@ -105,10 +106,7 @@ class Trainer:
         expected = {f"model/{name}": p for name, p in self.model.named_parameters()}
         for slot, memory in self.optimizer.memory.items():
             expected |= {f"optimizer/{slot}/{i}": value for i, value in enumerate(memory)}
-        for name in expected.keys() | arrays.keys():
-            ours, theirs = (a[name].shape if name in a else "absent" for a in (expected, arrays))
-            if ours != theirs:
-                raise ValueError(f"{path} is of another model or optimiser: {name} is {theirs} there and {ours} here.")
+        refuse_other_shapes(expected, arrays, f"{path} is of another model or optimiser")
         for name, parameter in self.model.named_parameters():
             parameter.data = arrays[f"model/{name}"]
         for slot, memory in self.optimizer.memory.items():
