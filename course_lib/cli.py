@@ -10,13 +10,19 @@ from importlib.metadata import entry_points
 import course_lib
 from course_lib.errors import CourseError
 
-COMMANDS = ("course_lib.execution.commands", "course_lib.execution.book", "course_lib.models.commands")
+COMMANDS = (
+    "course_lib.execution.commands",
+    "course_lib.execution.book",
+    "course_lib.execution.data_commands",
+    "course_lib.models.commands",
+)
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
   course run 03 --profile smoke     execute a chapter headless
   course book --serve               build the book and read it in a browser
   course assignment get lora        fetch an assignment to work on
+  course data prepare --help        text to token shards
   course weights                    which models load without a network"""
 
 

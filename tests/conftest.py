@@ -6,7 +6,28 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for parity_log: tests are collected without packages
+
+from parity_log import ParityLog
+
+
+def pytest_collection_modifyitems(items):
+    """Every test that writes into the parity table is marked `parity`, so that the table can be made by itself."""
+    for item in items:
+        if "parity" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.parity)
+
+
+@pytest.fixture
+def parity(request):
+    """Compare with a reference and write the difference down for the book."""
+    room = getattr(request.module, "ROOM", request.path.parent.name)
+    return ParityLog(request.node.nodeid, room)
 
 
 @pytest.fixture

@@ -1,7 +1,49 @@
-"""Data shared by both editions; no torch at module level (`sources`: what the package carries, `text`: text to
-batches)."""
+"""Data shared by both editions; no torch at module level.
 
+`records` and `formats` (published formats to one type), `reading` (files, folders, the hub), `templates` and `masking`
+(records to ids and labels), `batching` (padding, packing, budgets), `text` and `shards` (plain text), `sources` and
+`generators` (what the package carries).
+"""
+
+from course_lib.data.batching import (
+    block_diagonal,
+    length_grouped,
+    pack,
+    pad,
+    padding_waste,
+    plan_packing,
+    shuffled,
+    token_budget,
+)
+from course_lib.data.formats import FORMATS
+from course_lib.data.masking import IGNORE, Encoded, encode_record, encode_records
+from course_lib.data.reading import Reading, read_records
+from course_lib.data.records import Record
 from course_lib.data.sources import style_corpus
+from course_lib.data.templates import InstructionFormatter, chat_text
 from course_lib.data.text import batches, split_paragraphs, token_blocks
 
-__all__ = ["batches", "split_paragraphs", "style_corpus", "token_blocks"]
+__all__ = [
+    "FORMATS",
+    "IGNORE",
+    "Encoded",
+    "InstructionFormatter",
+    "Reading",
+    "Record",
+    "batches",
+    "block_diagonal",
+    "chat_text",
+    "encode_record",
+    "encode_records",
+    "length_grouped",
+    "pack",
+    "pad",
+    "padding_waste",
+    "plan_packing",
+    "read_records",
+    "shuffled",
+    "split_paragraphs",
+    "style_corpus",
+    "token_blocks",
+    "token_budget",
+]

@@ -4,10 +4,11 @@ A ladder of files, each adding one idea to the last: `tensor` (autograd), `funct
 `tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `benchmark`.
 """
 
+from course_lib.data import InstructionFormatter
 from course_lib.scratch.benchmark import Benchmark, measured
 from course_lib.scratch.functional import cross_entropy, dropout, embedding, gelu, layer_norm, log_softmax, softmax
 from course_lib.scratch.gpt import GPT
-from course_lib.scratch.instructions import DataCollator, FinetuneDataset, InstructionFormatter
+from course_lib.scratch.instructions import DataCollator, FinetuneDataset
 from course_lib.scratch.lora import LoRALinear, LoRAModel
 from course_lib.scratch.merge import LoRAMerger
 from course_lib.scratch.nn import Embedding, LayerNorm, Linear, Module

@@ -1,58 +1,13 @@
-"""From instructions to batches: the template, the labels, the padding (level 1 of the fine-tuning exercise).
+"""From instructions to batches: the labels and the padding (level 1 of the fine-tuning exercise).
 
 A record is in Alpaca's format: {"instruction": ..., "input": ..., "output": ...}, "input" empty where there is none.
+The template is `InstructionFormatter` in `course_lib.data.templates`, which both editions share.
 """
-
-import re
 
 import numpy as np
 
+from course_lib.data import InstructionFormatter
 from course_lib.scratch.functional import IGNORE
-
-SECTIONS = ("Instruction", "Input", "Response")
-MARKER = re.compile(r"^(\\*### (?:Instruction|Input|Response):)$", re.M)
-
-
-class InstructionFormatter:
-    """The template of the exercise, and its inverse.
-
-        ### Instruction:
-        {instruction}
-        ### Input:
-        {input}
-        ### Response:
-        {output}
-
-    A text may hold such a marker line itself. Each marker line (with any number of backslashes before it) is given one
-    more backslash when it is put into the template and loses one when it is taken out, so parse inverts format for any
-    text.
-    """
-
-    def format(self, instruction: str, input: str, output: str) -> str:
-        """The whole text of an example; the section of an empty input is left out, as Alpaca does."""
-        return self.prompt(instruction, input) + _escape(output)
-
-    def prompt(self, instruction: str, input: str = "") -> str:
-        """The part before the response: what the model is given, and what is not trained on."""
-        middle = f"### Input:\n{_escape(input)}\n" if input else ""
-        return f"### Instruction:\n{_escape(instruction)}\n{middle}### Response:\n"
-
-    def parse(self, formatted: str) -> dict[str, str]:
-        """The record of a formatted text. ValueError where it does not follow the template."""
-        pattern = r"### Instruction:\n(.*?)\n(?:### Input:\n(.*?)\n)?### Response:\n(.*)"
-        found = re.fullmatch(pattern, formatted, re.S)
-        if found is None:
-            raise ValueError("The text does not follow the template: ### Instruction:, ### Input:, ### Response:.")
-        instruction, given, output = (_unescape(part or "") for part in found.groups())
-        return {"instruction": instruction, "input": given, "output": output}
-
-
-def _escape(text: str) -> str:
-    return MARKER.sub(r"\\\1", text)
-
-
-def _unescape(text: str) -> str:
-    return MARKER.sub(lambda found: found[1][1:], text)
 
 
 class FinetuneDataset:
@@ -74,7 +29,7 @@ class FinetuneDataset:
             raise ValueError(f"Record {number} has no {' and no '.join(sorted(missing))}.")
         prompt = formatter.prompt(record["instruction"], record.get("input", ""))
         # The prompt is encoded on its own, so that where it ends does not depend on how the response begins.
-        prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(_escape(record["output"]))
+        prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(formatter.escape(record["output"]))
         if len(prompt_ids) >= self.max_length:
             raise ValueError(
                 f"Record {number} has a prompt of {len(prompt_ids)} tokens, and max_length {self.max_length} would "

@@ -21,11 +21,16 @@ class BPETokenizer:
     """Ids 0 to 255 are the bytes, the next ones the merges in the order they were learnt, then the special tokens.
 
     merges: pairs of ids, in order. special_tokens: texts that become one id each and are never merged with neighbours.
+    numbering: another order of the ids, as a published vocabulary has: numbering[our id] is the published one.
     """
 
-    def __init__(self, merges: list[tuple[int, int]] = (), special_tokens: list[str] = ()):
+    def __init__(
+        self, merges: list[tuple[int, int]] = (), special_tokens: list[str] = (), numbering: list[int] | None = None
+    ):
         self.merges = [tuple(pair) for pair in merges]
         self.special_tokens = list(special_tokens)
+        self.numbering = list(numbering) if numbering else None
+        self._ours = {theirs: ours for ours, theirs in enumerate(numbering or [])}
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
         self._bytes = [bytes([i]) for i in range(256)]
         for left, right in self.merges:
@@ -50,8 +55,30 @@ class BPETokenizer:
         words = Counter(word.encode() for word in _split(_outside(text, special_tokens)))
         return cls(_learn(words, count), special_tokens)
 
+    @classmethod
+    def from_gpt2(cls, vocab: Path | str, merges: Path | str) -> "BPETokenizer":
+        """The tokenizer of a GPT-2 style vocab.json (token -> id) and merges.txt (a pair a line), with their ids.
+
+        These files write each byte as one printable letter. Tokens that no merge makes are special tokens.
+        """
+        ids = json.loads(Path(vocab).read_text(encoding="utf-8"))
+        lines = Path(merges).read_text(encoding="utf-8").splitlines()
+        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        made = [*byte_letters(), *(left + right for left, right in pairs)]
+        index = {token: i for i, token in enumerate(made)}
+        special = [token for token in ids if token not in index]
+        try:
+            numbering = [ids[token] for token in made + special]
+            return cls([(index[left], index[right]) for left, right in pairs], special, numbering)
+        except KeyError as error:
+            raise ValueError(f"{vocab} and {merges} do not belong together: {error} is only in one of them.") from error
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; decode gives the text back."""
+        ids = self._encode(text)
+        return [self.numbering[i] for i in ids] if self.numbering else ids
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for part in _split_special(text, self.special_tokens):
             if part in self._special:
@@ -75,6 +102,7 @@ class BPETokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"The id {i} is outside the vocabulary of {self.vocab_size}.")
+            i = self._ours[i] if self.numbering else i
             special = i - len(self._bytes)
             pieces.append(self._bytes[i] if special < 0 else self.special_tokens[special].encode())
         return b"".join(pieces)
@@ -96,7 +124,8 @@ class BPETokenizer:
         """Write the tokenizer as JSON, whole or not at all."""
         path = Path(path)
         temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(json.dumps({"merges": self.merges, "special_tokens": self.special_tokens}))
+        saved = {"merges": self.merges, "special_tokens": self.special_tokens, "numbering": self.numbering}
+        temporary.write_text(json.dumps(saved))
         os.replace(temporary, path)
 
     @classmethod
@@ -104,9 +133,16 @@ class BPETokenizer:
         """Read what `save` wrote."""
         try:
             saved = json.loads(Path(path).read_text())
-            return cls(saved["merges"], saved["special_tokens"])
+            return cls(saved["merges"], saved["special_tokens"], saved.get("numbering"))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path} is no saved BPETokenizer ({error}).") from error
+
+
+def byte_letters() -> list[str]:
+    """GPT-2's printable letter for each byte from 0 to 255: its own where it is printable, else one from 256 on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _learn(words: Counter, count: int) -> list[tuple[int, int]]:

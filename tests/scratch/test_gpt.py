@@ -33,7 +33,7 @@ def torch_forward(w, ids, heads, layers, tied):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_logits_loss_and_gradients_equal_torch(tied):
+def test_logits_loss_and_gradients_equal_torch(tied, parity):
     model = GPT(50, 24, 3, 2, 16, tied=tied, dtype=np.float64, seed=1)
     rng = np.random.default_rng(0)
     for p in model.parameters():  # away from the ones, zeros and tiny numbers of the start
@@ -49,10 +49,16 @@ def test_logits_loss_and_gradients_equal_torch(tied):
     ours = model.loss(ids, labels)
     ours.backward()
 
-    np.testing.assert_allclose(model(ids).data, logits.detach(), rtol=1e-8, atol=1e-10)
-    assert ours.item() == pytest.approx(loss.item(), rel=1e-10)
+    head, why = ("tied" if tied else "untied") + " head", "float64: two layers of sums in another order"
+    parity.close(f"GPT logits, {head}", "the same network in torch", model(ids).data, logits.detach(), 1e-8, why)
+    parity.close(f"GPT loss, {head}", "the same network in torch", ours.item(), loss.item(), 1e-10, why)
     for name, p in model.named_parameters():
         np.testing.assert_allclose(p.grad, weights[name].grad, rtol=1e-8, atol=1e-10, err_msg=name)
+    gradients = zip(
+        *((p.grad.ravel(), weights[name].grad.ravel()) for name, p in model.named_parameters()), strict=True
+    )
+    what = f"GPT gradients, {head}"
+    parity.close(what, "the same network in torch", *map(np.concatenate, gradients), 1e-8, why)
 
 
 def test_parameter_count_by_hand():

@@ -26,7 +26,7 @@ def test_starts_as_the_base_and_stays_within_the_kaiming_bound():
     assert [p.shape for p in layer.lora_parameters()] == [(4, 50), (6, 4)]
 
 
-def test_forward_and_gradients_equal_torch():
+def test_forward_and_gradients_equal_torch(parity):
     rng = np.random.default_rng(0)
     layer = LoRALinear(rng.normal(size=(5, 7)), rank=3, alpha=6.0)
     layer.B.data[:] = rng.normal(size=layer.B.shape)
@@ -40,10 +40,10 @@ def test_forward_and_gradients_equal_torch():
     mine = Tensor(x, requires_grad=True)
     out = layer(mine)
     (out * weights).sum().backward()
-    # float64; the sums run in another order
-    np.testing.assert_allclose(out.data, y.detach(), rtol=1e-12, atol=1e-12)
-    for ours, theirs in zip((layer.A, layer.B, mine), (A, B, given), strict=True):
-        np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+    why = "float64: the sums run in another order"
+    parity.close("LoRALinear output", "torch", out.data, y.detach(), 1e-12, why)
+    for name, ours, theirs in (("A", layer.A, A), ("B", layer.B, B), ("x", mine, given)):
+        parity.close(f"LoRALinear gradient of {name}", "torch", ours.grad, theirs.grad, 1e-10, why)
     assert layer.weight.grad is None, "the frozen weight has no gradient"
 
 

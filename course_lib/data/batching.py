@@ -1,0 +1,146 @@
+"""From examples of unequal length to batches: padding, packing, length grouping, token budgets.
+
+An example is {"input_ids": [...], "labels": [...]}; batches of numbers are plans that say which examples go together.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from course_lib.data.masking import IGNORE
+from course_lib.errors import CourseError
+
+Example = dict[str, list[int]]
+
+
+def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]:
+    """One batch, padded on the right to its longest example.
+
+    Returns input_ids, labels (IGNORE where padded) and attention_mask (1 for real tokens): int64 (batch, longest).
+    """
+    if not examples:
+        raise CourseError("An empty batch cannot be padded.")
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    shape = (len(examples), lengths.max())
+    batch = {"input_ids": np.full(shape, pad_token_id), "labels": np.full(shape, IGNORE)}
+    for row, example in enumerate(examples):
+        for key, array in batch.items():
+            array[row, : lengths[row]] = example[key]
+    return batch | {"attention_mask": (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)}
+
+
+def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which examples share a row of `capacity` tokens: best fit, the longest first.
+
+    Each example goes into the fullest row that still has room for it. Best fit decreasing needs at most 11/9 of the
+    fewest rows possible, and one more (Johnson et al. 1974). CourseError where an example is longer than a row.
+    """
+    if longer := [i for i, length in enumerate(lengths) if length > capacity]:
+        raise CourseError(
+            f"Example {longer[0]} has {lengths[longer[0]]} tokens, more than a row of {capacity}: cut it first."
+        )
+    rooms: dict[int, list[list[int]]] = {}  # free tokens -> the rows that have so many
+    rows = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        free = min((room for room in rooms if room >= lengths[index]), default=None)
+        if free is None:
+            free, row = capacity, []
+            rows.append(row)
+        else:
+            row = rooms[free].pop()
+            if not rooms[free]:
+                del rooms[free]
+        row.append(index)
+        rooms.setdefault(free - lengths[index], []).append(row)
+    return rows
+
+
+def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[str, np.ndarray]:
+    """Examples laid end to end in rows of `capacity` tokens, each as blind to its neighbours as if it were alone.
+
+    Returns int64 arrays (rows, capacity): input_ids; labels, where an example's first token is IGNORE, because what
+    comes before it is another example; position_ids, which start again at 0 with every example; segment_ids, the
+    example's number in its row, -1 for the padding at the end. `block_diagonal` makes the attention mask of the last.
+    """
+    plan = plan_packing([len(example["input_ids"]) for example in examples], capacity)
+    shape = (len(plan), capacity)
+    fillers = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0, "segment_ids": -1}
+    batch = {key: np.full(shape, filler) for key, filler in fillers.items()}
+    for row, members in enumerate(plan):
+        start = 0
+        for number, index in enumerate(members):
+            ids, labels = examples[index]["input_ids"], examples[index]["labels"]
+            place = slice(start, start + len(ids))
+            batch["input_ids"][row, place] = ids
+            batch["labels"][row, place] = [IGNORE, *labels[1:]]
+            batch["position_ids"][row, place] = np.arange(len(ids))
+            batch["segment_ids"][row, place] = number
+            start += len(ids)
+    return batch
+
+
+def block_diagonal(segment_ids: np.ndarray) -> np.ndarray:
+    """Who may attend to whom in packed rows: bool (rows, 1, time, time), True from a token (third axis) to itself and
+    the earlier tokens of its own example. Padding sees only itself, so that no row of a softmax is empty."""
+    time = segment_ids.shape[1]
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    causal = np.tril(np.ones((time, time), dtype=bool))
+    real = (segment_ids >= 0)[:, :, None]
+    return ((same & causal & real) | np.eye(time, dtype=bool))[:, None]
+
+
+def shuffled(lengths: Sequence[int], batch_size: int, seed: int = 0) -> list[np.ndarray]:
+    """Batches of random examples; the last may be smaller."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, window: int = 50) -> list[np.ndarray]:
+    """Batches of similar lengths that still differ from pass to pass.
+
+    Random examples are taken `window` batches at a time, sorted within that window and cut into batches, whose order is
+    then drawn anew: the method of transformers' LengthGroupedSampler.
+    """
+    rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), window * batch_size):
+        group = order[start : start + window * batch_size]
+        group = group[np.argsort(-lengths[group], kind="stable")]
+        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def token_budget(lengths: Sequence[int], max_tokens: int, seed: int = 0, window: int = 1000) -> list[np.ndarray]:
+    """Micro-batches that hold at most `max_tokens` tokens after padding, few long examples or many short ones.
+
+    Examples are shuffled, sorted within windows of `window`, and taken while batch size times longest stays in the
+    budget. CourseError where one example alone exceeds it.
+    """
+    rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
+    if len(lengths) and lengths.max() > max_tokens:
+        raise CourseError(
+            f"Example {lengths.argmax()} has {lengths.max()} tokens, more than the budget of {max_tokens}."
+        )
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), window):
+        group = order[start : start + window]
+        batches += _within(group[np.argsort(lengths[group], kind="stable")], lengths, max_tokens)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _within(ascending: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Cut examples of ascending length where one more, the longest so far, would exceed the budget."""
+    start = 0
+    for end in range(1, len(ascending) + 1):
+        if end == len(ascending) or (end - start + 1) * lengths[ascending[end]] > max_tokens:
+            yield ascending[start:end]
+            start = end
+
+
+def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1."""
+    lengths = np.asarray(lengths)
+    computed = sum(len(batch) * lengths[np.asarray(batch)].max() for batch in batches)
+    return 1 - sum(lengths[np.asarray(batch)].sum() for batch in batches) / computed

@@ -1,0 +1,57 @@
+"""How a record becomes one text: the exercise's instruction template, and the tokenizer's own chat template."""
+
+import re
+
+MARKER = re.compile(r"^(\\*### (?:Instruction|Input|Response):)$", re.M)
+
+
+class InstructionFormatter:
+    r"""The template of the fine-tuning exercise, and its inverse.
+
+    ::
+
+        ### Instruction:
+        {instruction}
+        ### Input:
+        {input}
+        ### Response:
+        {output}
+
+    A text may hold such a marker line itself. Each marker line (with any number of backslashes before it) is given one
+    more backslash when it is put into the template and loses one when it is taken out, so parse inverts format for any
+    text.
+    """
+
+    def format(self, instruction: str, input: str, output: str) -> str:
+        """The whole text of an example; the section of an empty input is left out, as Alpaca does."""
+        return self.prompt(instruction, input) + self.escape(output)
+
+    def prompt(self, instruction: str, input: str = "") -> str:
+        """The part before the response: what the model is given, and what is not trained on."""
+        middle = f"### Input:\n{self.escape(input)}\n" if input else ""
+        return f"### Instruction:\n{self.escape(instruction)}\n{middle}### Response:\n"
+
+    def parse(self, formatted: str) -> dict[str, str]:
+        """The record of a formatted text. ValueError where it does not follow the template."""
+        pattern = r"### Instruction:\n(.*?)\n(?:### Input:\n(.*?)\n)?### Response:\n(.*)"
+        found = re.fullmatch(pattern, formatted, re.S)
+        if found is None:
+            raise ValueError("The text does not follow the template: ### Instruction:, ### Input:, ### Response:.")
+        instruction, given, output = (self.unescape(part or "") for part in found.groups())
+        return {"instruction": instruction, "input": given, "output": output}
+
+    @staticmethod
+    def escape(text: str) -> str:
+        """Give each marker line in `text` one more backslash."""
+        return MARKER.sub(r"\\\1", text)
+
+    @staticmethod
+    def unescape(text: str) -> str:
+        """Take one backslash from each marker line in `text` that has one."""
+        return MARKER.sub(lambda found: found[1].removeprefix("\\"), text)
+
+
+def chat_text(tokenizer, messages: list[dict[str, str]], generation_prompt: bool = False) -> str:
+    """The conversation in the tokenizer's own chat template; with `generation_prompt` it ends where the assistant is
+    to begin."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
