@@ -14,6 +14,7 @@ COMMANDS = (
     "course_lib.execution.commands",
     "course_lib.execution.book",
     "course_lib.execution.data_commands",
+    "course_lib.execution.bench_command",
     "course_lib.models.commands",
 )
 

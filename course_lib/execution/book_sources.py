@@ -10,6 +10,7 @@ from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
+from course_lib.execution.parity_page import ensure_rows, parity_page
 
 
 def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
@@ -26,6 +27,8 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         (sources / "notebooks" / f"{chapter}.ipynb").write_text(json.dumps(page(notebook, chapter)))
         metrics.append(measured)
     (sources / "runs.md").write_text(runs_page(metrics))
+    (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
+    _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")
 
@@ -127,7 +130,7 @@ def write_api_pages(folder: Path) -> None:
         modules = [info.name for info in pkgutil.iter_modules([str(package / room)]) if not info.name.startswith("_")]
         parts = [f"# course_lib.{room}", _automodule(f"course_lib.{room}", members=False)]
         for module in modules:
-            if module in {"commands", "bootstrap", "venv_setup", "convert", "worker"}:
+            if module in {"bootstrap", "venv_setup", "convert", "worker"} or module.endswith(("command", "commands")):
                 continue  # programs, not for importing
             parts += [f"## {module}", _automodule(f"course_lib.{room}.{module}", members=True)]
         (folder / f"course_lib.{room}.md").write_text("\n\n".join(parts) + "\n")
@@ -138,6 +141,15 @@ def write_api_pages(folder: Path) -> None:
 def _automodule(name: str, members: bool) -> str:
     options = "\n   :members:\n   :show-inheritance:" if members else "\n   :no-members:"
     return f"```{{eval-rst}}\n.. automodule:: {name}{options}\n```"
+
+
+def _data_cards(path: Path) -> None:
+    """One page of all data sets that the package carries; each card's title becomes a section."""
+    from course_lib.data.generators import cards
+
+    sections = [re.sub(r"(?m)^#", "##", card) for card in cards().values()]
+    intro = "What the package carries or generates, so that no chapter needs a network (`course data card`)."
+    path.write_text("\n\n".join(["# Data sets", intro, *sections]) + "\n")
 
 
 def _fetch_assignments(folder: Path) -> None:

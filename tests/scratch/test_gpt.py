@@ -5,31 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from course_lib.execution.benchmarks.torch_gpt import torch_forward
 from course_lib.scratch import GPT, AdamW
-
-
-def torch_forward(w, ids, heads, layers, tied):
-    """The same network, from torch's own functions. w: parameters by our names."""
-
-    def linear(x, name):
-        return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
-
-    def norm(x, name):
-        return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])
-
-    batch, time = ids.shape
-    x = w["tokens.weight"][ids] + w["positions.weight"][torch.arange(time)]
-    for i in range(layers):
-        b = f"blocks.{i}"
-        h = norm(x, f"{b}.norm1")
-        q, k, v = (
-            linear(h, f"{b}.attention.{p}_proj").view(batch, time, heads, -1).transpose(1, 2) for p in ("q", "k", "v")
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
-        x = x + linear(mixed, f"{b}.attention.out_proj")
-        h = F.gelu(linear(norm(x, f"{b}.norm2"), f"{b}.up_proj"), approximate="tanh")
-        x = x + linear(h, f"{b}.down_proj")
-    return norm(x, "norm") @ (w["tokens.weight"] if tied else w["head.weight"]).T
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -1,0 +1,1 @@
+"""Paired measurements against the library of reference, one module a subject (`course bench`)."""

@@ -1,0 +1,37 @@
+"""Times that a noisy machine cannot spoil: both sides in turn, in one process, and the median of their ratios."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Medians of both sides in seconds, and the median of ours / theirs over the pairs."""
+
+    ours_s: float
+    theirs_s: float
+    ratio: float
+    pairs: int
+
+
+def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 30, warm_up: int = 3) -> Paired:
+    """Run `ours` and `theirs` alternately, each first as often as the other, and compare pair by pair."""
+    a, b = [], []
+    for pair in range(warm_up + pairs):
+        order = ((ours, a), (theirs, b)) if pair % 2 else ((theirs, b), (ours, a))
+        for work, times in order:
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+    a, b = a[warm_up:], b[warm_up:]
+    ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
+    return Paired(statistics.median(a), statistics.median(b), ratio, pairs)
+
+
+def timed(work: Callable[[], object]) -> tuple[object, float]:
+    """What `work` returns, and the seconds it took."""
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started

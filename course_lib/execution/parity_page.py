@@ -1,0 +1,77 @@
+"""The book's table of parity checks, made from what the tests measured (`tests/parity_log.py` writes it)."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+TITLES = {
+    "scratch": "NumPy edition",
+    "data": "Data",
+    "models": "Models",
+    "training": "Training",
+    "adapters": "Adapters",
+    "inference": "Inference",
+}
+
+
+def measured_rows(root: Path) -> list[dict]:
+    """What the last run of each parity test wrote down; rows of tests that are no more are left out."""
+    rows = [json.loads(path.read_text()) for path in sorted((root / "build" / "parity").glob("*.json"))]
+    return [row for row in rows if _exists(root, row["test"])]
+
+
+def _exists(root: Path, test: str) -> bool:
+    path, _, name = test.partition("::")
+    file = root / path
+    return file.is_file() and f"def {re.split(r'::', name)[-1].split('[')[0]}(" in file.read_text()
+
+
+def ensure_rows(root: Path) -> list[dict]:
+    """The rows; where no test has been run yet, run the parity tests (about two minutes) first."""
+    if not measured_rows(root):
+        print("running the parity tests for the book's table (about two minutes)", flush=True)
+        command = [sys.executable, "-m", "pytest", "tests", "-m", "parity", "-q", "-n", "2"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise CourseError(f"The parity tests failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    return measured_rows(root)
+
+
+def parity_page(rows: list[dict]) -> str:
+    """The page: a table a room, a line a check."""
+    rooms = [*TITLES, *sorted({row["room"] for row in rows} - TITLES.keys())]
+    tables = "\n\n".join(_table(room, rows) for room in rooms if any(row["room"] == room for row in rows))
+    newest = max((row["date"] for row in rows), default="")[:10]
+    return f"""# Parity: our numbers against the libraries'
+
+Every line is a test that ran: what was computed, the reference, the largest difference that was measured, and the
+largest that the test lets pass, with the reason. *Relative* differences are divided by the largest value of the
+reference; *differing* counts the places that are not equal. `make test` repeats them all; the newest is of {newest}.
+
+{tables}
+"""
+
+
+def _table(room: str, rows: list[dict]) -> str:
+    lines = [
+        f"| {_cell(r['what'])} | {_cell(r['against'])} | {_number(r['measured'])} | {_number(r['tolerance'])} "
+        f"| {r['unit']} | {_cell(r['why'])} |"
+        for r in sorted(rows, key=lambda row: row["what"])
+        if r["room"] == room
+    ]
+    head = ["| what | against | measured | allowed | unit | why so much |", "| --- | --- | ---: | ---: | --- | --- |"]
+    return "\n".join([f"## {TITLES.get(room, room.capitalize())}", "", *head, *lines])
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|_*`\[\]{}$<>])", r"\\\1", text)
+
+
+def _number(value: float) -> str:
+    return (
+        "0" if value == 0 else f"{value:,.0f}" if value >= 100 else f"{value:.1e}" if value < 1e-3 else f"{value:.3g}"
+    )
