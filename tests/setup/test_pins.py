@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "adapting-language-models"
-INSTALLED_EXTRAS = {"torch", "book", "grading", "dev"}
+INSTALLED_EXTRAS = {"torch", "data", "book", "grading", "dev"}
 
 
 def project_table() -> dict:
@@ -56,8 +56,8 @@ def needed_here() -> dict[str, str]:
     return seen
 
 
-def test_a_plain_install_needs_numpy_only():
-    assert [Requirement(text).name for text in project_table()["dependencies"]] == ["numpy"]
+def test_a_plain_install_needs_numpy_and_regex_only():
+    assert [Requirement(text).name for text in project_table()["dependencies"]] == ["numpy", "regex"]
 
 
 @pytest.mark.parametrize("extra", ["torch", "book", "grading", "gpu", "gemma", "serve", "dev"])

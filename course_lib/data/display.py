@@ -1,0 +1,47 @@
+"""Examples as a reader sees them: every token, and which of them are trained."""
+
+import html
+from collections.abc import Callable
+
+from course_lib.data.masking import IGNORE
+
+# Dark text on pale paint, so that the colours can be read on a light and on a dark page.
+STYLE = "display:inline-block;margin:1px;padding:0 3px;border-radius:3px;color:#1b1b1b;white-space:pre;"
+PAINT = {True: "background:#ffd166;font-weight:600", False: "background:#dfe3e8"}
+
+
+class LabelView:
+    """Named examples as rows of tokens, trained ones in colour and bold; a notebook shows it, print gives plain text.
+
+    decode: ids -> text, usually `tokenizer.decode`.
+    """
+
+    def __init__(self, examples: dict[str, dict[str, list[int]]], decode: Callable[[list[int]], str]):
+        self.examples, self.decode = examples, decode
+
+    def _repr_html_(self) -> str:
+        rows = (f"<p><strong>{html.escape(name)}</strong><br>{self._row(e)}</p>" for name, e in self.examples.items())
+        legend = "".join(
+            f'<span style="{STYLE}{PAINT[t]}">{text}</span> ' for t, text in ((True, "trained"), (False, "label -100"))
+        )
+        return f'<div class="labels">{"".join(rows)}<p>{legend}</p></div>'
+
+    def _row(self, example: dict[str, list[int]]) -> str:
+        return "".join(
+            f'<span style="{STYLE}{PAINT[label != IGNORE]}">{html.escape(self._shown(token))}</span>'
+            for token, label in zip(example["input_ids"], example["labels"], strict=True)
+        )
+
+    def _shown(self, token: int) -> str:
+        return self.decode([token]).replace("\n", "⏎")
+
+    def __repr__(self) -> str:
+        """Trained tokens in [brackets]."""
+        lines = []
+        for name, example in self.examples.items():
+            shown = (
+                f"[{self._shown(token)}]" if label != IGNORE else self._shown(token)
+                for token, label in zip(example["input_ids"], example["labels"], strict=True)
+            )
+            lines.append(f"{name}: {''.join(shown)}")
+        return "\n".join(lines)

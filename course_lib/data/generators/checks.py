@@ -1,0 +1,196 @@
+"""Does a free-text response give the right answer? One rule for each kind of answer, chosen by the task's name.
+
+Each rule accepts harmless wording around the answer and refuses a response that gives a wrong answer, several
+answers, or none. The rules prefer refusing a right answer in strange words to accepting a wrong one.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+
+from course_lib.data.generators.families import UNITS, WEEKDAYS
+
+HEDGE = re.compile(r"\b(?:not|never|or|maybe|perhaps|either|sorry|cannot|unsure|wrong|incorrect)\b|n['’]t\b", re.I)
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\.?\d)")
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve once twice".split()
+SMALL_VALUES = dict(zip(SMALL, [*range(13), 1, 2], strict=True))
+# What may stand around a one-word answer; any other word that the question does not hold counts as an answer.
+HARMLESS = set(
+    "a an the of is are was would be it its it's this that you your asked for to in on as word words answer correct "
+    "right form forms plural singular noun verb past tense simple opposite antonym backwards reversed reverse "
+    "letters becomes written spelt spelled sure certainly gladly course happy help with pleasure here i my list item "
+    "in irregular english called means usually and so one great question thanks please".split()
+)
+
+
+def numbers(text: str) -> list[Decimal]:
+    """Every number in `text`, in order: thousands commas read, a hyphen after a digit or letter is no minus sign."""
+    return [Decimal(found.replace(",", "")) for found in NUMBER.findall(text.replace("\u2212", "-"))]
+
+
+def final_part(response: str) -> str:
+    """What a response presents as its result: the quotation that ends it, or what follows its last colon."""
+    last = response.strip().rstrip("`").rstrip().splitlines()[-1:] or [""]
+    quoted = re.search(r"[\"“]([^\"“”]+)[\"”]\.?\s*$", last[0])
+    text = quoted[1] if quoted else re.split(r":\s", last[0])[-1]
+    return re.sub(r"\s+", " ", text.strip(" \"'`*“”").removesuffix("."))
+
+
+def _unspoken(prompt_parts: tuple[str, str], response: str) -> str:
+    """`response` without verbatim repetitions of the question, which claim nothing."""
+    for part in sorted((part for part in prompt_parts if part), key=len, reverse=True):
+        response = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", " ", response)
+    return response
+
+
+def _one_of(found: list, asked: list, answer: object) -> bool:
+    """The answer alone is claimed; what the question itself mentions may be repeated, unless the answer is among it."""
+    if answer in asked:
+        return set(found) == {answer}
+    return set(found) - set(asked) == {answer}
+
+
+def _counted(text: str) -> list[Decimal]:
+    """`numbers`, and the words zero to twelve, once and twice, in order."""
+    spelled = re.sub(r"[A-Za-z]+", lambda word: str(SMALL_VALUES.get(word[0].lower(), word[0])), text)
+    return numbers(spelled)
+
+
+def check_number(answer: str, prompt: str, response: str) -> bool:
+    """One number is claimed, and it is `answer`; 3000, 3,000 and 3000.0 are the same."""
+    return not HEDGE.search(response) and _one_of(_counted(response), numbers(prompt), Decimal(answer))
+
+
+def _unit_names() -> dict[str, str]:
+    """Every spelling of every unit -> its plural in `UNITS`."""
+    names = {one: many for big in UNITS for one, many in ((big[0], big[1]), (big[3], big[4]))}
+    names |= {many: many for many in names.values()}
+    return names | {name.replace("metre", "meter").replace("litre", "liter"): many for name, many in names.items()}
+
+
+UNIT_NAMES = _unit_names() | {"km": "kilometres", "m": "metres", "cm": "centimetres", "mm": "millimetres"}
+UNIT_NAMES |= {"kg": "kilograms", "g": "grams", "l": "litres", "ml": "millilitres", "h": "hours", "min": "minutes"}
+
+
+def check_quantity(answer: str, prompt: str, response: str) -> bool:
+    """`check_number`, and a unit that follows the number must be the answer's."""
+    value, unit = answer.split()
+    units = [
+        UNIT_NAMES[name.lower()]
+        for number, name in re.findall(r"(-?[\d,]+(?:\.\d+)?)\s*([A-Za-z]+)", response)
+        if name.lower() in UNIT_NAMES and numbers(number) == [Decimal(value)]
+    ]
+    return check_number(value, prompt, response) and set(units) <= {unit}
+
+
+def _check_mentions(pattern: str) -> Callable[[str, str, str], bool]:
+    """A rule for answers that a pattern recognises: exactly one is claimed, and it is the right one."""
+
+    def check(answer: str, prompt: str, response: str) -> bool:
+        found, asked = re.findall(pattern, response), re.findall(pattern, prompt)
+        return not HEDGE.search(response) and _one_of(found, asked, answer)
+
+    return check
+
+
+def check_weekday(answer: str, prompt: str, response: str) -> bool:
+    """One weekday is claimed, and no other number of days than the question's ("the one" is no number)."""
+    one_day = _check_mentions(rf"\b(?:{'|'.join(WEEKDAYS)})\b")(answer, prompt, response)
+    return one_day and set(_counted(response)) - {1} <= set(numbers(prompt))
+
+
+def check_words(answer: str, prompt: str, response: str) -> bool:
+    """One word is claimed: besides it the response has only words of the prompt and `HARMLESS` ones.
+
+    `answer` may hold several words separated by ``|``, each of them right.
+    """
+    rights = set(answer.split("|"))
+    allowed = (HARMLESS | set(re.findall(r"[a-z']+", prompt.lower()))) - rights
+    claimed = {word.strip("'") for word in re.findall(r"[a-z']+", response.lower())} - allowed - {""}
+    return len(claimed) == 1 and claimed <= rights
+
+
+def check_text(answer: str, prompt: str, response: str) -> bool:
+    """The final part is the answer, letter for letter but for spacing and a full stop at the end."""
+    return final_part(response) == answer.removesuffix(".")
+
+
+def check_list(answer: str, prompt: str, response: str) -> bool:
+    """The same items in the same order: separated by commas, "and" or lines, with or without bullets."""
+    body = response.rsplit(":", 1)[-1].strip()
+    last_line = body.rpartition("\n")[2]
+    body = last_line if "," in last_line else body
+    body = re.sub(r"^[^,\n]*?\b(?:is|are|gives)\s+", "", body)
+    parts = re.split(r"[,;\n]|\band\b", body)
+    items = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", part).strip(" .\"'`[]*").lower() for part in parts]
+    return [item for item in items if item] == answer.lower().split(", ")
+
+
+def check_json(answer: str, prompt: str, response: str) -> bool:
+    """The one JSON object in the response has the answer's keys and values, types included."""
+    found = re.search(r"\{.*\}", response, re.DOTALL)
+    try:
+        return bool(found) and json.loads(found[0]) == json.loads(answer)
+    except json.JSONDecodeError:
+        return False
+
+
+def check_comparison(answer: str, prompt: str, response: str) -> bool:
+    """One number alone; both, then the right one; or "9 is larger than 4", where 9 is right and the words agree."""
+    found, right = numbers(response), Decimal(answer)
+    if HEDGE.search(response) or right not in found or not set(found) <= set(numbers(prompt)):
+        return False
+    if len(found) == 3 and " than " not in response:
+        return found[2] == right
+    if len(set(found)) == 1:
+        return True
+    word = "larger|greater|bigger|higher|more" if right == max(found) else "smaller|less|lower|fewer"
+    return len(found) == 2 and found[0] == right and bool(re.search(rf"\d (?:is )?(?:{word}) than \d", response))
+
+
+def check_roman(answer: str, prompt: str, response: str) -> bool:
+    """A number, or a Roman numeral in capitals; a lone I is the pronoun, as no answer is I."""
+    if answer.isdigit():
+        return check_number(answer, prompt, response)
+    return _check_mentions(r"\b(?!I\b)[IVXLCDM]+\b")(answer, prompt, response)
+
+
+def check_category(answer: str, prompt: str, response: str) -> bool:
+    """Exactly one of animal, fruit and tool is named."""
+    found = re.findall(r"\b(animal|fruit|tool)s?\b", response.lower())
+    return not HEDGE.search(response) and set(found) == {answer.split()[-1]}
+
+
+CHECKS: dict[str, Callable[[str, str, str], bool]] = {
+    "acronym": _check_mentions(r"\b[A-Z]{2,}\b"),
+    "arithmetic": check_number,
+    "change_case": check_text,
+    "classify": check_category,
+    "compare": check_comparison,
+    "count_letters": check_number,
+    "count_words": check_number,
+    "day_of_week": check_weekday,
+    "extract_email": _check_mentions(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    "filter_list": check_list,
+    "iso_date": _check_mentions(r"\b\d{4}-\d{2}-\d{2}\b"),
+    "nth_word": check_words,
+    "opposite": check_words,
+    "past_tense": check_words,
+    "plural": check_words,
+    "remove_repeats": check_list,
+    "reverse_word": check_words,
+    "roman": check_roman,
+    "sequence": check_number,
+    "sort_numbers": check_list,
+    "sort_words": check_list,
+    "to_json": check_json,
+    "unit_conversion": check_quantity,
+    "voice": check_text,
+}
+
+
+def check_response(task: str, instruction: str, given: str, answer: str, response: str) -> bool:
+    """The task's rule on `response`, once verbatim repetitions of the question are taken out of it."""
+    prompt = instruction if task == "nth_word" else f"{instruction}\n{given}"
+    return CHECKS[task](answer, prompt, _unspoken((instruction, given), response))

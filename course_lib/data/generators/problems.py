@@ -1,0 +1,153 @@
+"""Word problems with exact answers from reasoning-gym (Stojanovski et al. 2025; Apache-2.0), and its verifiers."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from itertools import count, islice
+from random import Random
+from types import ModuleType
+
+from course_lib.data.generators.checks import numbers
+from course_lib.data.generators.instructions import split_of, split_size
+from course_lib.errors import CourseError
+
+SIZES = {"train": 1000, "held_out": 200}
+CHUNK = 200
+# reasoning-gym's name -> (share of the items in tenths, its settings: numbers that one can work with on paper)
+SOURCES: dict[str, tuple[int, dict]] = {
+    "gsm_symbolic": (6, {}),
+    "chain_sum": (1, {"min_terms": 2, "max_terms": 4, "max_digits": 2}),
+    "basic_arithmetic": (1, {"min_terms": 2, "max_terms": 3, "max_digits": 2, "allow_negation": False}),
+    "products": (1, {"max_digits": 2}),
+    "lcm": (1, {"min_value": 2, "max_value": 30}),
+}
+EQUATION = re.compile(r"([-+*/x÷(]?)\s*(\d+(?:\.\d+)?)\s*([-+*/])\s*(\d+(?:\.\d+)?)\s*=\s*(-?\d+(?:\.\d+)?)")
+
+
+@cache
+def _reasoning_gym() -> ModuleType:
+    """reasoning-gym's factory, with its arithmetic tasks registered.
+
+    The package's own __init__ imports all its puzzles, and with them a SAT solver that has to be compiled. An empty
+    package stands in its place while the arithmetic is imported, so that none of that is needed.
+    """
+    spec, loaded = find_spec("reasoning_gym"), sys.modules.get("reasoning_gym")
+    if spec is None:
+        raise CourseError("Word problems need reasoning-gym: `pip install --no-deps reasoning-gym==0.1.25`.")
+    sys.modules["reasoning_gym"] = loaded or _empty_package(spec)
+    try:
+        for part in ("", ".gsm_symbolic.generators_00_49", ".gsm_symbolic.generators_50_99"):
+            import_module(f"reasoning_gym.arithmetic{part}")
+        return import_module("reasoning_gym.factory")
+    except ImportError as error:
+        raise CourseError(
+            f"reasoning-gym did not import: {error}. `pip install python-dateutil pytz pyyaml`."
+        ) from error
+    finally:
+        if loaded is None:
+            del sys.modules["reasoning_gym"]
+
+
+def _empty_package(spec: ModuleSpec) -> ModuleType:
+    package = ModuleType(spec.name)
+    package.__path__ = spec.submodule_search_locations
+    return package
+
+
+def _holds(equation: tuple[str, str, str, str, str]) -> bool:
+    """Whether "a + b = c" is true to a cent; an equation that continues an expression to its left is not judged."""
+    before, a, sign, b, result = equation
+    if before:
+        return True
+    left, right = float(a), float(b)
+    value = {"+": left + right, "-": left - right, "*": left * right, "/": left / right if right else 0.0}[sign]
+    return abs(value - float(result)) < 0.011
+
+
+def _is_sound(question: str, answer: str, solution: str) -> bool:
+    """Leave out problems with a negative or broken answer, endless decimals, or a solution that rounds on the way.
+
+    Some of gsm_symbolic's templates truncate ($65.02 - $7.02 = $57) and so have a wrong reference answer.
+    """
+    equations = EQUATION.findall(re.sub(r"[$,]", "", solution))
+    return answer.isdigit() and not re.search(r"\d\.\d{3}", question + solution) and all(map(_holds, equations))
+
+
+def _draw(name: str, seed: int) -> Iterator[dict]:
+    """Endless items of one reasoning-gym task, in chunks whose seeds are hashes, so that no two seeds overlap."""
+    gym, (_, settings) = _reasoning_gym(), SOURCES[name]
+    for chunk in count():
+        chunk_seed = int.from_bytes(sha256(f"{name} {seed} {chunk}".encode()).digest()[:4], "big")
+        for entry in gym.create_dataset(name, seed=chunk_seed, size=CHUNK, **settings):
+            question, answer = entry["question"].strip(), entry["answer"]
+            steps = entry["metadata"].get("answer_cot", "").partition("####")[0]
+            solution = f"{steps}#### {answer}"
+            if name != "gsm_symbolic" or _is_sound(question, answer, solution):
+                yield {
+                    "question": question,
+                    "answer": answer,
+                    "solution": solution,
+                    "source": f"reasoning_gym/{name}",
+                }
+
+
+def word_problems(split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
+    """`size` problems (default 1,000 "train", 200 "held_out") with exact answers, a function of the arguments alone.
+
+    An item: {"question", "answer", "solution", "source"}, all strings. `solution` ends with GSM8K's "#### 42"; it has
+    steps for gsm_symbolic (Mirzadeh et al. 2024: GSM8K's problems with names and numbers drawn anew), the answer
+    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The question's hash decides the split.
+
+    Left out: gsm_symbolic problems whose reference is negative, fractional or rounded on the way.
+    """
+    size = split_size(split, size, SIZES)
+    return list(islice(_problems(split, seed), size))
+
+
+def _problems(split: str, seed: int) -> Iterator[dict]:
+    rng, seen = Random(f"word problems {seed}"), set()
+    streams = {name: _draw(name, seed) for name in SOURCES}
+    shares = [share for share, _ in SOURCES.values()]
+    while True:
+        item = next(streams[rng.choices(list(SOURCES), shares)[0]])
+        if split_of(item["question"]) == split and item["question"] not in seen:
+            seen.add(item["question"])
+            yield item
+
+
+def final_number(response: str) -> str | None:
+    """The number a response settles on: the first after its last "####", without one the last in the text, or None.
+
+    Written plainly: "1,050.0" becomes "1050".
+    """
+    _, mark, tail = response.rpartition("####")
+    found = numbers(tail)
+    return None if not found else format(found[0 if mark else -1].normalize() + 0, "f")
+
+
+@cache
+def _verifier(source: str) -> Callable[[str, dict], float]:
+    name = source.removeprefix("reasoning_gym/")
+    if name not in SOURCES:
+        known = ", ".join(f"reasoning_gym/{known}" for known in SOURCES)
+        raise CourseError(f"source={source!r} has no verifier; known sources: {known}.")
+    return _reasoning_gym().get_score_answer_fn(name)
+
+
+def check_answer(item: dict, response: str) -> float:
+    """1.0 if `final_number` of `response` satisfies reasoning-gym's own verifier for `item`, else 0.0.
+
+    Its partial scores count as 0: they are given for form (0.01 for any number) or for containing the right digits
+    (0.5 for 15 where 5 is right). Its gsm_symbolic verifier overlooks a minus sign at the start, so signs are compared
+    here first.
+    """
+    verifier, number = _verifier(item["source"]), final_number(response)
+    if number is None or (Decimal(number) < 0) != item["answer"].startswith("-"):
+        return 0.0
+    return float(verifier(number, item) == 1.0)
