@@ -11,20 +11,30 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The folder of the executed LoRA chapter."""
-    out = tmp_path_factory.mktemp("run")
-    command = [sys.executable, "-m", "course_lib.cli", "run", "03", "--profile", "smoke", "--out", str(out)]
+def execute(chapter: str, out: Path) -> tuple[dict, list]:
+    """Run a chapter as a user would; returns what it recorded and its outputs, none of them an error."""
+    number = chapter.split("_")[0]
+    command = [sys.executable, "-m", "course_lib.cli", "run", number, "--profile", "smoke", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return out / "03_lora"
+    recorded = json.loads((out / chapter / "metrics.json").read_text())["recorded"]
+    notebook = nbformat.read(out / chapter / "notebook.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    shown = json.dumps([output for output in outputs if output.get("name") != "stderr"])  # warnings name their files
+    for path in (str(ROOT), str(out)):
+        assert path not in shown, f"no path of this machine on a page: {shown[shown.index(path) - 100 :][:300]}"
+    return recorded, outputs
+
+
+def pictures(outputs: list) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 @pytest.mark.slow
 @pytest.mark.weights
-def test_lora_chapter(smoke):
-    recorded = json.loads((smoke / "metrics.json").read_text())["recorded"]
+def test_lora_chapter(tmp_path):
+    recorded, outputs = execute("03_lora", tmp_path)
     assert recorded["numpy_gradient_error"] < 1e-7
     assert recorded["trainable_parameters"] == 460_800
     assert recorded["base_parameters"] == 134_515_008
@@ -33,9 +43,17 @@ def test_lora_chapter(smoke):
     assert recorded["peft_loss_difference"] < 1e-3  # the band the chapter prints for this profile
     assert recorded["adapter_bytes"] < recorded["base_bytes"] / 200
 
-    notebook = nbformat.read(smoke / "notebook.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not [output for output in outputs if output.output_type == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    shown = [output for output in outputs if output.get("name") != "stderr"]  # libraries' warnings name their files
-    assert str(ROOT) not in json.dumps([notebook.metadata, shown]), "no path of this machine on a page"
+    assert pictures(outputs) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_datasets_chapter(tmp_path):
+    recorded, outputs = execute("01_datasets", tmp_path)
+    assert recorded["own_answers_pass"] == recorded["own_solutions_pass"] == 1
+    assert recorded["overlap"] == recorded["differing_from_trl"] == 0
+    assert recorded["packed_loss_error"] < 1e-5
+    waste = recorded["padding_waste"]
+    assert waste["length-grouped"] < waste["shuffled"] / 3
+    assert waste["packed"] < waste["shuffled"]
+    assert pictures(outputs) == 4
