@@ -1,81 +1,181 @@
 """Adapter files in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`.
 
-PEFT loads what we save and we load what PEFT saves (tests/parity/test_lora.py). An adapter holds only A and B: a
-few parts in a thousand of its base.
+PEFT loads the LoRA adapters we save and we load those it saves (tests/parity/test_lora.py, test_adapters.py); a
+butterfly's file has the same two parts, which only this course reads. An adapter holds what was trained alone: a few
+parts in a thousand of its base.
 """
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from course_lib.adapters.lora import inject_lora, lora_layers
+from course_lib.adapters.butterfly import butterfly_layers, butterfly_parameter_count, inject_butterfly
+from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, refuse_merged
+from course_lib.adapters.lora import adapter_names, inject_lora, lora_layers, lora_scaling, set_adapter
 from course_lib.errors import CourseError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+# What PEFT assumes where a configuration says nothing
+DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "target_modules": []}
+# Settings that change what A and B mean. Others bring tensors of their own, which are refused by name.
+UNREADABLE = ("rank_pattern", "alpha_pattern", "use_dora", "use_qalora", "layer_replication", "alora_invocation_tokens")
 
 
-def save_adapter(model: nn.Module, directory: Path | str, base_name: str | None = None) -> Path:
-    """Write the model's LoRA matrices to `directory`, each file whole or not at all. Returns the weights' path."""
-    layers = dict(lora_layers(model))
-    if not layers:
-        raise CourseError("This model has no LoRA layers to save: call inject_lora first.")
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    first = next(iter(layers.values()))
-    config = {
-        "peft_type": "LORA",
+def save_adapter(
+    model: nn.Module, directory: Path | str, base_name: str | None = None, name: str | None = None
+) -> Path:
+    """Write the model's adapter to `directory`, each file whole or not at all. Returns the weights' path.
+
+    base_name: goes into the file (default: the name the model was loaded by). name: which LoRA adapter (default: the
+    active one). Raises CourseError where there is no such adapter.
+    """
+    if name is not None and name not in adapter_names(model):
+        raise CourseError(f"This model has no LoRA adapter named {name!r}; it has: {adapter_names(model)}.")
+    if layers := dict(butterfly_layers(model)):
+        first = next(iter(layers.values())).rotation
+        config = {"peft_type": "BUTTERFLY", "stages": first.stages, "block_size": first.block_size}
+    elif layers := dict(lora_layers(model, name)):
+        config = {"peft_type": "LORA"} | _lora_config(layers, name)
+    else:
+        raise CourseError("This model has no adapter to save: call inject_lora or inject_butterfly first.")
+    config |= {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "r": first.rank,
-        "lora_alpha": first.alpha,
-        "lora_dropout": first.dropout.p,
-        "target_modules": sorted({name.split(".")[-1] for name in layers}),
-        "bias": "none",
+        "base_model_name_or_path": base_name or getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "target_modules": _targets(model, layers),
         "inference_mode": True,
     }
-    save_file(_state(layers), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(_state(layers, name), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
-    for name in (WEIGHTS, CONFIG):
-        os.replace(directory / f"{name}.tmp", directory / name)
+    for file in (WEIGHTS, CONFIG):
+        os.replace(directory / f"{file}.tmp", directory / file)
     return directory / WEIGHTS
 
 
-def load_adapter(model: nn.Module, directory: Path | str) -> list[str]:
-    """Inject the adapter saved in `directory` (by us or by PEFT) into `model`, or refill one injected before.
+def _lora_config(layers: Mapping, name: str | None) -> dict:
+    first = next(iter(layers.values()))
+    adapter = first.adapters[name or first.active]
+    return {
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout.p,
+        "use_rslora": adapter.rslora,
+        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
+        "bias": "none",
+    }
 
-    Returns the names of the layers it changes. Raises CourseError naming the first tensor that does not fit.
+
+def _targets(model: nn.Module, layers: Mapping) -> list[str]:
+    """The last parts of the layers' names where they mean these layers and no others, and full names otherwise."""
+    ends = sorted({name.split(".")[-1] for name in layers})
+    return ends if matching_layers(model, ends).keys() == layers.keys() else sorted(layers)
+
+
+def load_adapter(model: nn.Module, directory: Path | str, name: str = "default") -> list[str]:
+    """Put the adapter saved in `directory` (by us or by PEFT) on `model` and make it the active one.
+
+    name: the LoRA adapter's name here; where the model has one of that name, it is refilled. Returns the names of the
+    layers it changes. Raises CourseError, with the model left as it was, naming the first tensor that does not fit.
     """
     directory = Path(directory)
+    config, saved = _read(directory)
+    refuse_merged(model)
+    if config.get("peft_type") == "LORA":
+        return _load_lora(model, directory, DEFAULTS | config, saved, name)
+    if config.get("peft_type") == "BUTTERFLY":
+        return _load_butterfly(model, directory, config, saved)
+    raise CourseError(f"{directory} holds a {config.get('peft_type')} adapter; LORA and BUTTERFLY are read here.")
+
+
+def _read(directory: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     if missing := [name for name in (WEIGHTS, CONFIG) if not (directory / name).is_file()]:
         raise CourseError(f"{directory} is no adapter: it holds no {' and no '.join(missing)}.")
-    config = json.loads((directory / CONFIG).read_text())
-    if config.get("peft_type") != "LORA":
-        raise CourseError(f"{directory} holds a {config.get('peft_type')} adapter; only LORA is read here.")
-    saved = load_file(directory / WEIGHTS)
+    try:
+        return json.loads((directory / CONFIG).read_text()), load_file(directory / WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise CourseError(f"{directory} holds a damaged adapter: {error}.") from None
 
-    if not any(lora_layers(model)):
-        inject_lora(model, config["target_modules"], rank=config["r"], alpha=config["lora_alpha"])
-    wanted = _state(dict(lora_layers(model)))
-    for name in wanted.keys() | saved.keys():
-        ours, theirs = (tuple(s[name].shape) if name in s else "absent" for s in (wanted, saved))
+
+def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, name: str) -> list[str]:
+    if foreign := [key for key in UNREADABLE if config.get(key)]:
+        raise CourseError(f"{directory} uses PEFT's {', '.join(foreign)}, which are not read here.")
+    rank, rslora = config["r"], config["use_rslora"]
+    present = dict(lora_layers(model, name))
+    layers = present or _layers_of(model, config, saved)
+    wanted = {}
+    for path, layer in layers.items():
+        (out_features, in_features), r = layer_sizes(layer), layer.adapters[name].rank if present else rank
+        wanted |= {_key(path, "lora_A.weight"): (r, in_features), _key(path, "lora_B.weight"): (out_features, r)}
+    _refuse_misfits(directory, wanted, saved)
+    if present:
+        set_adapter(model, name)
+    else:
+        inject_lora(model, list(layers), rank, config["lora_alpha"], config["lora_dropout"], rslora, name)
+    for layer in (layer for _, layer in lora_layers(model, name)):
+        layer.alpha, layer.scaling = config["lora_alpha"], lora_scaling(config["lora_alpha"], layer.rank, rslora)
+        layer.adapters[name].rslora, layer.dropout.p = rslora, config["lora_dropout"]
+    _copy(_state(dict(lora_layers(model, name)), name), saved)
+    return list(layers)
+
+
+def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict) -> list[str]:
+    sizes = config["stages"], config["block_size"]
+    present = dict(butterfly_layers(model))
+    layers = present or matching_layers(model, config["target_modules"])
+    wanted = {}
+    for path, layer in layers.items():
+        ours = (layer.rotation.stages, layer.rotation.block_size) if present else sizes
+        if ours != sizes:
+            raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
+        wanted[_key(path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
+    _refuse_misfits(directory, wanted, saved)
+    if not present:
+        inject_butterfly(model, list(layers), *sizes)
+    _copy(_state(dict(butterfly_layers(model))), saved)
+    return list(layers)
+
+
+def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Module]:
+    """The layers `target_modules` means; where PEFT's other settings narrow it down, those the tensors name."""
+    if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
+        return matching_layers(model, config["target_modules"])
+    named = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in saved}
+    return {path: layer for path, layer in linear_layers(model).items() if path in named}
+
+
+def _refuse_misfits(directory: Path, wanted: dict[str, tuple], saved: dict[str, torch.Tensor]) -> None:
+    for key in sorted(wanted.keys() | saved.keys()):
+        ours, theirs = wanted.get(key, "absent"), tuple(saved[key].shape) if key in saved else "absent"
         if ours != theirs:
-            raise CourseError(f"{directory} is not for this model: {name} is {theirs} there and {ours} here.")
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(saved[name])
-    for _, layer in lora_layers(model):
-        layer.alpha, layer.scaling = config["lora_alpha"], config["lora_alpha"] / layer.rank
-    return [name for name, _ in lora_layers(model)]
+            raise CourseError(f"{directory} is not for this model: {key} is {theirs} there and {ours} here.")
 
 
-def _state(layers: dict) -> dict[str, torch.Tensor]:
-    """A and B under the names that PEFT gives them; the tensors are the model's own, not copies."""
-    return {
-        f"base_model.model.{name}.lora_{which}.weight": getattr(layer, which).detach()
-        for name, layer in layers.items()
-        for which in ("A", "B")
-    }
+@torch.no_grad()
+def _copy(ours: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:
+    for key, tensor in ours.items():
+        tensor.copy_(saved[key])
+
+
+def _state(layers: Mapping, name: str | None = None) -> dict[str, torch.Tensor]:
+    """The trained tensors under the names of the file; they are the model's own, not copies."""
+    state = {}
+    for path, layer in layers.items():
+        if hasattr(layer, "rotation"):
+            state[_key(path, "butterfly.angles")] = layer.rotation.angles.detach()
+        else:
+            adapter = layer.adapters[name or layer.active]
+            state |= {_key(path, f"lora_{which}.weight"): getattr(adapter, which).detach() for which in "AB"}
+    return state
+
+
+def _key(path: str, tensor: str) -> str:
+    return f"{PREFIX}{path}.{tensor}"

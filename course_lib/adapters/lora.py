@@ -2,93 +2,219 @@
 
 A layer W (out x in) stays as it was trained; beside it two small matrices learn its change:
 
-    W' = W + (alpha / rank) B A        A: rank x in, B: out x rank
+    W' = W + s B A        A: rank x in, B: out x rank, s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
 
-Left out: biases, embeddings and convolutions as targets. Checked against PEFT in tests/parity/test_lora.py.
+Several adapters can sit on one base under different names; one of them is active. Left out: biases, embeddings and
+convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and tests/parity/test_adapters.py.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from course_lib.adapters.layers import (
+    AdaptedLayer,
+    adapted_layers,
+    device_of,
+    layer_sizes,
+    refuse_merged,
+    select_layers,
+)
 from course_lib.errors import CourseError
 
 
-class LoRALinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank path beside it (eq. 3 of the paper).
+def lora_scaling(alpha: float, rank: int, rslora: bool = False) -> float:
+    """The factor before B A: alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
 
-        y = W x + b + (alpha / rank) B A x        x: (..., in), y: (..., out)
+    The entries of B A x grow like sqrt(rank) in training, so that dividing by the rank slows large ranks down.
+    """
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
-    `A` starts Kaiming-uniform and `B` at zero, so that the layer computes W x + b until the first step. Both are
-    float32 whatever the base's dtype, as PEFT keeps them: an update of 1e-5 is lost in bfloat16's 8 bits.
+
+class LowRank(nn.Module):
+    """One adapter's path at one layer: x -> scaling * B A dropout(x), x: (..., in), result: (..., out).
+
+    `A` starts Kaiming-uniform and `B` at zero, so that nothing changes until the first step. Both are float32
+    whatever the base's dtype, as PEFT keeps them: an update of 1e-5 is lost in bfloat16's 8 bits.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0):
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        device: torch.device | None = None,
+    ):
         super().__init__()
-        limit = min(base.in_features, base.out_features)
-        if not 1 <= rank <= limit:
-            raise CourseError(
-                f"LoRA rank {rank} is not possible for a {base.out_features} x {base.in_features} layer: 1 to {limit}."
-            )
-        self.base = base.requires_grad_(False)
-        self.A = nn.Parameter(torch.empty(rank, base.in_features, device=base.weight.device))
-        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        check_rank(rank, sizes)
+        if not 0 <= dropout < 1:
+            raise CourseError(f"LoRA dropout is a probability of at least 0 and below 1, not {dropout}.")
+        self.A = nn.Parameter(torch.empty(rank, sizes[1], device=device))
+        self.B = nn.Parameter(torch.zeros(sizes[0], rank, device=device))
         # a = sqrt(5) is what nn.Linear and PEFT use: uniform in +-1 / sqrt(in) (He et al. 2015 with that slope).
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.rank, self.alpha, self.scaling = rank, alpha, alpha / rank
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.scaling = lora_scaling(alpha, rank, rslora)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         down = F.linear(self.dropout(x).to(self.A.dtype), self.A)  # (..., rank)
-        return self.base(x) + (self.scaling * F.linear(down, self.B)).to(x.dtype)
+        return self.scaling * F.linear(down, self.B)
 
-    def merged_weight(self) -> torch.Tensor:
-        """W + (alpha / rank) B A, shape (out, in), in the base's dtype."""
-        delta = self.scaling * (self.B @ self.A)
-        return (self.base.weight + delta).to(self.base.weight.dtype)
+    def delta(self) -> torch.Tensor:
+        """scaling * B A, (out, in): what merging adds to the weight."""
+        return self.scaling * (self.B @ self.A)
 
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, alpha={self.alpha}"
+        return f"rank={self.rank}, alpha={self.alpha}" + (", rslora=True" if self.rslora else "")
+
+
+def check_rank(rank: int, sizes: tuple[int, int]) -> None:
+    """CourseError unless 1 <= rank <= min(out, in): beyond that B A says no more than a full matrix could."""
+    if not 1 <= rank <= min(sizes):
+        raise CourseError(f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: 1 to {min(sizes)}.")
+
+
+def _of_active(attribute: str) -> property:
+    return property(
+        lambda layer: getattr(layer.adapters[layer.active], attribute),
+        lambda layer, value: setattr(layer.adapters[layer.active], attribute, value),
+        doc=f"``{attribute}`` of the active adapter.",
+    )
+
+
+class LoRALinear(AdaptedLayer):
+    """A frozen linear layer with trainable low-rank paths beside it (eq. 3 of the paper), one of them active.
+
+        y = W x + b + scaling * B A x        x: (..., in), y: (..., out)
+
+    base: nn.Linear, transformers' `Conv1D`, or a quantised layer. adapters: the paths by name. active: the name in
+    use; a layer that has no adapter of that name computes the base.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        name: str = "default",
+    ):
+        check_rank(rank, layer_sizes(base))
+        super().__init__(base)
+        self.adapters = nn.ModuleDict()
+        self.add(name, rank, alpha, dropout, rslora)
+
+    A, B, rank, alpha, scaling, dropout = map(_of_active, ("A", "B", "rank", "alpha", "scaling", "dropout"))
+
+    def add(self, name: str, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False) -> None:
+        """Put another path beside the base and make it the active one."""
+        self.adapters[name] = LowRank(layer_sizes(self.base), rank, alpha, dropout, rslora, device_of(self.base))
+        self.active = name
+        self.train(self.base.training)  # a model in evaluation must not get dropout with its adapter
+
+    def adapted(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.base(x)
+        return y + self.adapters[self.active](x).to(y.dtype) if self.active in self.adapters else y
+
+    def delta(self, name: str | None = None) -> torch.Tensor:
+        """scaling * B A of the adapter `name` (default: the active one), (out, in); zero where it is not here."""
+        name = name or self.active
+        return self.adapters[name].delta() if name in self.adapters else torch.zeros_like(self.matrix())
+
+    def exact_weight(self) -> torch.Tensor:
+        return self.in_layout(self.matrix() + self.delta())
+
+    def extra_repr(self) -> str:
+        return f"active={self.active!r}"
 
 
 def inject_lora(
-    model: nn.Module, targets: Sequence[str], rank: int = 8, alpha: float = 16.0, dropout: float = 0.0
+    model: nn.Module,
+    targets: Sequence[str] | str,
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    name: str = "default",
 ) -> list[str]:
-    """Freeze `model` and wrap each linear layer whose name ends in one of `targets`, in place.
+    """Freeze `model` and put a new trainable adapter on each linear layer that `targets` means, in place.
 
-    targets: last parts of module names, as in PEFT's `target_modules`: ["q_proj", "v_proj"].
-    Returns the wrapped layers' full names. Raises CourseError where a target matches no linear layer.
+    targets: a list of names or ends of names, ["q_proj", "v_proj"], ["c_attn"], or one regular expression for whole
+    names (see `matching_layers`). dropout: on the path's input, while training. rslora: see `lora_scaling`.
+    name: of the adapter, which becomes the active one; the base may hold others, on these layers or on different ones.
+    Returns the full names of the adapted layers. Raises CourseError, with the model left as it was, where a target
+    matches no linear layer, the rank is impossible for one, or the name is taken.
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets
-    }
-    if any(lora_layers(model)):
-        raise CourseError("This model has LoRA layers already: load a fresh base to inject others.")
-    if missing := [target for target in targets if not any(name.split(".")[-1] == target for name in found)]:
-        raise CourseError(f"No linear layer is named {missing}; this model has: {', '.join(_linear_names(model))}.")
+    refuse_merged(model)
+    if any(not isinstance(layer, LoRALinear) for _, layer in adapted_layers(model)):
+        raise CourseError("This model has adapters of another kind already: load a fresh base to inject LoRA.")
+    _check_name(model, name)
+    layers = select_layers(model, targets)
+    for layer in layers.values():
+        check_rank(rank, layer_sizes(layer))
 
     model.requires_grad_(False)
-    for name, linear in found.items():
-        model.set_submodule(name, LoRALinear(linear, rank, alpha, dropout))
-    return list(found)
+    for path, layer in layers.items():
+        if isinstance(layer, LoRALinear):
+            layer.add(name, rank, alpha, dropout, rslora)
+        else:
+            model.set_submodule(path, LoRALinear(layer, rank, alpha, dropout, rslora, name))
+    set_adapter(model, name)
+    return list(layers)
 
 
-def _linear_names(model: nn.Module) -> list[str]:
-    return sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+def _check_name(model: nn.Module, name: str) -> None:
+    if name in adapter_names(model):
+        raise CourseError(f"This model has a LoRA adapter named {name!r} already: choose another name or a fresh base.")
+    if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
+        raise CourseError(
+            f"{name!r} cannot name an adapter: letters, digits, - and _, and no word that torch reserves."
+        )
 
 
-def lora_layers(model: nn.Module) -> Iterable[tuple[str, LoRALinear]]:
-    """The injected layers, each with its full name."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+def adapter_names(model: nn.Module) -> list[str]:
+    """The LoRA adapters on `model`, in the order of their injection."""
+    return list(dict.fromkeys(chain.from_iterable(layer.adapters for layer in _all_lora(model))))
+
+
+def set_adapter(model: nn.Module, name: str) -> None:
+    """Switch to the adapter `name`: it computes and trains from now on, the others rest, nothing is loaded or copied.
+
+    Raises CourseError where no adapter has that name or one is merged.
+    """
+    refuse_merged(model)
+    if name not in adapter_names(model):
+        raise CourseError(f"This model has no LoRA adapter named {name!r}; it has: {adapter_names(model)}.")
+    for layer in _all_lora(model):
+        layer.active = name
+        for key, adapter in layer.adapters.items():
+            adapter.requires_grad_(key == name)
+
+
+def _all_lora(model: nn.Module) -> Iterable[LoRALinear]:
+    return (layer for _, layer in adapted_layers(model) if isinstance(layer, LoRALinear))
+
+
+def lora_layers(model: nn.Module, name: str | None = None) -> Iterable[tuple[str, LoRALinear]]:
+    """The layers that hold the adapter `name` (default: the active one), each with its full name."""
+    return (
+        (path, layer)
+        for path, layer in adapted_layers(model)
+        if isinstance(layer, LoRALinear) and (name or layer.active) in layer.adapters
+    )
 
 
 def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What the optimiser is given: A and B of each injected layer, nothing else."""
+    """What the optimiser is given: the active adapter's A and B of each of its layers, nothing else."""
     return [parameter for _, layer in lora_layers(model) for parameter in (layer.A, layer.B)]
 
 

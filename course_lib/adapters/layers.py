@@ -1,0 +1,145 @@
+"""What the adapters share: finding a model's linear layers by name, and the frozen layer with a trained change.
+
+Left out: embeddings and convolutions as targets. Checked in tests/adapters/test_layers.py.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from course_lib.errors import CourseError
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen linear layer and a trained change of it, which a subclass defines by `adapted` and `exact_weight`.
+
+    base: the layer as it was. enabled: False makes the layer compute the base alone (see `disable_adapters`).
+    original: None, or the one weight that `merge` has replaced; in a tuple, since nn.Module would register it bare.
+    """
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.enabled, self.original = True, None
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight holds the change."""
+        return self.original is not None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) if self.merged or not self.enabled else self.adapted(x)
+
+    def adapted(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer with its change: (..., in) -> (..., out)."""
+        raise NotImplementedError
+
+    def exact_weight(self) -> torch.Tensor:
+        """The changed weight in the base's layout, at float32 or better."""
+        raise NotImplementedError
+
+    def matrix(self) -> torch.Tensor:
+        """The base's weight as (out, in), at float32 or better."""
+        weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
+        return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+    def in_layout(self, matrix: torch.Tensor) -> torch.Tensor:
+        """A matrix (out, in) as the base stores it: transposed for `Conv1D`."""
+        return matrix.T.contiguous() if isinstance(self.base, Conv1D) else matrix
+
+    def merged_weight(self) -> torch.Tensor:
+        """The changed weight in the base's layout and dtype: (out, in) for nn.Linear, (in, out) for `Conv1D`."""
+        return self.base.weight.clone() if self.merged else self.exact_weight().to(self.base.weight.dtype)
+
+
+def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdaptedLayer]]:
+    """Every wrapped layer of any kind, each with its full name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, AdaptedLayer))
+
+
+def layer_sizes(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, wrapped or not. transformers' `Conv1D` (GPT-2) stores its weight as (in, out)."""
+    layer = layer.base if isinstance(layer, AdaptedLayer) else layer
+    return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    """Where the layer's tensors are; a quantised layer may have buffers alone."""
+    return next(chain(layer.parameters(), layer.buffers())).device
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers an adapter can be put on, by full name: nn.Linear, `Conv1D`, quantised ones, and wrapped ones.
+
+    A quantised layer is known by its attributes in_features and out_features.
+    """
+    wrapped = {name: layer for name, layer in adapted_layers(model)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name in wrapped
+        or (isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features")))
+        and name.rpartition(".")[0] not in wrapped
+    }
+
+
+def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.Module]:
+    """The linear layers that `targets` means, by PEFT's rule for `target_modules`; none where nothing matches.
+
+    A list holds names or ends of names: "c_attn", "self_attn.q_proj", "model.layers.0.self_attn.q_proj".
+    A string is a regular expression for the whole name: r".*layers\\.[01]\\..*(q|v)_proj".
+    """
+    if isinstance(targets, str):
+        try:
+            pattern = re.compile(targets)
+        except re.error as error:
+            raise CourseError(f"The target pattern {targets!r} is no regular expression: {error}.") from None
+        return {name: layer for name, layer in linear_layers(model).items() if pattern.fullmatch(name)}
+    return {
+        name: layer for name, layer in linear_layers(model).items() if any(_is_end(name, target) for target in targets)
+    }
+
+
+def _is_end(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def select_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.Module]:
+    """`matching_layers`, with a CourseError that lists names which exist where a target matches nothing."""
+    found = matching_layers(model, targets)
+    names = ", ".join(sorted({name.split(".")[-1] for name in linear_layers(model)}))
+    if isinstance(targets, str) and not found:
+        raise CourseError(
+            f"The pattern {targets!r} matches no linear layer's full name (put plain names in a list);"
+            f" this model has: {names}."
+        )
+    if missing := [t for t in targets if not isinstance(targets, str) and not any(_is_end(n, t) for n in found)]:
+        raise CourseError(f"No linear layer is named {missing}; this model has: {names}.")
+    if not found:
+        raise CourseError(f"The list of targets is empty; this model has: {names}.")
+    return found
+
+
+def refuse_merged(model: nn.Module) -> None:
+    """CourseError where an adapter is folded into the weights: what would be changed is not being used."""
+    if any(layer.merged for _, layer in adapted_layers(model)):
+        raise CourseError("This model's adapter is merged into its weights: unmerge it first.")
+
+
+@contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside `with disable_adapters(model):` the model is its base. CourseError where the adapter is merged."""
+    refuse_merged(model)
+    before = [(layer, layer.enabled) for _, layer in adapted_layers(model)]
+    try:
+        for layer, _ in before:
+            layer.enabled = False
+        yield model
+    finally:
+        for layer, enabled in before:
+            layer.enabled = enabled

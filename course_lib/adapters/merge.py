@@ -1,0 +1,189 @@
+"""Merging: an adapter folded into the base's weights, taken out again, mixed with others, and saved as a plain model.
+
+A merged layer costs what the base costs: there is no second path. Checked against PEFT's merge_and_unload and
+add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and merging
+into quantised weights.
+"""
+
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from course_lib.adapters.layers import AdaptedLayer, adapted_layers
+from course_lib.adapters.lora import LoRALinear, adapter_names, inject_lora, lora_layers
+from course_lib.errors import CourseError
+from course_lib.models.twin import twin
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What rounding the merged weights to the base's dtype cost, over the entries of the `layers` that were changed.
+
+    max_error, mean_error: absolute, against the merge in float32 (0 for a float32 base, whose merge that is).
+    mean_change: the mean absolute change that the adapter makes, to compare them with.
+    """
+
+    layers: int
+    dtype: str
+    max_error: float
+    mean_error: float
+    mean_change: float
+
+
+@torch.no_grad()
+def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> MergeReport:
+    """Fold the adapter into the weights, in place: W becomes W + scaling * B A, or W R for a butterfly.
+
+    weights: the LoRA adapters to fold in and how much of each, {"first": 0.7, "second": 0.3}: W plus the weighted sum
+    of their changes, exactly. Default: the active adapter, once.
+
+    The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`: a
+    second copy of the adapted layers. Raises CourseError where there is no adapter, one is merged already, a weight is
+    tied to another layer's (merging would change both), or is quantised (dequantise first).
+    """
+    if weights is not None:
+        _check_known(model, weights)
+    layers = _mergeable(model)
+    for layer in layers:
+        layer.original = (layer.base.weight,)
+    changed = [layer for layer in layers if not isinstance(layer, LoRALinear) or _holds(layer, weights)]
+    largest, error, change, entries = 0.0, 0.0, 0.0, 0
+    for layer in changed:
+        before = layer.base.weight
+        exact = layer.exact_weight() if weights is None else _weighted(layer, weights)
+        after = exact.to(before.dtype)
+        rounding = (after.to(exact.dtype) - exact).abs()
+        largest = max(largest, rounding.max().item())
+        error += rounding.sum(dtype=torch.float64).item()
+        change += (exact - before).abs().sum(dtype=torch.float64).item()
+        entries += exact.numel()
+        # A new parameter in the old one's place: a twin of this model, which shares the old one, stays as it is.
+        layer.base.weight = nn.Parameter(after, requires_grad=False)
+    dtype = str(before.dtype).removeprefix("torch.")
+    return MergeReport(len(changed), dtype, largest, error / entries, change / entries)
+
+
+def _weighted(layer: AdaptedLayer, weights: Mapping[str, float]) -> torch.Tensor:
+    return layer.in_layout(layer.matrix() + sum(weight * layer.delta(name) for name, weight in weights.items()))
+
+
+def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
+    layers = list(adapted_layers(model))
+    if not layers:
+        raise CourseError("This model has no adapter to merge: inject or load one first.")
+    if any(layer.merged for _, layer in layers):
+        raise CourseError("This model is merged already: merging twice would apply the change twice.")
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for name, layer in layers:
+        weight = getattr(layer.base, "weight", None)
+        if weight is None or not weight.is_floating_point():
+            raise CourseError(f"{name} is quantised: dequantise the base before merging into it.")
+        if owners[id(weight)] > 1:
+            raise CourseError(f"The weight of {name} is tied to another layer's: merging would change both.")
+    return [layer for _, layer in layers]
+
+
+def _holds(layer: LoRALinear, weights: Mapping[str, float] | None) -> bool:
+    return any(name in layer.adapters for name in ([layer.active] if weights is None else weights))
+
+
+def _check_known(model: nn.Module, weights: Mapping[str, float]) -> None:
+    if unknown := [name for name in weights if name not in adapter_names(model)]:
+        raise CourseError(f"This model has no LoRA adapter named {unknown}; it has: {adapter_names(model)}.")
+    if not weights or not all(math.isfinite(weight) for weight in weights.values()):
+        raise CourseError(f"At least one adapter with a finite weight is needed, not {dict(weights)}.")
+
+
+def unmerge(model: nn.Module) -> None:
+    """Put the original weights back, bit for bit. Raises CourseError where nothing is merged.
+
+    Subtracting the change again would not do: (W + D) - D rounds twice, and about a tenth of the entries come back
+    different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would wear the base away.
+    """
+    layers = [layer for _, layer in adapted_layers(model) if layer.merged]
+    if not layers:
+        raise CourseError("This model is not merged: there is nothing to take out.")
+    for layer in layers:
+        (weight,), device = layer.original, layer.base.weight.device
+        on_device = weight if weight.device == device else nn.Parameter(weight.to(device), requires_grad=False)
+        layer.original, layer.base.weight = None, on_device
+
+
+@torch.no_grad()
+def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, method: str = "cat") -> list[str]:
+    """A new LoRA adapter `name`, made active, from those on `model`: {"first": 0.7, "second": 0.3}.
+
+    cat: the ranks side by side, A = [w1 s1 A1; w2 s2 A2], B = [B1 B2], so that B A is exactly the weighted sum of the
+    changes. Its rank is the sum of the ranks.
+    linear: A = sum of sign(w s) sqrt(w s) A_i, B = sum of sqrt(w s) B_i, for adapters of one rank, which it keeps: the
+    weighted sum of the changes plus cross terms sqrt(w1 s1 w2 s2) (B1 A2 + B2 A1), hence an approximation.
+
+    Both are PEFT's add_weighted_adapter with that combination_type. Returns the adapted layers' names. Raises
+    CourseError for an unknown adapter or method, different ranks in "linear", or a sum of ranks above a layer's limit.
+    """
+    _check_known(model, weights)
+    ranks = [next(iter(lora_layers(model, key)))[1].adapters[key].rank for key in weights]
+    if method not in ("cat", "linear"):
+        raise CourseError(f"Adapters are combined by 'cat' or 'linear', not {method!r}.")
+    if method == "linear" and len(set(ranks)) > 1:
+        raise CourseError(f"'linear' needs adapters of one rank, not of {ranks}: use 'cat'.")
+    rank = sum(ranks) if method == "cat" else ranks[0]
+    names = list(dict.fromkeys(path for key in weights for path, _ in lora_layers(model, key)))
+    inject_lora(model, names, rank=rank, alpha=rank, name=name)  # alpha = rank: a scaling of 1
+    for _, layer in lora_layers(model, name):
+        _fill(layer, {key: weight for key, weight in weights.items() if key in layer.adapters}, method)
+    return names
+
+
+def _fill(layer: LoRALinear, weights: Mapping[str, float], method: str) -> None:
+    layer.A.zero_()
+    row = 0
+    for key, weight in weights.items():
+        part = layer.adapters[key]
+        factor = weight * part.scaling
+        if method == "linear":
+            root = math.sqrt(abs(factor))
+            layer.A.add_(part.A, alpha=math.copysign(root, factor))
+            layer.B.add_(part.B, alpha=root)
+        else:  # what other layers' adapters would fill stays zero: one rank for the whole adapter, as in its file
+            layer.A[row : row + part.rank] = factor * part.A
+            layer.B[:, row : row + part.rank] = part.B
+            row += part.rank
+
+
+def unload(model: nn.Module) -> nn.Module:
+    """Put each adapted layer's base back in its place: after `merge` the changed model, before it the bare base.
+
+    What is left is a plain model, with no trace of adapters in its names. Returns it.
+    """
+    for name, layer in list(adapted_layers(model)):
+        model.set_submodule(name, layer.base)
+    return model
+
+
+def save_merged(model: nn.Module, directory: Path | str) -> Path:
+    """Write the model with its adapter folded in, for plain `from_pretrained`; `model` itself stays as it is.
+
+    model: a transformers model, merged or not. Written whole or not at all. Raises CourseError where `directory` exists
+    and is not empty, and where `merge` does.
+    """
+    if not hasattr(model, "save_pretrained"):
+        raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CourseError(f"{directory} exists and is not empty: choose another directory for the merged model.")
+    plain = twin(model)
+    if not any(layer.merged for _, layer in adapted_layers(plain)):
+        merge(plain)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
+        unload(plain).save_pretrained(Path(partial) / "model")
+        os.replace(Path(partial) / "model", directory)
+    return directory
