@@ -1,1 +1,2 @@
-"""Models: where weights come from (`pretrained`), and proof that they did not change (`fingerprint`)."""
+"""Models: one decoder that is both GPT-2 and Llama (`config`, `decoder`), its weights in and out of the Hugging Face
+layout (`huggingface`), and where pretrained weights come from (`pretrained`)."""

@@ -1,7 +1,18 @@
-"""Training: the loss, the schedule and the one Trainer of the PyTorch edition."""
+"""Training: the loss, the schedules, checkpoints, several processes, and the one Trainer of the PyTorch edition."""
 
-from course_lib.training.loss import next_token_loss
-from course_lib.training.schedule import warmup_cosine
-from course_lib.training.trainer import StepRecord, Trainer
+from course_lib.training.checkpoint import Checkpoints
+from course_lib.training.loss import next_token_loss, summed_loss
+from course_lib.training.schedule import SCHEDULES, warmup_cosine, warmup_linear
+from course_lib.training.trainer import StepRecord, Trainer, read_log
 
-__all__ = ["StepRecord", "Trainer", "next_token_loss", "warmup_cosine"]
+__all__ = [
+    "SCHEDULES",
+    "Checkpoints",
+    "StepRecord",
+    "Trainer",
+    "next_token_loss",
+    "read_log",
+    "summed_loss",
+    "warmup_cosine",
+    "warmup_linear",
+]

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-IGNORE = -100  # a label that is not trained on: prompts, padding
+from course_lib.data.masking import IGNORE
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -13,5 +13,16 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     The shift by one happens here: position t predicts label t+1, so the first label is never a target. Computed in
     float32, as transformers does.
     """
+    return summed_loss(logits, labels) / count_targets(labels)
+
+
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`next_token_loss` as a sum: divided by all targets of a step it adds up over micro-batches of any sizes, where
+    a mean of means would weigh a token of a short batch more."""
     predictions = logits[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(predictions, labels[:, 1:].flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(predictions, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def count_targets(labels: torch.Tensor) -> int:
+    """How many labels (batch, time) are predicted: all but the first column that are not IGNORE."""
+    return int((labels[:, 1:] != IGNORE).sum())
