@@ -20,6 +20,8 @@ from course_lib.adapters.butterfly import butterfly_layers, butterfly_parameter_
 from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, refuse_merged
 from course_lib.adapters.lora import adapter_names, inject_lora, lora_layers, lora_scaling, set_adapter
 from course_lib.errors import CourseError
+from course_lib.models.decoder import Decoder
+from course_lib.models.huggingface import name_here, name_in_file
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -43,7 +45,7 @@ def save_adapter(
         first = next(iter(layers.values())).rotation
         config = {"peft_type": "BUTTERFLY", "stages": first.stages, "block_size": first.block_size}
     elif layers := dict(lora_layers(model, name)):
-        config = {"peft_type": "LORA"} | _lora_config(layers, name)
+        config = {"peft_type": "LORA"} | _lora_config(model, layers, name)
     else:
         raise CourseError("This model has no adapter to save: call inject_lora or inject_butterfly first.")
     config |= {
@@ -54,14 +56,14 @@ def save_adapter(
     }
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(_state(layers, name), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
     for file in (WEIGHTS, CONFIG):
         os.replace(directory / f"{file}.tmp", directory / file)
     return directory / WEIGHTS
 
 
-def _lora_config(layers: Mapping, name: str | None) -> dict:
+def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:
     first = next(iter(layers.values()))
     adapter = first.adapters[name or first.active]
     return {
@@ -69,7 +71,7 @@ def _lora_config(layers: Mapping, name: str | None) -> dict:
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout.p,
         "use_rslora": adapter.rslora,
-        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
+        "fan_in_fan_out": _is_transposed(model, layers),
         "bias": "none",
     }
 
@@ -77,7 +79,11 @@ def _lora_config(layers: Mapping, name: str | None) -> dict:
 def _targets(model: nn.Module, layers: Mapping) -> list[str]:
     """The last parts of the layers' names where they mean these layers and no others, and full names otherwise."""
     ends = sorted({name.split(".")[-1] for name in layers})
-    return ends if matching_layers(model, ends).keys() == layers.keys() else sorted(layers)
+    return (
+        ends
+        if matching_layers(model, ends).keys() == layers.keys()
+        else sorted(_outside(model, name) for name in layers)
+    )
 
 
 def load_adapter(model: nn.Module, directory: Path | str, name: str = "default") -> list[str]:
@@ -114,7 +120,10 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     wanted = {}
     for path, layer in layers.items():
         (out_features, in_features), r = layer_sizes(layer), layer.adapters[name].rank if present else rank
-        wanted |= {_key(path, "lora_A.weight"): (r, in_features), _key(path, "lora_B.weight"): (out_features, r)}
+        wanted |= {
+            _key(model, path, "lora_A.weight"): (r, in_features),
+            _key(model, path, "lora_B.weight"): (out_features, r),
+        }
     _refuse_misfits(directory, wanted, saved)
     if present:
         set_adapter(model, name)
@@ -123,33 +132,33 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     for layer in (layer for _, layer in lora_layers(model, name)):
         layer.alpha, layer.scaling = config["lora_alpha"], lora_scaling(config["lora_alpha"], layer.rank, rslora)
         layer.adapters[name].rslora, layer.dropout.p = rslora, config["lora_dropout"]
-    _copy(_state(dict(lora_layers(model, name)), name), saved)
+    _copy(_state(model, dict(lora_layers(model, name)), name), saved)
     return list(layers)
 
 
 def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict) -> list[str]:
     sizes = config["stages"], config["block_size"]
     present = dict(butterfly_layers(model))
-    layers = present or matching_layers(model, config["target_modules"])
+    layers = present or matching_layers(model, _here(model, config["target_modules"]))
     wanted = {}
     for path, layer in layers.items():
         ours = (layer.rotation.stages, layer.rotation.block_size) if present else sizes
         if ours != sizes:
             raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
-        wanted[_key(path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
+        wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
     _refuse_misfits(directory, wanted, saved)
     if not present:
         inject_butterfly(model, list(layers), *sizes)
-    _copy(_state(dict(butterfly_layers(model))), saved)
+    _copy(_state(model, dict(butterfly_layers(model))), saved)
     return list(layers)
 
 
 def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Module]:
     """The layers `target_modules` means; where PEFT's other settings narrow it down, those the tensors name."""
     if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
-        return matching_layers(model, config["target_modules"])
+        return matching_layers(model, _here(model, config["target_modules"]))
     named = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in saved}
-    return {path: layer for path, layer in linear_layers(model).items() if path in named}
+    return {path: layer for path, layer in linear_layers(model).items() if _outside(model, path) in named}
 
 
 def _refuse_misfits(directory: Path, wanted: dict[str, tuple], saved: dict[str, torch.Tensor]) -> None:
@@ -165,17 +174,35 @@ def _copy(ours: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None
         tensor.copy_(saved[key])
 
 
-def _state(layers: Mapping, name: str | None = None) -> dict[str, torch.Tensor]:
+def _state(model: nn.Module, layers: Mapping, name: str | None = None) -> dict[str, torch.Tensor]:
     """The trained tensors under the names of the file; they are the model's own, not copies."""
     state = {}
     for path, layer in layers.items():
         if hasattr(layer, "rotation"):
-            state[_key(path, "butterfly.angles")] = layer.rotation.angles.detach()
+            state[_key(model, path, "butterfly.angles")] = layer.rotation.angles.detach()
         else:
             adapter = layer.adapters[name or layer.active]
-            state |= {_key(path, f"lora_{which}.weight"): getattr(adapter, which).detach() for which in "AB"}
+            state |= {_key(model, path, f"lora_{which}.weight"): getattr(adapter, which).detach() for which in "AB"}
     return state
 
 
-def _key(path: str, tensor: str) -> str:
-    return f"{PREFIX}{path}.{tensor}"
+def _key(model: nn.Module, path: str, tensor: str) -> str:
+    return f"{PREFIX}{_outside(model, path)}.{tensor}"
+
+
+def _outside(model: nn.Module, path: str) -> str:
+    """A layer's name in files: our own GPT-2 calls its layers otherwise than transformers', whose names files bear."""
+    return name_in_file(path, model.config.model_type) if isinstance(model, Decoder) else path
+
+
+def _here(model: nn.Module, targets: str | list[str]) -> str | list[str]:
+    """A file's targets by our names; short names and patterns mean the same in both."""
+    if not isinstance(model, Decoder) or isinstance(targets, str):
+        return targets
+    return [name_here(name, model.config.model_type) if ".h." in f".{name}" else name for name in targets]
+
+
+def _is_transposed(model: nn.Module, layers: Mapping) -> bool:
+    """Whether the weights that the file's readers will find are (in, out)."""
+    ours = isinstance(model, Decoder) and model.config.model_type == "gpt2"
+    return ours or any(isinstance(layer.base, Conv1D) for layer in layers.values())

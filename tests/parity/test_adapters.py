@@ -330,3 +330,50 @@ def test_a_width_that_boft_cannot_have(monkeypatch):
     model = nn.Sequential(nn.Linear(768, 4))
     inject_butterfly(model, ["0"], stages=10)
     assert next(butterfly_layers(model))[1].rotation.angles.numel() == 3584
+
+
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "self_attn.c_proj"]])
+def test_our_gpt2_and_peft_read_each_others_files(tmp_path, targets, parity):
+    """Our decoder's layers are called otherwise than transformers' GPT-2; the files bear transformers' names."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from course_lib.adapters import inject_lora, load_adapter, lora_layers, save_adapter
+    from course_lib.models.huggingface import load_decoder
+
+    torch.manual_seed(0)
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_positions=32, n_embd=24, n_layer=2, n_head=3)).eval()
+    theirs.save_pretrained(tmp_path / "base")
+    ours = load_decoder(tmp_path / "base").eval()
+    tokens = torch.randint(0, 90, (2, 20))
+    inject_lora(ours, targets, rank=3, alpha=6)
+    for _, layer in lora_layers(ours):
+        torch.nn.init.normal_(layer.B, std=0.5)
+    save_adapter(ours, tmp_path / "ours")
+    peft = PeftModel.from_pretrained(theirs, tmp_path / "ours").eval()
+    why = "float32: sums in another order"
+    what = f"our GPT-2 decoder's adapter on {' and '.join(targets)}"
+    with torch.no_grad():
+        parity.close(f"{what}, read by PEFT", "PEFT", ours(tokens).logits, peft(tokens).logits, 1e-5, why)
+
+    names = (
+        ["c_attn"]
+        if len(targets) == 1
+        else [f"transformer.h.{i}.attn.{n}" for i in (0, 1) for n in ("c_attn", "c_proj")]
+    )
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=names, task_type="CAUSAL_LM", init_lora_weights=False)
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+    other = get_peft_model(again, config).eval()
+    other.save_pretrained(tmp_path / "theirs")
+    fresh = load_decoder(tmp_path / "base").eval()
+    load_adapter(fresh, tmp_path / "theirs")
+    with torch.no_grad():
+        parity.close(
+            f"PEFT's adapter on {len(names)} names, read by us",
+            "PEFT",
+            fresh(tokens).logits,
+            other(tokens).logits,
+            1e-5,
+            why,
+        )
