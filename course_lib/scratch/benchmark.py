@@ -11,7 +11,7 @@ import numpy as np
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
 from course_lib.scratch.lora import LoRAModel
-from course_lib.scratch.tensor import no_grad
+from course_lib.scratch.nn import evaluating
 from course_lib.scratch.trainer import evaluate
 
 
@@ -52,7 +52,7 @@ class Benchmark:
 
 def _accuracy(model, data: FinetuneDataset) -> float:
     right = count = 0
-    with no_grad():
+    with evaluating(model):
         for index in range(len(data)):
             batch = DataCollator().collate([data[index]])
             wanted = batch["labels"][:, 1:]

@@ -124,6 +124,16 @@ class LoRAModel:
         """The base model's loss, through the adapted layers."""
         return self.base_model.loss(ids, labels)
 
+    @property
+    def training(self) -> bool:
+        """Whether the base's dropout is on."""
+        return self.base_model.training
+
+    def train(self, mode: bool = True) -> "LoRAModel":
+        """Switch the base's dropout on or off."""
+        self.base_model.train(mode)
+        return self
+
     def parameters(self) -> list[Tensor]:
         """All parameters, frozen ones too."""
         return self.base_model.parameters()

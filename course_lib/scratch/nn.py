@@ -1,11 +1,12 @@
 """Modules: tensors that are trained, and the layers made of them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from course_lib.scratch.functional import embedding, layer_norm
-from course_lib.scratch.tensor import Tensor
+from course_lib.scratch.tensor import Tensor, no_grad
 
 
 class Module:
@@ -68,6 +69,18 @@ class Module:
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
+
+
+@contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Inside, `model` records no graph and drops nothing out; afterwards it is as it was."""
+    training = model.training
+    model.train(False)
+    try:
+        with no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def refuse_other_shapes(own: dict, given: dict, complaint: str) -> None:

@@ -11,9 +11,8 @@ import numpy as np
 
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
-from course_lib.scratch.nn import refuse_other_shapes
+from course_lib.scratch.nn import evaluating, refuse_other_shapes
 from course_lib.scratch.optim import Optimizer, clip_grad_norm, warmup_cosine
-from course_lib.scratch.tensor import no_grad
 
 
 class Trainer:
@@ -115,9 +114,10 @@ class Trainer:
 
 
 def evaluate(model, data: FinetuneDataset, batch_size: int = 4) -> float:
-    """Mean loss over every trained-on label of `data`, whatever the batches: token-weighted, not a mean of means."""
+    """Mean loss over every trained-on label of `data`, whatever the batches: token-weighted, not a mean of means.
+    Without dropout."""
     total, count, collator = 0.0, 0, DataCollator()
-    with no_grad():
+    with evaluating(model):
         for start in range(0, len(data), batch_size):
             batch = collator.collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
             tokens = int((batch["labels"][:, 1:] != IGNORE).sum())

@@ -12,8 +12,16 @@ DEVICES = {
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
 }
-PROSE = ["index", "how-to-use", "assignments/index", "assignments/lora", "runs", "references", "licence"]
-PAGES = [*PROSE, "notebooks/03_lora", "api/index", "api/course_lib.adapters", "genindex"]
+PROSE = ["index", "how-to-use", "assignments/index", "assignments/lora", "runs", "parity", "data-sets", "references"]
+PAGES = [
+    *PROSE,
+    "licence",
+    "notebooks/01_datasets",
+    "notebooks/03_lora",
+    "api/index",
+    "api/course_lib.adapters",
+    "genindex",
+]
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("browser")]
 

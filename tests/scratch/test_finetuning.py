@@ -133,6 +133,16 @@ def test_a_line_a_step_and_evaluation_weighs_tokens(capsys):
     assert run.evaluate(data(4)) == pytest.approx(Trainer(model, run.optimizer, data(4), 3, say=None).evaluate(data(4)))
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: LoRAModel(model, ["q_proj"])])
+def test_evaluation_drops_nothing_out_and_restores_the_mode(wrap):
+    model = GPT(256, 16, 2, 1, 64, dropout=0.5)
+    run = Trainer(wrap(model), AdamW(model.parameters(), 0.1), data(4), say=None)
+    assert len({run.evaluate(data(4)) for _ in range(3)}) == 1
+    assert model.training
+    assert model.blocks[0].training
+    assert len({model.loss(np.array([[1, 2, 3]]), np.array([[1, 2, 3]])).item() for _ in range(5)}) > 1
+
+
 def test_nan_stops_with_advice():
     run = trainer()
     run.model.parameters()[0].data[:] = np.nan
