@@ -18,6 +18,9 @@ def add_parser(subparsers) -> None:
     scratch = subjects.add_parser("scratch", help="the NumPy edition's training step, import and tokenizer")
     scratch.add_argument("--text", type=Path, help="train and time the tokenizer on this file (default: bundled text)")
     _common(scratch, run_scratch)
+    data = subjects.add_parser("data", help="text to token shards, records to packed rows")
+    data.add_argument("--text", type=Path, help="tokenise this file (default: bundled text)")
+    _common(data, run_data)
 
 
 def _common(parser, run) -> None:
@@ -32,6 +35,14 @@ def run_scratch(args: argparse.Namespace) -> int:
     from course_lib.execution.benchmarks.scratch import bench_scratch
 
     return report("scratch", bench_scratch(args.threads, args.pairs, args.text), args)
+
+
+def run_data(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_data`, with the packaged tokenizer."""
+    from course_lib.execution.benchmarks.data import bench_data
+    from course_lib.execution.data_commands import load_tokenizer
+
+    return report("data", bench_data(load_tokenizer(None), args.text), args)
 
 
 def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:

@@ -32,3 +32,11 @@ def test_bench_scratch(tmp_path, capsys):
     assert figures["bpe_encode_mb_s"] > 0.5
     assert written["versions"]["torch"]
     assert "step_ratio" in capsys.readouterr().out
+
+
+@pytest.mark.weights
+def test_bench_data(capsys):
+    assert main(["bench", "data"]) == 0
+    figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(figures["shards_mb_s"]) > 0.5  # over 1 on an idle machine
+    assert float(figures["packed_padding"]) < 0.1
