@@ -15,6 +15,9 @@ COMMANDS = (
     "course_lib.execution.book",
     "course_lib.execution.data_commands",
     "course_lib.execution.bench_command",
+    "course_lib.execution.align_command",
+    "course_lib.execution.train_command",
+    "course_lib.execution.adapter_commands",
     "course_lib.models.commands",
 )
 
@@ -24,6 +27,8 @@ DESCRIPTION = """Adapting language models: run the chapters, build the book, tak
   course book --serve               build the book and read it in a browser
   course assignment get lora        fetch an assignment to work on
   course data prepare --help        text to token shards
+  course train --mode lora --help   train a model, or an adapter for it
+  course compare --adapter DIR      what an adapter changed, side by side
   course weights                    which models load without a network"""
 
 

