@@ -2,7 +2,7 @@
 
 The reference uses none of our adapters, Trainer, loss or schedules: PEFT's layers, transformers' loss, torch's AdamW
 and schedules. Both sides load the same start, which PEFT draws, and see the same rows of tokens in the same order, so
-that what differs is the code. `course_lib.alignment.runs` compares them; tests/parity/test_align.py does so on
+that what differs is the code. `course_lib.alignment.comparing` compares them; tests/parity/test_align.py does so on
 GPT-2, Llama and SmolLM2. Left out: mixed precision (the base is loaded in one dtype), several processes, evaluation.
 """
 

@@ -118,7 +118,8 @@ def run_run(args: argparse.Namespace) -> int:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Print the table; the exit status says whether the runs agree."""
-    from course_lib.alignment.runs import compare_runs, draw, read_run, write_new
+    from course_lib.alignment.comparing import compare_runs, draw, write_new
+    from course_lib.alignment.runs import read_run
 
     kind = args.plot.suffix.removeprefix(".").lower() if args.plot else "png"
     if kind not in ("png", "svg", "pdf"):

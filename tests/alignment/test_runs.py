@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from course_lib.alignment.runs import compare_runs, plain_name, read_run
+from course_lib.alignment.comparing import compare_runs
+from course_lib.alignment.runs import plain_name, read_run
 from course_lib.cli import main
 from course_lib.errors import CourseError
 
