@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from course_lib.alignment.runs import Run, Tensors
+from course_lib.alignment.runs import Run, Tensors, opened
 from course_lib.errors import CourseError
 
 

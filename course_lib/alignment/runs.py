@@ -1,7 +1,9 @@
 """Runs, read: ours, PEFT's, or another program's log and adapter (`comparing` compares them).
 
 A run is a folder as `course align run` writes it, or whatever there is of one: a JSONL log or a bare one with lines
-like `step 10 | loss: 3.89 | lr: 1e-4`, a .safetensors file, or a folder with both. Left out: binary logs (TensorBoard's).
+like `step 10 | loss: 3.89 | lr: 1e-4`, a .safetensors file, or a folder with both.
+
+Left out: binary logs (TensorBoard's).
 """
 
 import json
