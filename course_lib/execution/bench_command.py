@@ -21,11 +21,23 @@ def add_parser(subparsers) -> None:
     data = subjects.add_parser("data", help="text to token shards, records to packed rows")
     data.add_argument("--text", type=Path, help="tokenise this file (default: bundled text)")
     _common(data, run_data)
+    for mode, what in {"lora": "a LoRA step", "train": "a full fine-tuning step"}.items():
+        step = subjects.add_parser(mode, help=f"{what} on SmolLM2 beside transformers and PEFT: time and peak memory")
+        step.add_argument(
+            "--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder"
+        )
+        step.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+        step.add_argument("--compile", action="store_true", help="torch.compile both sides")
+        _common(step, run_step, pairs=10)
+        step.set_defaults(mode="lora" if mode == "lora" else "full")
+    load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
+    load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
+    _common(load, run_load, pairs=10)
 
 
-def _common(parser, run) -> None:
+def _common(parser, run, pairs: int = 50) -> None:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
-    parser.add_argument("--pairs", type=int, default=50, help="how many pairs to time (50)")
+    parser.add_argument("--pairs", type=int, default=pairs, help=f"how many pairs to time ({pairs})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     parser.set_defaults(run=run)
 
@@ -43,6 +55,21 @@ def run_data(args: argparse.Namespace) -> int:
     from course_lib.execution.data_commands import load_tokenizer
 
     return report("data", bench_data(load_tokenizer(None), args.text), args)
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_step`."""
+    from course_lib.execution.benchmarks.steps import bench_step
+
+    figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile)
+    return report(args.mode, figures, args)
+
+
+def run_load(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_load`."""
+    from course_lib.execution.benchmarks.steps import bench_load
+
+    return report("load", bench_load(args.threads, args.pairs, args.model), args)
 
 
 def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:

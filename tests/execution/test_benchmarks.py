@@ -40,3 +40,29 @@ def test_bench_data(capsys):
     figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(figures["shards_mb_s"]) > 0.5  # over 1 on an idle machine
     assert float(figures["packed_padding"]) < 0.1
+
+
+@pytest.fixture
+def tiny_directory(tmp_path):
+    """A small Llama with SmolLM2's vocabulary, which the benchmark's batch is drawn from."""
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **shape)).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", ["lora", "train", "load"])
+def test_bench_steps(tiny_directory, subject, tmp_path):
+    """The benchmark itself: both sides compute the same loss (it refuses otherwise), and all figures are there."""
+    out = tmp_path / "b.json"
+    assert (
+        main(["bench", subject, "--model", str(tiny_directory), "--pairs", "2", "--threads", "1", "--json", str(out)])
+        == 0
+    )
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["ratio"] > 0
+    assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
