@@ -16,6 +16,7 @@ PROSE = ["index", "how-to-use", "assignments/index", "assignments/lora", "runs",
 PAGES = [
     *PROSE,
     "licence",
+    "notebooks/00_foundations",
     "notebooks/01_datasets",
     "notebooks/03_lora",
     "api/index",

@@ -57,3 +57,17 @@ def test_datasets_chapter(tmp_path):
     assert waste["length-grouped"] < waste["shuffled"] / 3
     assert waste["packed"] < waste["shuffled"]
     assert pictures(outputs) == 4
+
+
+@pytest.mark.slow
+def test_foundations_chapter(tmp_path):
+    recorded, outputs = execute("00_foundations", tmp_path)
+    assert recorded["gradient_check_error"] < 1e-7
+    float64 = ["autograd", "functions", "attention", "adamw"]
+    assert max(recorded[f"{what}_torch_difference"] for what in float64) < 1e-12
+    assert recorded["gpt_logits_difference"] < 1e-10
+    assert recorded["gpt_gradient_difference"] < 1e-10
+    assert recorded["float64_loss_difference"] < 1e-10
+    assert recorded["loss_last"] < recorded["loss_first"]
+    assert recorded["training_torch_difference"] < 1e-3
+    assert pictures(outputs) == 8
