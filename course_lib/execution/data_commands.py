@@ -13,7 +13,7 @@ def add_parser(subparsers) -> None:
         "data", help="check files of records, turn text into token shards, see the embedded data sets"
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _add_prepare(actions)
+    add_prepare(actions)
     _add_check(actions)
     cards = actions.add_parser(
         "card", help="what the data sets in the package are", description="Print a data set's card, or all names."
@@ -22,7 +22,7 @@ def add_parser(subparsers) -> None:
     cards.set_defaults(run=run_card)
 
 
-def _add_prepare(actions) -> None:
+def add_prepare(actions) -> None:
     prepare = actions.add_parser(
         "prepare",
         help="text files to train and val token shards",

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from course_lib.errors import CourseError
-from course_lib.execution.data_commands import _add_prepare
+from course_lib.execution.data_commands import add_prepare
 
 DESCRIPTION = """Train a model or an adapter for it, and say what it cost and what it brought.
 
@@ -53,7 +53,7 @@ def add_parser(subparsers) -> None:
     _add_steps(parser)
     _add_memory(parser)
     parser.set_defaults(run=run_train)
-    _add_prepare(subparsers)
+    add_prepare(subparsers)
 
 
 def _add_run(parser) -> None:

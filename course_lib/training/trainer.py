@@ -135,9 +135,11 @@ class Trainer:
         with tqdm(initial=done, total=len(steps), desc="training", unit="step", leave=False, disable=hidden) as bar:
             for step in range(done, len(steps)):
                 record = self._step(step, len(steps), [batches[i] for i in steps[step]])
-                record, best = self._look_around(record, len(steps), best)
+                record, best = self._evaluated(record, len(steps), best)
                 records.append(record)
-                self._log(record, len(steps))
+                self._log(record, len(steps))  # before the checkpoint: a resumed run cuts the log, it cannot fill it
+                if self.checkpoint_every and (step + 1 == len(steps) or (step + 1) % self.checkpoint_every == 0):
+                    self._save(step + 1, best)
                 bar.update()
                 bar.set_postfix(loss=f"{record.loss:.3f}")
         self.model.eval()
@@ -215,8 +217,8 @@ class Trainer:
 
     # --- evaluation, checkpoints, log ---
 
-    def _look_around(self, record: StepRecord, steps: int, best: float | None) -> tuple[StepRecord, float | None]:
-        """Evaluate and save where it is time to."""
+    def _evaluated(self, record: StepRecord, steps: int, best: float | None) -> tuple[StepRecord, float | None]:
+        """Evaluate where it is time to, and keep the weights if they are the best so far."""
         done, last = record.step + 1, record.step + 1 == steps
         if self.evaluate and (last or (self.eval_every and done % self.eval_every == 0)):
             self.model.eval()
@@ -225,20 +227,22 @@ class Trainer:
             if best is None or record.eval_loss < best:
                 best = record.eval_loss
                 self._save(done, best, "best")
-        if self.checkpoint_every and (last or done % self.checkpoint_every == 0):
-            self._save(done, best)
         return record, best
 
     def _save(self, done: int, best: float | None, name: str | None = None) -> None:
         if self.checkpoints and self.world.is_main:
-            self.checkpoints.save(done, {"best": best}, name)
+            self.checkpoints.save(done, {"best": best, "scaler": self.scaler.state_dict()}, name)
         self.world.barrier()
 
     def _resume(self) -> tuple[int, float | None]:
         if self.checkpoints is None:
             raise CourseError("resume=True needs the folder of the checkpoints: Trainer(..., checkpoints=FOLDER).")
         state = self.checkpoints.load()
-        return (0, None) if state is None else (state["step"], state["extra"]["best"])
+        if state is None:
+            return 0, None
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["extra"]["scaler"])
+        return state["step"], state["extra"]["best"]
 
     def _log(self, record: StepRecord, steps: int) -> None:
         if not self.world.is_main:
@@ -282,9 +286,12 @@ def _real_tokens(batch: Batch) -> int:
 
 
 def _checkpoint_activations(model: nn.Module) -> None:
-    if not hasattr(model, "gradient_checkpointing_enable"):
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers' new name for it
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    elif hasattr(model, "gradient_checkpointing_enable"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
         raise CourseError(f"{type(model).__name__} cannot recompute its activations.")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _can_fuse(trainer: Trainer) -> bool:
