@@ -100,7 +100,8 @@ class Decoder(nn.Module):
         logits = F.linear(hidden, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(hidden)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100)  # shifted here: moving the logits would copy them
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
         return DecoderOutput(logits, loss, past_key_values)
 
     def gradient_checkpointing_enable(self, **_) -> None:

@@ -19,8 +19,9 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """`next_token_loss` as a sum: divided by all targets of a step it adds up over micro-batches of any sizes, where
     a mean of means would weigh a token of a short batch more."""
-    predictions = logits[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(predictions, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
+    # The labels move instead of the logits, which would have to be copied: they are the largest array of a step.
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def count_targets(labels: torch.Tensor) -> int:
