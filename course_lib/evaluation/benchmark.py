@@ -1,0 +1,224 @@
+"""Models compared on one held-out set: how well each predicts it, and what it took to get there.
+
+Checked against independent arithmetic in tests/evaluation/test_benchmark.py. Left out: generated answers, error bars
+over seeds, and masked prompts (every token after a row's first is predicted).
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_lib.errors import CourseError
+from course_lib.evaluation.perplexity import perplexity
+from course_lib.training.trainer import StepRecord
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model's row. None: not measured.
+
+    loss: nats a token; accuracy: share of tokens whose likeliest guess is right; trainable, total: parameters;
+    seconds: of all training steps, evaluations between them left out; peak_memory: bytes, as the Trainer's records have
+    it (of the GPU since training began, or of the whole process); checkpoint_bytes: what the file or folder holds.
+    """
+
+    name: str
+    loss: float
+    perplexity: float
+    accuracy: float
+    trainable: int
+    total: int
+    seconds: float | None = None
+    peak_memory: int | None = None
+    checkpoint_bytes: int | None = None
+
+
+class Benchmark:
+    """Results by name, in the order of `add`; shows itself as a table.
+
+    held_out: token ids (rows, time) that no model was trained on, the same for all. batch_size: rows a forward pass.
+
+        Benchmark(held_out).add("base", base).add("LoRA", adapted, training=records, checkpoint=adapter_folder)
+    """
+
+    def __init__(self, held_out: np.ndarray, batch_size: int = 8):
+        held_out = np.asarray(held_out)
+        if held_out.ndim != 2 or not len(held_out) or held_out.shape[1] < 2:
+            raise CourseError(
+                f"A held-out set is rows of at least 2 token ids, not an array of shape {held_out.shape}."
+            )
+        if not np.issubdtype(held_out.dtype, np.integer):
+            raise CourseError(f"A held-out set is token ids, integers, not {held_out.dtype}.")
+        if batch_size < 1:
+            raise CourseError(f"batch_size is at least 1, not {batch_size}.")
+        self.held_out, self.batch_size = held_out, batch_size
+        self.results: dict[str, Result] = {}
+
+    def add(
+        self,
+        name: str,
+        model: nn.Module,
+        training: Sequence[StepRecord] = (),
+        checkpoint: Path | str | None = None,
+    ) -> "Benchmark":
+        """Measure `model` now, as it is, and keep the row; returns self.
+
+        model: maps token ids (batch, time) to `.logits`; its mode (train, eval) is put back. training: what
+        `Trainer.train` returned. checkpoint: the file or folder that has to be kept. Trainable are the parameters that
+        require gradients; none where there was no training and nothing is frozen, which is how a base comes.
+        Raises CourseError for a name in use, a token the model does not know, a loss that is not finite, no such file.
+        """
+        if name in self.results:
+            raise CourseError(f"This benchmark has a row {name!r} already: choose another name.")
+        size = None if checkpoint is None else _size(Path(checkpoint))
+        loss, accuracy = score(model, self.held_out, self.batch_size)
+        if not math.isfinite(loss):
+            raise CourseError(f"The held-out loss of {name!r} is {loss}: this model cannot be compared.")
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in model.parameters())
+        peaks = [record.peak_memory for record in training if record.peak_memory is not None]
+        self.results[name] = Result(
+            name=name,
+            loss=loss,
+            perplexity=perplexity(loss),
+            accuracy=accuracy,
+            trainable=0 if trainable == total and not training else trainable,
+            total=total,
+            seconds=sum(record.seconds for record in training) if training else None,
+            peak_memory=max(peaks, default=None),
+            checkpoint_bytes=size,
+        )
+        return self
+
+    def __getitem__(self, name: str) -> Result:
+        try:
+            return self.results[name]
+        except KeyError:
+            raise CourseError(f"This benchmark has no row {name!r}; it has: {list(self.results)}.") from None
+
+    def table(self) -> str:
+        """Text, a row a model; the same in a notebook as HTML."""
+        head, *rows = self._cells()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [(head[0].ljust(widths[0]), *map(str.rjust, head[1:], widths[1:]))]
+        lines += [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+
+    __str__ = table
+
+    def _repr_html_(self) -> str:
+        head, *rows = ([escape(cell) for cell in row] for row in self._cells())
+        top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+        body = "".join(f'<tr><th scope="row">{row[0]}</th><td>{"</td><td>".join(row[1:])}</td></tr>' for row in rows)
+        return f'<table class="benchmark"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [tuple(COLUMNS)] + [tuple(show(result) for show in COLUMNS.values()) for result in self.results.values()]
+
+    def to_json(self, path: Path | str, overwrite: bool = False) -> Path:
+        """Write {"held_out": {"rows", "predicted_tokens"}, "results": [a dictionary a row]}; returns the path.
+
+        Raises CourseError where the file exists, unless told to overwrite it.
+        """
+        rows, time = self.held_out.shape
+        held_out = {"rows": rows, "predicted_tokens": rows * (time - 1)}
+        content = {"held_out": held_out, "results": [asdict(result) for result in self.results.values()]}
+        return _write(Path(path), json.dumps(content, indent=1) + "\n", overwrite)
+
+    def to_csv(self, path: Path | str, overwrite: bool = False) -> Path:
+        """Write a line a model, numbers in full, an empty field for what was not measured. Otherwise as `to_json`."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in self.results.values())
+        return _write(Path(path), text.getvalue(), overwrite)
+
+    def plot(self, axis=None):
+        """Held-out loss against trainable parameters (log scale); models that trained none are dashed lines.
+
+        axis: where to draw, a new figure by default. Returns the axis.
+        """
+        import matplotlib.pyplot as plt
+
+        if not self.results:
+            raise CourseError("This benchmark is empty: add a model before plotting.")
+        axis = axis or plt.subplots(figsize=(7, 3.6))[1]
+        for number, result in enumerate(self.results.values()):
+            colour = f"C{number % 10}"
+            if not result.trainable:
+                axis.axhline(result.loss, color=colour, linestyle="--", linewidth=1, label=result.name)
+            else:
+                axis.plot(result.trainable, result.loss, "o", color=colour, label=result.name)
+        if any(result.trainable for result in self.results.values()):
+            axis.set_xscale("log")
+        axis.set(xlabel="trainable parameters", ylabel="held-out loss (nats a token)")
+        axis.legend(fontsize="small")
+        return axis
+
+
+@torch.inference_mode()
+def score(model: nn.Module, blocks: np.ndarray, batch_size: int = 8) -> tuple[float, float]:
+    """(mean next-token loss in nats, share of tokens whose likeliest guess is right) over `blocks` (rows, time).
+
+    Both over every token after a row's first. Equal scores are one guess: the lowest id. The model's mode is put back.
+    """
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    if vocabulary is not None and blocks.max() >= vocabulary:
+        raise CourseError(f"Token id {blocks.max()} is not in this model's vocabulary of {vocabulary}.")
+    device, training = next(model.parameters()).device, model.training
+    loss = right = 0.0
+    model.eval()
+    for start in range(0, len(blocks), batch_size):
+        tokens = torch.as_tensor(blocks[start : start + batch_size], device=device).long()
+        logits, targets = model(tokens).logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten()
+        loss += F.cross_entropy(logits, targets, reduction="sum").item()
+        right += (logits.argmax(-1) == targets).sum().item()
+    model.train(training)
+    count = blocks.shape[0] * (blocks.shape[1] - 1)
+    return loss / count, right / count
+
+
+def _megabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+COLUMNS = {
+    "model": lambda result: result.name,
+    "loss": lambda result: f"{result.loss:.3f}",
+    "perplexity": lambda result: f"{result.perplexity:,.1f}",
+    "accuracy": lambda result: f"{100 * result.accuracy:.1f} %",
+    "trainable": lambda result: f"{result.trainable:,}",
+    "total": lambda result: f"{result.total:,}",
+    "training": lambda result: "–" if result.seconds is None else f"{result.seconds:.1f} s",
+    "peak memory": lambda result: _megabytes(result.peak_memory),
+    "checkpoint": lambda result: _megabytes(result.checkpoint_bytes),
+}
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if not path.exists():
+        raise CourseError(f"There is no checkpoint {path}.")
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _write(path: Path, text: str, overwrite: bool) -> Path:
+    if path.exists() and not overwrite:
+        raise CourseError(f"{path} exists: choose another name, or say overwrite=True.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
