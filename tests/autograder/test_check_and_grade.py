@@ -18,6 +18,7 @@ from course_lib.errors import CourseError
 
 ANSWERS = ["init", "forward", "merged-weight", "lora-parameters", "backward", "trainable-percentage"]
 ANSWERS += ["inject-lora", "base-parameters", "model-percentage"]
+ANSWERS += ["torch-init", "torch-forward", "torch-inject-lora"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,7 +90,7 @@ def graded(tmp_path_factory):
 @pytest.mark.xdist_group("grading")  # one worker: they share one nbgrader run
 class TestGrade:
     def test_reference_scores_full_marks(self, graded):
-        assert graded[0]["reference"].total == 30
+        assert graded[0]["reference"].total == 40
 
     def test_untouched_release_scores_zero(self, graded):
         assert graded[0]["untouched"].total == 0
@@ -101,11 +102,11 @@ class TestGrade:
         assert graded[0]["half"].points["check-init"] == 0
 
     def test_a_warning_costs_nothing(self, graded):
-        assert graded[0]["noisy"].total == 30
+        assert graded[0]["noisy"].total == 40
 
     def test_hidden_tests_see_what_visible_checks_do_not(self, graded):
         assert graded[0]["hidden"].points["check-forward"] == 0
-        assert graded[0]["hidden"].total == 26
+        assert graded[0]["hidden"].total == 36
 
     def test_deleted_tests_are_put_back(self, graded):
         assert graded[0]["Doe, Jr"].points["check-forward"] == 4
@@ -121,11 +122,11 @@ class TestGrade:
             rows = {row["student"]: row for row in csv.DictReader(file)}
         assert set(rows) == {"reference", "untouched", "half", "noisy", "hidden", "Doe, Jr", "broken"}
         assert float(rows["half"]["total"]) == 11
-        assert all(row["max"] == "30" for row in rows.values())
+        assert all(row["max"] == "40" for row in rows.values())
 
     def test_table_and_feedback(self, graded):
         _, state, text, _ = graded
-        assert "total/30" in text.splitlines()[0]
+        assert "total/40" in text.splitlines()[0]
         assert any(line.startswith("half") and line.endswith("11") for line in text.splitlines())
         assert (state / "feedback/half/lora/lora.html").is_file()
 
@@ -159,9 +160,10 @@ def test_nbgraders_own_commands_work_in_a_copy_of_the_course(tmp_path):
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{root / 'gradebook.db'}") as gradebook:
-        assert gradebook.find_submission("lora", "ada").score == 30
+        assert gradebook.find_submission("lora", "ada").score == 40
 
 
+@pytest.mark.slow
 class TestCheck:
     def outcomes(self, nb, tmp_path):
         path = tmp_path / "my work.ipynb"  # a student may rename it
