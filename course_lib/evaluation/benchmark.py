@@ -23,6 +23,8 @@ from course_lib.errors import CourseError
 from course_lib.evaluation.perplexity import perplexity
 from course_lib.training.trainer import StepRecord
 
+MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell them apart
+
 
 @dataclass(frozen=True)
 class Result:
@@ -155,11 +157,11 @@ class Benchmark:
             raise CourseError("This benchmark is empty: add a model before plotting.")
         axis = axis or plt.subplots(figsize=(7, 3.6))[1]
         for number, result in enumerate(self.results.values()):
-            colour = f"C{number % 10}"
+            colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
             if not result.trainable:
                 axis.axhline(result.loss, color=colour, linestyle="--", linewidth=1, label=result.name)
             else:
-                axis.plot(result.trainable, result.loss, "o", color=colour, label=result.name)
+                axis.plot(result.trainable, result.loss, marker, color=colour, label=result.name)
         if any(result.trainable for result in self.results.values()):
             axis.set_xscale("log")
         axis.set(xlabel="trainable parameters", ylabel="held-out loss (nats a token)")
