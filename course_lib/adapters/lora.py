@@ -66,7 +66,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         down = F.linear(self.dropout(x).to(self.A.dtype), self.A)  # (..., rank)
-        return self.scaling * F.linear(down, self.B)
+        return F.linear(self.scaling * down, self.B)  # scaled where it is narrow
 
     def delta(self) -> torch.Tensor:
         """scaling * B A, (out, in): what merging adds to the weight."""

@@ -24,6 +24,39 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
+def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    """`weight` times `summed_loss`, in less time and memory: the logits are overwritten by their gradient.
+
+    For a training step, which has no other use for them; the underscore is torch's mark of what works in place. The
+    logits of 256 tokens of SmolLM2 are 50 MB, and the plain form makes three more arrays of that size.
+    """
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    return _CrossEntropy.apply(logits.flatten(0, 1).float(), targets.flatten(), weight)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """weight * sum_i (logsumexp(x_i) - x_i[t_i]) over the rows whose t_i counts; x: (rows, vocabulary), t: (rows,).
+
+    The gradient is weight * (softmax(x_i) - onehot(t_i)), and softmax is on the way to the loss: it is kept, in x.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+        weights = weight * (targets != IGNORE).to(x)[:, None]
+        target = targets.clamp(min=0)[:, None]  # any index will do where the weight is 0
+        top, at_target = x.amax(dim=-1, keepdim=True), x.gather(1, target)
+        total = x.sub_(top).exp_().sum(dim=-1, keepdim=True)
+        ctx.gradient = x.mul_(weights / total).scatter_add_(1, target, -weights)
+        return ((top + total.log() - at_target) * weights).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: torch.Tensor):
+        if upstream.is_cuda or upstream != 1:  # to ask a GPU for the number would take longer than the product
+            ctx.gradient.mul_(upstream)
+        return ctx.gradient, None, None
+
+
 def count_targets(labels: torch.Tensor) -> int:
     """How many labels (batch, time) are predicted: all but the first column that are not IGNORE."""
     return int((labels[:, 1:] != IGNORE).sum())

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from course_lib.errors import CourseError
 from course_lib.training.checkpoint import Checkpoints
 from course_lib.training.distributed import World, share
-from course_lib.training.loss import count_targets, summed_loss
+from course_lib.training.loss import count_targets, summed_loss_
 from course_lib.training.memory import peak_memory, reset_peak_memory
 from course_lib.training.schedule import schedule_named
 
@@ -194,7 +194,7 @@ class Trainer:
             with self._synchronised(number == len(parts) - 1):
                 with self.autocast():
                     logits = self.forward(**part).logits
-                loss = summed_loss(logits, labels) * (self.world.size / targets)
+                loss = summed_loss_(logits, labels, self.world.size / targets)
                 self.scaler.scale(loss).backward()
             total += loss.item()
         return self.world.total(total) / self.world.size
