@@ -242,21 +242,24 @@ class Attention(nn.Module):
 
 
 def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of p theta^(-2i / head_dim) for positions p (batch, time): two (batch, 1, time, head_dim / 2).
+    """(cos, cos), (-sin, sin) of the angles p theta^(-2i / head_dim), i < head_dim / 2, at positions p (batch, time).
 
     RoPE (arXiv:2104.09864, eq. 15): the pair i of a query or key at position p is turned by that angle, after which
-    q . k depends on positions through their difference alone.
+    q . k depends on positions through their difference alone. Returns two tensors (batch, 1, time, head_dim), as
+    `rotate` takes them.
     """
     # Written as models were trained with it: theta ** -x rounds otherwise, which moves SmolLM2's logits by 1e-4.
     frequencies = 1 / theta ** (torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angles = positions[:, None, :, None].float() * frequencies
-    return angles.cos(), angles.sin()
+    return torch.cat([angles.cos()] * 2, dim=-1), torch.cat([-angles.sin(), angles.sin()], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x (batch, heads, time, head_dim); its pairs are number i of either half, as Llama's files have them."""
-    a, b, cos, sin = *x.chunk(2, dim=-1), cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    """Turn x (batch, heads, time, head_dim): (a, b) becomes (a cos - b sin, b cos + a sin).
+
+    A pair is number i of either half, as Llama's files have them, so that rolling by a half puts b where a was.
+    """
+    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, dims=-1) * sin.to(x.dtype)
 
 
 def visible(attention_mask: Tensor | None, batch: int, time: int, past: int, device: torch.device) -> Tensor | None:

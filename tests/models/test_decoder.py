@@ -173,8 +173,8 @@ def test_rope_turns_by_the_distance():
     assert turned(q, 33).norm().item() == pytest.approx(q.norm().item(), rel=1e-6)
     assert turned(q, 0).equal(q)
     cos, sin = rope(torch.tensor([[3]]), 4, 100.0)  # worked: angles 3 and 3 * 100 ** -0.5
-    assert cos.flatten().tolist() == pytest.approx([math.cos(3), math.cos(0.3)])
-    assert sin.flatten().tolist() == pytest.approx([math.sin(3), math.sin(0.3)])
+    assert cos.flatten().tolist() == pytest.approx([math.cos(3), math.cos(0.3)] * 2)
+    assert sin.flatten().tolist() == pytest.approx([-math.sin(3), -math.sin(0.3), math.sin(3), math.sin(0.3)])
 
 
 def test_masks_worked():
