@@ -135,7 +135,7 @@ def distclean(root: str) -> None:
 
 
 def setup(root: str) -> None:
-    """install everything into .venv from constraints.txt (TORCH_INDEX=URL, TORCH=cuda, EXTRAS=gpu,gemma)"""
+    """install everything into .venv from constraints.txt (TORCH_INDEX=URL, TORCH=cuda, EXTRAS=gemma)"""
     venv_setup.setup(root)
 
 

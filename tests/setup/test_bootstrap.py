@@ -181,15 +181,15 @@ def test_changed_pins_or_another_python_make_it_stale(checkout, name):
 
 def test_another_extra_or_torch_index_makes_it_stale(checkout):
     venv_setup.write_stamp(str(checkout), ["torch"], "")
-    assert not venv_setup.is_current(str(checkout), ["torch", "gpu"], "")
+    assert not venv_setup.is_current(str(checkout), ["torch", "gemma"], "")
     assert not venv_setup.is_current(str(checkout), ["torch"], "the CPU index")
 
 
 def test_a_chosen_torch_index_and_extras_are_remembered(checkout, monkeypatch):
-    venv_setup.write_stamp(str(checkout), ["torch", "gpu"], "the CPU index")
+    venv_setup.write_stamp(str(checkout), ["torch", "gemma"], "the CPU index")
     monkeypatch.delenv("EXTRAS", raising=False)
     assert venv_setup.is_current(str(checkout), ["torch"], "")
-    assert venv_setup.wanted_extras(venv_setup.read_stamp(str(checkout))) == [*venv_setup.EXTRAS, "gpu"]
+    assert venv_setup.wanted_extras(venv_setup.read_stamp(str(checkout))) == [*venv_setup.EXTRAS, "gemma"]
 
 
 def test_a_moved_checkout_needs_a_new_environment(checkout, tmp_path_factory):

@@ -60,7 +60,7 @@ def test_a_plain_install_needs_numpy_and_regex_only():
     assert [Requirement(text).name for text in project_table()["dependencies"]] == ["numpy", "regex"]
 
 
-@pytest.mark.parametrize("extra", ["torch", "book", "grading", "gpu", "gemma", "serve", "dev"])
+@pytest.mark.parametrize("extra", ["torch", "book", "grading", "gemma", "serve", "dev"])
 def test_each_extra_exists_and_all_of_it_is_pinned(extra):
     requirements = [Requirement(text) for text in project_table()["optional-dependencies"][extra]]
     assert requirements
