@@ -42,8 +42,38 @@ def test_lora_chapter(tmp_path):
     assert recorded["loss_last"] < recorded["loss_first"]
     assert recorded["peft_loss_difference"] < 1e-3  # the band the chapter prints for this profile
     assert recorded["adapter_bytes"] < recorded["base_bytes"] / 200
+    assert recorded["gpt2_trained"] == {str(rank): 36_864 * rank for rank in (4, 8, 16, 32)}
+    assert recorded["step_ratio"] == pytest.approx(3.79, rel=0.1)  # equation (eq-step)
+    assert recorded["orthogonality"] < 1e-5
+    assert pictures(outputs) == 10
 
-    assert pictures(outputs) == 3
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_full_finetuning_chapter(tmp_path):
+    recorded, outputs = execute("02_full_finetuning", tmp_path)
+    assert recorded["resumed_identical"]
+    assert recorded["by_hand_difference"] < 1e-4
+    assert recorded["recomputed_difference"] < 1e-5
+    assert recorded["transformers_difference"] < 1e-3
+    assert max(abs(error) for error in recorded["memory_error"].values()) < 0.01
+    assert recorded["accumulation_error"]["weighted by tokens"] < 1e-5
+    assert recorded["accumulation_error"]["mean of means"] > 0.1
+    assert recorded["loss_last"] < recorded["loss_first"]
+    assert pictures(outputs) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_merging_chapter(tmp_path):
+    recorded, outputs = execute("04_merging", tmp_path)
+    assert recorded["merge_difference"] < 1e-3 < recorded["adapter_effect"]
+    assert recorded["cat_error"] < 1e-6 < 0.01 < recorded["linear_error"]
+    assert max(recorded["peft_differences"].values()) < 1e-3
+    assert recorded["subtraction_differs"]["float64"] == 0 < recorded["subtraction_differs"]["bfloat16"]
+    assert recorded["rounding_share"]["float16"] < recorded["rounding_share"]["bfloat16"]
+    assert recorded["merged_bytes"] > 100 * recorded["lora_share_of_parameters"] * recorded["merged_bytes"]
+    assert pictures(outputs) == 5
 
 
 @pytest.mark.slow
