@@ -18,6 +18,7 @@ COMMANDS = (
     "course_lib.execution.align_command",
     "course_lib.execution.train_command",
     "course_lib.execution.adapter_commands",
+    "course_lib.execution.compare_command",
     "course_lib.models.commands",
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A room may import from rooms on lower floors and from itself. Single modules (errors, cache) are the ground.
+# A room may import from rooms on lower floors and from itself. Single modules (errors, files, cache) are the ground.
 FLOORS = {
     "data": 0,
     "scratch": 1,

@@ -19,6 +19,7 @@ from torch import nn
 from course_lib.adapters.layers import AdaptedLayer, adapted_layers
 from course_lib.adapters.lora import LoRALinear, adapter_names, inject_lora, lora_layers
 from course_lib.errors import CourseError
+from course_lib.files import refuse_filled
 from course_lib.models.twin import twin
 
 
@@ -177,8 +178,7 @@ def save_merged(model: nn.Module, directory: Path | str) -> Path:
     if not hasattr(model, "save_pretrained"):
         raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CourseError(f"{directory} exists and is not empty: choose another directory for the merged model.")
+    refuse_filled(directory)
     plain = twin(model)
     if not any(layer.merged for _, layer in adapted_layers(plain)):
         merge(plain)

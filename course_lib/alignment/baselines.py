@@ -32,6 +32,7 @@ from course_lib.adapters.files import CONFIG, DEFAULTS, PREFIX, WEIGHTS
 from course_lib.data.corpora import read_corpus
 from course_lib.data.text import batches, token_blocks
 from course_lib.errors import CourseError
+from course_lib.files import refuse_filled, write_json
 from course_lib.models.fingerprint import fingerprint
 from course_lib.models.pretrained import DEFAULT, load
 from course_lib.models.twin import twin
@@ -156,7 +157,7 @@ def run(
     about |= {"seconds": time.perf_counter() - began, "peak_memory": peak_memory(torch.device(device))}
     (save_ours if ours and settings.targets else save_reference)(model, output)
     about["versions"] = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    _write_json(output / "run.json", about | {"settings": asdict(settings)})
+    write_json(output / "run.json", about | {"settings": asdict(settings)})
     return output
 
 
@@ -335,6 +336,7 @@ def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) 
     steps = itertools.count()
 
     def write(*_) -> None:
+        """A step's gradients to a file of its own, while there are some to write."""
         if (step := next(steps)) < count:
             folder.mkdir(exist_ok=True)
             gradients = {name: p.grad.contiguous() for name, p in trained.items() if p.grad is not None}
@@ -346,13 +348,6 @@ def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) 
 
 
 def _fresh(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CourseError(f"{folder} exists and is not empty: choose another folder for the run.")
+    refuse_filled(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _write_json(path: Path, value: dict) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
@@ -17,6 +16,7 @@ import torch
 
 from course_lib.alignment.runs import Run, Tensors, opened
 from course_lib.errors import CourseError
+from course_lib.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,4 @@ def write_new(path: Path, content: bytes) -> None:
     """Write a file that does not exist yet, whole or not at all. CourseError where it does."""
     if path.exists():
         raise CourseError(f"{path} exists: choose another name or remove it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_whole(path, content)

@@ -127,6 +127,7 @@ def _elements(text: str) -> Iterator[tuple[int, object]]:
     text = text.removeprefix("\ufeff")
 
     def skip(to: int, blanks: str) -> int:
+        """The first place from `to` that holds none of `blanks`."""
         while to < len(text) and text[to] in blanks:
             to += 1
         return to

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from course_lib.errors import CourseError
+from course_lib.files import write_json
 
 MANIFEST = "shards.json"
 CHUNK = 1 << 16  # characters tokenised at a time
@@ -61,7 +62,7 @@ def prepare(
     finally:
         everything.unlink(missing_ok=True)
     manifest = {"fingerprint": fingerprint, "complete": True, "dtype": dtype.name, "shards": shards}
-    _write_manifest(output, manifest)
+    write_json(output / MANIFEST, manifest)
     for name, count in shards.items():
         say(f"  {output / name}: {count:,} tokens")
     return manifest
@@ -104,7 +105,7 @@ def _claim(output: Path, fingerprint: str, force: bool) -> dict | None:
             f"{output} holds shards of other texts or settings ({others[0]}, ...): choose another folder, or --force."
         )
     output.mkdir(parents=True, exist_ok=True)
-    _write_manifest(output, {"fingerprint": fingerprint, "complete": False, "shards": {}})
+    write_json(output / MANIFEST, {"fingerprint": fingerprint, "complete": False, "shards": {}})
     for name in others:
         (output / name).unlink()
     return None
@@ -188,12 +189,6 @@ def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: in
         os.replace(temporary, output / name)
         written[name] = len(part)
     return written
-
-
-def _write_manifest(output: Path, manifest: dict) -> None:
-    temporary = output / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(temporary, output / MANIFEST)
 
 
 def _counts(manifest: dict) -> str:

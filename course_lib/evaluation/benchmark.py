@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from course_lib.errors import CourseError
 from course_lib.evaluation.perplexity import perplexity
+from course_lib.files import write_whole
 from course_lib.training.trainer import StepRecord
 
 MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell them apart
@@ -219,8 +219,4 @@ def _size(path: Path) -> int:
 def _write(path: Path, text: str, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise CourseError(f"{path} exists: choose another name, or say overwrite=True.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_whole(path, text)

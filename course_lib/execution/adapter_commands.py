@@ -1,23 +1,19 @@
-"""`course merge`, `course adapters` and `course compare`: what can be done with a trained adapter."""
+"""`course merge` and `course adapters`: what can be done with a trained adapter, besides `course compare`."""
 
 import argparse
 import json
 import math
-import os
 import re
 from pathlib import Path
 
 from course_lib.errors import CourseError
-
-MARK = "<!-- written by course compare -->"
-DEFAULT_PROMPT = "Once upon a time in"
+from course_lib.files import refuse_filled, write_json
 
 
 def add_parser(subparsers) -> None:
-    """Register the three commands (cheap: nothing heavy is imported before one runs)."""
+    """Register the two commands (cheap: nothing heavy is imported before one runs)."""
     _add_merge(subparsers)
     _add_adapters(subparsers)
-    _add_compare(subparsers)
 
 
 def _add_merge(subparsers) -> None:
@@ -32,18 +28,40 @@ def _add_merge(subparsers) -> None:
 
 The sum is taken in float32 and rounded once. In bfloat16 a weight keeps 8 bits, and a small change may
 be lost in the rounding: the report says how large both are. An adapter trained on a 4-bit base (qlora)
-is merged into the base at full precision, which is not quite what it was trained on.""",
+is merged into the base at full precision, which is not quite what it was trained on.
+
+Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
     )
-    parser.add_argument("--base", metavar="NAME", help="the model (default: the one the adapter names)")
-    parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="the adapter's folder")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder for the model")
+    parser.add_argument(
+        "--base", metavar="NAME", help="the model to merge into: a name or a folder (the one the adapter names)"
+    )
+    parser.add_argument(
+        "--adapter", type=Path, required=True, metavar="DIR", help="the adapter's folder, ours or PEFT's (needed)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the model (needed)"
+    )
     dtypes = ("float32", "bfloat16", "float16")
-    parser.add_argument("--dtype", choices=dtypes, default="float32", help="of base and result (float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=dtypes,
+        default="float32",
+        help="what the base is loaded in and the result saved in (float32)",
+    )
     parser.set_defaults(run=run_merge)
 
 
 def _add_adapters(subparsers) -> None:
-    parser = subparsers.add_parser("adapters", help="list adapters, or look into one")
+    parser = subparsers.add_parser(
+        "adapters",
+        help="list adapters, look into one, or take one out of a checkpoint",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""What adapters there are, what is in one, and those that a run's checkpoints hold.
+
+  course adapters list runs
+  course adapters info runs/notes
+  course adapters export runs/notes/checkpoints/best --output runs/notes_best""",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     every = actions.add_parser(
         "list",
@@ -51,7 +69,9 @@ def _add_adapters(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="All adapters below a folder, ours and PEFT's: kind, size, base.\n\n  course adapters list runs",
     )
-    every.add_argument("folder", type=Path, nargs="?", default=Path(), help="where to look (here)")
+    every.add_argument(
+        "folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="where to look (the current folder)"
+    )
     every.set_defaults(run=run_list)
     one = actions.add_parser(
         "info",
@@ -61,7 +81,7 @@ def _add_adapters(subparsers) -> None:
         "norm of scaling * B A for LoRA, the root mean square of the angles for a butterfly.\n\n"
         "  course adapters info runs/notes",
     )
-    one.add_argument("folder", type=Path, help="the adapter's folder")
+    one.add_argument("folder", type=Path, metavar="DIR", help="the adapter's folder, ours or PEFT's")
     one.set_defaults(run=run_info)
     export = actions.add_parser(
         "export",
@@ -72,39 +92,11 @@ def _add_adapters(subparsers) -> None:
         "  course adapters export runs/notes/checkpoints/best --output runs/notes_best\n"
         "  course adapters export runs/notes/checkpoints/step_000250 --output runs/notes_250",
     )
-    export.add_argument("checkpoint", type=Path, help="a folder below the run's checkpoints")
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder for the adapter")
-    export.set_defaults(run=run_export)
-
-
-def _add_compare(subparsers) -> None:
-    parser = subparsers.add_parser(
-        "compare",
-        help="what a base and its adapters say to the same prompts",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="""Continue prompts with the base and with each adapter, and show them together.
-
-  course compare --adapter runs/notes --samples 5 --temperature 0.8
-  course compare --adapter runs/notes --adapter runs/lora --prompt "The storm" --prompt "At dawn"
-  course compare --adapter runs/chat --chat --prompts questions.txt --html comparison.html
-
-All models draw with the same random numbers: what differs is due to the weights. The same command
-prints the same text.""",
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a folder in RUN/checkpoints")
+    export.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the adapter (needed)"
     )
-    parser.add_argument("--base", metavar="NAME", help="the model (default: the one the first adapter names)")
-    parser.add_argument("--adapter", type=Path, action="append", required=True, metavar="DIR", help="may be repeated")
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be repeated")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt a line")
-    parser.add_argument("--samples", type=int, default=5, metavar="N", help="continuations of each prompt (5)")
-    parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="tokens of a continuation (40)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: the likeliest token, one sample (0.8)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this share (1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    parser.add_argument("--chat", action="store_true", help="give prompts in the model's chat template")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
-    parser.add_argument("--force", action="store_true", help="let --html replace a file that is no such page")
-    parser.set_defaults(run=run_compare)
+    export.set_defaults(run=run_export)
 
 
 # --- merge -----------------------------------------------------------------------------------------------------------
@@ -115,9 +107,8 @@ def run_merge(args: argparse.Namespace) -> int:
     from course_lib.adapters import load_adapter, merge, save_merged
 
     base = args.base or named_base(args.adapter)
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise CourseError(f"{args.output} exists and is not empty: choose another --output.")
-    model, tokenizer = _load(base, args.dtype)
+    refuse_filled(args.output)
+    model, tokenizer = load_base(base, args.dtype)
     print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
     load_adapter(model, args.adapter)
     report = merge(model)
@@ -137,7 +128,7 @@ def _share(report) -> str:
     return f"{report.mean_error / report.mean_change:.2%}" if report.mean_change else "there is none"
 
 
-def _load(name: str, dtype: str = "float32", device: str = "cpu"):
+def load_base(name: str, dtype: str = "float32", device: str = "cpu"):
     """(model, tokenizer); a base without a tokenizer of its own is refused in a sentence."""
     from course_lib.models.pretrained import load
 
@@ -288,13 +279,11 @@ def run_export(args: argparse.Namespace) -> int:
         raise CourseError(f"{args.checkpoint} is no checkpoint in the folder of a run of `course train`.")
     if run["mode"] == "full":
         raise CourseError(f"{args.checkpoint} holds a whole model's weights, and no adapter.")
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise CourseError(f"{args.output} exists and is not empty: choose another --output.")
+    refuse_filled(args.output)
     tensors = load_file(args.checkpoint / "weights.safetensors")
     args.output.mkdir(parents=True, exist_ok=True)
     save_file({peft_name(key): tensor for key, tensor in tensors.items()}, args.output / "adapter_model.safetensors")
-    config = json.dumps(exported_config(run, args.checkpoint.parent.parent), indent=2)
-    (args.output / "adapter_config.json").write_text(config)
+    write_json(args.output / "adapter_config.json", exported_config(run, args.checkpoint.parent.parent))
     print(f"{args.output}: {sum(tensor.numel() for tensor in tensors.values()):,} parameters of {args.checkpoint.name}")
     return 0
 
@@ -307,158 +296,16 @@ def peft_name(name: str) -> str:
 
 def exported_config(run: dict, folder: Path) -> dict:
     """adapter_config.json for the settings of a run in `folder`."""
-    lora = run["mode"] in ("lora", "qlora")
     base = folder / "base"
-    method = (
-        {"peft_type": "LORA", "r": run["rank"], "lora_alpha": run["alpha"], "lora_dropout": run["dropout"]}
-        | {"use_rslora": run["rslora"], "fan_in_fan_out": "c_attn" in run["targets"], "bias": "none"}
-        if lora
-        else {"peft_type": "BUTTERFLY", "stages": run["stages"], "block_size": run["block_size"]}
-    )
+    if run["mode"] in ("lora", "qlora"):
+        transposed = any(target.split(".")[-1].startswith("c_") for target in run["targets"])  # GPT-2's c_attn, c_proj
+        method = {"peft_type": "LORA", "r": run["rank"], "lora_alpha": run["alpha"], "lora_dropout": run["dropout"]}
+        method |= {"use_rslora": run["rslora"], "fan_in_fan_out": transposed, "bias": "none"}
+    else:
+        method = {"peft_type": "BUTTERFLY", "stages": run["stages"], "block_size": run["block_size"]}
     return method | {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base) if base.is_dir() else run["model"],
         "target_modules": run["targets"],
         "inference_mode": True,
     }
-
-
-# --- compare ---------------------------------------------------------------------------------------------------------
-
-
-def run_compare(args: argparse.Namespace) -> int:
-    """Generate with the base and each adapter, print them one after another and side by side, write the page."""
-    prompts = read_prompts(args)
-    if args.samples < 1 or args.max_new_tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise CourseError("--samples and --max-new-tokens are at least 1, --temperature 0 or more, --top-p in (0, 1].")
-    if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
-        raise CourseError(f"{args.html} exists and is not of this command: choose another name, or --force.")
-    samples = 1 if args.temperature == 0 else args.samples
-    base = args.base or named_base(args.adapter[0])
-    comparison = compare(base, args.adapter, prompts, samples, args)
-    print(as_text(comparison, [(p, i + 1) for p in prompts for i in range(samples)]))
-    if args.html:
-        write_page(args.html, comparison, base)
-        print(f"The comparison is in {args.html}")
-    return 0
-
-
-def _beginning(path: Path) -> str:
-    return path.read_bytes()[:500].decode("utf-8", errors="replace")
-
-
-def read_prompts(args: argparse.Namespace) -> list[str]:
-    """From --prompt and the lines of --prompts; one of our own where neither is given."""
-    prompts = list(args.prompt)
-    if args.prompts:
-        try:
-            prompts += [line for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise CourseError(f"The prompts in {args.prompts} cannot be read: {error}") from error
-        if not prompts:
-            raise CourseError(f"{args.prompts} has no line with a prompt.")
-    if not all(prompt.strip() for prompt in prompts):
-        raise CourseError("A --prompt is empty: give it a word to go on from.")
-    return prompts or [DEFAULT_PROMPT]
-
-
-def compare(base: str, adapters: list[Path], prompts: list[str], samples: int, args: argparse.Namespace):
-    """A Comparison of the base and each adapter, loaded once and switched; its rows are prompt by prompt the samples.
-
-    Every model continues prompt i with the seed args.seed + i.
-    """
-    from course_lib.adapters import disable_adapters, load_adapter, set_adapter
-    from course_lib.alignment.report import Comparison
-
-    names = _names(adapters)
-    # What is no adapter is refused before the base is loaded. A base holds many LoRA adapters, but one butterfly.
-    turned = {name for name, folder in names.items() if adapter_config(folder).get("peft_type") == "BUTTERFLY"}
-    model, tokenizer = _load(base, device=args.device)
-    for name in names.keys() - turned:
-        load_adapter(model, names[name], name)
-    with disable_adapters(model):
-        completions = {"base": _continue(model, tokenizer, prompts, samples, args)}
-    for name, folder in names.items():
-        load_adapter(model, folder) if name in turned else set_adapter(model, name)
-        completions[name] = _continue(model, tokenizer, prompts, samples, args)
-    return Comparison([prompt for prompt in prompts for _ in range(samples)], completions)
-
-
-def _names(adapters: list[Path]) -> dict[str, Path]:
-    """A name for each adapter from its folder's, told apart by numbers where two are alike."""
-    names: dict[str, Path] = {}
-    for folder in adapters:
-        stem = re.sub(r"[^\w-]", "_", folder.resolve().name) or "adapter"
-        stem = f"{stem}_adapter" if stem in ("base", "default") else stem
-        name, number = stem, 1
-        while name in names:
-            number += 1
-            name = f"{stem}_{number}"
-        names[name] = folder
-    return names
-
-
-def _continue(model, tokenizer, prompts: list[str], samples: int, args: argparse.Namespace) -> list[str]:
-    from course_lib.data import chat_text
-    from course_lib.inference import complete
-
-    if args.chat and not getattr(tokenizer, "chat_template", None):
-        raise CourseError("--chat: this model's tokenizer has no chat template.")
-    texts = []
-    for number, prompt in enumerate(prompts):
-        given = chat_text(tokenizer, [{"role": "user", "content": prompt}], True) if args.chat else prompt
-        options = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed + number}
-        texts += complete(model, tokenizer, [given] * samples, args.max_new_tokens, **options)
-    return texts
-
-
-def as_text(comparison, labels: list[tuple[str, int]]) -> str:
-    """One part a model, then all of them under each prompt."""
-    rule, blocks = "=" * 72, []
-    for name, texts in comparison.completions.items():
-        title = "BASE MODEL" if name == "base" else f"ADAPTER {name}"
-        blocks.append(f"{rule}\n{title}\n{rule}")
-        blocks += [
-            f"[Sample {n}] {_plain(prompt + _after(text))}" for (prompt, n), text in zip(labels, texts, strict=True)
-        ]
-    blocks.append(f"{rule}\nSIDE BY SIDE\n{rule}")
-    for row, (prompt, number) in enumerate(labels):
-        sides = [f"  {name}:\n    {_indented(texts[row])}" for name, texts in comparison.completions.items()]
-        blocks.append("\n".join([f"[Sample {number}] Prompt: {_plain(prompt)}", *sides]))
-    return "\n\n".join(blocks)
-
-
-def _after(text: str) -> str:
-    return text if text[:1].isspace() or not text else f" | {text}"
-
-
-def _indented(text: str) -> str:
-    return _plain(text.strip()).replace("\n", "\n    ")
-
-
-def _plain(text: str) -> str:
-    """Control characters made visible: a model's output must not steer the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def write_page(path: Path, comparison, base: str) -> None:
-    """One page that needs no other file; all text of models and users is escaped."""
-    from html import escape
-
-    style = (
-        "body{font-family:system-ui,sans-serif;margin:2rem;line-height:1.4}table{border-collapse:collapse;width:100%}"
-        "th,td{border:1px solid #bbb;padding:.5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}"
-        "th{background:#f2f2f2}@media(max-width:40rem){body{margin:.5rem}}"
-    )
-    page = f"""<!DOCTYPE html>
-{MARK}
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Base and adapters</title><style>{style}</style></head>
-<body><h1>{escape(base)} and its adapters</h1>
-{comparison._repr_html_()}
-</body></html>
-"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)

@@ -5,23 +5,28 @@ from pathlib import Path
 
 from course_lib.errors import CourseError
 
+EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
+
+  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
+  course align compare runs/ours runs/peft --tolerance 0.0001"""
 RECIPES = ("gpt2-lora", "gpt2-full", "gemma-lora", "smollm2-lora")
 # flag, type, help; the field of Settings has the flag's name
 SETTINGS = (
     ("--epochs", int, "passes over the data (1)"),
-    ("--steps", int, "optimiser steps, instead of passes"),
-    ("--batch", int, "rows a micro-batch"),
-    ("--grad-accum", int, "micro-batches a step (1)"),
-    ("--seq-len", int, "tokens a row"),
-    ("--lr", float, "peak learning rate"),
+    ("--steps", int, "optimiser steps, instead of --epochs"),
+    ("--batch", int, "rows of a micro-batch (gpt2-lora: 8; else 4)"),
+    ("--grad-accum", int, "micro-batches of a step (1)"),
+    ("--seq-len", int, "tokens in a row (128; gemma-lora: 256)"),
+    ("--lr", float, "peak learning rate (2e-4; gpt2-full: 5e-5)"),
     ("--warmup-ratio", float, "share of the steps with a rising learning rate (0.03)"),
-    ("--dump-gradients", int, "write the gradients of the first N steps, as the optimiser gets them"),
+    ("--dump-gradients", int, "write the gradients of the first N steps, as the optimiser gets them (0)"),
     ("--seed", int, "of the start and of the order of the data (0)"),
-    ("--documents", int, "read at most so many documents"),
+    ("--documents", int, "read the first N documents (all)"),
 )
 ADAPTER = (
     ("--rank", int, "LoRA rank (8)"),
-    ("--alpha", float, "LoRA alpha"),
+    ("--alpha", float, "LoRA alpha (16; gemma-lora: 32)"),
     ("--lora-dropout", float, "LoRA dropout (0)"),
 )
 
@@ -29,7 +34,10 @@ ADAPTER = (
 def add_parser(subparsers) -> None:
     """Register `course align` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
-        "align", help="train PEFT's reference or the same run with our code; compare any two runs"
+        "align",
+        help="train PEFT's reference or the same run with our code; compare any two runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=EXAMPLES,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_run(actions)
@@ -43,23 +51,39 @@ def _add_run(actions) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Train with PEFT and transformers in a plain torch loop, or (--ours) with our LoRA and
 Trainer, from the same start on the same batches. Writes loss.jsonl, the adapter in PEFT's layout,
-the one it started from (initial/) and run.json. Settings that are not given are the recipe's.
+the one it started from (initial/) and run.json. Defaults, which depend on the recipe, are in
+brackets.
 
-  course align run gpt2-lora --model gpt2 --data wikitext-2-raw --output runs/peft --steps 100
-  course align run gpt2-lora --model gpt2 --data wikitext-2-raw --output runs/ours --steps 100 --ours
-  course align compare runs/ours runs/peft --tolerance 0.0001""",
+  gpt2-lora      LoRA on the attention of GPT-2
+  gpt2-full      all weights of GPT-2
+  gemma-lora     LoRA on the attention of google/gemma-3-270m
+  smollm2-lora   LoRA on the queries and values of SmolLM2-135M-Instruct, which a package carries
+
+  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
+  course align run smollm2-lora --data notes.txt --output runs/notes --target-mode full --rank 16""",
     )
-    run.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
-    run.add_argument("--data", required=True, metavar="DIR", help="a WikiText folder, a text file, or a corpus by name")
-    run.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the run")
-    run.add_argument("--model", metavar="NAME", help="a model's name or folder (default: the recipe's)")
+    run.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help="one of the above")
+    run.add_argument(
+        "--data", required=True, metavar="SOURCE", help="wikitext2, tinystories, a WikiText folder or a text file"
+    )
+    run.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the run (needed)"
+    )
+    run.add_argument("--model", metavar="NAME", help="a model's name or folder (the recipe's)")
     run.add_argument("--ours", action="store_true", help="train with our code instead of the reference's")
     run.add_argument("--init", type=Path, metavar="DIR", help="start from this adapter (PEFT's layout)")
     run.add_argument("--split", choices=("train", "val", "test"), help="of a WikiText folder (train)")
-    run.add_argument("--schedule", choices=("cosine", "linear"), help="how the learning rate falls")
+    run.add_argument(
+        "--schedule", choices=("cosine", "linear"), help="how the learning rate falls (cosine; gemma-lora: linear)"
+    )
     run.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the base model's weights (float32)")
-    run.add_argument("--target-mode", choices=("light", "full", "all"), help="query and value, attention, every layer")
-    run.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    run.add_argument(
+        "--target-mode",
+        choices=("light", "full", "all"),
+        help="LoRA on: light, queries and values; full, all of attention; all, every linear layer",
+    )
+    run.add_argument("--device", help="cpu, cuda, cuda:1 (the GPU where there is one)")
     for flag, kind, text in (*SETTINGS, *ADAPTER):
         run.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text)
     run.set_defaults(run=run_run)
@@ -74,9 +98,12 @@ def _add_compare(actions) -> None:
 or what another program wrote: a JSONL log, a bare log with lines like
 "step 10 | loss: 3.89 | lr: 1e-4", a .safetensors adapter, or a folder with one log and one adapter.
 
+  course align compare runs/ours runs/peft --tolerance 0.0001
+  course align compare runs/ours their_log.txt --offset 1 --html comparison.html
+
 Exit status: 0 within the tolerance, 1 outside it, 2 where the runs cannot be compared.""",
     )
-    compare.add_argument("a", metavar="RUN_A")
+    compare.add_argument("a", metavar="RUN_A", help="the run to judge")
     compare.add_argument("b", metavar="RUN_B", help="the reference: relative differences are relative to it")
     compare.add_argument(
         "--tolerance", type=float, default=0.02, metavar="X", help="largest relative difference (0.02)"

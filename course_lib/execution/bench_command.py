@@ -1,9 +1,10 @@
 """`course bench`: speed and memory beside the library of reference."""
 
 import argparse
-import json
 import os
 from pathlib import Path
+
+from course_lib.files import write_json
 
 
 def add_parser(subparsers) -> None:
@@ -80,7 +81,5 @@ def report(subject: str, figures: dict[str, float], args: argparse.Namespace) ->
         print(f"{name:24} {value:,.4g}")
     if args.json:
         machine = {"versions": versions(), "hardware": hardware(), "threads": args.threads, "pairs": args.pairs}
-        temporary = args.json.with_name(f".{args.json.name}.tmp")
-        temporary.write_text(json.dumps({"subject": subject, "figures": figures} | machine, indent=1))
-        os.replace(temporary, args.json)
+        write_json(args.json, {"subject": subject, "figures": figures} | machine)
     return 0

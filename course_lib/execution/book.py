@@ -122,5 +122,6 @@ def serve(html: Path, port: int) -> int:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     """Files only, no log line a request."""
 
-    def log_message(self, *_):
-        pass
+    def log_message(self, *_) -> None:
+        """Called by http.server for each request."""
+        return

@@ -109,7 +109,8 @@ chapter's own process.
 
 
 def _table(values: dict) -> str:
-    def text(value):
+    def text(value) -> str:
+        """Six digits of a float, commas in an integer, a list's items."""
         if isinstance(value, float):
             return f"{value:.6g}"
         if isinstance(value, int) and not isinstance(value, bool):

@@ -23,6 +23,7 @@ def add_parser(subparsers) -> None:
 
 
 def add_prepare(actions) -> None:
+    """Register `prepare`, which `course data prepare` and `course prepare` both are."""
     prepare = actions.add_parser(
         "prepare",
         help="text files to train and val token shards",
@@ -36,12 +37,20 @@ a corpus may be larger than memory. The same command again changes nothing.
   course data prepare --input book.txt --output my_data --train-ratio 0.95 --tokenizer gpt2
   course data prepare --input tinystories --output stories --documents 10000""",
     )
-    prepare.add_argument("--input", nargs="+", required=True, metavar="FILE", help="text files, or one corpus by name")
+    prepare.add_argument(
+        "--input", nargs="+", required=True, metavar="FILE", help="text files, or tinystories or wikitext2"
+    )
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder for the shards")
-    prepare.add_argument("--train-ratio", type=float, default=0.9, help="share of the tokens for training (0.9)")
-    prepare.add_argument("--tokenizer", metavar="NAME", help="a model's name or folder, or a BPETokenizer's .json file")
-    prepare.add_argument("--shard-tokens", type=int, default=100_000_000, help="most tokens a shard (100,000,000)")
-    prepare.add_argument("--documents", type=int, metavar="N", help="with a corpus by name: take the first N documents")
+    prepare.add_argument(
+        "--train-ratio", type=float, default=0.9, metavar="SHARE", help="of the tokens, for training (0.9)"
+    )
+    prepare.add_argument(
+        "--tokenizer", metavar="NAME", help="a model's, by name or folder; or a saved BPETokenizer (SmolLM2's)"
+    )
+    prepare.add_argument(
+        "--shard-tokens", type=int, default=100_000_000, metavar="N", help="at most so many in a file (100000000)"
+    )
+    prepare.add_argument("--documents", type=int, metavar="N", help="of a corpus by name, the first N (all)")
     prepare.add_argument("--force", action="store_true", help="replace other shards that are in the folder")
     prepare.set_defaults(run=run_prepare)
 

@@ -28,6 +28,7 @@ from course_lib.errors import CourseError
 from course_lib.execution.environment import git_commit, hardware, kernel_environment, versions
 from course_lib.execution.profile import profile_path
 from course_lib.execution.project import Chapter
+from course_lib.files import write_json
 
 
 @dataclass
@@ -211,9 +212,9 @@ class Runner:
         notebook = _read_json(partial / "notebook.ipynb")
         for key in ("input_path", "output_path"):  # folders of this machine
             notebook["metadata"].get("papermill", {}).pop(key, None)
-        _write_json(partial / "notebook.ipynb", notebook)
+        write_json(partial / "notebook.ipynb", notebook)
         result.recorded = _read_json(partial / "outputs" / "record.json") or {}
-        _write_json(partial / "metrics.json", self._metrics(chapter, result, wanted))
+        write_json(partial / "metrics.json", self._metrics(chapter, result, wanted))
         final, old = self.out / chapter.id, self.out / f".old-{os.getpid()}-{chapter.id}"
         if final.exists():
             os.replace(final, old)
@@ -322,9 +323,3 @@ def _read_json(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write_json(path: Path, value: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

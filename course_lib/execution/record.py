@@ -1,11 +1,10 @@
 """What a notebook wants remembered: numbers that `course run` puts into metrics.json."""
 
-import json
 import math
-import os
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.files import write_json
 
 
 class Recorder:
@@ -22,9 +21,7 @@ class Recorder:
     def __call__(self, **values) -> None:
         for key, value in values.items():
             self.values[key] = _plain(key, value)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.values, indent=1))
-        os.replace(temporary, self.path)
+        write_json(self.path, self.values)
 
 
 def _plain(key: str, value):

@@ -32,6 +32,7 @@ class _Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
+        """HTMLParser calls it at each start tag: keep what `check_site` asks for."""
         attributes = dict(attrs)
         self.ids |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
         if tag == "a" and attributes.get("href"):

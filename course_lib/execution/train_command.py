@@ -8,6 +8,7 @@ from pathlib import Path
 
 from course_lib.errors import CourseError
 from course_lib.execution.data_commands import add_prepare
+from course_lib.execution.training_settings import DTYPES, HALVES, MODES, SCHEDULES, Settings, setting_names
 
 DESCRIPTION = """Train a model or an adapter for it, and say what it cost and what it brought.
 
@@ -21,13 +22,17 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
   course train --mode lora --target-tokens 512 --seq-len 256 --epochs 1 --output runs/by_tokens
   course train --output runs/notes --resume     go on after an interruption
   course train --mode full --dry-run            the plan and the memory it takes; touches nothing
+  torchrun --nproc-per-node 2 -m course_lib.cli train ...    on two GPUs, or two processes of a CPU
 
 --dataset: keepers_log (in the package), tinystories or wikitext2 (from the hub or its cache), a text
 file, a folder with wiki.train.raw, a folder of token shards (course prepare), or records (.json,
-.jsonl, also .gz: Alpaca, chat, ShareGPT ...), of which the response is trained.
+.jsonl, also .gz: Alpaca, chat, ShareGPT ...), of which the response is trained. A part is held out:
+the corpus's own, else the last tenth.
 
 --model: smollm2-135m-instruct (in a package), a folder, a hub name; or a shape of ours to train from
-random weights: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m."""
+random weights: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m.
+
+Defaults are in brackets."""
 
 EPILOG = """Out of memory? --dry-run says what takes how much: lower --batch-size or --seq-len, raise --accumulate,
 or --checkpoint-activations. Loss not a number, or gibberish? Lower --lr. Nothing changed? More --steps,
@@ -57,127 +62,182 @@ def add_parser(subparsers) -> None:
 
 
 def _add_run(parser) -> None:
-    group = parser.add_argument_group("the run")
-    modes = ("full", "lora", "qlora", "butterfly", "butterfly-block")
-    group.add_argument(
+    add, s = parser.add_argument_group("the run").add_argument, Settings
+    add(
         "--mode",
         type=lambda text: text.replace("_", "-").replace("baseline", "full"),
-        choices=modes,
-        help="what is trained (lora); qlora: LoRA on a base in 4 bits, by bitsandbytes until chapter 05",
+        choices=MODES,
+        help="full: all weights; lora, butterfly, butterfly-block: an adapter on a frozen base; qlora: LoRA on a base "
+        f"in 4 bits, by bitsandbytes until chapter 05 ({s.mode})",
     )
-    group.add_argument("--model", metavar="NAME", help="name, folder or shape (smollm2-135m-instruct)")
-    group.add_argument(
-        "--from-scratch", action="store_true", help="random weights for a shape that the hub has too, such as gpt2"
+    add("--model", metavar="NAME", help=f"a model's name or folder, or a shape: see above ({s.model})")
+    add("--from-scratch", action="store_true", help="random weights for a shape that the hub has too, such as gpt2")
+    add("--output", type=Path, default=None, metavar="DIR", help="the run's folder, new or empty (needed)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --output, with the run's settings")
+    add("--force", action="store_true", help="replace the run that is in --output")
+    add("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
+    add("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints; 0: none (50)")
+    add("--keep", type=int, metavar="N", help=f"how many checkpoints stay, besides the best ({s.keep})")
+    add(
+        "--eval-every",
+        type=int,
+        metavar="N",
+        help=f"steps between held-out evaluations; 0: before and after the run alone ({s.eval_every})",
     )
-    group.add_argument("--output", type=Path, default=None, metavar="DIR", help="the run's folder, new or empty")
-    group.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    group.add_argument("--force", action="store_true", help="replace the run that is in --output")
-    group.add_argument("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
-    group.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (50; 0: none)")
-    group.add_argument("--keep", type=int, metavar="N", help="how many checkpoints stay (2)")
-    group.add_argument("--eval-every", type=int, metavar="N", help="steps between held-out evaluations (0: at the end)")
-    group.add_argument("--log-every", type=int, metavar="N", help="steps between log lines (10)")
-    group.add_argument("--seed", type=int, help="of weights, batches and dropout (0)")
-    group.add_argument("--threads", type=int, metavar="N", help="torch's threads (0: torch decides)")
-    group.add_argument("--device", help="cpu, cuda, or auto: the GPU where there is one (auto)")
+    add("--log-every", type=int, metavar="N", help=f"steps between printed lines; 0: none ({s.log_every})")
+    add("--seed", type=int, metavar="N", help=f"of new weights, the batches' order and dropout ({s.seed})")
+    add("--threads", type=int, metavar="N", help=f"torch's threads; 0: torch decides ({s.threads})")
+    add("--device", help=f"cpu, cuda, or auto: the GPU where there is one ({s.device})")
 
 
 def _add_data(parser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset", metavar="SOURCE", help="see above (keepers_log)")
-    group.add_argument("--tokenizer", metavar="NAME", help="another than the model's; a shape takes SmolLM2's")
-    group.add_argument("--seq-len", type=int, metavar="N", help="tokens a row (128)")
-    group.add_argument(
-        "--max-train-samples", type=int, metavar="N", help="documents of a corpus, records, or blocks of a text (all)"
+    add, s = parser.add_argument_group("data").add_argument, Settings
+    add("--dataset", metavar="SOURCE", help=f"what to train on: see above ({s.dataset})")
+    add(
+        "--tokenizer",
+        metavar="NAME",
+        help="a model's name or folder, or a BPETokenizer's .json file (the model's own; for a shape, SmolLM2's)",
     )
-    group.add_argument("--max-eval-samples", type=int, metavar="N", help="held-out rows (64; 0: all)")
-    group.add_argument("--template", choices=("chat", "instruction"), help="of records (chat, where there is one)")
-    group.add_argument("--train-on", choices=("response", "assistant", "all"), help="of records (response)")
+    add("--seq-len", type=int, metavar="N", help=f"tokens in a row ({s.seq_len})")
+    add(
+        "--max-train-samples",
+        type=int,
+        metavar="N",
+        help="take at most N documents of a corpus, records, or blocks of a text; 0: all (0)",
+    )
+    add("--max-eval-samples", type=int, metavar="N", help=f"held-out rows at most; 0: all ({s.max_eval_samples})")
+    add(
+        "--template",
+        choices=("chat", "instruction"),
+        help="how records become text (chat where the tokenizer has a chat template, else instruction)",
+    )
+    add(
+        "--train-on",
+        choices=("response", "assistant", "all"),
+        help=f"which tokens of a record are targets: the last answer, every answer, or all ({s.train_on})",
+    )
 
 
 def _add_adapter(parser) -> None:
-    group = parser.add_argument_group("the adapter")
-    group.add_argument("--rank", type=int, help="LoRA's rank (8)")
-    group.add_argument("--alpha", type=float, help="LoRA's alpha: the change is scaled by alpha / rank (16)")
-    group.add_argument("--dropout", type=float, help="on LoRA's input, while training (0)")
-    group.add_argument("--rslora", action="store_true", help="scale by alpha / sqrt(rank)")
-    group.add_argument("--targets", nargs="+", metavar="LAYER", help="ends of names (c_attn; Llama: q_proj v_proj)")
-    group.add_argument("--stages", type=int, metavar="N", help="a butterfly's rotations (6; blocks: 8)")
-    group.add_argument(
-        "--block-size", type=int, metavar="N", help="of butterfly-block (256, or what divides the width)"
+    add, s = parser.add_argument_group("the adapter").add_argument, Settings
+    add("--rank", type=int, metavar="N", help=f"LoRA's rank ({s.rank})")
+    add("--alpha", type=float, metavar="X", help=f"LoRA's alpha: the change is scaled by alpha / rank ({s.alpha:g})")
+    add("--dropout", type=float, metavar="SHARE", help=f"of LoRA's inputs, while training ({s.dropout:g})")
+    add("--rslora", action="store_true", help="scale by alpha / sqrt(rank) instead")
+    add(
+        "--targets",
+        nargs="+",
+        metavar="LAYER",
+        help="layers that get an adapter, by the ends of their names (GPT-2: c_attn; Llama and its kin: q_proj v_proj)",
+    )
+    add("--stages", type=int, metavar="N", help="rotations of a butterfly (6; butterfly-block: 8)")
+    add(
+        "--block-size",
+        type=int,
+        metavar="N",
+        help="width of butterfly-block's blocks, a power of two (the largest up to 256 that divides the inputs)",
     )
 
 
 def _add_steps(parser) -> None:
-    group = parser.add_argument_group("steps")
-    group.add_argument("--steps", type=int, metavar="N", help="optimiser steps (lora, qlora: 500)")
-    group.add_argument("--epochs", type=float, metavar="N", help="or passes over the data (else 1)")
-    group.add_argument("--batch-size", type=int, metavar="N", help="rows of a micro-batch (4)")
-    group.add_argument("--accumulate", type=int, metavar="N", help="micro-batches of a step (lora, qlora: 4; else 1)")
-    group.add_argument(
+    add, s = parser.add_argument_group("steps").add_argument, Settings
+    add("--steps", type=int, metavar="N", help="optimiser steps (lora, qlora: 500; else by --epochs)")
+    add("--epochs", type=float, metavar="N", help="passes over the data, instead of --steps (full, butterflies: 1)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"rows of a micro-batch, which torchrun's processes share out ({s.batch_size})",
+    )
+    add("--accumulate", type=int, metavar="N", help="micro-batches of a step (lora, qlora: 4; else 1)")
+    add(
         "--target-tokens",
         type=int,
         metavar="N",
         help="token-aware steps: each document is a row of its own length, and a step takes micro-batches, each "
-        "weighted by its tokens, until it has so many; a checkpoint after every step",
+        "weighted by its tokens, until it has N; a checkpoint after every step, one pass (off)",
     )
-    group.add_argument("--lr", type=float, help="peak learning rate (lora, qlora: 3e-4, butterflies: 1e-4, full: 5e-5)")
-    group.add_argument("--schedule", choices=("cosine", "linear", "constant"), help="after the warm-up (cosine)")
-    group.add_argument("--warmup-ratio", type=float, metavar="SHARE", help="share of the steps (0.1)")
-    group.add_argument("--floor", type=float, metavar="SHARE", help="where it ends, of --lr (cosine: 0.1, linear: 0)")
-    group.add_argument("--weight-decay", type=float, help="AdamW's (0)")
-    group.add_argument("--clip", type=float, help="largest norm of a step's gradients (1)")
+    add("--lr", type=float, metavar="X", help="peak learning rate (lora, qlora: 3e-4; butterflies: 1e-4; full: 5e-5)")
+    add("--schedule", choices=SCHEDULES, help=f"of the learning rate after the warm-up ({s.schedule})")
+    add("--warmup-ratio", type=float, metavar="SHARE", help=f"share of the steps that warm up ({s.warmup_ratio})")
+    add(
+        "--floor",
+        type=float,
+        metavar="SHARE",
+        help="the last learning rate as a share of --lr (cosine: 0.1; linear: 0; constant: 1)",
+    )
+    add("--weight-decay", type=float, metavar="X", help=f"AdamW's ({s.weight_decay:g})")
+    add("--clip", type=float, metavar="X", help=f"largest norm of a step's gradients ({s.clip:g})")
 
 
 def _add_memory(parser) -> None:
-    group = parser.add_argument_group("precision and memory")
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the base's weights (float32)")
-    group.add_argument("--autocast", choices=("bfloat16", "float16"), help="compute the forward pass in it (off)")
-    group.add_argument("--checkpoint-activations", action="store_true", help="recompute them: less memory, more time")
-    group.add_argument("--compile", action="store_true", help="torch.compile the forward pass")
+    add, s = parser.add_argument_group("precision and memory").add_argument, Settings
+    add("--dtype", choices=DTYPES, help=f"of the base's weights ({s.dtype})")
+    add("--autocast", choices=HALVES, help="compute the forward pass in it (off)")
+    add("--checkpoint-activations", action="store_true", help="recompute them: less memory, more time (off)")
+    add("--compile", action="store_true", help="torch.compile the forward pass (off)")
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Print the plan, train, print what came out."""
-    import torch
-
-    from course_lib.execution.training_run import claim, clear, device_of, make_plan, setting_names, train
+    """Print the plan, train, print what came out. Under torchrun the first process alone prints."""
+    from course_lib.training.distributed import finish, start
 
     given = vars(args)
     explicit = {key: value for key, value in given.items() if key in setting_names()}
     if "targets" in explicit:
         explicit["targets"] = tuple(explicit["targets"])
-    resume, force, dry = (bool(given.get(name)) for name in ("resume", "force", "dry_run"))
+    world = start(explicit.get("device", "auto"))
+    try:
+        return _train(explicit, args.output, world, *(bool(given.get(key)) for key in ("resume", "force", "dry_run")))
+    finally:
+        finish()
+
+
+def _train(explicit: dict, output: Path | None, world, resume: bool, force: bool, dry: bool) -> int:
+    import torch
+
+    from course_lib.execution.training_folder import claim, clear
+    from course_lib.execution.training_model import device_of
+    from course_lib.execution.training_plan import make_plan
+    from course_lib.execution.training_run import train
+
+    def say(text: str) -> None:
+        if world.is_main:
+            print(text, flush=True)
+
     if resume and force:
         raise CourseError("--resume goes on with a run and --force replaces it: give one of them.")
-    if args.output is None and not dry:
+    if output is None and not dry:
         raise CourseError("--output DIR is needed: the folder for the run.")
-    folder = args.output or Path("(no --output)")
+    folder = output or Path("(no --output)")
     settings, known = claim(folder, explicit, resume, force)
     device_of(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     plan = make_plan(settings)
-    print(header(plan), flush=True)
+    say(header(plan, world.size))
     if dry:
-        print(memory_table(plan))
+        say(memory_table(plan))
         return 0
-    if force and folder.is_dir():
+    world.barrier()  # all have looked into the folder before the first writes there
+    if force and folder.is_dir() and world.is_main:
         clear(folder)
     try:
-        summary = train(plan, folder, resume, known, say=lambda line: print(line, flush=True))
+        summary = train(plan, folder, resume, known, say, world)
     except KeyboardInterrupt:
-        print(f"\ncourse train --output {folder} --resume goes on from the newest checkpoint", file=sys.stderr)
+        if world.is_main:
+            print(f"\ncourse train --output {folder} --resume goes on from the newest checkpoint", file=sys.stderr)
         raise
     except torch.OutOfMemoryError as error:
         raise CourseError(
             f"Out of memory: lower --batch-size or --seq-len, or --checkpoint-activations. {error}"
         ) from error
-    print(closing(summary, folder))
+    if world.is_main:
+        say(closing(summary, folder))
     return 0
 
 
-def header(plan) -> str:
+def header(plan, processes: int = 1) -> str:
     """The plan in the words of the course's guide: model, layers, data, schedule."""
     s, rule = plan.settings, "=" * 72
     percent = 100 * plan.trainable / plan.parameters
@@ -192,7 +252,7 @@ def header(plan) -> str:
         f"schedule: {plan.steps:,} steps ({passes:.1f} passes), learning rate {s.lr:.1e} after {plan.warmup} steps of "
         f"warm-up, {s.schedule} to {s.floor:.0%}",
         *([MANY_PASSES] if passes > 20 else []),
-        f"batch: {_effective(plan)}",
+        f"batch: {_effective(plan)}{f', shared out to {processes} processes' if processes > 1 else ''}",
         rule,
     ]
     return "\n".join(lines)
@@ -240,13 +300,14 @@ def closing(summary: dict, folder: Path) -> str:
     """What came out, and where it lies."""
     s = summary
     what = "model" if s["mode"] == "full" else "adapter"
+    skipped = f" ({s['skipped_steps']} skipped: float16 overflowed)" if s["skipped_steps"] else ""
     lines = [
         "=" * 72,
         f"{what}: {folder / s['result']}, {s['result_bytes']:,} bytes; a checkpoint {s['checkpoint_bytes']:,} bytes",
         f"held-out loss {s['held_out_loss_before']:.4f} -> {s['held_out_loss_after']:.4f}, "
         f"perplexity {s['perplexity_before']:.2f} -> {s['perplexity_after']:.2f}",
         f"peak memory {s['peak_memory_bytes'] / 1e6:,.0f} MB, {s['tokens_per_second']:,.0f} tokens/s, "
-        f"{s['steps']} steps in {s['seconds']:.0f} s",
+        f"{s['steps']} steps{skipped} in {s['seconds']:.0f} s",
         f"log.jsonl, loss.png, run.json and summary.json are in {folder}",
     ]
     if s["mode"] != "full":

@@ -18,9 +18,10 @@ from course_lib.data.corpora import NAMED, read_corpus
 from course_lib.data.reading import ENDINGS
 from course_lib.data.shards import TokenShards, encode_many
 from course_lib.errors import CourseError
-from course_lib.training.loss import count_targets, summed_loss
+from course_lib.execution.training_settings import BUNDLED
+from course_lib.training import count_targets, summed_loss
+from course_lib.training.distributed import World
 
-BUNDLED = "keepers_log"
 HELD_OUT = 0.1  # of a source that has no part of its own for it
 Rows = np.ndarray | TokenShards | list[dict]
 
@@ -86,15 +87,16 @@ def collate(rows: Rows, chosen: Sequence[int], pad_id: int) -> np.ndarray | dict
 
 
 @torch.inference_mode()
-def held_out_loss(model: nn.Module, source: Source, batch_size: int) -> float:
+def held_out_loss(model: nn.Module, source: Source, batch_size: int, world: World = World()) -> float:  # noqa: B008
     """Mean loss over the held-out targets, in nats a token; the model is put into evaluation mode and back.
 
-    On blocks it is `evaluation.evaluate_loss`; examples are weighted by their targets.
+    On blocks it is `evaluation.evaluate_loss`; examples are weighted by their targets. Several processes take turns
+    at the batches, and each gets the mean over all.
     """
     device, training = next(model.parameters()).device, model.training
     model.eval()
     total, targets = 0.0, 0
-    for start in range(0, len(source.held_out), batch_size):
+    for start in range(world.rank * batch_size, len(source.held_out), world.size * batch_size):
         rows = range(start, min(start + batch_size, len(source.held_out)))
         batch = collate(source.held_out, rows, source.pad_id)
         batch = batch if isinstance(batch, dict) else {"input_ids": batch, "labels": batch}
@@ -103,7 +105,7 @@ def held_out_loss(model: nn.Module, source: Source, batch_size: int) -> float:
         total += summed_loss(model(**tensors).logits, labels).item()
         targets += count_targets(labels)
     model.train(training)
-    return total / targets
+    return world.total(total) / world.total(targets)
 
 
 def read_source(

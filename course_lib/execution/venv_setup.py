@@ -233,6 +233,7 @@ def run_logged(command: list, root: str, progress: Progress) -> None:
     )  # fmt: skip
 
     def copy() -> None:
+        """The command, then its lines as they come, to the log; the newest that says something is kept."""
         with open(path, "a", encoding="utf-8") as log:
             log.write("$ " + " ".join(shlex.quote(word) for word in command) + "\n")
             for line in process.stdout:

@@ -29,6 +29,7 @@ class ThisInterpreter(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
+        """The command that starts the kernel."""
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
@@ -37,6 +38,7 @@ class Client(PapermillNotebookClient):
     """Tells each cell as it starts, and how long it took and how much memory the kernel has used so far."""
 
     def execute_cell(self, cell, cell_index, **options):
+        """nbclient's, with an event before and after each code cell that is not the parameters'."""
         given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         code = cell.cell_type == "code" and cell.source.strip() and not given
         where = {"cell": self.number(cell_index), "cells": self.number(len(self.nb.cells) - 1)}
@@ -72,6 +74,7 @@ class Engine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, **options):
+        """Called by papermill: run all cells of `nb_man` by `Client`, in this interpreter."""
         client = Client(
             nb_man,
             kernel_name=kernel_name,
@@ -125,6 +128,7 @@ def die_with(parent: int, scratch: list[str]) -> None:
     """When process `parent` is gone, even by SIGKILL, end what we started, remove the `scratch` folders, and exit."""
 
     def watch() -> None:
+        """Twice a second; a process whose parent is gone gets another parent."""
         while os.getppid() == parent:
             time.sleep(0.5)
         kill_descendants()

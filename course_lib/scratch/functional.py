@@ -51,6 +51,7 @@ def cross_entropy(logits: Tensor, labels: np.ndarray, ignore_index: int = IGNORE
     log_p = _log_softmax(logits.data.reshape(-1, classes)[rows])
 
     def send_back(g):
+        """(softmax - onehot(label)) / rows that count; 0 in the others."""
         gradient = np.exp(log_p)
         gradient[np.arange(len(rows)), wanted] -= 1
         whole = np.zeros((labels.size, classes), dtype=logits.dtype)
@@ -68,6 +69,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     normal = (x.data - mean) * inverse
 
     def send_back(g):
+        """With h = g weight and n the normalised x: (h - mean(h) - n mean(h n)) / sqrt(variance + eps) for x."""
         weight.accumulate(g * normal)
         bias.accumulate(g)
         h = g * weight.data

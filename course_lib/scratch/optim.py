@@ -48,6 +48,7 @@ class SGD(Optimizer):
         self.momentum, self.weight_decay = momentum, weight_decay
 
     def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """w - lr v with the new velocity v."""
         gradient = gradient + self.weight_decay * value
         velocity = self.momentum * self.memory["velocity"][index] + gradient
         self.memory["velocity"][index] = velocity
@@ -74,6 +75,7 @@ class AdamW(Optimizer):
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
     def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """w (1 - lr weight_decay) - lr m^ / (sqrt(v^) + eps), where m^ and v^ are corrected for their start at zero."""
         beta1, beta2 = self.betas
         m = beta1 * self.memory["m"][index] + (1 - beta1) * gradient
         v = beta2 * self.memory["v"][index] + (1 - beta2) * gradient**2

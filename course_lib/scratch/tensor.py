@@ -136,6 +136,7 @@ class Tensor:
             raise ValueError(f"A matrix product needs two axes a side, not shapes {self.shape} and {other.shape}.")
 
         def send_back(g):
+            """C = A B: the gradient is g B^T for A and A^T g for B."""
             if self.requires_grad:
                 self.accumulate(g @ other.data.swapaxes(-1, -2))
             if other.requires_grad:
@@ -163,20 +164,26 @@ class Tensor:
     # --- functions of each element ---
 
     def exp(self) -> "Tensor":
+        """e to the power of each element, its own derivative."""
         value = np.exp(self.data)
         return Tensor.result(value, (self,), lambda g: self.accumulate(g * value))
 
     def log(self) -> "Tensor":
+        """The natural logarithm; derivative 1 / x."""
         return Tensor.result(np.log(self.data), (self,), lambda g: self.accumulate(g / self.data))
 
     def tanh(self) -> "Tensor":
+        """The hyperbolic tangent; derivative 1 - tanh^2."""
         value = np.tanh(self.data)
         return Tensor.result(value, (self,), lambda g: self.accumulate(g * (1 - value**2)))
 
     # --- over axes ---
 
     def sum(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The sum over `axis` (one, several, or None: all)."""
+
         def send_back(g):
+            """Each summand has had the same share: the gradient is repeated along the axes."""
             if axis is not None and not keepdims:
                 g = np.expand_dims(g, axis)
             self.accumulate(np.broadcast_to(g, self.shape))
@@ -184,12 +191,14 @@ class Tensor:
         return Tensor.result(self.data.sum(axis=axis, keepdims=keepdims), (self,), send_back)
 
     def mean(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The sum over `axis`, divided by how many were summed."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
     # --- shape ---
 
     def reshape(self, *shape: int) -> "Tensor":
+        """The same elements in another shape; one of the sizes may be -1, which NumPy works out."""
         return Tensor.result(self.data.reshape(shape), (self,), lambda g: self.accumulate(g.reshape(self.shape)))
 
     def transpose(self, first: int = -1, second: int = -2) -> "Tensor":
@@ -199,12 +208,14 @@ class Tensor:
 
     @property
     def T(self) -> "Tensor":
+        """`transpose` of the last two axes."""
         return self.transpose()
 
     def __getitem__(self, index) -> "Tensor":
         """Any NumPy index: slices, integers, arrays of integers (an embedding is `table[ids]`)."""
 
         def send_back(g):
+            """Each element's gradient to where it was taken from."""
             whole = np.zeros_like(self.data)
             np.add.at(whole, index, g)  # the same row may have been taken several times
             self.accumulate(whole)

@@ -2,7 +2,8 @@
 
 step_000050/ holds `weights.safetensors` (what is trained), `optimizer.safetensors` (AdamW's moments) and `state.json`
 (step, model, random state). Nothing is pickled. A folder is filled under another name and renamed, so a run that is
-killed at any moment leaves only whole ones.
+killed at any moment leaves only whole ones. Several processes call `save` and `load` together, and the first writes;
+what FSDP2 shards is gathered, so that a checkpoint does not tell how many processes it came from.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import nn
 
 from course_lib.errors import CourseError
 from course_lib.models.fingerprint import fingerprint
+from course_lib.training.distributed import World, shared_like, whole
 
 
 class Checkpoints:
@@ -26,25 +28,38 @@ class Checkpoints:
     whose fingerprint says which base an adapter belongs to.
     """
 
-    def __init__(self, folder: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int = 2):
-        self.folder, self.optimizer, self.keep = Path(folder), optimizer, max(1, keep)
+    def __init__(
+        self,
+        folder: Path | str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        keep: int = 2,
+        world: World = World(),  # noqa: B008 - frozen
+    ):
+        self.folder, self.optimizer, self.keep, self.world = Path(folder), optimizer, max(1, keep), world
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.base = fingerprint(p for p in model.parameters() if not p.requires_grad)
+        self.base = fingerprint(whole(p) for p in model.parameters() if not p.requires_grad)
 
     def save(self, step: int, extra: dict | None = None, name: str | None = None) -> Path:
         """Write the state after `step` steps; returns the folder. extra: JSON values to find again when resuming."""
         target = self.folder / (name or f"step_{step:06d}")
+        weights = {name: whole(p.detach()).contiguous() for name, p in self.parameters.items()}
+        moments = self._moments() | _random_states(self.world)
+        if self.world.is_main:
+            self._write(target, weights, moments, {"step": step, "base": self.base, "extra": extra or {}})
+            if name is None:
+                self._forget_old()
+        self.world.barrier()
+        return target
+
+    def _write(self, target: Path, weights: dict, moments: dict, state: dict) -> None:
         temporary = self.folder / f".{target.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({k: p.detach().contiguous() for k, p in self.parameters.items()}, temporary / "weights.safetensors")
-        save_file(self._moments() | _random_state(), temporary / "optimizer.safetensors")
-        state = {"step": step, "base": self.base, "extra": extra or {}}
+        save_file(weights, temporary / "weights.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
         _move(temporary, target)
-        if name is None:
-            self._forget_old()
-        return target
 
     def load(self, folder: Path | None = None) -> dict | None:
         """Restore the newest checkpoint (or `folder`) into model, optimiser and random generators.
@@ -59,11 +74,9 @@ class Checkpoints:
         self._check(folder, state, weights)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
+                parameter.copy_(shared_like(weights[name], parameter))
         self._restore_moments(moments)
-        torch.set_rng_state(moments["rng.cpu"])
-        if torch.cuda.is_available() and "rng.cuda" in moments:
-            torch.cuda.set_rng_state(moments["rng.cuda"])
+        _restore_random(moments, self.world.rank)
         return {"step": state["step"], "extra": state["extra"]}
 
     def newest(self) -> Path | None:
@@ -82,7 +95,7 @@ class Checkpoints:
 
     def _moments(self) -> dict[str, torch.Tensor]:
         return {
-            f"{name}/{key}": value.contiguous()
+            f"{name}/{key}": whole(value).contiguous()
             for name, parameter in self.parameters.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -92,7 +105,7 @@ class Checkpoints:
             keys = (key.rpartition("/") for key in saved if key.startswith(f"{name}/"))
             state = {key: saved[f"{prefix}/{key}"] for prefix, _, key in keys if prefix == name}
             if state:
-                place = {key: value if key == "step" else value.to(parameter.device) for key, value in state.items()}
+                place = {k: value if k == "step" else shared_like(value, parameter) for k, value in state.items()}
                 self.optimizer.state[parameter] = place
 
     def _forget_old(self) -> None:
@@ -100,9 +113,21 @@ class Checkpoints:
             _remove(path)
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def _random_states(world: World) -> dict[str, torch.Tensor]:
+    """Those of all processes, whose dropout differs: "rng.cpu" of the first, "rng.cpu.1" of the second, ..."""
     state = {"rng.cpu": torch.get_rng_state()}
-    return state | ({"rng.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    state |= {"rng.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    states = enumerate(world.gather(state))
+    return {f"{key}.{rank}" if rank else key: value for rank, each in states for key, value in each.items()}
+
+
+def _restore_random(saved: dict[str, torch.Tensor], rank: int) -> None:
+    """A process that was not there when the checkpoint was written keeps its own state."""
+    ending = f".{rank}" if rank else ""
+    if f"rng.cpu{ending}" in saved:
+        torch.set_rng_state(saved[f"rng.cpu{ending}"])
+    if torch.cuda.is_available() and f"rng.cuda{ending}" in saved:
+        torch.cuda.set_rng_state(saved[f"rng.cuda{ending}"])
 
 
 def _read(folder: Path) -> tuple[dict, dict, dict]:

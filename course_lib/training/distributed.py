@@ -1,7 +1,13 @@
 """The same Trainer on several processes: `torchrun` starts them, each takes its rows of every batch.
 
+    torchrun --nproc-per-node 2 -m course_lib.cli train --mode lora --dataset notes.txt --output runs/notes
+
 Data parallel (Li et al. 2020, arXiv:2006.15704): every process holds the model, and gradients are averaged before the
-step. For a model that one device cannot hold, FSDP2 (`fully_shard`) shares out parameters and moments too.
+step. For a model that one device cannot hold, FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv:2304.11277) shares out
+weights, gradients and moments too.
+
+Two processes give the losses of one at the same global batch to 1e-5 (tests/training/test_distributed.py). Left out:
+tensor and pipeline parallelism, and uneven machines.
 """
 
 import os
@@ -11,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 
 
@@ -27,11 +34,15 @@ class World:
         return self.rank == 0
 
     def rows(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This process's share of a batch: rows rank, rank + size, ... CourseError where some would get none."""
-        count = len(batch["input_ids"])
-        if count < self.size:
-            raise CourseError(f"A batch of {count} rows cannot be shared out to {self.size} processes.")
-        return {key: value[self.rank :: self.size] for key, value in batch.items()}
+        """This process's share of a batch with "labels": rows rank, rank + size, ...
+
+        Where none is left for it, the first row without targets: every process has to take part in every step.
+        """
+        mine = {key: value[self.rank :: self.size] for key, value in batch.items()}
+        if len(mine["labels"]):
+            return mine
+        first = {key: value[:1] for key, value in batch.items()}
+        return first | {"labels": torch.full_like(first["labels"], IGNORE)}
 
     def total(self, number: float) -> float:
         """The sum of `number` over all processes."""
@@ -43,22 +54,34 @@ class World:
         dist.all_reduce(tensor)
         return tensor.item()
 
+    def gather(self, value) -> list:
+        """`value` of every process, in the order of their ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
 
 
-def start() -> World:
-    """Join the processes that `torchrun` started (gloo on CPUs, NCCL on GPUs); without it a world of one."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
+def start(device: str = "auto") -> World:
+    """Join the processes that `torchrun` started; without it a world of one.
+
+    NCCL where each process has a GPU of its own, gloo on CPUs: where torch sees no GPU, or device is "cpu".
+    """
+    size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if size == 1:
         return World()
+    gpu = torch.cuda.is_available() and device != "cpu"
+    if gpu and local >= torch.cuda.device_count():
+        raise CourseError(f"There are more processes than GPUs ({torch.cuda.device_count()}): lower --nproc-per-node.")
+    if gpu:
+        torch.cuda.set_device(local)
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend)
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if gpu else "gloo")
     return World(dist.get_rank(), size)
 
 
@@ -71,14 +94,35 @@ def finish() -> None:
 def share(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
     """The model whose backward pass averages gradients over the processes; the model itself in a world of one.
 
-    shard: FSDP2 instead of DDP, each block of `model.model.layers` sharded by itself, then the rest.
+    shard: FSDP2 instead of DDP, each block by itself, then the rest. Every process keeps its part of each parameter
+    and gathers a block while it computes it, so all of them have to call the model equally often, in an evaluation
+    too. The parameters become DTensors: `whole` gathers one. `Checkpoints` does so, and its files are those of an
+    ordinary run: either can resume the other's. Functions that write a model (``save_adapter``, ``save_pretrained``)
+    do not: load the checkpoint into a model that is not sharded first.
     """
     if world.size == 1:
         return model
     if not shard:
         return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    for layer in getattr(getattr(model, "model", model), "layers", []):
-        fully_shard(layer)
-    return fully_shard(model)
+    mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
+    for block in next((module for module in model.modules() if isinstance(module, nn.ModuleList)), []):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor put together, which every process has to ask for; any other tensor as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shared_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`value` on the parameter's device, and sharded where the parameter is: what `whole` gave, given back."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from course_lib.errors import CourseError
+from course_lib.files import write_whole
 from course_lib.training.checkpoint import Checkpoints
-from course_lib.training.distributed import World, share
+from course_lib.training.distributed import World, share, whole
 from course_lib.training.loss import count_targets, summed_loss_
 from course_lib.training.memory import peak_memory, reset_peak_memory
 from course_lib.training.schedule import schedule_named
@@ -27,7 +28,8 @@ Batch = np.ndarray | torch.Tensor | dict
 @dataclass(frozen=True)
 class StepRecord:
     """One optimiser step. loss: nats a token; norm: of all gradients before clipping; seconds: wall clock; tokens: all
-    that were computed; eval_loss: where the step was followed by an evaluation."""
+    that were computed; eval_loss: where the step was followed by an evaluation; skipped: a gradient overflowed in
+    float16, so the weights stayed as they were and the loss scale was lowered."""
 
     step: int
     loss: float
@@ -37,6 +39,7 @@ class StepRecord:
     tokens: int
     eval_loss: float | None = None
     peak_memory: int | None = None
+    skipped: bool = False
 
     def line(self) -> str:
         """`step 10 | loss 3.89 | lr 6.6e-05 | norm 0.89 | 42 ms | 15238 tok/s`."""
@@ -44,7 +47,7 @@ class StepRecord:
         evaluated = "" if self.eval_loss is None else f" | eval {self.eval_loss:.4f}"
         return (
             f"step {self.step} | loss {self.loss:.4f} | lr {self.lr:.1e} | norm {self.norm:.2f} | "
-            f"{1000 * self.seconds:.0f} ms | {speed:.0f} tok/s{evaluated}"
+            f"{1000 * self.seconds:.0f} ms | {speed:.0f} tok/s{evaluated}{' | skipped' if self.skipped else ''}"
         )
 
 
@@ -57,8 +60,9 @@ class Trainer:
 
     accumulate: micro-batches a step. tokens_per_step: instead, as many micro-batches as bring the step to so many
     tokens. Either way the step's loss is the mean over all its target tokens, as if it were one large batch.
-    autocast: "bfloat16" or "float16" (with a scaled loss) for the forward pass. checkpoint_activations: recompute them
-    in the backward pass. compile: torch.compile the forward pass.
+    autocast: "bfloat16" or "float16" for the forward pass; float16 scales the loss, and a step whose gradients overflow
+    is skipped and the scale halved (Micikevicius et al. 2018, arXiv:1710.03740, sec. 3.2).
+    checkpoint_activations: recompute them in the backward pass. compile: torch.compile the forward pass.
     evaluate: called every `eval_every` steps and after the last; the lowest result so far is kept as `best`.
     checkpoints: a folder for a checkpoint every `checkpoint_every` steps (the newest `keep` stay).
     log_every: steps between printed log lines (0: none). log_path: a JSONL file with every step's record.
@@ -99,6 +103,8 @@ class Trainer:
         self.evaluate, self.eval_every = evaluate, eval_every
         self.checkpoint_every = checkpoint_every
         self.log_every, self.log_path = log_every, Path(log_path) if log_path else None
+        if shard and world.size > 1 and autocast == "float16":
+            raise CourseError("shard=True does not go with autocast='float16', whose loss scale is each process's own.")
         if checkpoint_activations:
             _checkpoint_activations(model)
         self.forward = share(model, world, shard)
@@ -111,7 +117,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=_can_fuse(self))
         self.autocast = _autocast(self.device.type, autocast)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == "float16")
-        self.checkpoints = Checkpoints(checkpoints, model, self.optimizer, keep) if checkpoints else None
+        self.checkpoints = Checkpoints(checkpoints, model, self.optimizer, keep, world) if checkpoints else None
         if compile:
             self.forward = torch.compile(self.forward)
 
@@ -121,7 +127,8 @@ class Trainer:
 
         resume: go on from the newest checkpoint, if there is one, to the very losses of a run that was not
         interrupted; the batches must be the same. Records of earlier steps come from the log.
-        Raises CourseError where the loss is not a finite number.
+        Raises CourseError where the loss or the gradients' norm is not a finite number, before the step is taken: the
+        weights, and the newest checkpoint, are those of the step before.
         """
         batches = batches if isinstance(batches, Sequence) else list(batches)
         steps = self._plan(batches)
@@ -166,18 +173,19 @@ class Trainer:
             group["lr"] = lr
         parts = [self._tensors(batch) for batch in micro_batches]
         loss = self._backward(parts)
-        if not np.isfinite(loss):
-            raise CourseError(
-                f"The loss at step {step} is {loss}: lower the learning rate ({lr:.1e}) or the clipping norm."
-            )
+        if not math.isfinite(loss):
+            raise _not_finite("loss", loss, step, lr)
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        self.scaler.step(self.optimizer)
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.clip)))
+        if taken := math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        elif not self.scaler.is_enabled() or self.scaler.get_scale() <= 1:  # it is not the scale that overflows
+            raise _not_finite("gradient norm", norm, step, lr)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(part["input_ids"].numel() for part in parts) * self.world.size
-        seconds = time.perf_counter() - started
-        return StepRecord(step, loss, lr, norm, seconds, tokens, peak_memory=peak_memory(self.device))
+        tokens = sum(map(_size, micro_batches))
+        seconds, memory = time.perf_counter() - started, peak_memory(self.device)
+        return StepRecord(step, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=not taken)
 
     def _backward(self, parts: list[dict[str, torch.Tensor]]) -> float:
         """Add up the gradients of the mean loss over all targets of the step; returns that mean.
@@ -230,9 +238,8 @@ class Trainer:
         return record, best
 
     def _save(self, done: int, best: float | None, name: str | None = None) -> None:
-        if self.checkpoints and self.world.is_main:
+        if self.checkpoints:
             self.checkpoints.save(done, {"best": best, "scaler": self.scaler.state_dict()}, name)
-        self.world.barrier()
 
     def _resume(self) -> tuple[int, float | None]:
         if self.checkpoints is None:
@@ -261,10 +268,7 @@ class Trainer:
 
     def _write_log(self, records: list[StepRecord]) -> None:
         if self.log_path and self.world.is_main:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.log_path.with_name(f".{self.log_path.name}.tmp")
-            temporary.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
-            os.replace(temporary, self.log_path)
+            write_whole(self.log_path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def read_log(path: Path | str) -> list[StepRecord]:
@@ -278,11 +282,21 @@ def read_log(path: Path | str) -> list[StepRecord]:
     return records
 
 
+def _not_finite(what: str, value: float, step: int, lr: float) -> CourseError:
+    return CourseError(
+        f"The {what} at step {step} is {value}: lower the learning rate ({lr:.1e}) or the clipping norm, compute in "
+        "bfloat16 or float32 rather than float16, or look at the batch of that step. The weights are those before it."
+    )
+
+
+def _size(batch: Batch) -> int:
+    return math.prod(np.shape(batch["input_ids"] if isinstance(batch, dict) else batch))
+
+
 def _real_tokens(batch: Batch) -> int:
     """Tokens that are no padding."""
-    if isinstance(batch, dict):
-        return int(np.sum(batch["attention_mask"])) if "attention_mask" in batch else int(np.size(batch["input_ids"]))
-    return int(np.prod(batch.shape))
+    masked = isinstance(batch, dict) and "attention_mask" in batch
+    return int(np.sum(batch["attention_mask"]) if masked else _size(batch))
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -28,8 +28,8 @@ from course_lib.data.generators import (
     word_problems,
 )
 from course_lib.data.generators.checks import numbers
-from course_lib.data.generators.families import to_roman
 from course_lib.data.generators.instructions import questions
+from course_lib.data.generators.number_families import to_roman
 from course_lib.data.generators.preferences import REJECTIONS
 from course_lib.errors import CourseError
 

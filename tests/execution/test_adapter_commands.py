@@ -10,7 +10,8 @@ from torch import nn
 
 from course_lib.adapters import inject_butterfly, inject_lora, load_adapter, lora_layers, save_adapter
 from course_lib.cli import main
-from course_lib.execution.adapter_commands import MARK, kind, layer_lines
+from course_lib.execution.adapter_commands import exported_config, kind, layer_lines
+from course_lib.execution.compare_command import MARK
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_each_side_says_what_it_says_alone(base, adapter, tmp_path, capsys):
 
     folders = [adapter("a", size=1.0), adapter("deep/a", size=0.5)]
     (tmp_path / "prompts.txt").write_text("At dawn\n\nThe lamp\n")
-    from course_lib.execution.adapter_commands import compare
+    from course_lib.execution.compare_command import compare
 
     options = type("Options", (), dict(temperature=0.8, top_p=1.0, seed=3, max_new_tokens=6, chat=False, device="cpu"))
     result = compare(str(base), folders, ["At dawn", "The lamp"], 2, options)
@@ -221,7 +222,7 @@ def test_butterflies_take_turns(base, tmp_path):
     """One base has one butterfly at a time: each of two gives what it gives alone, after the bare base."""
     from transformers import AutoTokenizer
 
-    from course_lib.execution.adapter_commands import compare
+    from course_lib.execution.compare_command import compare
     from course_lib.inference import complete
 
     folders, alone = [tmp_path / "first", tmp_path / "second"], []
@@ -238,6 +239,15 @@ def test_butterflies_take_turns(base, tmp_path):
     options = type("Options", (), dict(temperature=0.8, top_p=1.0, seed=0, max_new_tokens=12, chat=False, device="cpu"))
     assert list(compare(str(base), folders, ["At dawn"], 1, options).completions.values()) == alone
     assert len({texts[0] for texts in alone}) == 3
+
+
+@pytest.mark.parametrize(
+    ("targets", "transposed"), [(["c_proj"], True), (["h.0.attn.c_attn"], True), (["q_proj"], False)]
+)
+def test_an_exported_lora_on_gpt2_says_that_the_weights_are_transposed(tmp_path, targets, transposed):
+    """PEFT's fan_in_fan_out: the layers of GPT-2 are Conv1D, with weights (in, out)."""
+    run = {"mode": "lora", "model": "gpt2", "rank": 4, "alpha": 8, "dropout": 0, "rslora": False, "targets": targets}
+    assert exported_config(run, tmp_path)["fan_in_fan_out"] is transposed
 
 
 @pytest.mark.parametrize("mode", ["lora", "butterfly"])

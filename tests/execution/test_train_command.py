@@ -16,13 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
+from course_lib import training
 from course_lib.cli import main
 from course_lib.data import pad
 from course_lib.errors import CourseError
 from course_lib.evaluation import evaluate_loss
 from course_lib.execution.training_data import MicroBatches, Source, held_out_loss, read_source
-from course_lib.execution.training_estimate import block_elements, estimate_memory
-from course_lib.execution.training_run import Settings, adapt, defaults, make_plan, shape_of
+from course_lib.execution.training_estimate import BYTES, block_elements, estimate_memory
+from course_lib.execution.training_model import adapt, load_base, shape_of
+from course_lib.execution.training_plan import make_plan
+from course_lib.execution.training_settings import DTYPES, SCHEDULES, Settings, defaults
 from course_lib.models.config import CONFIGS
 from course_lib.training import Trainer, next_token_loss, read_log
 
@@ -408,18 +411,17 @@ def test_a_shape_of_ours_from_random_weights(models, text, capsys):
 def test_qlora_trains_on_a_base_in_four_bits(models, text, capsys):
     """The adapter gets gradients after an evaluation too, and the frozen weights are stored in 4 bits."""
     pytest.importorskip("bitsandbytes")
-    from course_lib.execution.training_run import load_base
 
     assert run(models, text, "--mode", "qlora", "--steps", 12, "--lr", 1e-2, "--eval-every", 4) == 0
     records = read_log(models / "run" / "log.jsonl")
     assert min(record.norm for record in records) > 1e-3
     assert records[-1].loss < records[0].loss - 0.1
     settings = replace(defaults({"mode": "qlora", "model": str(models / "llama")}), targets=("q_proj",))
-    base = load_base(settings, models, None)
+    base = load_base(settings, models)
     assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
     assert base.model.layers[0].mlp.up_proj.weight.numel() == 64 * 32 // 2
     settings = replace(settings, model=str(models / "gpt2"))
-    assert load_base(settings, models, None).transformer.h[0].attn.c_attn.weight.numel() == 96 * 32 // 2
+    assert load_base(settings, models).transformer.h[0].attn.c_attn.weight.numel() == 96 * 32 // 2
 
 
 # --- the memory estimate ---
@@ -459,7 +461,8 @@ PEAK = """
 import sys, torch
 from dataclasses import replace
 from transformers import AutoConfig, AutoModelForCausalLM
-from course_lib.execution.training_run import adapt, defaults
+from course_lib.execution.training_model import adapt
+from course_lib.execution.training_settings import defaults
 from course_lib.execution.training_estimate import estimate_memory
 from course_lib.models.config import CONFIGS
 from course_lib.models.huggingface import config_settings
@@ -530,6 +533,52 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "BASE MODEL" in text
     assert "SIDE BY SIDE" in text
+
+
+def test_the_names_that_the_command_lists_are_those_of_the_trainer():
+    """They are written twice, so that `course --help` need not import torch."""
+    assert tuple(training.SCHEDULES) == SCHEDULES
+    assert tuple(BYTES) == DTYPES
+
+
+@pytest.mark.slow
+def test_under_torchrun_two_processes_give_the_losses_of_one(models, text, parity):
+    """The same global batch: rows shared out, the last batch of a pass too small for both; the first process alone
+    prints and writes, and a second run in the folder is refused; --resume goes on."""
+    command = ["train", "--model", models / "llama", "--dataset", text, "--seq-len", 32, "--lr", 1e-2, "--steps", 12]
+    command += ["--eval-every", 5, "--batch-size", 3, "--accumulate", 2, "--checkpoint-every", 6, "--log-every", 6]
+    assert main(list(map(str, [*command, "--threads", 1, "--output", models / "alone"]))) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["-m", "course_lib.cli", *map(str, command), "--output", str(models / "together")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launcher, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("trainable: ") == done.stdout.count("held-out loss before") == 1
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("step ")] == [
+        "step 0",
+        "step 6",
+        "step 11",
+    ]
+    assert "shared out to 2 processes" in done.stdout
+    alone, together = (read_log(models / name / "log.jsonl") for name in ("alone", "together"))
+    rows = [len(batch) for batch in _batches(models / "llama", text)]
+    assert 1 in rows, "the last batch of a pass is to have one row: none for the second process"
+    why = "float32: gradients and losses are added in another order; the issue asks for 1e-5"
+    for what in ("loss", "norm", "eval_loss"):
+        ours, theirs = ([getattr(r, what) for r in records if getattr(r, what)] for records in (together, alone))
+        parity.close(f"course train under torchrun, {what}", "one process, same global batch", ours, theirs, 1e-5, why)
+    assert [r.tokens for r in together] == [r.tokens for r in alone]
+    names = [sorted(path.name for path in (models / name).rglob("*")) for name in ("alone", "together")]
+    assert names[0] == names[1]
+    before = (models / "together" / "adapter_model.safetensors").read_bytes()
+    again = subprocess.run([*launcher, "--resume"], capture_output=True, text=True, timeout=200, env=environment)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (models / "together" / "adapter_model.safetensors").read_bytes() == before
+
+
+def _batches(model, text):
+    plan = make_plan(replace(defaults({"model": str(model), "dataset": str(text)}), seq_len=32, batch_size=3))
+    return (plan.batches[number] for number in range(plan.batches.per_pass))
 
 
 def test_defaults_are_the_guides():

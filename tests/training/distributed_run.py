@@ -1,32 +1,53 @@
-"""A run for tests/training/test_distributed.py, alone or under torchrun: distributed_run.py LOG [fsdp]"""
+"""A run for tests/training/test_distributed.py, alone or under torchrun: distributed_run.py FOLDER full|lora [fsdp]
+[resume]. The model is the course's own decoder."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from course_lib.adapters import inject_lora
 from course_lib.data import pad
+from course_lib.evaluation import evaluate_loss
+from course_lib.models.config import CONFIGS
+from course_lib.models.decoder import Decoder
 from course_lib.training import Trainer
 from course_lib.training.distributed import finish, start
 
 
-def main(log: Path, shard: bool) -> None:
+def main(folder: Path, options: list[str]) -> None:
+    world = start()
     torch.manual_seed(0)
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=97, **shape))
+    model = Decoder(replace(CONFIGS["modern-1m"], vocab_size=97, num_hidden_layers=2))
+    if "lora" in options:
+        inject_lora(model, ["q_proj", "v_proj"], rank=4)
     rng = np.random.default_rng(0)
 
-    def batch():
-        examples = [rng.integers(3, 97, n).tolist() for n in rng.integers(2, 20, 4)]  # unequal targets a process
+    def batch(rows):
+        examples = [rng.integers(3, 97, n).tolist() for n in rng.integers(2, 20, rows)]  # unequal targets a process
         return pad([{"input_ids": ids, "labels": ids} for ids in examples], 2)
 
-    world = start()
-    trainer = Trainer(model, lr=1e-2, warmup=2, accumulate=2, log_every=0, log_path=log, world=world, shard=shard)
-    trainer.train([batch() for _ in range(16)])
+    batches = [batch(rows) for rows in (4, 3, 1, 4) * 4]
+    held_out = rng.integers(3, 97, (4, 16))
+    trainer = Trainer(
+        model,
+        lr=1e-2,
+        warmup=2,
+        accumulate=2,
+        log_every=0,
+        log_path=folder / "log.jsonl",
+        evaluate=lambda model: evaluate_loss(model, held_out),
+        eval_every=3,
+        checkpoints=folder / "points",
+        checkpoint_every=4,
+        world=world,
+        shard="fsdp" in options,
+    )
+    trainer.train(batches, resume="resume" in options)
     finish()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "fsdp" in sys.argv)
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,6 +1,7 @@
 """The Trainer: it learns, logs what it did, and stops at nonsense."""
 
 import copy
+import itertools
 import json
 import math
 import re
@@ -8,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from course_lib.adapters import inject_lora, lora_layers
 from course_lib.data import IGNORE, pack, pad
@@ -49,8 +51,44 @@ def test_first_step_is_adamw_by_hand(tiny_llama):
 def test_nan_stops_with_advice(tiny_llama):
     with torch.no_grad():
         tiny_llama.lm_head.weight[0, 0] = float("nan")
-    with pytest.raises(CourseError, match="step 0 is nan.*learning rate"):
+    with pytest.raises(CourseError, match="The loss at step 0 is nan: lower the learning rate.*bfloat16.*the batch"):
         Trainer(tiny_llama, lr=1e-3).train(constant_batches(2))
+
+
+def overflowing(model, calls):
+    """Makes the output layer's gradient infinite in the backward passes whose numbers (from 0) are in `calls`."""
+    numbers = itertools.count()
+    model.lm_head.weight.register_hook(lambda gradient: gradient * math.inf if next(numbers) in calls else gradient)
+
+
+def test_an_infinite_gradient_stops_before_the_weights_change(tiny_llama, tmp_path):
+    overflowing(tiny_llama, {2})
+    options = {"checkpoints": tmp_path / "points", "checkpoint_every": 1, "log_path": tmp_path / "log.jsonl"}
+    with pytest.raises(CourseError, match=r"The gradient norm at step 2 is (inf|nan): lower the learning rate"):
+        Trainer(tiny_llama, lr=1e-3, log_every=0, **options).train(constant_batches(5))
+    assert sorted(path.name for path in (tmp_path / "points").iterdir()) == ["step_000001", "step_000002"]
+    saved = load_file(tmp_path / "points" / "step_000002" / "weights.safetensors")
+    assert all(torch.equal(saved[name], parameter) for name, parameter in tiny_llama.named_parameters())
+    assert all(parameter.isfinite().all() for parameter in tiny_llama.parameters())
+    assert len(read_log(tmp_path / "log.jsonl")) == 2
+
+
+def test_float16_skips_a_step_that_overflows_and_goes_on(tiny_llama):
+    """As the scaler does: the weights stay, the scale is halved, the record says so. Not for ever."""
+    trainer = Trainer(tiny_llama, lr=1e-3, log_every=0, autocast="float16")
+    trainer.train(constant_batches(1))
+    before, scale = copy.deepcopy(tiny_llama), trainer.scaler.get_scale()
+    overflowing(tiny_llama, {0, 3})
+    records = trainer.train(constant_batches(1))
+    assert [record.skipped for record in records] == [True]
+    assert "skipped" in records[0].line()
+    assert trainer.scaler.get_scale() == scale / 2
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), tiny_llama.parameters(), strict=True))
+    assert [record.skipped for record in trainer.train(constant_batches(4))] == [False, False, True, False]
+    assert not torch.equal(before.lm_head.weight, tiny_llama.lm_head.weight)
+    overflowing(tiny_llama, range(1000))
+    with pytest.raises(CourseError, match="The gradient norm at step 1[0-9] is"):
+        trainer.train(constant_batches(40))
 
 
 def test_nothing_to_train_is_refused(tiny_llama):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 
-from course_lib.data.generators.families import UNITS, WEEKDAYS
+from course_lib.data.generators.words import UNITS, WEEKDAYS
 
 HEDGE = re.compile(r"\b(?:not|never|or|maybe|perhaps|either|sorry|cannot|unsure|wrong|incorrect)\b|n['’]t\b", re.I)
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\.?\d)")

@@ -6,7 +6,8 @@ from itertools import islice
 from random import Random
 
 from course_lib.data.generators.checks import CHECKS, check_response
-from course_lib.data.generators.families import FAMILIES, Question
+from course_lib.data.generators.families import FAMILIES
+from course_lib.data.generators.questions import Question
 from course_lib.errors import CourseError
 
 SIZES = {"train": 1000, "held_out": 200}

@@ -5,8 +5,8 @@ from itertools import islice
 from random import Random
 
 from course_lib.data.generators.checks import check_response
-from course_lib.data.generators.families import Question
 from course_lib.data.generators.instructions import questions, split_size
+from course_lib.data.generators.questions import Question
 
 SIZES = {"train": 600, "held_out": 150}
 OPENERS = ("Of course", "Certainly", "Gladly", "With pleasure", "Happy to help", "Sure")
