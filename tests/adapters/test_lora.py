@@ -76,7 +76,7 @@ def test_count_is_the_formula(tiny_llama):
     ("shapes", "rank", "published"),
     [
         ([(2304, 768)] * 12, 8, 294_912),  # GPT-2 small, c_attn
-        ([(1024, 1024)] * 48, 4, 393_216),  # GPT-2 medium, q and v
+        ([(1024, 1024)] * 48, 4, 393_216),  # GPT-2 medium, q and v: by the formula (the paper states 0.35 M)
         ([(768, 768)] * 24, 8, 294_912),  # RoBERTa base
         ([(1024, 1024)] * 48, 8, 786_432),  # RoBERTa large
         ([(12288, 12288)] * 192, 1, 4_718_592),  # GPT-3 175B
