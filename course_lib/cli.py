@@ -74,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `course ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # the disk is full, a folder is write-protected, a file is where a folder should be
+        if error.errno is None:
+            raise  # a library's own, not the operating system's
+        print(f"course: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _terminated(number, _frame) -> None:

@@ -109,6 +109,15 @@ def test_exit_status_and_streams_of_a_run(tmp_path, source, status):
         assert done.stderr == ""
 
 
+def test_what_the_operating_system_refuses_is_one_line(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("words " * 50)
+    assert cli.main(["data", "prepare", "--input", str(text), "--output", str(text)]) == 2
+    assert "is a file: shards need a folder" in capsys.readouterr().err
+    assert cli.main(["data", "prepare", "--input", str(text), "--output", str(text / "below")]) == 2
+    assert capsys.readouterr().err == f"course: {text / 'below'}: Not a directory\n"
+
+
 def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     """`pip install .` brings NumPy only; a command that needs more says what to install."""
     monkeypatch.setitem(sys.modules, "nbformat", None)  # as if it were not installed

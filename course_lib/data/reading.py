@@ -160,4 +160,6 @@ def load_hub(name: str, split: str, config: str | None = None):
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises many kinds: offline, unknown name, unknown split, broken files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if datasets.config.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set and the cache does not have it; unset it, or give a file"
         raise CourseError(f"{name} is neither a file nor a folder, and the hub did not give it: {reason}") from error

@@ -92,8 +92,10 @@ def _described(tokenizer) -> str:
 
 def _claim(output: Path, fingerprint: str, force: bool) -> dict | None:
     """The manifest, where `output` already holds just this; else make the folder ours, or refuse."""
+    if output.exists() and not output.is_dir():
+        raise CourseError(f"{output} is a file: shards need a folder.")
     path = output / MANIFEST
-    known = json.loads(path.read_text()) if path.is_file() else None
+    known = _manifest(path)
     others = [file.name for split in ("train", "val") for file in output.glob(f"{split}_?????.npy")]
     if known and known["fingerprint"] == fingerprint and known["complete"]:
         for split in ("train", "val"):
@@ -109,6 +111,18 @@ def _claim(output: Path, fingerprint: str, force: bool) -> dict | None:
     for name in others:
         (output / name).unlink()
     return None
+
+
+def _manifest(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_text())
+        if not {"fingerprint", "complete", "shards"} <= known.keys():
+            raise ValueError("a key is missing")
+    except (ValueError, AttributeError) as error:
+        raise CourseError(f"{path} is damaged ({error}): remove it, and prepare the shards again.") from error
+    return known
 
 
 def _tokenize_to(path: Path, inputs, tokenizer, dtype, say, progress) -> int:
@@ -214,8 +228,7 @@ class TokenShards:
         paths = sorted(self.folder.glob(f"{split}_*.npy"))
         if not paths:
             raise CourseError(f"{folder} has no shard {split}_00000.npy: `course data prepare` makes them.")
-        manifest = self.folder / MANIFEST
-        known = json.loads(manifest.read_text()) if manifest.is_file() else {"complete": True, "shards": {}}
+        known = _manifest(self.folder / MANIFEST) or {"complete": True, "shards": {}}
         if not known["complete"]:
             raise CourseError(f"{folder} was not finished: run `course data prepare` again, it goes on by itself.")
         if missing := {n for n in known["shards"] if n.startswith(f"{split}_")} - {path.name for path in paths}:

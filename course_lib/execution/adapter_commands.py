@@ -105,10 +105,11 @@ def _add_adapters(subparsers) -> None:
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
     from course_lib.adapters import load_adapter, merge, save_merged
+    from course_lib.models.pretrained import load
 
     base = args.base or named_base(args.adapter)
     refuse_filled(args.output)
-    model, tokenizer = load_base(base, args.dtype)
+    model, tokenizer = load(base, args.dtype)
     print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
     load_adapter(model, args.adapter)
     report = merge(model)
@@ -128,19 +129,10 @@ def _share(report) -> str:
     return f"{report.mean_error / report.mean_change:.2%}" if report.mean_change else "there is none"
 
 
-def load_base(name: str, dtype: str = "float32", device: str = "cpu"):
-    """(model, tokenizer); a base without a tokenizer of its own is refused in a sentence."""
-    from course_lib.models.pretrained import load
-
-    try:
-        return load(name, dtype, device)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CourseError(f"The base {name} could not be loaded: {reason}") from error
-
-
 def named_base(folder: Path) -> str:
-    """The base that an adapter was trained on, as its file says."""
+    """The base that an adapter was trained on: the one made for its run, which lies beside it, or as its file says."""
+    if (Path(folder) / "base" / "config.json").is_file():  # wherever the run's folder has been moved
+        return str(Path(folder) / "base")
     name = adapter_config(folder).get("base_model_name_or_path")
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
@@ -152,6 +144,8 @@ def adapter_config(folder: Path) -> dict:
     path = Path(folder) / "adapter_config.json"
     if not path.is_file():
         found = "a whole model, which needs no base" if (Path(folder) / "config.json").is_file() else "no adapter"
+        if is_checkpoint(folder):
+            found = "a checkpoint (course adapters export makes an adapter of it)"
         raise CourseError(f"{folder} holds {found}: there is no adapter_config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -271,21 +265,40 @@ def layer_lines(config: dict, tensors: dict) -> dict[str, str]:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Rename the checkpoint's tensors as PEFT does, and write the settings of its run beside them."""
+    """Export, and say how much."""
+    count = export(args.checkpoint, args.output)
+    print(f"{args.output}: {count:,} parameters of {args.checkpoint.name}")
+    return 0
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` is a Trainer's checkpoint."""
+    return (Path(folder) / "weights.safetensors").is_file()
+
+
+def export(checkpoint: Path, output: Path) -> int:
+    """Rename the checkpoint's tensors as PEFT does, and write the settings of its run beside them, into `output`.
+
+    Returns the number of parameters. CourseError where it is no adapter's checkpoint, or `output` is not empty.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    run = _run_of(args.checkpoint.parent.parent)
-    if run is None or not (args.checkpoint / "weights.safetensors").is_file():
-        raise CourseError(f"{args.checkpoint} is no checkpoint in the folder of a run of `course train`.")
+    folder = checkpoint.resolve().parent.parent
+    run = _run_of(folder)
+    if run is None or not is_checkpoint(checkpoint):
+        raise CourseError(f"{checkpoint} is no checkpoint in the folder of a run of `course train`.")
     if run["mode"] == "full":
-        raise CourseError(f"{args.checkpoint} holds a whole model's weights, and no adapter.")
-    refuse_filled(args.output)
-    tensors = load_file(args.checkpoint / "weights.safetensors")
-    args.output.mkdir(parents=True, exist_ok=True)
-    save_file({peft_name(key): tensor for key, tensor in tensors.items()}, args.output / "adapter_model.safetensors")
-    write_json(args.output / "adapter_config.json", exported_config(run, args.checkpoint.parent.parent))
-    print(f"{args.output}: {sum(tensor.numel() for tensor in tensors.values()):,} parameters of {args.checkpoint.name}")
-    return 0
+        raise CourseError(f"{checkpoint} holds a whole model's weights, and no adapter.")
+    refuse_filled(output)
+    try:
+        tensors = load_file(checkpoint / "weights.safetensors")
+    except SafetensorError as error:
+        raise CourseError(f"{checkpoint} is damaged: {error}") from error
+    output.mkdir(parents=True, exist_ok=True)
+    save_file({peft_name(key): tensor for key, tensor in tensors.items()}, output / "adapter_model.safetensors")
+    write_json(output / "adapter_config.json", exported_config(run, checkpoint.parent.parent))
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def peft_name(name: str) -> str:

@@ -47,6 +47,7 @@ def add_parser(subparsers) -> None:
 def _add_run(actions) -> None:
     run = actions.add_parser(
         "run",
+        usage="course align run RECIPE --data SOURCE --output DIR [options]",
         help="train a reference, or --ours",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Train with PEFT and transformers in a plain torch loop, or (--ours) with our LoRA and

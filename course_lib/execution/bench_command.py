@@ -37,10 +37,16 @@ def add_parser(subparsers) -> None:
 
 
 def _common(parser, run, pairs: int = 50) -> None:
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
-    parser.add_argument("--pairs", type=int, default=pairs, help=f"how many pairs to time ({pairs})")
+    parser.add_argument("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
+    parser.add_argument("--pairs", type=_count, default=pairs, help=f"how many pairs to time ({pairs})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return int(text)
 
 
 def run_scratch(args: argparse.Namespace) -> int:

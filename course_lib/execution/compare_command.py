@@ -2,11 +2,12 @@
 
 import argparse
 import re
+import tempfile
 from html import escape
 from pathlib import Path
 
 from course_lib.errors import CourseError
-from course_lib.execution.adapter_commands import adapter_config, load_base, named_base
+from course_lib.execution.adapter_commands import adapter_config, export, is_checkpoint, named_base
 from course_lib.files import write_whole
 
 MARK = "<!-- written by course compare -->"
@@ -24,6 +25,7 @@ def add_parser(subparsers) -> None:
   course compare --adapter runs/notes
   course compare --adapter runs/notes --samples 1 --temperature 0 --max-new-tokens 80
   course compare --adapter runs/notes --adapter runs/lora --prompt "The storm" --prompt "At dawn"
+  course compare --adapter runs/notes --adapter runs/notes/checkpoints/step_000250
   course compare --adapter runs/chat --chat --prompts questions.txt --html comparison.html
 
 All models draw with the same random numbers: what differs is due to the weights. The same command
@@ -38,7 +40,7 @@ prints the same text. Defaults are in brackets.""",
         action="append",
         required=True,
         metavar="DIR",
-        help="an adapter's folder; may be repeated",
+        help="an adapter's folder, or a checkpoint of its run; may be repeated",
     )
     told = f"what to continue; may be repeated ({DEFAULT_PROMPT!r})"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=told)
@@ -68,9 +70,14 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
         raise CourseError(f"{args.html} exists and is not of this command: choose another name, or --force.")
     samples = 1 if args.temperature == 0 else args.samples
-    base = args.base or named_base(args.adapter[0])
-    comparison = compare(base, args.adapter, prompts, samples, args)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters = [_as_adapter(folder, Path(scratch, str(number))) for number, folder in enumerate(args.adapter)]
+        base = args.base or named_base(adapters[0])
+        comparison = compare(base, adapters, prompts, samples, args)
     print(as_text(comparison, [(p, i + 1) for p in prompts for i in range(samples)]))
+    for name, texts in comparison.completions.items():
+        if name != "base" and texts == comparison.completions["base"]:
+            print(f"\n{name} says what the base says: train it for more --steps, with a higher --lr or --rank.")
     if args.html:
         write_page(args.html, comparison, base)
         print(f"The comparison is in {args.html}")
@@ -96,24 +103,33 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts or [DEFAULT_PROMPT]
 
 
+def _as_adapter(folder: Path, scratch: Path) -> Path:
+    """The folder itself, or where its adapter now is if it is a run's checkpoint."""
+    if not is_checkpoint(folder):
+        return folder
+    export(folder, scratch / folder.resolve().name)
+    return scratch / folder.resolve().name
+
+
 def compare(base: str, adapters: list[Path], prompts: list[str], samples: int, args: argparse.Namespace):
     """A Comparison of the base and each adapter, loaded once and switched; its rows are prompt by prompt the samples.
 
     Every model continues prompt i with the seed args.seed + i.
     """
-    from course_lib.adapters import disable_adapters, load_adapter, set_adapter
+    from course_lib.adapters import disable_adapters, load_adapter, set_adapter, unload
     from course_lib.alignment.report import Comparison
+    from course_lib.models.pretrained import load
 
     names = _names(adapters)
     # What is no adapter is refused before the base is loaded. A base holds many LoRA adapters, but one butterfly.
     turned = {name for name, folder in names.items() if adapter_config(folder).get("peft_type") == "BUTTERFLY"}
-    model, tokenizer = load_base(base, device=args.device)
+    model, tokenizer = load(base, device=args.device)
     for name in names.keys() - turned:
         load_adapter(model, names[name], name)
     with disable_adapters(model):
-        completions = {"base": _continue(model, tokenizer, prompts, samples, args)}
-    for name, folder in names.items():
-        load_adapter(model, folder) if name in turned else set_adapter(model, name)
+        completions = {"base": _continue(model, tokenizer, prompts, samples, args)} | dict.fromkeys(names)
+    for name in sorted(names, key=turned.__contains__):  # the LoRA adapters first: a butterfly takes their place
+        load_adapter(unload(model), names[name]) if name in turned else set_adapter(model, name)
         completions[name] = _continue(model, tokenizer, prompts, samples, args)
     return Comparison([prompt for prompt in prompts for _ in range(samples)], completions)
 
@@ -167,7 +183,7 @@ def _after(text: str) -> str:
 
 
 def _indented(text: str) -> str:
-    return _plain(text.strip()).replace("\n", "\n    ")
+    return _plain(text.strip()).replace("\n", "\n    ") or "(white space alone)"
 
 
 def _plain(text: str) -> str:

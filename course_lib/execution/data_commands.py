@@ -110,11 +110,10 @@ def load_tokenizer(name: str | None):
             return BPETokenizer.load(name)
         except (OSError, ValueError) as error:
             raise CourseError(f"{name} is no saved BPETokenizer: {error}") from error
-    from transformers import AutoTokenizer
+    from course_lib.models.pretrained import DEFAULT
+    from course_lib.models.pretrained import load_tokenizer as of_model
 
-    from course_lib.models.pretrained import DEFAULT, resolve
-
-    return AutoTokenizer.from_pretrained(resolve(name or DEFAULT))
+    return of_model(name or DEFAULT)
 
 
 def run_check(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -46,6 +47,7 @@ def add_parser(subparsers) -> None:
     """Register `course train` and `course prepare` (cheap: nothing heavy is imported before they run)."""
     parser = subparsers.add_parser(
         "train",
+        usage="course train --output DIR [options]",
         help="train a model, or an adapter for it",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -77,7 +79,7 @@ def _add_run(parser) -> None:
     add("--force", action="store_true", help="replace the run that is in --output")
     add("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
     add("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints; 0: none (50)")
-    add("--keep", type=int, metavar="N", help=f"how many checkpoints stay, besides the best ({s.keep})")
+    add("--keep", type=int, metavar="N", help="how many checkpoints stay, besides the best (10; full: 2)")
     add(
         "--eval-every",
         type=int,
@@ -211,6 +213,8 @@ def _train(explicit: dict, output: Path | None, world, resume: bool, force: bool
         raise CourseError("--output DIR is needed: the folder for the run.")
     folder = output or Path("(no --output)")
     settings, known = claim(folder, explicit, resume, force)
+    if resume and not known:
+        say(f"{folder} holds no run to go on with: a new one begins")
     device_of(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -226,7 +230,8 @@ def _train(explicit: dict, output: Path | None, world, resume: bool, force: bool
         summary = train(plan, folder, resume, known, say, world)
     except KeyboardInterrupt:
         if world.is_main:
-            print(f"\ncourse train --output {folder} --resume goes on from the newest checkpoint", file=sys.stderr)
+            command = f"course train --output {shlex.quote(str(folder))} --resume"
+            print(f"\n{command} goes on from the newest checkpoint", file=sys.stderr)
         raise
     except torch.OutOfMemoryError as error:
         raise CourseError(
@@ -311,5 +316,5 @@ def closing(summary: dict, folder: Path) -> str:
         f"log.jsonl, loss.png, run.json and summary.json are in {folder}",
     ]
     if s["mode"] != "full":
-        lines.append(f'next: course compare --adapter {folder} --prompt "Once upon a time"')
+        lines.append(f'next: course compare --adapter {shlex.quote(str(folder))} --prompt "Once upon a time"')
     return "\n".join(lines)

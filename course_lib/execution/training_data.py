@@ -219,7 +219,10 @@ def _shards(folder: Path, seq_len: int, max_train: int, max_eval: int) -> Source
 def _records(path: Path, tokenizer, seq_len, max_train, max_eval, template, train_on) -> Source:
     if not path.exists():
         raise CourseError(f"There is no file of records {path}.")
-    records = read_records(path, malformed="skip").records
+    if path.is_dir():  # its test part is not for training
+        path = next((path / f"train{ending}" for ending in ENDINGS if (path / f"train{ending}").is_file()), path)
+    reading = read_records(path, malformed="skip")
+    records = reading.records
     if len(records) < 2:
         raise CourseError(f"{path} has {len(records)} record: two are needed, one of them to hold out.")
     template = template or ("chat" if getattr(tokenizer, "chat_template", None) else "instruction")
@@ -230,6 +233,8 @@ def _records(path: Path, tokenizer, seq_len, max_train, max_eval, template, trai
     if not (train.examples and held_out.examples):
         raise CourseError(f"No record of {path} leaves a response within {seq_len} tokens: raise --seq-len.")
     what = f"{train} ({template} template)"
+    if problems := reading.problems:
+        what += f"; {len(problems):,} malformed left out, such as {problems[0]}"
     tokens = sum(len(example["labels"]) for example in train.examples)
     return Source(what, train.examples, held_out.examples, tokens, pad_id(tokenizer))
 

@@ -17,7 +17,7 @@ from course_lib.execution.training_settings import Settings
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import resolve
+from course_lib.models.pretrained import check_device, in_one_sentence, resolve
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -44,8 +44,9 @@ def shape_of(settings: Settings, tokenizer) -> nn.Module:
         config |= {"bos_token_id": None, "eos_token_id": None}
         config = AutoConfig.for_model(config.pop("model_type"), **config)
     else:
-        config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
+        with in_one_sentence(settings.model):
+            config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"), in_one_sentence(settings.model):  # not every model continues text
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
 
 
@@ -96,7 +97,9 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     options = {"device_map": {"": device_of(settings)}}
     if settings.mode == "qlora":
         options["quantization_config"] = _nf4(settings)
-    model = _from_pretrained(resolve(base_name(settings, folder)), settings.dtype, **options)
+    name = base_name(settings, folder)
+    with in_one_sentence(name):
+        model = _from_pretrained(resolve(name), settings.dtype, **options)
     for layer in model.modules():
         # On processors with AVX512-BF16 an evaluation would repack 4-bit weights for a kernel without a backward pass:
         # training would then go on with gradients that are zero (bitsandbytes 0.50).
@@ -135,6 +138,4 @@ def device_of(settings: Settings) -> str:
     """The device by name; auto: the GPU where torch sees one."""
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise CourseError("--device cuda: torch sees no GPU here; use --device cpu.")
-    return settings.device
+    return check_device(settings.device)

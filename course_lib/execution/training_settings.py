@@ -11,6 +11,12 @@ MODES = ("full", "lora", "qlora", "butterfly", "butterfly-block")
 SCHEDULES = ("cosine", "linear", "constant")  # as in course_lib.training, whose import takes a second
 HALVES = ("bfloat16", "float16")
 DTYPES = ("float32", *HALVES)
+# The adapter's settings, by the modes that have them
+MODES_OF = dict.fromkeys(("rank", "alpha", "dropout", "rslora"), ("lora", "qlora")) | {
+    "targets": MODES[1:],
+    "stages": ("butterfly", "butterfly-block"),
+    "block_size": ("butterfly-block",),
+}
 # Settings that change neither the losses nor what is written: they may differ when a run is resumed.
 FREE = {"threads", "device", "checkpoint_every", "keep", "log_every"}
 
@@ -54,7 +60,7 @@ class Settings:
     checkpoint_activations: bool = False
     compile: bool = False
     checkpoint_every: int | None = None
-    keep: int = 2
+    keep: int | None = None
     seed: int = 0
     threads: int = 0
     device: str = "auto"
@@ -68,6 +74,9 @@ def defaults(explicit: dict) -> Settings:
     Raises CourseError where settings exclude each other or make no sense.
     """
     given = Settings(**explicit)
+    for name in explicit:
+        if given.mode not in (modes := MODES_OF.get(name, (given.mode,))):
+            raise CourseError(f"--{name.replace('_', '-')} is of --mode {', '.join(modes)}, not of {given.mode}.")
     lora, aware = given.mode in ("lora", "qlora"), given.target_tokens is not None
     if given.steps and given.epochs:
         raise CourseError("--steps and --epochs both say how long to train: give one of them.")
@@ -78,6 +87,7 @@ def defaults(explicit: dict) -> Settings:
         "accumulate": 4 if lora and not aware else 1,
         "stages": 8 if given.mode == "butterfly-block" else 6,
         "checkpoint_every": 1 if aware else 50,
+        "keep": 2 if given.mode == "full" else 10,
         "steps": 500 if lora and not aware and given.epochs is None else None,
         "floor": {"linear": 0.0, "constant": 1.0}.get(given.schedule, 0.1),
     }
@@ -108,8 +118,6 @@ def _check(s: Settings) -> None:
         raise CourseError(
             "--mode full in --dtype float16 underflows: use float32 with --autocast float16, or bfloat16."
         )
-    if s.mode == "butterfly" and s.block_size:
-        raise CourseError("--block-size is of --mode butterfly-block: butterfly turns the full width.")
 
 
 def setting_names() -> set[str]:

@@ -30,6 +30,7 @@ def generate(
     """
     if not prompts or not all(prompts):
         raise CourseError("generate needs at least one prompt, and each prompt at least one token.")
+    _refuse_too_long(model, max(map(len, prompts)), max_new_tokens)
     device = next(model.parameters()).device
     tokens, mask = _pad_left(prompts, device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -47,6 +48,16 @@ def generate(
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
     return [[token for token in row if token >= 0] for row in torch.stack(rows, dim=1).tolist()]
+
+
+def _refuse_too_long(model: nn.Module, prompt: int, new: int) -> None:
+    """GPT-2 has a vector for each position and none beyond; rotary positions go on, if not well."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", "") == "gpt2" and prompt + new - 1 > config.max_position_embeddings:
+        raise CourseError(
+            f"A prompt of {prompt} tokens and {new} new ones do not fit into this model's "
+            f"{config.max_position_embeddings} positions: shorten the prompt, or generate less."
+        )
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], device) -> tuple[torch.Tensor, torch.Tensor]:

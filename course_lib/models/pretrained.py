@@ -83,20 +83,59 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
 
     name: a directory in the Hugging Face layout, a name in `PACKAGED`, or a hub name such as "gpt2".
     Returns (model, tokenizer): a transformers model in evaluation mode on `device`, weights in `dtype`.
-    Raises CourseError, one sentence, where the name cannot be had or holds no safetensors.
+    Raises CourseError, one sentence, where the name cannot be had or holds no safetensors, or there is no such device.
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    check_device(device)
     transformers.utils.logging.disable_progress_bar()  # reading a file is quick; a bar here would only litter notebooks
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     directory = resolve(name)
-    tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), use_safetensors=True, **options
-    )
+    tokenizer = load_tokenizer(name)
+    with in_one_sentence(name):
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(name: str | Path = DEFAULT):
+    """The tokenizer of a model, named as for `load`. CourseError where the model has none."""
+    from transformers import AutoTokenizer
+
+    directory = resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        if tokenizer("a")["input_ids"]:  # transformers may make one without a vocabulary where the files are missing
+            return tokenizer
+        reason = "its vocabulary is empty"
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+    raise CourseError(f"{name} has no tokenizer that can be read ({reason}): it needs a tokenizer.json.")
+
+
+@contextmanager
+def in_one_sentence(name: str | Path) -> Iterator[None]:
+    """Inside, what transformers says of a damaged or unknown model becomes a CourseError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CourseError(f"The model {name} could not be loaded: {reason}") from error
+
+
+def check_device(name: str) -> str:
+    """`name`, where torch can compute on a device of that name; CourseError otherwise."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, none of that kind here, torch built without
+        found = "cpu and cuda" if torch.cuda.is_available() else "cpu; torch sees no GPU"
+        raise CourseError(f"There is no device {name!r} here, but {found}.") from error
+    return name
 
 
 def resolve(name: str | Path) -> Path:

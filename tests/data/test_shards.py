@@ -172,6 +172,16 @@ def test_a_large_vocabulary_takes_four_bytes(text, tmp_path, tokenizer):
     assert read_all(tmp_path / "out", "train").min() >= 70_000
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_manifest_is_named(text, tokenizer, tmp_path, content):
+    quiet([text], tmp_path / "o", tokenizer)
+    (tmp_path / "o" / "shards.json").write_text(content)
+    with pytest.raises(CourseError, match="shards.json is damaged"):
+        quiet([text], tmp_path / "o", tokenizer)
+    with pytest.raises(CourseError, match="shards.json is damaged"):
+        TokenShards(tmp_path / "o", "train")
+
+
 def test_bad_input(text, tokenizer, tmp_path):
     with pytest.raises(CourseError, match="train_ratio=1.5"):
         quiet([text], tmp_path / "o", tokenizer, 1.5)

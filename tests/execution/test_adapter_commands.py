@@ -218,18 +218,21 @@ def test_each_side_says_what_it_says_alone(base, adapter, tmp_path, capsys):
     assert len({tuple(texts) for texts in result.completions.values()}) == 3
 
 
-def test_butterflies_take_turns(base, tmp_path):
-    """One base has one butterfly at a time: each of two gives what it gives alone, after the bare base."""
+def test_butterflies_take_turns(base, adapter, tmp_path):
+    """One base has one butterfly at a time: each of two, and a LoRA adapter between them, gives what it gives alone."""
     from transformers import AutoTokenizer
 
     from course_lib.execution.compare_command import compare
     from course_lib.inference import complete
 
-    folders, alone = [tmp_path / "first", tmp_path / "second"], []
+    lora = adapter("a", size=1.0)
+    folders, alone = [tmp_path / "first", lora, tmp_path / "second"], []
     tokenizer = AutoTokenizer.from_pretrained(base)
     for folder in [None, *folders]:
         model = loaded(base)
-        if folder:
+        if folder == lora:
+            load_adapter(model, lora)
+        elif folder:
             inject_butterfly(model, ["q_proj", "v_proj", "o_proj"], stages=3)
             for name, parameter in model.named_parameters():
                 if name.endswith("angles"):
@@ -237,8 +240,18 @@ def test_butterflies_take_turns(base, tmp_path):
             save_adapter(model, folder, str(base))
         alone.append(complete(model, tokenizer, ["At dawn"], 12, temperature=0.8, seed=0))
     options = type("Options", (), dict(temperature=0.8, top_p=1.0, seed=0, max_new_tokens=12, chat=False, device="cpu"))
-    assert list(compare(str(base), folders, ["At dawn"], 1, options).completions.values()) == alone
-    assert len({texts[0] for texts in alone}) == 3
+    together = compare(str(base), folders, ["At dawn"], 1, options).completions
+    assert list(together) == ["base", "first", "a", "second"]
+    assert list(together.values()) == alone
+    assert len({texts[0] for texts in alone}) == 4
+
+
+def test_an_adapter_that_changes_nothing_is_said_to(base, adapter, capsys):
+    command = ["compare", "--samples", 1, "--max-new-tokens", 6, "--adapter", adapter("a", size=1.0)]
+    assert course(*command, "--adapter", adapter("zero", size=0.0)) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "says what the base says" in line] == [
+        "zero says what the base says: train it for more --steps, with a higher --lr or --rank."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,9 @@ def test_a_dry_run_touches_nothing_and_its_sum_is_right(models, text, capsys):
         (["--from-scratch"], "from scratch"),
         (["--mode", "butterfly-block", "--block-size", 24], "block_size 24"),
         (["--mode", "full", "--dtype", "float16"], "float16"),
+        (["--mode", "full", "--rank", 8], "--rank is of --mode lora, qlora"),
+        (["--mode", "butterfly", "--block-size", 8], "--block-size is of --mode butterfly-block"),
+        (["--device", "toaster"], "no device 'toaster'"),
         (["--resume", "--force"], "give one of them"),
     ],
 )
@@ -205,6 +208,27 @@ def test_errors_are_one_sentence_and_leave_nothing(models, text, capsys, argumen
     assert error.startswith("course: ")
     assert "Traceback" not in error
     assert not (models / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", None, "has no tokenizer"),
+        ("config.json", "{", "It looks like the config file"),
+        ("config.json", '{"model_type": "martian"}', "could not be loaded: The checkpoint you are trying to load has"),
+        ("config.json", '{"model_type": "t5"}', "could not be loaded: Unrecognized configuration class"),
+        ("model.safetensors", "short", "could not be loaded: Error while deserializing header"),
+    ],
+)
+def test_a_damaged_model_is_refused_in_one_sentence(models, text, capsys, file, content, said):
+    (models / "gpt2" / file).unlink()
+    if content:
+        (models / "gpt2" / file).write_text(content)
+    assert run(models, text, "--steps", 1, model="gpt2") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("course: ")
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_another_folder_is_never_overwritten(models, text, capsys):
@@ -227,6 +251,29 @@ def test_another_folder_is_never_overwritten(models, text, capsys):
 
 
 # --- resuming ---
+
+
+def test_resume_in_a_new_folder_says_that_it_begins(models, text, capsys):
+    assert run(models, text, "--steps", 1, "--resume") == 0
+    assert "holds no run to go on with: a new one begins" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_compared_like_an_adapter_and_the_run_may_have_moved(models, text, capsys):
+    """What the run wrote at its end is what its last checkpoint holds; a random base lies in the run's own folder."""
+    options = ["--model", "tiny-gpt", "--tokenizer", models / "llama", "--dataset", text, "--lr", 1e-1]
+    assert train(*options, "--output", models / "first", "--steps", 6, "--checkpoint-every", 2, "--eval-every", 4) == 0
+    assert re.findall(r"^step (\d+) .* eval", capsys.readouterr().out, re.M) == ["3", "5"]
+    (models / "first").rename(models / "moved")
+    found = sorted((models / "moved" / "checkpoints").iterdir())
+    assert [path.name for path in found] == ["best", "step_000002", "step_000004", "step_000006"]
+    each = [argument for path in (models / "moved", *found[1:]) for argument in ("--adapter", path)]
+    base = ["--base", models / "moved" / "base"]
+    assert main(["compare", *map(str, base + each), "--samples", "1", "--max-new-tokens", "12"]) == 0
+    said = dict(re.findall(r"^  (\w+):\n    (.*)$", capsys.readouterr().out.split("SIDE BY SIDE")[1], re.M))
+    assert said["moved"] == said["step_000006"] != said["step_000002"]
+    assert main(["compare", "--adapter", str(models / "moved"), "--samples", "1", "--max-new-tokens", "2"]) == 0
+    assert main(["merge", "--adapter", str(found[0]), "--output", str(models / "m")]) == 2
+    assert "course adapters export makes an adapter of it" in capsys.readouterr().err
 
 
 def test_resume_after_the_end_keeps_the_log_and_the_result(models, text, capsys):
@@ -373,6 +420,14 @@ def test_sources(tmp_path, tokenizer, text):
     assert (len(answered.train), len(answered.held_out)) == (27, 3)
     labels = [label for label in answered.train[4]["labels"] if label != -100]
     assert tokenizer.decode(labels).strip().startswith("It is 4.")
+
+    records.write_text(records.read_text() + "\n{broken")
+    assert "; 1 malformed left out, such as " in read_source(str(records), tokenizer, 128).what
+    (tmp_path / "parts").mkdir()
+    records.rename(tmp_path / "parts" / "train.jsonl")
+    (tmp_path / "parts" / "test.jsonl").write_text(json.dumps(rows[0]))
+    parts = read_source(str(tmp_path / "parts"), tokenizer, 128)  # the test part is not read
+    assert (len(parts.train), len(parts.held_out)) == (27, 3)
 
 
 def _saved(tokenizer, tmp_path):
@@ -556,7 +611,9 @@ def test_under_torchrun_two_processes_give_the_losses_of_one(models, text, parit
     assert done.stdout.count("trainable: ") == done.stdout.count("held-out loss before") == 1
     assert [line.split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("step ")] == [
         "step 0",
+        "step 4",  # evaluated
         "step 6",
+        "step 9",
         "step 11",
     ]
     assert "shared out to 2 processes" in done.stdout
@@ -586,5 +643,6 @@ def test_defaults_are_the_guides():
     assert (lora.rank, lora.alpha, lora.lr, lora.steps, lora.accumulate, lora.floor) == (8, 16, 3e-4, 500, 4, 0.1)
     assert (full.lr, full.epochs, full.steps) == (5e-5, 1.0, None)
     assert (fly.lr, fly.stages) == (1e-4, 6)
+    assert (lora.keep * lora.checkpoint_every, full.keep) == (500, 2)  # all of a default run's, as the guide has it
     with pytest.raises(CourseError, match="choose from"):
         defaults({"mode": "prefix"})

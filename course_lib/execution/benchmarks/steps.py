@@ -6,6 +6,7 @@ Times are taken in pairs in one process; memory in a process a side, since one p
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -69,6 +70,10 @@ def bench_step(
     mode: str, threads: int, pairs: int, model: str, device: str = "cpu", compile: bool = False
 ) -> dict[str, float]:
     """Time and peak memory of a step, ours and the peer's, same batch and dtype (float32). mode: "lora" or "full"."""
+    from course_lib.models.pretrained import check_device
+
+    check_device(device)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
     torch.set_num_threads(threads)
     ours, theirs = (make(mode, model, device, compile) for make in (our_step, peer_step))
     first = ours(), theirs()
@@ -87,8 +92,11 @@ def bench_step(
 
 def bench_load(threads: int, pairs: int, model: str) -> dict[str, float]:
     """Time to load the weights into memory and its peak, our decoder's and transformers' model's."""
+    import transformers
+
     from course_lib.models.pretrained import resolve
 
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     directory = str(resolve(model))
     times = paired(lambda: _load("our", directory), lambda: _load("peer", directory), pairs)
