@@ -39,10 +39,10 @@ def peer_step(mode: str, model: str, device: str, compile: bool) -> Callable[[],
     """The same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping."""
     from peft import LoraConfig, get_peft_model
 
-    from course_lib.models.pretrained import load
+    from course_lib.models.pretrained import resolve
 
     torch.manual_seed(0)
-    peer, _ = load(model, device=device)
+    peer = _load("peer", str(resolve(model))).to(device)
     if mode == "lora":
         peer = get_peft_model(peer, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
     peer.train()
