@@ -61,6 +61,7 @@ class GPT(Module):
     """A language model: token ids (batch, time) to logits (batch, time, vocab_size).
 
     tied: the head reuses the token embedding's table. dropout: on the two residual paths of each block, in training.
+    rng draws the start and then the dropouts; a checkpoint keeps its state.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class GPT(Module):
         dtype=np.float32,
     ):
         rng = np.random.default_rng(seed)
-        self.max_seq_len, self.vocab_size = max_seq_len, vocab_size
+        self.max_seq_len, self.vocab_size, self.rng = max_seq_len, vocab_size, rng
         self.tokens = Embedding(vocab_size, embed_dim, rng=rng, dtype=dtype)
         self.positions = Embedding(max_seq_len, embed_dim, rng=rng, dtype=dtype)
         self.blocks = [Block(embed_dim, num_heads, dropout, rng=rng, dtype=dtype) for _ in range(num_layers)]

@@ -4,6 +4,8 @@ A record is in Alpaca's format: {"instruction": ..., "input": ..., "output": ...
 The template is `InstructionFormatter` in `course_lib.data.templates`, which both editions share.
 """
 
+import warnings
+
 import numpy as np
 
 from course_lib.data import InstructionFormatter
@@ -13,30 +15,37 @@ from course_lib.scratch.functional import IGNORE
 class FinetuneDataset:
     """Token ids and labels of instruction records; the labels of the prompt are -100, so only the response is trained.
 
-    data: records; tokenizer: has encode(text) -> ids. max_length: longer examples are cut at the end.
-    ValueError where a record lacks a field, or where cutting would leave nothing of its response: that example would
-    silently teach nothing.
+    data: records; tokenizer: has encode(text) -> ids. max_length: a longer example is cut at the end. Where the prompt
+    alone would fill max_length, cutting there would drop the whole response and the example would silently teach
+    nothing: the start of the prompt is left out instead, for up to half of the tokens, and a warning says so.
+    ValueError where a record lacks a field, has one that is no text, or an empty response.
     """
 
     def __init__(self, data: list[dict], tokenizer, max_length: int = 128):
         if not data:
             raise ValueError("The dataset is empty: give at least one record.")
-        self.max_length, formatter = max_length, InstructionFormatter()
-        self.examples = [self._example(number, record, tokenizer, formatter) for number, record in enumerate(data)]
-
-    def _example(self, number: int, record: dict, tokenizer, formatter: InstructionFormatter) -> dict:
-        if missing := {"instruction", "output"} - record.keys():
-            raise ValueError(f"Record {number} has no {' and no '.join(sorted(missing))}.")
-        prompt = formatter.prompt(record["instruction"], record.get("input", ""))
-        # The prompt is encoded on its own, so that where it ends does not depend on how the response begins.
-        prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(formatter.escape(record["output"]))
-        if len(prompt_ids) >= self.max_length:
-            raise ValueError(
-                f"Record {number} has a prompt of {len(prompt_ids)} tokens, and max_length {self.max_length} would "
-                "leave nothing of its response."
+        if max_length < 2:
+            raise ValueError(f"max_length {max_length} has no room for a prompt and a response: at least 2.")
+        self.tokenizer, self.max_length, self.formatter = tokenizer, max_length, InstructionFormatter()
+        self._shortened: list[int] = []
+        self.examples = [self._example(number, record) for number, record in enumerate(data)]
+        if self._shortened:
+            warnings.warn(
+                f"max_length {max_length} leaves no room for the response of {len(self._shortened)} of {len(data)} "
+                f"records (the first is record {self._shortened[0]}): the start of their prompts is left out.",
+                stacklevel=2,
             )
-        ids = (prompt_ids + response_ids)[: self.max_length]
-        return {"input_ids": ids, "labels": ([IGNORE] * len(prompt_ids) + response_ids)[: self.max_length]}
+
+    def _example(self, number: int, record: dict) -> dict:
+        instruction, given, output = _fields(number, record)
+        # The prompt is encoded on its own, so that where it ends does not depend on how the response begins.
+        prompt = list(self.tokenizer.encode(self.formatter.prompt(instruction, given)))
+        response = list(self.tokenizer.encode(self.formatter.escape(output)))
+        if len(prompt) >= self.max_length:
+            self._shortened.append(number)
+            prompt = prompt[len(prompt) - self.max_length + min(len(response), self.max_length // 2) :]
+        ids, labels = prompt + response, [IGNORE] * len(prompt) + response
+        return {"input_ids": ids[: self.max_length], "labels": labels[: self.max_length]}
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -44,6 +53,19 @@ class FinetuneDataset:
     def __getitem__(self, index: int) -> dict:
         """{"input_ids": [...], "labels": [...]}, equally long, at most max_length."""
         return self.examples[index]
+
+
+def _fields(number: int, record: dict) -> tuple[str, str, str]:
+    """Instruction, input ("" where there is none) and output of record `number`. ValueError where one is not usable."""
+    if missing := {"instruction", "output"} - record.keys():
+        raise ValueError(f"Record {number} has no {' and no '.join(sorted(missing))}.")
+    fields = record["instruction"], record.get("input") or "", record["output"]
+    for name, value in zip(("instruction", "input", "output"), fields, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(f"The {name} of record {number} is {value!r}: it must be a text.")
+    if not fields[2]:
+        raise ValueError(f"Record {number} has an empty output: there is nothing to train on.")
+    return fields
 
 
 class DataCollator:

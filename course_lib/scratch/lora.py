@@ -66,7 +66,7 @@ class LoRALinear(Module):
         return self.weight.data + (self.scaling * self.B.data @ self.A.data).astype(self.weight.dtype)
 
 
-class LoRAModel:
+class LoRAModel(Module):
     """A model whose target layers are adapted and whose own weights are frozen.
 
     target_modules: last parts of the layers' names, ["q_proj", "v_proj"]. The base model is changed in place.
@@ -76,6 +76,7 @@ class LoRAModel:
         self.base_model, self.target_modules = base_model, list(target_modules)
         self.rank, self.alpha = rank, alpha if alpha is not None else 2.0 * rank
         self.layers: dict[str, LoRALinear] = {}
+        self.training = base_model.training
 
     def inject_lora(self) -> None:
         """Freeze the base and replace each target layer. ValueError where a target matches nothing; then nothing has
@@ -115,9 +116,10 @@ class LoRAModel:
         trained, frozen = (sum(p.size for p in ps) for ps in (self.lora_parameters(), self.base_parameters()))
         return 100 * trained / (trained + frozen)
 
-    # What a Trainer and an evaluation need, from the base with its adapted layers in place.
+    # The rest of what a model has (parameters, train, eval, ...) is a Module's.
 
-    def __call__(self, ids: np.ndarray) -> Tensor:
+    def forward(self, ids: np.ndarray) -> Tensor:
+        """The base model's logits, through the adapted layers."""
         return self.base_model(ids)
 
     def loss(self, ids: np.ndarray, labels: np.ndarray) -> Tensor:
@@ -125,22 +127,9 @@ class LoRAModel:
         return self.base_model.loss(ids, labels)
 
     @property
-    def training(self) -> bool:
-        """Whether the base's dropout is on."""
-        return self.base_model.training
-
-    def train(self, mode: bool = True) -> "LoRAModel":
-        """Switch the base's dropout on or off."""
-        self.base_model.train(mode)
-        return self
-
-    def parameters(self) -> list[Tensor]:
-        """All parameters, frozen ones too."""
-        return self.base_model.parameters()
-
-    def named_parameters(self):
-        """All parameters with their names."""
-        return self.base_model.named_parameters()
+    def rng(self) -> np.random.Generator:
+        """Where the base's dropout draws from; a checkpoint keeps its state."""
+        return self.base_model.rng
 
     def adapter(self) -> dict[str, np.ndarray]:
         """The adapter alone: A and B by layer, copied. A few kilobytes to keep, share and swap."""

@@ -97,8 +97,8 @@ def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their joint norm is at most `max_norm`. Returns the norm before."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients))
-    if norm > max_norm:
-        factor = max_norm / (norm + 1e-6)  # torch's guard against a norm of zero
+    factor = max_norm / (norm + 1e-6)  # torch's guard against a norm of zero
+    if factor < 1:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad * np.asarray(factor, parameter.dtype)

@@ -33,6 +33,8 @@ class Tensor:
     data: float32 or float64; integers become float32. grad: an array of the same shape, None until `backward`.
     """
 
+    __array_priority__ = 1000  # array * tensor is ours to compute: NumPy's own product would forget the graph
+
     def __init__(self, data, requires_grad: bool = False):
         array = np.asarray(data)
         self.data = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
@@ -154,6 +156,9 @@ class Tensor:
         return self * as_tensor(other, self.dtype) ** -1.0
 
     __radd__, __rmul__ = __add__, __mul__
+
+    def __rmatmul__(self, other) -> "Tensor":
+        return as_tensor(other, self.dtype) @ self
 
     def __rsub__(self, other) -> "Tensor":
         return as_tensor(other, self.dtype) - self

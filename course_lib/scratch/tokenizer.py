@@ -9,12 +9,15 @@ merges, in tests/scratch/test_tokenizer.py.
 
 import heapq
 import json
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from course_lib.files import write_whole
+
 # GPT-2's: contractions, words, numbers and punctuation with the space before them, then white space.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+BYTES = ("utf-8", "surrogateescape")  # Python's way to carry bytes that are no UTF-8 in a string
 
 
 class BPETokenizer:
@@ -73,9 +76,9 @@ class BPETokenizer:
         except KeyError as error:
             raise ValueError(f"{vocab} and {merges} do not belong together: {error} is only in one of them.") from error
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`; decode gives the text back."""
-        ids = self._encode(text)
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of `text`; decode gives the text back, and decode_bytes the bytes, which need not be UTF-8."""
+        ids = self._encode(text.decode(*BYTES) if isinstance(text, bytes) else text)
         return [self.numbering[i] for i in ids] if self.numbering else ids
 
     def _encode(self, text: str) -> list[int]:
@@ -85,7 +88,7 @@ class BPETokenizer:
                 ids.append(self._special[part])
             else:
                 for word in _split([part]):
-                    ids += self._encode_word(word.encode())
+                    ids += self._encode_word(word.encode(*BYTES))
         return ids
 
     def __call__(self, text: str) -> dict[str, list[int]]:
@@ -122,11 +125,8 @@ class BPETokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the tokenizer as JSON, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp")
         saved = {"merges": self.merges, "special_tokens": self.special_tokens, "numbering": self.numbering}
-        temporary.write_text(json.dumps(saved))
-        os.replace(temporary, path)
+        write_whole(Path(path), json.dumps(saved))
 
     @classmethod
     def load(cls, path: Path | str) -> "BPETokenizer":

@@ -1,14 +1,16 @@
 """The training loop (level 2 of the fine-tuning exercise)."""
 
+import io
 import json
-import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from course_lib.files import write_whole
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
 from course_lib.scratch.nn import evaluating, refuse_other_shapes
@@ -55,10 +57,10 @@ class Trainer:
         self.optimizer.lr = self.peak_lr * warmup_cosine(self.step, self.steps, max(1, self.steps // 10))
         self.optimizer.zero_grad()
         loss = self.model.loss(batch["input_ids"], batch["labels"])
-        if not np.isfinite(loss.item()):
-            raise ValueError(f"The loss at step {self.step} is {loss.item()}: lower the learning rate {self.peak_lr}.")
+        self._refuse_not_finite("loss", loss.item())
         loss.backward()
         norm = clip_grad_norm(self.optimizer.parameters, self.clip)
+        self._refuse_not_finite("gradient norm", norm)
         self.optimizer.step()
         seconds = time.perf_counter() - started
         self.say(
@@ -67,6 +69,10 @@ class Trainer:
         )
         self.step += 1
         return loss.item()
+
+    def _refuse_not_finite(self, what: str, value: float) -> None:
+        if not np.isfinite(value):
+            raise ValueError(f"The {what} at step {self.step} is {value}: lower the learning rate {self.peak_lr}.")
 
     def _batch(self, step: int) -> dict[str, np.ndarray]:
         """The batch of a step. The order of a pass follows from the seed and the pass alone, so a resumed run sees what
@@ -81,36 +87,59 @@ class Trainer:
         return evaluate(self.model, eval_data, self.batch_size)
 
     def save_checkpoint(self, path: Path | str) -> None:
-        """Weights, the optimiser's memory and the position, in one .npz without pickle; whole or not at all."""
-        arrays = {f"model/{name}": p.data for name, p in self.model.named_parameters()}
-        for slot, memory in self.optimizer.memory.items():
-            arrays |= {f"optimizer/{slot}/{i}": value for i, value in enumerate(memory)}
-        state = {"step": self.step, "optimizer_steps": self.optimizer.steps, "optimizer": type(self.optimizer).__name__}
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, state=np.array(json.dumps(state)), **arrays)
-        os.replace(temporary, path)
+        """Weights, the optimiser's memory, position, schedule and random states, in one .npz without pickle; whole or
+        not at all."""
+        buffer = io.BytesIO()
+        np.savez(buffer, state=np.array(json.dumps(self._state())), **self._arrays())
+        write_whole(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Path | str) -> None:
         """Go back to where `save_checkpoint` was: training on gives the losses it would have given.
 
-        ValueError, before anything is changed, where the file is of another model or optimiser.
+        ValueError, before anything is changed, where the file is of another model or optimiser, or where its position
+        would mean other batches here.
         """
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-        if "state" not in arrays:
-            raise ValueError(f"{path} is no checkpoint of this Trainer.")
-        state = json.loads(arrays.pop("state").item())
-        expected = {f"model/{name}": p for name, p in self.model.named_parameters()}
-        for slot, memory in self.optimizer.memory.items():
-            expected |= {f"optimizer/{slot}/{i}": value for i, value in enumerate(memory)}
-        refuse_other_shapes(expected, arrays, f"{path} is of another model or optimiser")
+        arrays, saved = _read(path)
+        own, state = self._state(), self._state() | saved
+        refuse_other_shapes(self._arrays(), arrays, f"{path} is of another model or optimiser")
+        for what in ("batch_size", "examples"):
+            if state[what] != own[what]:
+                raise ValueError(f"{path} was saved with {what} {state[what]}, and here it is {own[what]}.")
         for name, parameter in self.model.named_parameters():
-            parameter.data = arrays[f"model/{name}"]
+            parameter.data = arrays[f"model/{name}"].astype(parameter.dtype, copy=False)
         for slot, memory in self.optimizer.memory.items():
             memory[:] = [arrays[f"optimizer/{slot}/{i}"] for i in range(len(memory))]
         self.step, self.optimizer.steps = state["step"], state["optimizer_steps"]
+        self.peak_lr, self.seed = state["peak_lr"], state["seed"]
+        self.model.rng.bit_generator.state = state["rng"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"model/{name}": p.data for name, p in self.model.named_parameters()}
+        for slot, memory in self.optimizer.memory.items():
+            arrays |= {f"optimizer/{slot}/{i}": value for i, value in enumerate(memory)}
+        return arrays
+
+    def _state(self) -> dict:
+        return {
+            "step": self.step,
+            "optimizer_steps": self.optimizer.steps,
+            "optimizer": type(self.optimizer).__name__,
+            "peak_lr": self.peak_lr,
+            "seed": self.seed,  # the order of the examples
+            "batch_size": self.batch_size,
+            "examples": len(self.dataset),
+            "rng": self.model.rng.bit_generator.state,  # dropout goes on where it was
+        }
+
+
+def _read(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the state of a checkpoint. ValueError where the file is none."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+        return arrays, dict(json.loads(arrays.pop("state").item()))
+    except (ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no checkpoint of this Trainer ({error}).") from error
 
 
 def evaluate(model, data: FinetuneDataset, batch_size: int = 4) -> float:

@@ -61,8 +61,17 @@ def test_truncation_keeps_a_part_of_every_response():
     cut = FinetuneDataset([record("a long answer")], BYTES, prompt + 3)[0]
     assert len(cut["input_ids"]) == len(cut["labels"]) == prompt + 3
     assert [i for i in cut["labels"] if i != -100] == list(b"a l")
-    with pytest.raises(ValueError, match=f"Record 1 has a prompt of .* max_length {prompt}"):
-        FinetuneDataset([{**record(), "instruction": "A"}, record()], BYTES, prompt)
+
+
+@pytest.mark.parametrize(("output", "kept"), [("yes", "yes"), ("y" * 50, "y" * 19)])
+def test_a_prompt_that_leaves_no_room_loses_its_start_with_a_warning(output, kept):
+    prompt = InstructionFormatter().prompt("Answer")
+    with pytest.warns(UserWarning, match=f"max_length {len(prompt)} .* of 1 of 2 records .* record 1"):
+        data = FinetuneDataset([record(instruction="A"), record(output)], BYTES, len(prompt))
+    example = data[1]
+    assert len(example["input_ids"]) == len(example["labels"]) == len(prompt) == 38
+    assert BYTES.decode(example["input_ids"]) == prompt[len(kept) :] + kept
+    assert BYTES.decode([i for i in example["labels"] if i != -100]) == kept
 
 
 @pytest.mark.parametrize(
@@ -70,6 +79,9 @@ def test_truncation_keeps_a_part_of_every_response():
     [
         (lambda: FinetuneDataset([], BYTES), "empty"),
         (lambda: FinetuneDataset([{"instruction": "x"}], BYTES), "Record 0 has no output"),
+        (lambda: FinetuneDataset([record(), record("")], BYTES), "Record 1 has an empty output"),
+        (lambda: FinetuneDataset([record(given_=["x"])], BYTES), r"input of record 0 is \['x'\]: it must be a text"),
+        (lambda: FinetuneDataset([record()], BYTES, 1), "max_length 1 has no room"),
         (lambda: DataCollator().collate([]), "empty batch"),
         (lambda: Benchmark(), "eval_dataset"),
         (lambda: Trainer(None, AdamW(small().parameters()), data(), epochs=0), "epochs 0"),
@@ -96,18 +108,30 @@ def data(count=5):
     return FinetuneDataset([record("yes" * (i + 1), given_=str(i)) for i in range(count)], BYTES, 96)
 
 
-def trainer(seed=0, model=None, **options):
+def trainer(seed=0, model=None, lr=3e-3, **options):
     model = model or small(seed)
-    return Trainer(model, AdamW(model.parameters(), 3e-3), data(), 2, 3, say=None, **options)
+    return Trainer(model, AdamW(model.parameters(), lr), data(), 2, 3, say=None, **options)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 8])
-def test_resuming_gives_bit_identical_losses(tmp_path, stop):
-    unbroken = trainer().train()
-    first = trainer()
+def dropping(seed=0):
+    return GPT(256, 16, 2, 1, 96, seed=seed, dropout=0.3)
+
+
+def adapted(seed=0):
+    model = LoRAModel(dropping(seed), ["q_proj", "up_proj"])
+    model.inject_lora()
+    return model
+
+
+@pytest.mark.parametrize("make", [small, dropping, adapted])
+@pytest.mark.parametrize("stop", range(9))
+def test_resuming_gives_bit_identical_losses(tmp_path, stop, make):
+    unbroken = trainer(model=make()).train()
+    first = trainer(model=make())
     begun = first.train(max_steps=stop)
     first.save_checkpoint(tmp_path / "c.npz")
-    second = trainer(seed=9)  # other weights, which the checkpoint replaces
+    # other weights, dropouts, order and learning rate, which the checkpoint replaces
+    second = trainer(model=make(9), seed=9, lr=1.0)
     second.load_checkpoint(tmp_path / "c.npz")
     assert begun + second.train() == unbroken
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
@@ -120,6 +144,18 @@ def test_another_models_checkpoint_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"another model or optimiser: .* there and"):
         other.load_checkpoint(tmp_path / "c.npz")
     assert all(np.array_equal(before[k], v) for k, v in other.model.state_dict().items())
+    with pytest.raises(ValueError, match="saved with batch_size 2, and here it is 3"):
+        Trainer(small(), other.optimizer.__class__(small().parameters()), data(), 3).load_checkpoint(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", b"PK\x03\x04" + bytes(40)])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="is no checkpoint of this Trainer"):
+        trainer().load_checkpoint(tmp_path / "c.npz")
+    np.savez(tmp_path / "other.npz", weights=np.ones(3))
+    with pytest.raises(ValueError, match="no checkpoint of this Trainer .*state"):
+        trainer().load_checkpoint(tmp_path / "other.npz")
 
 
 def test_a_line_a_step_and_evaluation_weighs_tokens(capsys):
@@ -148,6 +184,17 @@ def test_nan_stops_with_advice():
     run.model.parameters()[0].data[:] = np.nan
     with pytest.raises(ValueError, match="loss at step 0 is nan: lower the learning rate"):
         run.train()
+
+
+def test_a_gradient_that_is_not_finite_is_refused_before_the_update():
+    run, updates = trainer(), []
+    first = run.model.parameters()[0]
+    first.data[:] = 0
+    run.model.loss = lambda ids, labels: (first**0.5).sum()  # 0, with an infinite slope
+    run.optimizer.step = lambda: updates.append(1)
+    with np.errstate(divide="ignore"), pytest.raises(ValueError, match="gradient norm at step 0 is inf: lower"):
+        run.train()
+    assert not updates
 
 
 class TestMerging:

@@ -87,12 +87,14 @@ def test_gradients_equal_central_differences(name):
     for position, tensor in enumerate(tensors):
         for index in np.random.default_rng(3).permutation(tensor.size)[:6]:
             moved = []
-            for step in (1e-5, -1e-5):
+            for steps in (1, -1, 2, -2):
                 arrays = [x.copy() for x in inputs]
-                arrays[position].flat[index] += step
+                arrays[position].flat[index] += steps * 1e-3
                 moved.append(value(arrays))
-            # the method's own error is of order eps^2 = 1e-10
-            assert (moved[0] - moved[1]) / 2e-5 == pytest.approx(tensor.grad.flat[index], rel=1e-6, abs=1e-8)
+            # Two central differences, so that their errors of second order cancel (Richardson): what is left is of
+            # order h^4 = 1e-12, and rounding over h, 1e-13.
+            slope = (8 * (moved[0] - moved[1]) - (moved[2] - moved[3])) / 12e-3
+            assert slope == pytest.approx(tensor.grad.flat[index], rel=1e-8, abs=1e-10)
 
 
 def test_no_grad_remembers_nothing():
@@ -145,6 +147,21 @@ def test_dropout_keeps_the_mean_and_its_gradient_is_its_mask():
 def test_mistakes_name_the_value(mistake, message):
     with pytest.raises(ValueError, match=message):
         mistake()
+
+
+@pytest.mark.parametrize("operation", [np.add, np.subtract, np.multiply, np.divide, np.matmul])
+def test_an_array_on_the_left_keeps_the_graph(operation):
+    x, values = Tensor(array(2, 2) + 5, requires_grad=True), array(2, 2)
+    by_operator = {
+        np.add: lambda: values + x,
+        np.subtract: lambda: values - x,
+        np.multiply: lambda: values * x,
+        np.divide: lambda: values / x,
+        np.matmul: lambda: values @ x,
+    }[operation]()
+    assert isinstance(by_operator, Tensor)
+    assert by_operator.requires_grad
+    np.testing.assert_allclose(by_operator.data, operation(values, x.data))
 
 
 def test_size_is_the_number_of_elements():

@@ -34,6 +34,11 @@ def test_any_text_comes_back(text):
     assert TRAINED.decode(TRAINED.encode(text)) == text
 
 
+@given(st.binary())
+def test_any_bytes_come_back(data):
+    assert TRAINED.decode_bytes(TRAINED.encode(data)) == data
+
+
 @given(st.lists(st.integers(0, TRAINED.vocab_size - 1)))
 def test_any_ids_have_exact_bytes(ids):
     assert TRAINED.decode_bytes(ids) == b"".join(TRAINED.decode_bytes([i]) for i in ids)
