@@ -3,3 +3,8 @@
 
 class CourseError(Exception):
     """What was wrong, where, and what to do, in one sentence; the `course` command prints it without a traceback."""
+
+
+def first_line(error: BaseException) -> str:
+    """What `error` says in its first line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from course_lib.execution.training_settings import Settings
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import check_device, in_one_sentence, resolve
+from course_lib.models.pretrained import check_device, in_one_sentence, load_model, resolve
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -97,24 +97,13 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     options = {"device_map": {"": device_of(settings)}}
     if settings.mode == "qlora":
         options["quantization_config"] = _nf4(settings)
-    name = base_name(settings, folder)
-    with in_one_sentence(name):
-        model = _from_pretrained(resolve(name), settings.dtype, **options)
+    model = load_model(base_name(settings, folder), settings.dtype, **options)
     for layer in model.modules():
         # On processors with AVX512-BF16 an evaluation would repack 4-bit weights for a kernel without a backward pass:
         # training would then go on with gradients that are zero (bitsandbytes 0.50).
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model.eval()
-
-
-def _from_pretrained(directory: Path, dtype: str, **options) -> nn.Module:
-    import transformers
-    from transformers import AutoModelForCausalLM
-
-    transformers.utils.logging.disable_progress_bar()
-    options |= {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    return AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
 
 
 def _nf4(settings: Settings):

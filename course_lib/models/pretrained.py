@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_lib.cache import cache_dir
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, first_line
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -85,18 +85,22 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
     Returns (model, tokenizer): a transformers model in evaluation mode on `device`, weights in `dtype`.
     Raises CourseError, one sentence, where the name cannot be had or holds no safetensors, or there is no such device.
     """
+    check_device(device)
+    tokenizer = load_tokenizer(name)
+    return load_model(name, dtype).to(device).eval(), tokenizer
+
+
+def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options):
+    """The transformers model alone, named as for `load`. options: of `from_pretrained`, such as device_map."""
     import torch
     import transformers
     from transformers import AutoModelForCausalLM
 
-    check_device(device)
     transformers.utils.logging.disable_progress_bar()  # reading a file is quick; a bar here would only litter notebooks
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    options |= {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     directory = resolve(name)
-    tokenizer = load_tokenizer(name)
     with in_one_sentence(name):
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
-    return model.to(device).eval(), tokenizer
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
 
 
 def load_tokenizer(name: str | Path = DEFAULT):
@@ -110,7 +114,7 @@ def load_tokenizer(name: str | Path = DEFAULT):
             return tokenizer
         reason = "its vocabulary is empty"
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        reason = first_line(error).rstrip(" .:")
     raise CourseError(f"{name} has no tokenizer that can be read ({reason}): it needs a tokenizer.json.")
 
 
@@ -122,8 +126,7 @@ def in_one_sentence(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CourseError(f"The model {name} could not be loaded: {reason}") from error
+        raise CourseError(f"The model {name} could not be loaded: {first_line(error)}") from error
 
 
 def check_device(name: str) -> str:

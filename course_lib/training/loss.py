@@ -19,9 +19,7 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """`next_token_loss` as a sum: divided by all targets of a step it adds up over micro-batches of any sizes, where
     a mean of means would weigh a token of a short batch more."""
-    # The labels move instead of the logits, which would have to be copied: they are the largest array of a step.
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits.flatten(0, 1).float(), _targets(labels), ignore_index=IGNORE, reduction="sum")
 
 
 def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
@@ -30,8 +28,13 @@ def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0
     For a training step, which has no other use for them; the underscore is torch's mark of what works in place. The
     logits of 256 tokens of SmolLM2 are 50 MB, and the plain form makes three more arrays of that size.
     """
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    return _CrossEntropy.apply(logits.flatten(0, 1).float(), targets.flatten(), weight)
+    return _CrossEntropy.apply(logits.flatten(0, 1).float(), _targets(labels), weight)
+
+
+def _targets(labels: torch.Tensor) -> torch.Tensor:
+    """(batch x time): position t has label t+1, and the last of a row has none."""
+    # The labels move instead of the logits, which would have to be copied: they are the largest array of a step.
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
 
 
 class _CrossEntropy(torch.autograd.Function):

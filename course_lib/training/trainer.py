@@ -257,8 +257,8 @@ class Trainer:
         if self.log_path:
             with self.log_path.open("a") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
-        telling = record.step % (self.log_every or 1) == 0 or record.step == steps - 1 or record.eval_loss is not None
-        if self.log_every and telling:
+        last, evaluated = record.step == steps - 1, record.eval_loss is not None
+        if self.log_every and (record.step % self.log_every == 0 or last or evaluated):
             tqdm.write(record.line(), file=sys.stdout)
 
     def _read_log(self, done: int) -> list[StepRecord]:

@@ -92,11 +92,8 @@ def bench_step(
 
 def bench_load(threads: int, pairs: int, model: str) -> dict[str, float]:
     """Time to load the weights into memory and its peak, our decoder's and transformers' model's."""
-    import transformers
-
     from course_lib.models.pretrained import resolve
 
-    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     directory = str(resolve(model))
     times = paired(lambda: _load("our", directory), lambda: _load("peer", directory), pairs)
@@ -119,9 +116,9 @@ def _load(side: str, directory: str) -> nn.Module:
 
         model = load_decoder(directory)
     else:
-        from transformers import AutoModelForCausalLM
+        from course_lib.models.pretrained import load_model
 
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        model = load_model(directory)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.sum()
