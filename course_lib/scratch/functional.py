@@ -108,6 +108,8 @@ def embedding(table: Tensor, ids: np.ndarray) -> Tensor:
     Raises ValueError where an id has no row; NumPy would take a negative one from the end.
     """
     ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"ids are {ids.dtype}: they must be integers.")
     if ids.size and (ids.min() < 0 or ids.max() >= len(table)):
         bad = ids[(ids < 0) | (ids >= len(table))].flat[0]
         raise ValueError(f"The id {bad} is outside the vocabulary of {len(table)} (0 to {len(table) - 1}).")

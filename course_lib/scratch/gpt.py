@@ -77,6 +77,10 @@ class GPT(Module):
         seed: int = 0,
         dtype=np.float32,
     ):
+        sizes = {"vocab_size": vocab_size, "embed_dim": embed_dim, "num_heads": num_heads, "num_layers": num_layers}
+        sizes |= {"max_seq_len": max_seq_len}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"{sizes}: each must be at least 1.")
         rng = np.random.default_rng(seed)
         self.max_seq_len, self.vocab_size, self.rng = max_seq_len, vocab_size, rng
         self.tokens = Embedding(vocab_size, embed_dim, rng=rng, dtype=dtype)
@@ -98,11 +102,15 @@ class GPT(Module):
 
     def loss(self, ids: np.ndarray, labels: np.ndarray) -> Tensor:
         """Cross-entropy of the next token: position t predicts labels[t+1]. labels: as ids, -100 for untrained ones."""
-        logits = self(ids)
-        return cross_entropy(logits[:, :-1], np.asarray(labels)[:, 1:])
+        ids, labels = np.asarray(ids), np.asarray(labels)
+        if ids.shape != labels.shape:
+            raise ValueError(f"labels have shape {labels.shape} and ids {ids.shape}: they must be the same.")
+        return cross_entropy(self(ids)[:, :-1], labels[:, 1:])
 
     def generate(self, ids: list[int], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[int]:
         """Continue a prompt by `max_new_tokens`; temperature 0 takes the likeliest token. Returns the new tokens."""
+        if temperature < 0:
+            raise ValueError(f"temperature {temperature}: 0, or a positive number.")
         rng, ids = np.random.default_rng(seed), list(ids)
         start = len(ids)
         with no_grad():

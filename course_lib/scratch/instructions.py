@@ -57,6 +57,8 @@ class FinetuneDataset:
 
 def _fields(number: int, record: dict) -> tuple[str, str, str]:
     """Instruction, input ("" where there is none) and output of record `number`. ValueError where one is not usable."""
+    if not isinstance(record, dict):
+        raise ValueError(f"Record {number} is {record!r}: it must be a dictionary.")
     if missing := {"instruction", "output"} - record.keys():
         raise ValueError(f"Record {number} has no {' and no '.join(sorted(missing))}.")
     fields = record["instruction"], record.get("input") or "", record["output"]
@@ -78,6 +80,10 @@ class DataCollator:
         """Returns input_ids and labels, both int64 (batch, longest)."""
         if not batch:
             raise ValueError("An empty batch cannot be collated.")
+        for example in batch:
+            if len(example["input_ids"]) != len(example["labels"]):
+                counts = f"{len(example['input_ids'])} ids and {len(example['labels'])} labels"
+                raise ValueError(f"An example has {counts}: each id needs its label.")
         longest = max(len(example["input_ids"]) for example in batch)
 
         def padded(key: str, filler: int) -> np.ndarray:

@@ -24,8 +24,10 @@ class LoRALinear(Module):
             raise ValueError(f"original_weight has shape {weight.shape}; a linear layer's has two axes.")
         out_features, in_features = weight.shape
         limit = min(out_features, in_features)
-        if not 1 <= rank <= limit:
-            raise ValueError(f"rank {rank} is not possible for a {out_features} x {in_features} weight: 1 to {limit}.")
+        if not (isinstance(rank, int | np.integer) and 1 <= rank <= limit):
+            raise ValueError(
+                f"rank {rank!r} is not possible for a {out_features} x {in_features} weight: 1 to {limit}."
+            )
         bound = 1 / np.sqrt(in_features)
         start = np.random.default_rng(seed).uniform(-bound, bound, (rank, in_features))
         self.weight, self.bias = weight, bias
@@ -73,7 +75,7 @@ class LoRAModel(Module):
     """
 
     def __init__(self, base_model: Module, target_modules: list[str], rank: int = 4, alpha: float | None = None):
-        self.base_model, self.target_modules = base_model, list(target_modules)
+        self.base_model, self.target_modules = base_model, target_modules
         self.rank, self.alpha = rank, alpha if alpha is not None else 2.0 * rank
         self.layers: dict[str, LoRALinear] = {}
         self.training = base_model.training
@@ -84,6 +86,8 @@ class LoRAModel(Module):
         if self.layers:
             raise ValueError("LoRA is injected already.")
         found = {n: m for n, m in self.base_model.named_modules() if isinstance(m, Linear) and self._is_target(n)}
+        if not self.target_modules or isinstance(self.target_modules, str):
+            raise ValueError(f"target_modules is {self.target_modules!r}: a list of at least one name.")
         linear = sorted({n.split(".")[-1] for n, m in self.base_model.named_modules() if isinstance(m, Linear)})
         for target in self.target_modules:
             if not any(name.split(".")[-1] == target for name in found):

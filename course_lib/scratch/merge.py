@@ -28,6 +28,6 @@ class LoRAMerger:
             del layer.unmerged
 
     def _layers(self, lora_model: LoRAModel) -> list:
-        if not lora_model.layers:
+        if not isinstance(lora_model, LoRAModel) or not lora_model.layers:
             raise ValueError("This model has no LoRA layers: call inject_lora first.")
         return list(lora_model.layers.values())

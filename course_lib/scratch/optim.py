@@ -16,8 +16,8 @@ class Optimizer:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("An optimiser needs at least one parameter.")
-        if lr < 0:
-            raise ValueError(f"lr={lr}: a learning rate is not negative.")
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr={lr}: a learning rate is a number of at least 0.")
         self.lr, self.steps = lr, 0
         self.memory = {slot: [np.zeros_like(p.data) for p in self.parameters] for slot in self.slots}
 
@@ -72,6 +72,8 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ):
         super().__init__(parameters, lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas={betas}: each at least 0 and below 1.")
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
     def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:

@@ -136,6 +136,10 @@ class Tensor:
         other = as_tensor(other, self.dtype)
         if self.data.ndim < 2 or other.data.ndim < 2:
             raise ValueError(f"A matrix product needs two axes a side, not shapes {self.shape} and {other.shape}.")
+        if self.shape[-1] != other.shape[-2]:
+            raise ValueError(
+                f"A matrix product of shapes {self.shape} and {other.shape}: the inner sizes must be equal."
+            )
 
         def send_back(g):
             """C = A B: the gradient is g B^T for A and A^T g for B."""

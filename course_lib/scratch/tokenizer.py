@@ -34,9 +34,15 @@ class BPETokenizer:
         self.special_tokens = list(special_tokens)
         self.numbering = list(numbering) if numbering else None
         self._ours = {theirs: ours for ours, theirs in enumerate(numbering or [])}
+        if not all(self.special_tokens) or len(set(self.special_tokens)) < len(self.special_tokens):
+            raise ValueError(f"special_tokens {self.special_tokens}: each a text of its own.")
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
         self._bytes = [bytes([i]) for i in range(256)]
         for left, right in self.merges:
+            if not 0 <= max(left, right) < len(self._bytes):
+                raise ValueError(
+                    f"The merge {left, right} needs an id that does not exist yet ({len(self._bytes)} do)."
+                )
             self._bytes.append(self._bytes[left] + self._bytes[right])
         self._special = {text: len(self._bytes) + i for i, text in enumerate(self.special_tokens)}
         self._cache: dict[bytes, list[int]] = {}

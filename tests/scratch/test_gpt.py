@@ -100,6 +100,10 @@ def test_state_goes_round_and_another_models_is_refused():
         (lambda: GPT(10, 16, 4, 1, 8)(np.zeros((1, 9), int)), r"ids have shape \(1, 9\); expected \(batch, 1 to 8\)"),
         (lambda: GPT(10, 16, 4, 1, 8)(np.array([[10]])), "id 10 is outside the vocabulary of 10"),
         (lambda: GPT(10, 16, 4, 1, 8)(np.zeros(3, int)), r"ids have shape \(3,\)"),
+        (lambda: GPT(10, 16, 4, 1, 8)(np.zeros((1, 3))), "ids are float64: they must be integers"),
+        (lambda: GPT(10, 16, 4, 1, 8).loss(np.array([[1, 2]]), np.array([[1]])), r"labels have shape \(1, 1\)"),
+        (lambda: GPT(10, 16, 4, 0, 8), "'num_layers': 0.*each must be at least 1"),
+        (lambda: GPT(10, 16, 4, 1, 8).generate([1], 2, temperature=-1), "temperature -1"),
     ],
 )
 def test_mistakes_name_the_value(mistake, message):

@@ -47,7 +47,7 @@ def test_forward_and_gradients_equal_torch(parity):
     assert layer.weight.grad is None, "the frozen weight has no gradient"
 
 
-@pytest.mark.parametrize("rank", [0, 6])
+@pytest.mark.parametrize("rank", [0, 6, 1.5])
 def test_impossible_rank(rank):
     with pytest.raises(ValueError, match=f"rank {rank} .*1 to 5"):
         LoRALinear(np.zeros((5, 7)), rank=rank)
@@ -111,6 +111,8 @@ class TestModel:
             LoRAModel(base, ["q_proj", "query"]).inject_lora()
         with pytest.raises(ValueError, match="rank 33 .*1 to 32"):
             LoRAModel(base, ["q_proj"], rank=33).inject_lora()
+        with pytest.raises(ValueError, match="target_modules is 'q_proj': a list"):
+            LoRAModel(base, "q_proj").inject_lora()
         assert all(p.requires_grad for p in base.parameters())
         model = self.make()
         with pytest.raises(ValueError, match="already"):

@@ -71,3 +71,7 @@ def test_mistakes():
         SGD([], 0.1)
     with pytest.raises(ValueError, match="lr=-1"):
         AdamW([Tensor([1.0])], lr=-1)
+    with pytest.raises(ValueError, match="lr=nan"):
+        SGD([Tensor([1.0])], lr=float("nan"))
+    with pytest.raises(ValueError, match=r"betas=\(0.9, 1.0\)"):
+        AdamW([Tensor([1.0])], betas=(0.9, 1.0))

@@ -136,6 +136,7 @@ def test_dropout_keeps_the_mean_and_its_gradient_is_its_mask():
     [
         (lambda: Tensor([1.0, 2.0], requires_grad=True).backward(), r"single number, not a shape of \(2,\)"),
         (lambda: Tensor([1.0]) @ Tensor([[1.0]]), r"two axes a side, not shapes \(1,\) and \(1, 1\)"),
+        (lambda: Tensor(np.ones((2, 3))) @ Tensor(np.ones((2, 3))), r"\(2, 3\) and \(2, 3\): the inner sizes"),
         (lambda: embedding(Tensor(np.ones((4, 2))), np.array([1, -1])), r"id -1 is outside the vocabulary of 4"),
         (lambda: embedding(Tensor(np.ones((4, 2))), np.array([4])), r"id 4 is outside the vocabulary of 4 \(0 to 3\)"),
         (lambda: cross_entropy(Tensor(np.ones((2, 3))), np.array([0, 3])), "label 3 is outside the 3 classes"),

@@ -114,6 +114,10 @@ def test_mistakes_name_the_value():
         TRAINED.decode([600])
     with pytest.raises(ValueError, match="vocab_size 200"):
         BPETokenizer.train("x", 200)
+    with pytest.raises(ValueError, match="needs an id that does not exist yet"):
+        BPETokenizer([(97, 256)])
+    with pytest.raises(ValueError, match="each a text of its own"):
+        BPETokenizer(special_tokens=["<a>", ""])
 
 
 def test_a_text_without_repetition_stops_early():
