@@ -17,7 +17,8 @@ class FinetuneDataset:
 
     data: records; tokenizer: has encode(text) -> ids. max_length: a longer example is cut at the end. Where the prompt
     alone would fill max_length, cutting there would drop the whole response and the example would silently teach
-    nothing: the start of the prompt is left out instead, for up to half of the tokens, and a warning says so.
+    nothing: the start of the prompt is left out instead, the response gets up to half of max_length, and a warning
+    says so.
     ValueError where a record lacks a field, has one that is no text, or an empty response.
     """
 
