@@ -86,7 +86,7 @@ def test_datasets_chapter(tmp_path):
     waste = recorded["padding_waste"]
     assert waste["length-grouped"] < waste["shuffled"] / 3
     assert waste["packed"] < waste["shuffled"]
-    assert pictures(outputs) == 4
+    assert pictures(outputs) == 5
 
 
 @pytest.mark.slow
@@ -100,4 +100,4 @@ def test_foundations_chapter(tmp_path):
     assert recorded["float64_loss_difference"] < 1e-10
     assert recorded["loss_last"] < recorded["loss_first"]
     assert recorded["training_torch_difference"] < 1e-3
-    assert pictures(outputs) == 8
+    assert pictures(outputs) == 11
