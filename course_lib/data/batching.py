@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from course_lib.data.masking import IGNORE
+from course_lib.data.text import at_least_one
 from course_lib.errors import CourseError
 
 Example = dict[str, list[int]]
@@ -20,13 +21,22 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
     """
     if not examples:
         raise CourseError("An empty batch cannot be padded.")
-    lengths = np.array([len(example["input_ids"]) for example in examples])
+    lengths = np.array(_lengths(examples))
     shape = (len(examples), lengths.max())
     batch = {"input_ids": np.full(shape, pad_token_id), "labels": np.full(shape, IGNORE)}
     for row, example in enumerate(examples):
         for key, array in batch.items():
             array[row, : lengths[row]] = example[key]
     return batch | {"attention_mask": (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)}
+
+
+def _lengths(examples: Sequence[Example]) -> list[int]:
+    for number, example in enumerate(examples):
+        if len(example["input_ids"]) != len(example["labels"]):
+            raise CourseError(
+                f"Example {number} has {len(example['input_ids'])} ids and {len(example['labels'])} labels."
+            )
+    return [len(example["input_ids"]) for example in examples]
 
 
 def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -62,7 +72,7 @@ def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[
     comes before it is another example; position_ids, which start again at 0 with every example; segment_ids, the
     example's number in its row, -1 for the padding at the end. `block_diagonal` makes the attention mask of the last.
     """
-    plan = plan_packing([len(example["input_ids"]) for example in examples], capacity)
+    plan = plan_packing(_lengths(examples), capacity)
     shape = (len(plan), capacity)
     fillers = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0, "segment_ids": -1}
     batch = {key: np.full(shape, filler) for key, filler in fillers.items()}
@@ -91,6 +101,7 @@ def block_diagonal(segment_ids: np.ndarray) -> np.ndarray:
 
 def shuffled(lengths: Sequence[int], batch_size: int, seed: int = 0) -> list[np.ndarray]:
     """Batches of random examples; the last may be smaller."""
+    at_least_one(batch_size=batch_size)
     order = np.random.default_rng(seed).permutation(len(lengths))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -101,6 +112,7 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, windo
     Random examples are taken `window` batches at a time, sorted within that window and cut into batches, whose order is
     then drawn anew: the method of transformers' LengthGroupedSampler.
     """
+    at_least_one(batch_size=batch_size, window=window)
     rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
     order = rng.permutation(len(lengths))
     batches = []
@@ -117,6 +129,7 @@ def token_budget(lengths: Sequence[int], max_tokens: int, seed: int = 0, window:
     Examples are shuffled, sorted within windows of `window`, and taken while batch size times longest stays in the
     budget. CourseError where one example alone exceeds it.
     """
+    at_least_one(window=window)
     rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
     if len(lengths) and lengths.max() > max_tokens:
         raise CourseError(
@@ -143,4 +156,4 @@ def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> f
     """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1."""
     lengths = np.asarray(lengths)
     computed = sum(len(batch) * lengths[np.asarray(batch)].max() for batch in batches)
-    return 1 - sum(lengths[np.asarray(batch)].sum() for batch in batches) / computed
+    return (computed - sum(lengths[np.asarray(batch)].sum() for batch in batches)) / max(computed, 1)

@@ -50,7 +50,7 @@ def _wikitext_file(folder: Path, split: str) -> Path:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CourseError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
 

@@ -27,10 +27,18 @@ class Format:
 def _text(row: dict, key: str, *, empty: bool = False) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise Malformed(f"{key!r} is {'missing' if value is None else f'a {type(value).__name__}'}, expected a text")
+        found = "missing" if value is None else f"of type {type(value).__name__}"
+        raise Malformed(f"{key!r} is {found}, expected a text")
     if not value.strip() and not empty:
         raise Malformed(f"{key!r} is empty")
-    return value
+    return _characters(value, key)
+
+
+def _characters(text: str, key: str) -> str:
+    """Refuse what JSON can spell and no file or tokenizer takes: half of a surrogate pair."""
+    if re.search("[\ud800-\udfff]", text):
+        raise Malformed(f"{key!r} holds half a surrogate pair, which is no character")
+    return text
 
 
 def parse_alpaca(row: dict) -> list[Record]:
@@ -58,9 +66,9 @@ def _answer(row: dict, key: str, prompt: list[dict]) -> str:
     if not isinstance(row.get(key), list):
         return _text(row, key)
     messages = _messages(row[key], key)
-    if messages[-1]["role"] != "assistant" or messages[:-1] not in ([], prompt):
+    if messages[:-1] not in ([], prompt):
         raise Malformed(f"{key!r} is not the prompt's turns and one answer of the assistant")
-    return messages[-1]["content"]
+    return _answered([*prompt, messages[-1]], key)[-1]["content"]
 
 
 def parse_hh(row: dict) -> list[Record]:
@@ -77,8 +85,6 @@ def _transcript(text: str, key: str) -> list[dict]:
         raise Malformed(f"{key!r} does not begin with a 'Human:' turn that an 'Assistant:' turn answers")
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
-    if not turns[-1]["content"]:
-        raise Malformed(f"the last answer of {key!r} is empty")
     return _answered(turns, key)
 
 
@@ -90,7 +96,7 @@ def parse_chat(row: dict) -> list[Record]:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise Malformed("'conversations' is no list of turns")
-    renamed = [{"role": names.get(t.get("from"), t.get("from")), "content": t.get("value")} for t in turns]
+    renamed = [{"role": names.get(str(t.get("from")), t.get("from")), "content": t.get("value")} for t in turns]
     return [Record(tuple(_answered(_messages(renamed, "conversations"), "conversations")))]
 
 
@@ -102,13 +108,15 @@ def _messages(turns, key: str) -> list[dict]:
             raise Malformed(f"turn {number} of {key!r} has no role among {', '.join(ROLES)}")
         if not isinstance(turn.get("content"), str):
             raise Malformed(f"turn {number} of {key!r} has no text as its content")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    return [{"role": turn["role"], "content": _characters(turn["content"], key)} for turn in turns]
 
 
 def _answered(turns: list[dict], key: str) -> list[dict]:
     """Refuse what no trainer can use: a conversation that does not end with an answer to somebody."""
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise Malformed(f"{key!r} does not end with an answer of the assistant")
+    if not turns[-1]["content"].strip():
+        raise Malformed(f"the last answer of {key!r} is empty")
     return turns
 
 
@@ -116,42 +124,54 @@ def parse_gsm8k(row: dict) -> list[Record]:
     """GSM8K (Cobbe et al. 2021, arXiv:2110.14168): the final answer stands after "####", and calculator marks such as
     ``<<16-3-4=9>>`` are taken out of the solution."""
     solution = re.sub(r"<<[^<>]*>>", "", _text(row, "answer"))
-    reasoning, mark, final = solution.rpartition("####")
-    if not mark or not final.strip():
-        raise Malformed("'answer' has no final answer after '####'")
+    reasoning, *finals = (part.strip() for part in solution.split("####"))
+    if len(finals) != 1 or not finals[0] or "\n" in finals[0]:
+        raise Malformed("'answer' has no final answer after one '####', on the same line")
     # The commas of 1,000 are for readers; a verifier compares numbers.
-    answer = final.strip().replace(",", "")
-    text = f"{reasoning.strip()}\n#### {answer}" if reasoning.strip() else f"#### {answer}"
+    answer = re.sub(r"(?<=\d),(?=\d{3})", "", finals[0])
+    text = f"{reasoning}\n#### {answer}" if reasoning else f"#### {answer}"
     return [Record((ask(_text(row, "question")), reply(text)), answer=answer)]
 
 
 def parse_openassistant(row: dict) -> list[Record]:
-    """OpenAssistant's message trees (Köpf et al. 2023, arXiv:2304.07327): a record for each thread that ends with an
-    answer. Where the answers to one turn were ranked, the lowest is the `rejected` of the best. Deleted messages are
+    """OpenAssistant's message trees (Köpf et al. 2023, arXiv:2304.07327): a record for each answer that no later one
+    follows. Where the answers to one turn were ranked, the lowest is the `rejected` of the best. Deleted messages are
     left out."""
-    root = row["prompt"]
-    if not isinstance(root, dict):
-        raise Malformed("'prompt' is no message")
     records: list[Record] = []
-    _threads(root, [], records)
+    todo = [(row["prompt"], ())]  # a stack: a thread may be longer than Python's calls may nest
+    while todo:
+        node, above = todo.pop()
+        turns, replies = (*above, _message(node)), _replies(node)
+        for answer in replies if turns[-1]["role"] == "user" else ():
+            turn = _message(answer)
+            if turn["role"] == "assistant" and not any(map(_replies, _replies(answer))):
+                records.append(Record((*turns, turn), rejected=_lowest_below(answer, replies)))
+        todo += [(following, turns) for following in reversed(replies)]
     if not records:
         raise Malformed("no prompt of this tree was answered")
     return records
 
 
-def _threads(node: dict, above: list[dict], records: list[Record]) -> None:
-    role = {"prompter": "user", "assistant": "assistant"}.get(node.get("role"))
+def _message(node) -> dict[str, str]:
+    """The turn that a message of a tree is."""
+    role = {"prompter": "user", "assistant": "assistant"}.get(str(_object(node).get("role")))
     if role is None:
         raise Malformed(f"a message has the role {node.get('role')!r}, expected 'prompter' or 'assistant'")
-    turns = [*above, {"role": role, "content": _text(node, "text")}]
-    replies = [reply for reply in node.get("replies") or [] if not reply.get("deleted")]
-    if role == "user":
-        for answer in replies:
-            if not [after for after in answer.get("replies") or [] if not after.get("deleted")]:
-                lowest = _lowest_below(answer, replies)
-                records.append(Record((*turns, reply(_text(answer, "text"))), rejected=lowest))
-    for following in replies:
-        _threads(following, turns, records)
+    return {"role": role, "content": _text(node, "text")}
+
+
+def _replies(node) -> list[dict]:
+    """The replies to a message that were not deleted."""
+    replies = _object(node).get("replies") or []
+    if not isinstance(replies, list):
+        raise Malformed("the 'replies' to a message are no list")
+    return [reply for reply in replies if not _object(reply).get("deleted")]
+
+
+def _object(node) -> dict:
+    if not isinstance(node, dict):
+        raise Malformed(f"a message of the tree is of type {type(node).__name__}, expected an object")
+    return node
 
 
 def _lowest_below(answer: dict, siblings: list[dict]) -> str | None:
@@ -162,21 +182,38 @@ def _lowest_below(answer: dict, siblings: list[dict]) -> str | None:
     return _text(max(ranked, key=lambda sibling: sibling["rank"]), "text")
 
 
-def assemble_trees(messages: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
-    """Message trees from OpenAssistant's flat rows (message_id, parent_id, text, role, rank).
-
-    Each comes with the place of its first message. A message whose parent is not there is left out with what hangs on
-    it, as a deleted one is.
-    """
-    nodes = {row["message_id"]: row | {"replies": []} for _, row in messages}
-    trees = []
+def assemble_trees(messages: list[tuple[str, dict]]) -> list[tuple[str, dict | Malformed]]:
+    """Message trees from OpenAssistant's flat rows (message_id, parent_id, text, role, rank), each with the place of
+    its first message; then what is wrong with single messages, each with its own place."""
+    nodes, trees, problems = {}, [], []
     for where, row in messages:
-        node, parent = nodes[row["message_id"]], row.get("parent_id")
-        if parent is None:
-            trees.append((where, {"message_tree_id": row["message_id"], "prompt": node}))
-        elif parent in nodes:
-            nodes[parent]["replies"].append(node)
-    return trees
+        try:
+            nodes |= _node(where, row, nodes)
+        except Malformed as problem:
+            problems.append((where, problem))
+    for where, node in nodes.values():
+        if node["parent_id"] is None:
+            trees.append((where, {"message_tree_id": node["message_id"], "prompt": node}))
+        elif node["parent_id"] in nodes:
+            nodes[node["parent_id"]][1]["replies"].append(node)
+    todo = [tree["prompt"] for _, tree in trees]
+    while todo:
+        nodes.pop(todo[-1]["message_id"])
+        todo += todo.pop()["replies"]
+    lost = Malformed("no chain of 'parent_id' leads from this message to a first one")
+    return [*trees, *problems, *((where, lost) for where, _ in nodes.values())]
+
+
+def _node(where: str, row: dict, others: dict) -> dict[str, tuple[str, dict]]:
+    """A flat row as {message_id: (place, message without replies yet)}."""
+    if not row.get("deleted"):
+        _message(row)
+    name = _text(row, "message_id")
+    if row["parent_id"] is not None:
+        _text(row, "parent_id")
+    if name in others:
+        raise Malformed(f"the 'message_id' {name!r} is there twice")
+    return {name: (where, row | {"replies": []})}
 
 
 FORMATS = {
@@ -200,4 +237,4 @@ def detect(row: dict) -> str:
     for name, candidate in FORMATS.items():
         if candidate.keys <= row.keys():
             return name
-    raise Malformed(f"no known format has the keys {', '.join(sorted(row)) or '(none)'}")
+    raise Malformed(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}")

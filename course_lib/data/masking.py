@@ -3,10 +3,12 @@
 Checked token by token against TRL's SFTTrainer on real instructions in tests/parity/test_masking.py.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from course_lib.data.records import Record
 from course_lib.data.templates import InstructionFormatter, chat_text
+from course_lib.data.text import at_least_one
 from course_lib.errors import CourseError
 
 IGNORE = -100  # a label that is not trained on; torch's and transformers' convention
@@ -26,6 +28,8 @@ def encode_record(
     """
     if template not in TEMPLATES or train_on not in TRAINED:
         raise CourseError(f"template={template!r}, train_on={train_on!r}: choose from {TEMPLATES} and {TRAINED}.")
+    if max_length is not None:
+        at_least_one(max_length=max_length)
     if template == "instruction":
         ids, trained = _instruction(record, tokenizer)
     elif train_on == "assistant":
@@ -64,12 +68,12 @@ def _assistant_turns(record: Record, tokenizer) -> tuple[list[int], list[bool]]:
     its first turns.
     """
     messages = list(record.messages)
-    if "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
+    whole = chat_text(tokenizer, messages)
+    if re.search(r"{%-?\s*generation\b", str(tokenizer.chat_template)):
         out = tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
         return out["input_ids"], [bool(m) for m in out["assistant_masks"]]
-    whole = chat_text(tokenizer, messages)
     spans = [_span(tokenizer, messages, turn, whole) for turn, m in enumerate(messages) if m["role"] == "assistant"]
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     trained = [any(a < end and start < b for start, end in spans) for a, b in encoded["offset_mapping"]]
@@ -119,6 +123,8 @@ def encode_records(records: list[Record], tokenizer, *, too_long: str = "refuse"
     if too_long not in ("refuse", "skip"):
         raise CourseError(f"too_long={too_long!r}: choose 'refuse' or 'skip'.")
     encoded, limit = Encoded(), options.pop("max_length", None)
+    if limit is not None:
+        at_least_one(max_length=limit)
     for record in records:
         whole = encode_record(record, tokenizer, **options)
         try:

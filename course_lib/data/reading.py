@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from course_lib.data.records import Record
 from course_lib.errors import CourseError
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+BLANKS, BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 
 
 @dataclass
@@ -34,10 +36,15 @@ class Reading:
 
 
 def read_records(
-    source: str | Path, format: str = "auto", *, malformed: str = "refuse", split: str = "train"
+    source: str | Path,
+    format: str = "auto",
+    *,
+    malformed: str = "refuse",
+    split: str = "train",
+    config: str | None = None,
 ) -> Reading:
     """The records of `source`: a .json or .jsonl file (also .gz), a folder of such files, or a data set's name on the
-    hub (with `split`).
+    hub (with `split`, and `config` where it has several: "main" of openai/gsm8k).
 
     format: one of `FORMATS`, or "auto" to tell it row by row. malformed: "refuse" raises CourseError at the first
     malformed row with file, line and reason; "skip" keeps the others and lists it in `problems`.
@@ -47,12 +54,12 @@ def read_records(
     if malformed not in ("refuse", "skip"):
         raise CourseError(f"malformed={malformed!r}: choose 'refuse' or 'skip'.")
     reading = Reading()
-    for where, row in _with_trees(_rows(source, split)):
+    for where, row in _with_trees(_rows(source, split, config)):
         try:
             if isinstance(row, Malformed):
                 raise row
             if not isinstance(row, dict):
-                raise Malformed(f"a row is a {type(row).__name__}, expected an object")
+                raise Malformed(f"the row is of type {type(row).__name__}, expected an object")
             name = detect(row) if format == "auto" else format
             if missing := FORMATS[name].keys - row.keys():
                 raise Malformed(f"{name} wants {', '.join(sorted(missing))} too")
@@ -80,7 +87,7 @@ def _with_trees(rows: Iterator[tuple[str, object]]) -> Iterator[tuple[str, objec
     yield from assemble_trees(messages)
 
 
-def _rows(source: str | Path, split: str) -> Iterator[tuple[str, object]]:
+def _rows(source: str | Path, split: str, config: str | None) -> Iterator[tuple[str, object]]:
     path = Path(source).expanduser()
     if path.is_file():
         yield from _file_rows(path)
@@ -90,8 +97,10 @@ def _rows(source: str | Path, split: str) -> Iterator[tuple[str, object]]:
             raise CourseError(f"The folder {path} has no file that ends with {', '.join(ENDINGS)}.")
         for file in files:
             yield from _file_rows(file)
+    elif path.name.endswith(ENDINGS):
+        raise CourseError(f"There is no file {source}.")
     else:
-        for number, row in enumerate(load_hub(str(source), split)):
+        for number, row in enumerate(load_hub(str(source), split, config)):
             yield f"{source}[{split}]:{number}", row
 
 
@@ -100,43 +109,36 @@ def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
     if not path.name.endswith(ENDINGS):
         raise CourseError(f"{path}: records are read from files that end with {', '.join(ENDINGS)}.")
     opened = gzip.open if path.suffix == ".gz" else open
-    lines = ".jsonl" in path.suffixes[-2:]
+    lines = path.name.removesuffix(".gz").endswith(".jsonl")
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            rows = _lines(file) if lines else _elements(file.read())
+        with opened(path, "rb") as file:
+            rows = _lines(file) if lines else _elements(file.read().decode("utf-8-sig"))
             for line, row in rows:
                 yield f"{path}:{line}", row
     except UnicodeDecodeError as error:
-        raise CourseError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        yield str(path), Malformed(f"not UTF-8 text ({error.reason} at byte {error.start})")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CourseError(f"{path} is cut short or no gzip file ({error}).") from error
+        yield str(path), Malformed(f"cut short or no gzip file ({error})")
 
 
 def _lines(file) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                yield number, Malformed(f"not UTF-8 text ({error.reason})")
             except (ValueError, RecursionError) as error:
                 yield number, Malformed(f"no JSON ({error})")
 
 
 def _elements(text: str) -> Iterator[tuple[int, object]]:
     """The elements of a JSON array one by one, each with the line that it begins on; or the one value of the text."""
-    decoder, position, line = json.JSONDecoder(), 0, 1
-    text = text.removeprefix("\ufeff")
-
-    def skip(to: int, blanks: str) -> int:
-        """The first place from `to` that holds none of `blanks`."""
-        while to < len(text) and text[to] in blanks:
-            to += 1
-        return to
-
-    position = skip(0, " \t\r\n")
-    array = text[position : position + 1] == "["
-    position = skip(position + array, " \t\r\n")
-    seen = 0
-    while position < len(text) and text[position] != "]":
+    decoder, line, seen = json.JSONDecoder(), 1, 0
+    position = BLANKS.match(text).end()
+    array = text.startswith("[", position)
+    position = BLANKS.match(text, position + array).end()
+    while position < len(text) and not (array and text[position] == "]"):
         line, seen = line + text.count("\n", seen, position), position
         try:
             row, position = decoder.raw_decode(text, position)
@@ -145,9 +147,12 @@ def _elements(text: str) -> Iterator[tuple[int, object]]:
             yield line, Malformed(f"no JSON from here on ({error})")
             return
         yield line, row
-        position = skip(position, " \t\r\n,")
-    if array and position >= len(text):
-        yield line + text.count("\n", seen), Malformed("the file is cut short: its list is not closed")
+        position = BETWEEN.match(text, position).end()
+    line += text.count("\n", seen, position)
+    if array and position == len(text):
+        yield line, Malformed("the file is cut short: its list is not closed")
+    elif array and text[position + 1 :].strip():
+        yield line, Malformed("something follows the end of the list, and was not read")
 
 
 def load_hub(name: str, split: str, config: str | None = None):

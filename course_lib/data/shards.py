@@ -7,16 +7,21 @@ vocabulary allows it, else uint32. `shards.json` beside them says what they were
 import hashlib
 import json
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from course_lib.data.text import at_least_one
 from course_lib.errors import CourseError
 from course_lib.files import write_json
 
 MANIFEST = "shards.json"
 CHUNK = 1 << 16  # characters tokenised at a time
+BLANK, SPACE = re.compile(r"(?s:.*)\w(?= \w)"), re.compile(r"(?s:.*)\S(?=\s)")
+MOST = 100_000  # shards of a split that five digits can number
 
 
 def prepare(
@@ -34,20 +39,21 @@ def prepare(
 
     The first `train_ratio` of the tokens are for training, the rest for validation. Between two files stands the
     tokenizer's end-of-text token, if it has one. A second call with the same files and settings changes nothing; other
-    shards in `output` are only replaced with `force`. Text is read in pieces, so memory does not grow with it.
+    or damaged shards in `output` are only replaced with `force`, and not before all text has been tokenised. Text is
+    read in pieces, so memory does not grow with it.
     """
     if not 0 < train_ratio < 1:
         raise CourseError(f"train_ratio={train_ratio}: a share above 0 and below 1.")
-    if shard_tokens < 1:
-        raise CourseError(f"shard_tokens={shard_tokens}: at least 1.")
+    at_least_one(shard_tokens=shard_tokens)
     for path in inputs:
         if not path.is_file():
             raise CourseError(f"There is no text file {path}.")
     fingerprint = _fingerprint(inputs, tokenizer, train_ratio, shard_tokens)
-    if (known := _claim(output, fingerprint, force)) is not None:
+    if (known := _current(output, fingerprint, force)) is not None:
         say(f"{output} is current: {_counts(known)}")
         return known
 
+    output.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if len_of(tokenizer) <= 1 << 16 else np.uint32)
     everything = output / ".tokens.tmp"
     try:
@@ -55,13 +61,18 @@ def prepare(
         train = int(train_ratio * total)
         if not 0 < train < total:
             raise CourseError(f"{total} tokens cannot be shared out {train_ratio:.0%} to training: one part is empty.")
+        if total > MOST * shard_tokens:
+            raise CourseError(f"shard_tokens={shard_tokens} makes more than {MOST:,} shards of {total:,} tokens.")
+        _clear(output, fingerprint)
         tokens = np.memmap(everything, dtype=dtype, mode="r")
-        shards = _write_shards(output, "train", tokens[:train], shard_tokens)
-        shards |= _write_shards(output, "val", tokens[train:], shard_tokens)
+        sums = _write_shards(output, "train", tokens[:train], shard_tokens)
+        sums |= _write_shards(output, "val", tokens[train:], shard_tokens)
         del tokens
     finally:
         everything.unlink(missing_ok=True)
-    manifest = {"fingerprint": fingerprint, "complete": True, "dtype": dtype.name, "shards": shards}
+    shards = {name: count for name, (count, _) in sums.items()}
+    crc32 = {name: crc for name, (_, crc) in sums.items()}
+    manifest = {"fingerprint": fingerprint, "complete": True, "dtype": dtype.name, "shards": shards, "crc32": crc32}
     write_json(output / MANIFEST, manifest)
     for name, count in shards.items():
         say(f"  {output / name}: {count:,} tokens")
@@ -75,42 +86,51 @@ def len_of(tokenizer) -> int:
 
 def _fingerprint(inputs: Sequence[Path], tokenizer, train_ratio: float, shard_tokens: int) -> str:
     """SHA-256 of all that decides what the shards hold: the files' bytes, how the tokenizer cuts, the settings."""
-    digest = hashlib.sha256(json.dumps([train_ratio, shard_tokens, len_of(tokenizer)]).encode())
-    digest.update(_described(tokenizer).encode())
+    digest = hashlib.sha256(json.dumps([train_ratio, shard_tokens, _described(tokenizer)]).encode())
     for path in inputs:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _described(tokenizer) -> str:
-    """Everything that decides how the tokenizer cuts, as text."""
+def _described(tokenizer) -> list:
+    """Everything that decides which ids the tokenizer gives."""
     if hasattr(tokenizer, "backend_tokenizer"):
-        return tokenizer.backend_tokenizer.to_str()
-    return json.dumps([tokenizer.merges, tokenizer.special_tokens, tokenizer.numbering])
+        rules = _backend(tokenizer).to_str()
+    else:
+        rules = [tokenizer.merges, tokenizer.special_tokens, tokenizer.numbering]
+    return [rules, len_of(tokenizer), getattr(tokenizer, "eos_token_id", None)]
 
 
-def _claim(output: Path, fingerprint: str, force: bool) -> dict | None:
-    """The manifest, where `output` already holds just this; else make the folder ours, or refuse."""
+def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
+    """The manifest, where `output` already holds just this; None where it may be written."""
     if output.exists() and not output.is_dir():
         raise CourseError(f"{output} is a file: shards need a folder.")
-    path = output / MANIFEST
-    known = _manifest(path)
-    others = [file.name for split in ("train", "val") for file in output.glob(f"{split}_?????.npy")]
-    if known and known["fingerprint"] == fingerprint and known["complete"]:
-        for split in ("train", "val"):
-            TokenShards(output, split)  # refuses a shard that was cut short since
+    if force:
+        return None
+    known = _manifest(output / MANIFEST)
+    ours = known and known["fingerprint"] == fingerprint  # perhaps begun and not finished: a killed run goes on
+    if ours and known["complete"]:
+        for split in TokenShards.SPLITS:
+            TokenShards(output, split).verify()
         return known
-    ours = known and known["fingerprint"] == fingerprint  # begun and not finished: a killed run goes on
-    if others and not ours and not force:
+    if not ours and (others := _shard_files(output)):
         raise CourseError(
-            f"{output} holds shards of other texts or settings ({others[0]}, ...): choose another folder, or --force."
+            f"{output} holds shards of other texts or settings ({others[0].name}, ...): choose another folder, or "
+            "--force."
         )
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / MANIFEST, {"fingerprint": fingerprint, "complete": False, "shards": {}})
-    for name in others:
-        (output / name).unlink()
     return None
+
+
+def _shard_files(output: Path) -> list[Path]:
+    return [file for split in TokenShards.SPLITS for file in sorted(output.glob(f"{split}_?????.npy"))]
+
+
+def _clear(output: Path, fingerprint: str) -> None:
+    """Make the folder ours, unfinished and empty."""
+    write_json(output / MANIFEST, {"fingerprint": fingerprint, "complete": False, "shards": {}})
+    for file in (*_shard_files(output), *output.glob(".*_?????.npy.tmp")):
+        file.unlink()
 
 
 def _manifest(path: Path) -> dict | None:
@@ -118,23 +138,25 @@ def _manifest(path: Path) -> dict | None:
         return None
     try:
         known = json.loads(path.read_text())
-        if not {"fingerprint", "complete", "shards"} <= known.keys():
+        if not ({"fingerprint", "complete", "shards"} <= known.keys() and isinstance(known["shards"], dict)):
             raise ValueError("a key is missing")
     except (ValueError, AttributeError) as error:
-        raise CourseError(f"{path} is damaged ({error}): remove it, and prepare the shards again.") from error
+        raise CourseError(f"{path} is damaged ({error}): prepare the shards again with --force.") from error
     return known
 
 
 def _tokenize_to(path: Path, inputs, tokenizer, dtype, say, progress) -> int:
     """Append every file's ids to one raw file; returns how many there are."""
     total, end = 0, getattr(tokenizer, "eos_token_id", None)
+    *apart, together = encode_many(tokenizer, ["some", " words", "some words"])
+    in_pieces = sum(apart, []) == together
     with path.open("wb") as file:
         for number, text in enumerate(inputs):
             if number and end is not None:
                 file.write(np.array([end], dtype).tobytes())
                 total += 1
             before = total
-            for pieces in _batched(_pieces(text), 32):
+            for pieces in _batched(_pieces(text, in_pieces), 32):
                 for ids in encode_many(tokenizer, pieces):
                     file.write(np.array(ids, dtype).tobytes())
                     total += len(ids)
@@ -145,40 +167,48 @@ def _tokenize_to(path: Path, inputs, tokenizer, dtype, say, progress) -> int:
 
 def encode_many(tokenizer, texts: list[str]) -> list[list[int]]:
     """The ids of several texts, without the tokenizer's own beginning and end; transformers' does them in parallel."""
-    if hasattr(tokenizer, "backend_tokenizer"):
-        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    if hasattr(tokenizer, "backend_tokenizer"):  # asked itself, which leaves out the offsets: half as fast again
+        return [found.ids for found in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
     return [tokenizer.encode(text) for text in texts]
 
 
-def _pieces(path: Path) -> Iterator[str]:
-    """A file's text in pieces that each begin with white space (but the first).
+def _backend(tokenizer):
+    """What works inside a tokenizer of transformers', without the truncation and padding of an earlier call."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _pieces(path: Path, in_pieces: bool = True) -> Iterator[str]:
+    """A file's text in pieces that each begin with white space (but the first); or, if not `in_pieces`, all at once.
 
     Byte-level tokenizers cut text into words before they merge, and a word begins with the white space before it, so
-    the pieces' tokens are the whole text's.
+    the pieces' tokens are the whole text's. Others, such as Llama 2's, put a blank of their own before every text.
     """
     rest = ""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            while block := file.read(CHUNK):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            while block := file.read(CHUNK if in_pieces else -1):
                 rest += block
-                end = _last_word(rest)
+                end = in_pieces and _last_word(rest, len(rest) - len(block) - 2)
                 if end:
                     yield rest[:end]
                     rest = rest[end:]
     except UnicodeDecodeError as error:
-        raise CourseError(f"{path} is not UTF-8 text ({error.reason}).") from error
+        raise CourseError(f"{path} is not UTF-8 text ({error.reason}): convert or unpack it.") from error
     if rest:
         yield rest
 
 
-def _last_word(text: str) -> int:
-    """Where the white space before the last word begins."""
-    end = len(text)
-    while end and not text[end - 1].isspace():
-        end -= 1
-    while end and text[end - 1].isspace():
-        end -= 1
-    return end
+def _last_word(text: str, start: int) -> int:
+    """Where the last word after `start` begins, with the white space before it; 0 where there is none.
+
+    A single blank between two letters or digits is the safest place: GPT-4's and Qwen's patterns join line breaks to
+    the punctuation before them.
+    """
+    found = BLANK.match(text, max(start, 0)) or SPACE.match(text, max(start, 0))
+    return found.end() if found else 0
 
 
 def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -192,16 +222,18 @@ def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: int) -> dict[str, int]:
-    """Each shard is whole before it has its name."""
+def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: int) -> dict[str, tuple[int, int]]:
+    """Each shard is whole before it has its name. Returns {name: (tokens, CRC-32)}."""
     written = {}
     for number, start in enumerate(range(0, len(tokens), shard_tokens)):
         part, name = tokens[start : start + shard_tokens], f"{split}_{number:05d}.npy"
         temporary = output / f".{name}.tmp"
         with temporary.open("wb") as file:
-            np.save(file, part, allow_pickle=False)
+            # As np.save does, whose error for a full disk does not say so.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(part))
+            file.write(part)
         os.replace(temporary, output / name)
-        written[name] = len(part)
+        written[name] = len(part), zlib.crc32(part)
     return written
 
 
@@ -224,6 +256,7 @@ class TokenShards:
     SPLITS = ("train", "val")
 
     def __init__(self, folder: Path | str, split: str = "train", block_size: int = 1):
+        at_least_one(block_size=block_size)
         self.folder, self.block_size = Path(folder), block_size
         paths = sorted(self.folder.glob(f"{split}_*.npy"))
         if not paths:
@@ -235,9 +268,16 @@ class TokenShards:
             raise CourseError(f"{folder} lacks {', '.join(sorted(missing))}: prepare it again with --force.")
         self.arrays = [_open(path, known["shards"].get(path.name)) for path in paths]
         self.tokens = sum(map(len, self.arrays))
+        self._crc32 = {path: known.get("crc32", {}).get(path.name) for path in paths}
         self._first = np.cumsum([0] + [len(array) // block_size for array in self.arrays])
         if not len(self):
             raise CourseError(f"{folder} has {self.tokens} {split} tokens, fewer than one block of {block_size}.")
+
+    def verify(self) -> None:
+        """Read everything, and raise CourseError for a shard that is not as `prepare` wrote it."""
+        for (path, expected), array in zip(self._crc32.items(), self.arrays, strict=True):
+            if expected is not None and zlib.crc32(array) != expected:
+                raise CourseError(f"The shard {path} was changed since it was made: prepare it again with --force.")
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -255,11 +295,15 @@ class TokenShards:
 
 def _open(path: Path, expected: int | None) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OSError) as error:
-        raise CourseError(f"The shard {path} is cut short or damaged ({error}): prepare it again.") from error
+        raise CourseError(
+            f"The shard {path} is cut short or damaged ({error}): prepare it again with --force."
+        ) from error
     if array.ndim != 1 or array.dtype.kind not in "ui":
         raise CourseError(f"{path} holds {array.dtype} {array.shape}, expected token ids in one dimension.")
     if expected is not None and len(array) != expected:
-        raise CourseError(f"The shard {path} has {len(array):,} tokens and should have {expected:,}: prepare it again.")
+        raise CourseError(
+            f"The shard {path} has {len(array):,} tokens and should have {expected:,}: prepare it again with --force."
+        )
     return array

@@ -2,6 +2,8 @@
 
 import re
 
+from course_lib.errors import CourseError, first_line
+
 MARKER = re.compile(r"^(\\*### (?:Instruction|Input|Response):)$", re.M)
 
 
@@ -53,5 +55,12 @@ class InstructionFormatter:
 
 def chat_text(tokenizer, messages: list[dict[str, str]], generation_prompt: bool = False) -> str:
     """The conversation in the tokenizer's own chat template; with `generation_prompt` it ends where the assistant is
-    to begin."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+    to begin. CourseError where there is no template, or where it refuses the conversation."""
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise CourseError("This tokenizer has no chat template: choose template='instruction'.")
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+    except TemplateError as error:
+        raise CourseError(f"The tokenizer's chat template refuses the conversation: {first_line(error)}") from error

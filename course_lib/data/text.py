@@ -7,10 +7,17 @@ import numpy as np
 from course_lib.errors import CourseError
 
 
+def at_least_one(**named: int) -> None:
+    """CourseError that names the first argument below 1."""
+    for name, value in named.items():
+        if value < 1:
+            raise CourseError(f"{name}={value}: at least 1.")
+
+
 def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
     """Cut `text` between paragraphs: (training part, held-out part), the last `held_out` of the paragraphs held out."""
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
-    count = round(held_out * len(paragraphs))
+    count = round(held_out * len(paragraphs)) if 0 < held_out < 1 else 0
     if not 0 < count < len(paragraphs):
         raise CourseError(f"held_out={held_out} of {len(paragraphs)} paragraphs leaves one of the parts empty.")
     return "\n\n".join(paragraphs[:-count]), "\n\n".join(paragraphs[-count:])
@@ -21,6 +28,7 @@ def token_blocks(text: str, tokenizer, block_size: int) -> np.ndarray:
 
     The tail that does not fill a row is dropped, and a text shorter than one row is refused.
     """
+    at_least_one(block_size=block_size)
     ids = tokenizer(text)["input_ids"]
     if len(ids) < block_size:
         raise CourseError(f"The text has {len(ids)} tokens, fewer than one block of {block_size}.")
@@ -33,6 +41,7 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
 
     A pass drops the last blocks that do not fill a batch; the next pass reshuffles, so none is left out for good.
     """
+    at_least_one(batch_size=batch_size)
     if batch_size > len(blocks):
         raise CourseError(f"A batch of {batch_size} needs as many blocks, and there are {len(blocks)}.")
     rng = np.random.default_rng(seed)

@@ -38,7 +38,11 @@ a corpus may be larger than memory. The same command again changes nothing.
   course data prepare --input tinystories --output stories --documents 10000""",
     )
     prepare.add_argument(
-        "--input", nargs="+", required=True, metavar="FILE", help="text files, or tinystories or wikitext2"
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="text files; or the training part of tinystories, wikitext2, or a folder with wiki.train.raw or .tokens",
     )
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder for the shards")
     prepare.add_argument(
@@ -50,7 +54,7 @@ a corpus may be larger than memory. The same command again changes nothing.
     prepare.add_argument(
         "--shard-tokens", type=int, default=100_000_000, metavar="N", help="at most so many in a file (100000000)"
     )
-    prepare.add_argument("--documents", type=int, metavar="N", help="of a corpus by name, the first N (all)")
+    prepare.add_argument("--documents", type=int, metavar="N", help="of a corpus or folder, the first N (all)")
     prepare.add_argument("--force", action="store_true", help="replace other shards that are in the folder")
     prepare.set_defaults(run=run_prepare)
 
@@ -66,6 +70,7 @@ def _add_check(actions) -> None:
     check.add_argument("source", help="file, folder, or a data set's name on the hub")
     check.add_argument("--format", default="auto", help="the format, if it is not to be told by the keys")
     check.add_argument("--split", default="train", help="with a hub name: which split (train)")
+    check.add_argument("--config", help="with a hub name: which configuration, such as main of openai/gsm8k")
     check.add_argument("--show", type=int, default=1, metavar="N", help="print the first N records (1)")
     check.set_defaults(run=run_check)
 
@@ -76,16 +81,13 @@ def run_prepare(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from course_lib.data.corpora import NAMED, read_corpus
     from course_lib.data.shards import prepare
 
+    if args.documents is not None and args.documents < 1:
+        raise CourseError(f"--documents {args.documents}: at least 1.")
     tokenizer = load_tokenizer(args.tokenizer)
-    inputs = [Path(name).expanduser() for name in args.input]
     with tempfile.TemporaryDirectory() as folder:
-        if args.input[0] in NAMED and not inputs[0].exists():
-            text = Path(folder) / f"{args.input[0]}.txt"
-            text.write_text("\n\n".join(read_corpus(args.input[0], limit=args.documents)), encoding="utf-8")
-            inputs = [text, *inputs[1:]]
+        inputs = [_text_file(name, Path(folder), args.documents, tokenizer) for name in args.input]
         size = sum(path.stat().st_size for path in inputs if path.is_file())
         with tqdm(total=size, unit="B", unit_scale=True, desc="tokenising", disable=not sys.stderr.isatty()) as bar:
             prepare(
@@ -99,6 +101,23 @@ def run_prepare(args: argparse.Namespace) -> int:
                 progress=bar.update,
             )
     return 0
+
+
+def _text_file(name: str, folder: Path, documents: int | None, tokenizer) -> Path:
+    """The text file `name`, or one in `folder` with a corpus's documents and end-of-text tokens between them."""
+    import tempfile
+
+    from course_lib.data.corpora import NAMED, read_corpus
+
+    path = Path(name).expanduser()
+    if not path.is_dir() and (path.exists() or name not in NAMED):
+        if documents:
+            raise CourseError(f"--documents counts the documents of a corpus or folder, and {name} is neither.")
+        return path
+    text = Path(tempfile.mkdtemp(dir=folder)) / f"{path.name}.txt"  # two folders may have one name
+    between = getattr(tokenizer, "eos_token", None) or "\n\n"
+    text.write_text(between.join(read_corpus(name, limit=documents)), encoding="utf-8")
+    return text
 
 
 def load_tokenizer(name: str | None):
@@ -120,9 +139,9 @@ def run_check(args: argparse.Namespace) -> int:
     """Print the counts, the first problems and the first records."""
     from course_lib.data import read_records
 
-    reading = read_records(args.source, args.format, malformed="skip", split=args.split)
+    reading = read_records(args.source, args.format, malformed="skip", split=args.split, config=args.config)
     print(reading)
-    for record in reading.records[: args.show]:
+    for record in reading.records[: max(args.show, 0)]:
         print(f"\n{record.source}")
         for message in record.messages:
             print(f"  {message['role']}: {message['content']}")

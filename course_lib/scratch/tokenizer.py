@@ -111,7 +111,7 @@ class BPETokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"The id {i} is outside the vocabulary of {self.vocab_size}.")
-            i = self._ours[i] if self.numbering else i
+            i = self._ours[i] if self.numbering else int(i)  # NumPy's small integers would overflow below
             special = i - len(self._bytes)
             pieces.append(self._bytes[i] if special < 0 else self.special_tokens[special].encode())
         return b"".join(pieces)

@@ -88,6 +88,16 @@ def test_too_long_examples_are_named():
         token_budget([3, 9], 8)
 
 
+@pytest.mark.parametrize("plan", [shuffled, length_grouped])
+def test_bad_arguments_are_named(plan):
+    with pytest.raises(CourseError, match="batch_size=-1: at least 1"):
+        plan([3, 4], -1)
+    for make in (lambda row: pad([row], 0), lambda row: pack([row], 8, 0)):
+        with pytest.raises(CourseError, match="Example 0 has 3 ids and 1 labels"):
+            make({"input_ids": [1, 2, 3], "labels": [1]})
+    assert padding_waste([], []) == 0
+
+
 def test_packing_is_as_good_as_trls():
     """TRL packs best fit decreasing too: the same number of rows, and each row as full."""
     trl = pytest.importorskip("trl")

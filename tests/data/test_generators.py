@@ -93,6 +93,16 @@ def test_nothing_is_asked_twice_within_or_between_splits(name):
     assert not set(train) & set(held_out + other_seeds)
 
 
+@needs_gym
+def test_no_problem_comes_back_in_another_order():
+    train, held_out = (
+        {tuple(sorted(re.findall(r"\w+|[*+/-]", item["question"]))) for item in word_problems(split)}
+        for split in ("train", "held_out")
+    )
+    assert (len(train), len(held_out)) == (1000, 200)
+    assert not train & held_out
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_thousand_items_in_under_a_second(name):
     MAKERS[name]("train", 1)  # word problems import their library once

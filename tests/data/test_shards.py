@@ -63,6 +63,35 @@ def test_pieces_of_any_text_give_its_tokens(tmp_path_factory, text):
         assert [i for piece in module._pieces(path) for i in tokenizer.encode(piece)] == tokenizer.encode(text)
 
 
+def transformers_tokenizer(pattern, prefix=False):
+    """A byte-level tokenizer with this pattern, learnt from the log; prefix: it puts a blank before every text."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    cut = pre_tokenizers.Split(Regex(pattern), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(prefix, use_regex=False)])
+    backend.train_from_iterator([style_corpus()], trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize(("pattern", "prefix"), [(GPT4, False), (r"[\s\S]+", True)])
+def test_pieces_with_other_patterns(text, tmp_path, monkeypatch, pattern, prefix):
+    """GPT-4's joins line breaks to a full stop; the other cannot be cut at all, as Llama 2's."""
+    monkeypatch.setattr(module, "CHUNK", 83)
+    tokenizer = transformers_tokenizer(pattern, prefix)
+    whole = tokenizer(style_corpus(), add_special_tokens=False)["input_ids"]
+    tokenizer("some words", truncation=True, max_length=1)  # of an earlier call: not ours
+    quiet([text], tmp_path / "out", tokenizer)
+    assert [*read_all(tmp_path / "out", "train"), *read_all(tmp_path / "out", "val")] == whole
+
+
 @pytest.mark.weights
 def test_pieces_with_a_real_tokenizer(text, smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 301)
@@ -88,6 +117,35 @@ def test_again_changes_nothing_and_another_text_is_refused(text, tokenizer, tmp_
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     quiet([text], out, tokenizer, force=True)
     assert len(read_all(out, "train")) < 50
+
+
+def test_a_forced_run_that_fails_leaves_the_old_shards(text, tokenizer, tmp_path):
+    out = tmp_path / "out"
+    quiet([text], out, tokenizer)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "bad.txt").write_bytes(style_corpus().encode() + b"\xff")
+    with pytest.raises(CourseError, match="bad.txt is not UTF-8 text"):
+        quiet([tmp_path / "bad.txt"], out, tokenizer, force=True)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_a_damaged_shard_is_noticed_by_the_command_and_mended_by_force(text, tokenizer, tmp_path, damage):
+    out = tmp_path / "out"
+    quiet([text], out, tokenizer)
+    path = out / "train_00000.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\0\0" if damage == "changed" else whole[:-2])
+    with pytest.raises(CourseError, match=r"(was changed|is cut short).*prepare it again with --force"):
+        quiet([text], out, tokenizer)
+    quiet([text], out, tokenizer, force=True)
+    assert path.read_bytes() == whole
+
+
+def test_more_shards_than_their_names_can_number_are_refused(text, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 10)
+    with pytest.raises(CourseError, match="shard_tokens=5 makes more than 10 shards"):
+        quiet([text], tmp_path / "out", tokenizer, shard_tokens=5)
 
 
 def test_shards_that_are_not_ours_are_not_replaced(text, tokenizer, tmp_path):
@@ -190,6 +248,8 @@ def test_bad_input(text, tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(CourseError, match="one part is empty"):
         quiet([tmp_path / "empty.txt"], tmp_path / "o", tokenizer)
+    with pytest.raises(CourseError, match="block_size=0: at least 1"):
+        TokenShards(tmp_path, block_size=0)
     (tmp_path / "bad.txt").write_bytes(b"abc \xff\xfe")
     with pytest.raises(CourseError, match="bad.txt is not UTF-8"):
         quiet([tmp_path / "bad.txt"], tmp_path / "o2", tokenizer)
@@ -259,3 +319,23 @@ def test_the_command(text, tokenizer, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert main([*command[:-1], str(text) + ".json", "--output", str(tmp_path / "o")]) == 2
     assert "is no saved BPETokenizer" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "o"), "--documents", "3"]) == 2
+    assert f"and {text} is neither" in capsys.readouterr().err
+
+
+def test_the_command_with_folders_of_one_name(tokenizer, tmp_path, capsys):
+    from course_lib.cli import main
+
+    tokenizer.save(tmp_path / "tokenizer.json")
+    folders = [tmp_path / "one" / "wiki", tmp_path / "two" / "wiki"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "wiki.train.raw").write_text(WIKI + folder.parent.name)
+    command = ["data", "prepare", "--input", *map(str, folders), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    assert main([*command, "--output", str(tmp_path / "o")]) == 0
+    ids = [*read_all(tmp_path / "o", "train"), *read_all(tmp_path / "o", "val")]
+    assert tokenizer.decode([int(i) for i in ids]) == "".join(
+        "\n\n".join(split_articles(WIKI + name)) for name in ("one", "two")
+    )
+    assert main([*command, "--output", str(tmp_path / "o"), "--documents", "0"]) == 2
+    assert "--documents 0: at least 1" in capsys.readouterr().err

@@ -51,3 +51,12 @@ def test_a_pass_shows_each_block_once_and_the_seed_decides_the_order():
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
     with pytest.raises(CourseError, match="A batch of 7"):
         list(batches(blocks, 7, 1))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(CourseError, match="batch_size=0: at least 1"):
+        list(batches(np.zeros((3, 2)), 0, 1))
+    with pytest.raises(CourseError, match="block_size=0: at least 1"):
+        token_blocks("abc", Letters(), 0)
+    with pytest.raises(CourseError, match="held_out=nan of 2 paragraphs"):
+        split_paragraphs("a\n\nb", float("nan"))

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,6 +89,11 @@ def test_files_that_do_not_belong_together_are_refused(gpt2_files, tmp_path):
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     with pytest.raises(ValueError, match="do not belong together: .* is only in one of them"):
         BPETokenizer.from_gpt2(tmp_path / "vocab.json", gpt2_files[1])
+
+
+def test_ids_of_a_shard_come_back():
+    ids = np.array(TRAINED.encode("naïve<|end|>"), dtype=np.uint16)
+    assert TRAINED.decode(ids) == "naïve<|end|>"
 
 
 def test_special_tokens_are_one_id_and_the_longest_wins():

@@ -102,7 +102,7 @@ def word_problems(split: str = "train", size: int | None = None, seed: int = 0) 
 
     An item: {"question", "answer", "solution", "source"}, all strings. `solution` ends with GSM8K's "#### 42"; it has
     steps for gsm_symbolic (Mirzadeh et al. 2024: GSM8K's problems with names and numbers drawn anew), the answer
-    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The question's hash decides the split.
+    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The hash of its words, sorted, decides the split.
 
     Left out: gsm_symbolic problems whose reference is negative, fractional or rounded on the way.
     """
@@ -116,9 +116,15 @@ def _problems(split: str, seed: int) -> Iterator[dict]:
     shares = [share for share, _ in SOURCES.values()]
     while True:
         item = next(streams[rng.choices(list(SOURCES), shares)[0]])
-        if split_of(item["question"]) == split and item["question"] not in seen:
-            seen.add(item["question"])
+        content = _content(item["question"])
+        if split_of(content) == split and content not in seen:
+            seen.add(content)
             yield item
+
+
+def _content(question: str) -> str:
+    """What makes a problem another one: its words and signs in any order (5 * 9 is 9 * 5)."""
+    return " ".join(sorted(re.findall(r"\w+|[-+*/]", question.lower())))
 
 
 def final_number(response: str) -> str | None:
