@@ -102,7 +102,7 @@ def word_problems(split: str = "train", size: int | None = None, seed: int = 0) 
 
     An item: {"question", "answer", "solution", "source"}, all strings. `solution` ends with GSM8K's "#### 42"; it has
     steps for gsm_symbolic (Mirzadeh et al. 2024: GSM8K's problems with names and numbers drawn anew), the answer
-    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The hash of its words, sorted, decides the split.
+    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The hash of its sorted words decides the split.
 
     Left out: gsm_symbolic problems whose reference is negative, fractional or rounded on the way.
     """
