@@ -12,7 +12,7 @@ from pathlib import Path
 
 from course_lib.data.formats import FORMATS, Malformed, assemble_trees, detect
 from course_lib.data.records import Record
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, first_line
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 BLANKS, BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
@@ -164,7 +164,7 @@ def load_hub(name: str, split: str, config: str | None = None):
     try:
         return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises many kinds: offline, unknown name, unknown split, broken files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if datasets.config.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE is set and the cache does not have it; unset it, or give a file"
         raise CourseError(f"{name} is neither a file nor a folder, and the hub did not give it: {reason}") from error
