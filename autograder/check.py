@@ -24,8 +24,7 @@ def check(path: Path, timeout: int = 120) -> list[Outcome]:
     template = release(_assignment_of(submission, path))
     whole = notebook.rebuild(template, submission)
     _execute(whole, path.resolve().parent, timeout)
-    titles = {part.id: part for part in notebook.parts(template)}
-    return [Outcome(titles[notebook.grade_id(c)], _message(c)) for c in whole.cells if notebook.is_test(c)]
+    return _outcomes(whole, {part.id: part for part in notebook.parts(template)})
 
 
 def find_notebook(given: Path | None) -> Path:
@@ -39,11 +38,11 @@ def find_notebook(given: Path | None) -> Path:
 
 
 def _assignment_of(submission, path: Path) -> course.Assignment:
-    """The assignment whose parts the notebook has most of; its file may have been renamed."""
-    ids = {notebook.grade_id(cell) for cell in submission.cells} - {None}
-    known = course.assignments().values()
-    best = max(known, key=lambda a: len(ids & {part.id for part in notebook.parts(a.read())}), default=None)
-    if best is None or not ids & {part.id for part in notebook.parts(best.read())}:
+    """The assignment whose answers and tests the notebook has most of; its file may have been renamed."""
+    ids = {notebook.grade_id(cell) for cell in submission.cells if notebook.is_solution(cell) or notebook.is_test(cell)}
+    shared = {a: len(ids & set(map(notebook.grade_id, a.read().cells)) - {None}) for a in course.assignments().values()}
+    best = max(shared, key=shared.get, default=None)
+    if best is None or not shared[best]:
         raise CourseError(f"{path} is none of the course's assignments: get one with `course assignment get NAME`.")
     return best
 
@@ -65,17 +64,33 @@ def _execute(whole, folder: Path, timeout: int) -> None:
         client.execute(stderr=subprocess.DEVNULL)  # the kernel's own chatter; a cell's stderr is in its outputs
     except (CellTimeoutError, DeadKernelError) as error:
         raise CourseError(
-            f"The notebook stopped its kernel ({type(error).__name__}): is there an endless loop?"
+            f"The notebook stopped its kernel ({type(error).__name__}): is there an endless loop, or a call of exit()?"
         ) from error
 
 
+def _outcomes(whole, parts: dict[str, notebook.Part]) -> list[Outcome]:
+    """What became of each part; where its answer does not even run, what Python says of the answer."""
+    found, answer = [], ""
+    for cell in whole.cells:
+        if notebook.is_solution(cell):
+            answer = _message(cell)
+        elif notebook.is_test(cell):
+            message = _message(cell)
+            if message and answer and cell.execution_count is not None:
+                message = f"the cell with your answer stops: {answer}"
+            found.append(Outcome(parts[notebook.grade_id(cell)], message))
+    return found
+
+
 def _message(cell) -> str:
-    """What a test cell complained about, without colours and traceback."""
+    """What a cell complained about, without colours and traceback."""
     if cell.execution_count is None:
         return "the checks were not reached"
     for output in cell.outputs:
         if output.output_type == "error":
             text = re.sub(r"\x1b\[[0-9;]*m", "", output.evalue).strip()
+            if output.ename == "KeyboardInterrupt":
+                return "it took too long and was stopped: is there an endless loop?"
             kind = "" if output.ename == "AssertionError" else f"{output.ename}: "
             return f"{kind}{text}" or output.ename
     return ""

@@ -79,11 +79,11 @@ def _check(args) -> int:
 
 def _grade(args) -> int:
     from autograder import course
-    from autograder.grade import find_submissions, grade, table
+    from autograder.grade import find_submissions, grade, placed, table
 
     assignment, state = course.find(args.name), course.state_dir(args.course)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")
     grades = grade(assignment, submissions, state, force=args.force, say=lambda line: print(line, flush=True))
-    print("\n" + table(assignment, grades))
+    print("\n" + table(placed(assignment, state), grades))
     print(f"\ngrades: {state / f'grades-{assignment.name}.csv'}\nfeedback: {state / 'feedback'}")
     return int(any(g.problem for g in grades))

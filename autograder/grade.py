@@ -4,7 +4,10 @@ Left out, for the work on hostile submissions: a sandbox. Grade only what you wo
 """
 
 import csv
-import os
+import hashlib
+import io
+import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ from autograder import notebook
 from autograder.course import Assignment
 from autograder.release import nbgrader
 from course_lib.errors import CourseError
+from course_lib.files import write_json, write_whole
 
 
 @dataclass
@@ -45,15 +49,15 @@ def find_submissions(assignment: Assignment, folder: Path) -> dict[str, Path]:
 def grade(
     assignment: Assignment, submissions: dict[str, Path], state: Path, *, force: bool = False, say=print
 ) -> list[Grade]:
-    """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades.csv there.
+    """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
 
     Each submission is rebuilt first (`notebook.rebuild`) in a temporary folder: the student's file is only read.
     A submission that cannot be graded has its problem written down and stops nobody else. One that did not change
-    since it was graded keeps its grade, unless `force`.
+    since it was graded keeps its grade, unless `force`. A run that was killed is taken up where it stopped.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    if not (state / "source" / assignment.name).exists():  # a course folder of the instructor's own
-        shutil.copytree(assignment.path.parent, state / "source" / assignment.name)
+    assignment = placed(assignment, state)
+    if not (state / "gradebook.db").is_file():  # a new term: nobody is graded
+        _graded_file(assignment, state).unlink(missing_ok=True)
     say(f"preparing {assignment.name}")
     said = nbgrader(state, "generate_assignment", assignment.name, "--create", "--force")
     released = state / "release" / assignment.name / assignment.path.name
@@ -66,35 +70,76 @@ def grade(
         staged = Path(folder)
         problems = {name: _stage(template, assignment, name, path, staged) for name, path in submissions.items()}
         whole = [name for name, problem in problems.items() if not problem]
-        _autograde(assignment, whole, staged, state, force, say)
+        problems |= _autograde(assignment, whole, staged, state, force, say)
     grades = [_grade_of(state, assignment, name, problems[name]) for name in submissions]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
 
 
-def _autograde(assignment: Assignment, students: list[str], staged: Path, state: Path, force: bool, say) -> None:
-    """nbgrader's autograde and generate_feedback, each one process for all students."""
-    if not students:
-        return
-    started = iter(range(1, len(students) + 1))
+def placed(assignment: Assignment, state: Path) -> Assignment:
+    """The assignment as this course has it: its own copy, made at the first grading, so that an update of the package
+    changes nothing in the middle of a term."""
+    own = state / "source" / assignment.name / assignment.path.name
+    if not own.is_file():
+        write_whole(own, assignment.path.read_bytes())
+    return Assignment(assignment.name, own)
+
+
+def _autograde(
+    assignment: Assignment, students: list[str], staged: Path, state: Path, force: bool, say
+) -> dict[str, str]:
+    """nbgrader's autograde and generate_feedback, each one process for all students. Returns why, where nbgrader could
+    not grade one."""
+    file = _graded_file(assignment, state)
+    graded = json.loads(file.read_text()) if file.is_file() else {}
+    now = {s: _digest(assignment, staged / s / assignment.name / assignment.path.name) for s in students}
+    waiting = [s for s in students if force or graded.get(s) != now[s] or not _output(assignment, state, s).is_file()]
+    graded = {student: digest for student, digest in graded.items() if student not in waiting}
+    for student in set(students) - set(waiting):
+        shutil.rmtree(staged / student)
+    started, problems = [], {}
 
     def progress(line: str) -> None:
         if f"Converting notebook {staged}" in line:
-            student = Path(line.split(str(staged), 1)[1]).parts[1]
-            say(f"[{next(started, len(students))}/{len(students)}] {student}")
+            started.append(Path(line.split(str(staged), 1)[1]).parts[1])
+            say(f"[{len(started)}/{len(waiting)}] {started[-1]}")
+        elif started and "Setting destination file permissions" in line:  # the last that nbgrader does to one
+            graded[started[-1]] = now[started[-1]]
+            write_json(file, graded)
+        elif started and re.match(r"\s+[\w.]+Error: ", line):  # the last line of nbgrader's traceback
+            problems[started[-1]] = f"nbgrader could not grade it ({line.strip()})"
 
-    where = f"--CourseDirectory.submitted_directory={staged}"
-    again = ["--force"] if force else []
-    nbgrader(state, "autograde", assignment.name, where, "--create", *again, say=progress)
-    say("writing feedback")
-    nbgrader(state, "generate_feedback", assignment.name, "--force")
+    if waiting:
+        write_json(file, graded)
+        # nbgrader itself goes by time stamps, and takes what a killed run left half graded for done
+        where = f"--CourseDirectory.submitted_directory={staged}"
+        nbgrader(state, "autograde", assignment.name, where, "--create", "--force", say=progress)
+    if students:
+        say("writing feedback")
+        nbgrader(state, "generate_feedback", assignment.name, "--force")
+    return problems
 
 
 def _grade_of(state: Path, assignment: Assignment, student: str, problem: str) -> Grade:
-    graded = state / "autograded" / student / assignment.name / assignment.path.name
-    if not problem and not graded.is_file():
-        problem = "nbgrader could not grade it: run `nbgrader autograde` in the course's folder to see why"
+    if not problem and not _output(assignment, state, student).is_file():
+        problem = "nbgrader could not grade it, and did not say why"
     return Grade(student, problem=problem) if problem else Grade(student, _points(state, assignment, student))
+
+
+def _output(assignment: Assignment, state: Path, student: str) -> Path:
+    """The graded notebook, there once nbgrader has begun with it."""
+    return state / "autograded" / student / assignment.name / assignment.path.name
+
+
+def _graded_file(assignment: Assignment, state: Path) -> Path:
+    """Who is graded, and what of: student -> `_digest`."""
+    return state / "autograded" / f"graded-{assignment.name}.json"
+
+
+def _digest(assignment: Assignment, path: Path) -> str:
+    """Another one when a cell of the submission changes (not its random id), or the source with the hidden tests."""
+    cells = json.dumps([cell.source for cell in notebook.read(path).cells])
+    return hashlib.sha256(assignment.path.read_bytes() + cells.encode()).hexdigest()
 
 
 def _stage(template, assignment: Assignment, student: str, path: Path, staged: Path) -> str:
@@ -137,13 +182,23 @@ def table(assignment: Assignment, grades: list[Grade]) -> str:
 
 
 def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:
-    """Grades for a spreadsheet or an LMS, quoted as RFC 4180 says, whole at every moment."""
+    """Grades for a spreadsheet or an LMS, quoted as RFC 4180 says, whole at every moment. Students of an earlier run
+    who were not graded now keep their rows."""
     parts = notebook.parts(assignment.read())
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["student", "assignment", *(part.id for part in parts), "total", "max", "problem"])
-        for g in grades:
-            points = [g.points.get(part.id, 0) for part in parts]
-            writer.writerow([g.student, assignment.name, *points, g.total, sum(p.points for p in parts), g.problem])
-    os.replace(temporary, path)
+    header = ["student", "assignment", *(part.id for part in parts), "total", "max", "problem"]
+    rows = {row[0]: row for row in _rows(path, header)}
+    for g in grades:
+        points = [g.points.get(part.id, 0) for part in parts]
+        rows[g.student] = [g.student, assignment.name, *points, g.total, sum(p.points for p in parts), g.problem]
+    file = io.StringIO()
+    csv.writer(file).writerows([header, *(rows[student] for student in sorted(rows))])
+    write_whole(path, file.getvalue())
+
+
+def _rows(path: Path, header: list[str]) -> list[list[str]]:
+    """The rows below the header in a file that `write_csv` wrote for the same parts; none where there is none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        found = list(csv.reader(file))
+    return found[1:] if found[:1] == [header] else []

@@ -6,7 +6,6 @@ c = get_config()  # noqa: F821 - given by traitlets
 
 c.CourseDirectory.course_id = "adapting-language-models"
 c.CourseDirectory.root = str(Path(__file__).parent)
-c.Exchange.course_id = "adapting-language-models"
 
 # A graded cell may take two minutes on a slow laptop; nbgrader's own limit is 30 s.
 c.ExecutePreprocessor.timeout = 120

@@ -1,11 +1,16 @@
 """An assignment notebook's parts, and putting a student's answers back among the tests they came with."""
 
 import copy
-import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.files import write_whole
+
+# nbformat checks notebooks with jsonschema, which would spend a second of each start on a grammar of international web
+# addresses, where that package is there; no notebook has one to check
+sys.modules.setdefault("rfc3987_syntax", None)
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,9 @@ def read(path: Path):
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
+        "".join(cell.source for cell in notebook.cells).encode()  # half an emoji could not be written again
+        return notebook
     except FileNotFoundError as error:
         raise CourseError(f"There is no notebook {path}.") from error
     except Exception as error:  # not JSON, not a notebook, of an unknown version
@@ -33,10 +40,7 @@ def write(notebook, path: Path) -> None:
     """Write a notebook, whole or not at all."""
     import nbformat
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    nbformat.write(notebook, temporary)
-    os.replace(temporary, path)
+    write_whole(path, nbformat.writes(notebook) + "\n")
 
 
 def grade_id(cell) -> str | None:

@@ -14,6 +14,9 @@ from autograder.notebook import read, write
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError
 
+# nbgrader's own main, started as quickly as autograder.notebook starts nbformat
+NBGRADER = "import autograder.notebook; from nbgrader.apps.nbgraderapp import main; main()"
+
 
 def nbgrader(course: Path, *arguments: str, say=lambda line: None) -> str:
     """Run an nbgrader command on the course in `course`, in a process of its own; returns what it said, and passes each
@@ -27,7 +30,7 @@ def nbgrader(course: Path, *arguments: str, say=lambda line: None) -> str:
     # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "nbgrader", *arguments],
+        [sys.executable, "-c", NBGRADER, *arguments],
         cwd=course,
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,

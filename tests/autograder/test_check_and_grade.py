@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,8 @@ import nbformat
 import pytest
 
 from autograder import course, notebook
-from autograder.check import check
-from autograder.grade import find_submissions, grade, table
+from autograder.check import _message, check
+from autograder.grade import Grade, find_submissions, grade, table, write_csv
 from autograder.release import release
 from course_lib.errors import CourseError
 
@@ -74,6 +75,9 @@ def graded(tmp_path_factory):
         "half": filled(["forward", "backward", "merged-weight"]),
         "noisy": filled(ANSWERS, noisy),
         "hidden": filled(ANSWERS, hidden_only_failure),
+        "exit": filled(
+            ANSWERS, lambda name, source: source + ("\nimport os; os._exit(1)" if name == "forward" else "")
+        ),
         "Doe, Jr": without_tests(filled(["forward"])),
     }
     for student, nb in kinds.items():
@@ -114,13 +118,14 @@ class TestGrade:
 
     def test_a_broken_notebook_stops_nobody(self, graded):
         assert "not a notebook" in graded[0]["broken"].problem
-        assert len(graded[0]) == 7
+        assert "DeadKernelError" in graded[0]["exit"].problem
+        assert len(graded[0]) == 8
 
     def test_csv_quotes_and_adds_up(self, graded):
         _, state, _, _ = graded
         with (state / "grades-lora.csv").open(newline="") as file:
             rows = {row["student"]: row for row in csv.DictReader(file)}
-        assert set(rows) == {"reference", "untouched", "half", "noisy", "hidden", "Doe, Jr", "broken"}
+        assert set(rows) == {"reference", "untouched", "half", "noisy", "hidden", "exit", "Doe, Jr", "broken"}
         assert float(rows["half"]["total"]) == 11
         assert all(row["max"] == "40" for row in rows.values())
 
@@ -136,6 +141,23 @@ class TestGrade:
         only = {"half": find_submissions(assignment, submissions)["half"]}
         (again,) = grade(assignment, only, state, say=lambda _: None)
         assert again.points == grades["half"].points
+
+    def test_unchanged_is_skipped_and_half_graded_is_graded_again(self, graded):
+        """A run that is killed leaves a notebook in autograded/ that was never executed, and no entry in the list."""
+        grades, state, _, submissions = graded
+        assignment, said = course.find("lora"), []
+        only = {"half": find_submissions(assignment, submissions)["half"]}
+        grade(assignment, only, state, say=said.append)
+        assert not any("half" in line for line in said)
+        output, file = state / "autograded/half/lora/lora.ipynb", state / "autograded/graded-lora.json"
+        executed, known = output.read_text(), json.loads(file.read_text())
+        nbformat.write(filled([]), output)
+        file.write_text(json.dumps({student: digest for student, digest in known.items() if student != "half"}))
+        (again,) = grade(assignment, only, state, say=said.append)
+        assert "[1/1] half" in said
+        assert again.points == grades["half"].points
+        assert len(output.read_text()) > 0.9 * len(executed)
+        assert json.loads(file.read_text()) == known
 
 
 @pytest.mark.slow
@@ -183,6 +205,17 @@ class TestCheck:
         assert "your result is off by up to 20" in outcomes["check-forward"]
         assert outcomes["check-backward"] == "NotImplementedError: this part is not written yet"
 
+    def test_an_answer_that_does_not_run_says_why(self, tmp_path):
+        nb = without_tests(filled(["init"]))  # the tests come from the release
+        for cell in nb.cells:
+            if notebook.grade_id(cell) == "forward":
+                cell.source = "def forward(self, x)\n    return x"
+        path = tmp_path / "lora.ipynb"
+        nbformat.write(nb, path)
+        outcomes = {outcome.part.id: outcome.message for outcome in check(path)}
+        assert outcomes["check-init"] == ""
+        assert "the cell with your answer stops: SyntaxError: expected ':'" in outcomes["check-forward"]
+
     def test_visible_checks_only(self, tmp_path):
         assert self.outcomes(filled(ANSWERS, hidden_only_failure), tmp_path)["check-forward"] == ""
 
@@ -205,3 +238,29 @@ def test_layouts_of_submissions(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert list(find_submissions(course.find("lora"), tmp_path)) == ["ada", "bob", "cem"]
+
+
+def test_csv_keeps_the_rows_of_others(tmp_path):
+    """Grading one late submission must not drop the class."""
+    assignment, path = course.find("lora"), tmp_path / "grades.csv"
+    first, late = Grade("ada", {"check-init": 4.0}), Grade("bob", {"check-forward": 4.0})
+    write_csv(path, assignment, [first, Grade("cem", problem="lost")])
+    write_csv(path, assignment, [late, Grade("cem", {"check-init": 4.0})])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert {name: float(row["total"]) for name, row in rows.items()} == {"ada": 4, "bob": 4, "cem": 4}
+    assert rows["cem"]["problem"] == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["grades.csv"]
+
+
+def test_half_an_emoji_is_refused_and_stops_nobody(tmp_path):
+    path = tmp_path / "lora.ipynb"
+    path.write_text(json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("# \ud83d")])))
+    with pytest.raises(CourseError, match=r"not a notebook that can be read \(UnicodeEncodeError\)"):
+        notebook.read(path)
+
+
+def test_an_interrupted_cell_is_explained():
+    stopped = nbformat.v4.new_output("error", ename="KeyboardInterrupt", evalue="", traceback=[])
+    cell = nbformat.v4.new_code_cell("while True: pass", execution_count=1, outputs=[stopped])
+    assert _message(cell) == "it took too long and was stopped: is there an endless loop?"
