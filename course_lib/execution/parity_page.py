@@ -16,6 +16,7 @@ TITLES = {
     "adapters": "Adapters",
     "inference": "Inference",
     "alignment": "Alignment of whole runs",
+    "execution": "Commands",
 }
 
 

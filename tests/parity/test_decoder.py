@@ -13,6 +13,7 @@ from course_lib.models.decoder import Decoder, attend_eager, attend_sdpa
 from course_lib.models.huggingface import load_decoder, name_in_file, save_decoder
 from course_lib.models.pretrained import load
 
+ROOM = "models"
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 
@@ -44,6 +45,12 @@ def compare(ours, theirs, vocabulary, time=24):
         torch.testing.assert_close(padded[mask.bool()], expected_padded[mask.bool()], **TOLERANCE)
     assert expected.std() > 0.05  # logits that are all about zero would agree with anything
     return (plain - expected).abs().max().item()
+
+
+def noted(parity, what, difference):
+    parity.within(
+        f"logits, {what}", "transformers", difference, 1e-4, "float32: kernels add in another order", "absolute"
+    )
 
 
 def gpt2_config(config, **changes):
@@ -79,19 +86,19 @@ GPT2_NAMES = ["tiny-gpt", "distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gp
 
 
 @pytest.mark.parametrize("name", GPT2_NAMES)
-def test_gpt2_of_every_width(name, tmp_path):
+def test_gpt2_of_every_width(name, tmp_path, parity):
     """The published widths and heads; two layers, 64 positions and a small vocabulary keep it quick."""
     config = gpt2_config(CONFIGS[name], num_hidden_layers=2, vocab_size=100, max_position_embeddings=64)
     theirs = saved_by_transformers(GPT2LMHeadModel(config), tmp_path)
-    compare(load_decoder(tmp_path), theirs, 100)
+    noted(parity, f"width and heads of {name}", compare(load_decoder(tmp_path), theirs, 100))
 
 
 @pytest.mark.slow
-def test_gpt2_at_its_real_shape(tmp_path):
+def test_gpt2_at_its_real_shape(tmp_path, parity):
     theirs = saved_by_transformers(GPT2LMHeadModel(gpt2_config(CONFIGS["gpt2"])), tmp_path)
     ours = load_decoder(tmp_path)
     assert sum(p.numel() for p in ours.parameters()) == 124_439_808
-    compare(ours, theirs, 50_257, time=12)
+    noted(parity, "GPT-2, 124,439,808 parameters", compare(ours, theirs, 50_257, time=12))
 
 
 LLAMAS = {
@@ -107,19 +114,20 @@ LLAMAS = {
 }
 
 
-@pytest.mark.parametrize("changes", LLAMAS.values(), ids=LLAMAS)
+@pytest.mark.parametrize("name", LLAMAS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_llama(changes, attention, tmp_path):
-    theirs = saved_by_transformers(LlamaForCausalLM(llama_config(**changes)), tmp_path)
-    compare(load_decoder(tmp_path, attention=attention), theirs, 101)
+def test_llama(name, attention, tmp_path, parity):
+    theirs = saved_by_transformers(LlamaForCausalLM(llama_config(**LLAMAS[name])), tmp_path)
+    difference = compare(load_decoder(tmp_path, attention=attention), theirs, 101)
+    noted(parity, f"Llama, {name}, {attention}", difference)
 
 
 @pytest.mark.weights
-def test_real_smollm2(smollm2):
+def test_real_smollm2(smollm2, parity):
     model, tokenizer = smollm2
     ours = load_decoder("smollm2-135m-instruct")
     assert replace(ours.config, attention="sdpa") == CONFIGS["smollm2-135m"]
-    compare(ours, model, 49_152)
+    noted(parity, "SmolLM2-135M-Instruct, its real weights", compare(ours, model, 49_152))
     text = tokenizer("The capital of France is Paris, and the capital of Italy is Rome.", return_tensors="pt")
     with torch.no_grad():
         loss, expected = (m(**text, labels=text["input_ids"]).loss for m in (ours, model))

@@ -5,11 +5,15 @@ import torch
 
 from course_lib.inference import complete, generate
 
+ROOM = "inference"
 
-def test_greedy_equals_transformers(tiny_llama):
+
+def test_greedy_equals_transformers(tiny_llama, parity):
     prompt = [5, 9, 31, 7]
     expected = tiny_llama.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None)
-    assert generate(tiny_llama, [prompt], 20) == expected[:, 4:].tolist()
+    ours = generate(tiny_llama, [prompt], 20)[0]
+    differing = sum(a != b for a, b in zip(ours, expected[0, 4:].tolist(), strict=True))
+    parity.exact("20 greedy tokens", "transformers generate", differing)
 
 
 def test_unequal_prompts_in_a_batch_equal_each_alone(tiny_llama):
@@ -20,11 +24,14 @@ def test_unequal_prompts_in_a_batch_equal_each_alone(tiny_llama):
 
 
 @pytest.mark.weights
-def test_real_model_unequal_prompts(smollm2):
+def test_real_model_unequal_prompts(smollm2, parity):
     model, tokenizer = smollm2
     prompts = ["The capital of France is", "Once upon a time, in a village by the sea, there"]
     together = complete(model, tokenizer, prompts, 8)
-    for prompt, text in zip(prompts, together, strict=True):
+    alone = []
+    for prompt in prompts:
         tokens = tokenizer(prompt, return_tensors="pt")
         expected = model.generate(**tokens, max_new_tokens=8, do_sample=False)
-        assert text == tokenizer.decode(expected[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        alone.append(tokenizer.decode(expected[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+    differing = sum(text != expected for text, expected in zip(together, alone, strict=True))
+    parity.exact("SmolLM2, prompts of unequal length in a batch", "transformers generate, each alone", differing)

@@ -6,14 +6,16 @@ from transformers import get_cosine_schedule_with_warmup
 
 from course_lib.training import next_token_loss, summed_loss, summed_loss_, warmup_cosine
 
+ROOM = "training"
 
-def test_loss_equals_transformers(tiny_llama):
+
+def test_loss_equals_transformers(tiny_llama, parity):
     tokens = torch.randint(0, 97, (3, 17))
     labels = tokens.clone()
     labels[0, :9] = -100
     output = tiny_llama(input_ids=tokens, labels=labels)
-    # the same float32 reduction
-    torch.testing.assert_close(next_token_loss(output.logits, labels), output.loss, rtol=1e-6, atol=0)
+    ours, theirs = next_token_loss(output.logits, labels).item(), output.loss.item()
+    parity.close("next-token loss with masked labels", "transformers", ours, theirs, 1e-6, "float32: one reduction")
 
 
 @pytest.mark.parametrize(("weight", "scale"), [(1.0, 1.0), (0.125, 1.0), (0.125, 1024.0)])
