@@ -26,7 +26,9 @@ PAGES = [
     "genindex",
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+if "COURSE_BOOK_HTML" not in os.environ:  # one worker: they share the book that is built for them
+    pytestmark.append(pytest.mark.xdist_group("browser"))
 
 
 class Visit:
