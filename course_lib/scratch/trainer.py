@@ -20,8 +20,9 @@ from course_lib.scratch.optim import Optimizer, clip_grad_norm, warmup_cosine
 class Trainer:
     """Forward, loss, backward, clip, update, over `epochs` shuffled passes.
 
-    model: has loss(ids, labels) and named_parameters(). The optimiser decides what is trained; its learning rate is the
-    peak of a linear warm-up over a tenth of the steps and a cosine down to a tenth of it. say: prints a line a step.
+    model: has loss(ids, labels) and named_parameters(), and rng if it draws dropouts. The optimiser decides what is
+    trained; its learning rate is the peak of a linear warm-up over a tenth of the steps and a cosine down to a tenth of
+    it. say: prints a line a step.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Trainer:
         self.collator, self.peak_lr, self.step = DataCollator(), optimizer.lr, 0
         self.steps_a_pass = -(-len(dataset) // batch_size)
         self.steps = epochs * self.steps_a_pass
+        self.rng: np.random.Generator | None = getattr(model, "rng", None)
 
     def train(self, max_steps: int | None = None) -> list[float]:
         """Go on from the current step to the last (or for `max_steps` more). Returns the loss of each step done."""
@@ -100,18 +102,20 @@ class Trainer:
         would mean other batches here.
         """
         arrays, saved = _read(path)
-        own, state = self._state(), self._state() | saved
+        own = self._state()
+        state = own | saved
         refuse_other_shapes(self._arrays(), arrays, f"{path} is of another model or optimiser")
         for what in ("batch_size", "examples"):
             if state[what] != own[what]:
                 raise ValueError(f"{path} was saved with {what} {state[what]}, and here it is {own[what]}.")
+        if state["rng"]:
+            self.rng.bit_generator.state = state["rng"]  # first, as it refuses what is no state
         for name, parameter in self.model.named_parameters():
             parameter.data = arrays[f"model/{name}"].astype(parameter.dtype, copy=False)
         for slot, memory in self.optimizer.memory.items():
             memory[:] = [arrays[f"optimizer/{slot}/{i}"] for i in range(len(memory))]
         self.step, self.optimizer.steps = state["step"], state["optimizer_steps"]
         self.peak_lr, self.seed = state["peak_lr"], state["seed"]
-        self.model.rng.bit_generator.state = state["rng"]
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {f"model/{name}": p.data for name, p in self.model.named_parameters()}
@@ -128,7 +132,7 @@ class Trainer:
             "seed": self.seed,  # the order of the examples
             "batch_size": self.batch_size,
             "examples": len(self.dataset),
-            "rng": self.model.rng.bit_generator.state,  # dropout goes on where it was
+            "rng": self.rng and self.rng.bit_generator.state,  # dropout goes on where it was
         }
 
 

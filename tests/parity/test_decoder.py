@@ -48,9 +48,8 @@ def compare(ours, theirs, vocabulary, time=24):
 
 
 def noted(parity, what, difference):
-    parity.within(
-        f"logits, {what}", "transformers", difference, 1e-4, "float32: kernels add in another order", "absolute"
-    )
+    allowed, why = TOLERANCE["atol"], "float32: kernels add in another order"
+    parity.within(f"logits, {what}", "transformers", difference, allowed, why, "absolute")
 
 
 def gpt2_config(config, **changes):

@@ -140,6 +140,19 @@ def test_resuming_gives_bit_identical_losses(tmp_path, stop, make):
     assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
 
 
+def test_a_model_that_draws_nothing_is_saved_and_resumed_too(tmp_path):
+    def without_rng():
+        model = small()
+        del model.rng
+        return trainer(model=model)
+
+    unbroken, first, second = without_rng().train(), without_rng(), without_rng()
+    begun = first.train(max_steps=3)
+    first.save_checkpoint(tmp_path / "c.npz")
+    second.load_checkpoint(tmp_path / "c.npz")
+    assert begun + second.train() == unbroken
+
+
 def test_another_models_checkpoint_is_refused_and_changes_nothing(tmp_path):
     trainer().save_checkpoint(tmp_path / "c.npz")
     other = trainer(model=GPT(256, 32, 2, 1, 96))
