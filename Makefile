@@ -1,8 +1,8 @@
-# Everything is done by course_lib/execution/bootstrap.py (which works without make too); `make` lists the targets.
+# Everything is done by course_lib/setup/bootstrap.py (which works without make too); `make` lists the targets.
 PYTHON ?= python3
 BOOTSTRAP = @command -v $(PYTHON) >/dev/null 2>&1 || { echo "set-up: there is no $(PYTHON) on this machine: \
 install Python 3.11 or newer (Debian: apt install python3 python3-venv)." >&2; exit 2; }; \
-exec $(PYTHON) course_lib/execution/bootstrap.py
+exec $(PYTHON) course_lib/setup/bootstrap.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

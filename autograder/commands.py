@@ -56,7 +56,7 @@ def _list(_args) -> int:
 
 def _get(args) -> int:
     from autograder import course
-    from autograder.release import write_release
+    from autograder.student.release import write_release
 
     path = write_release(course.find(args.name), args.to, args.force)
     print(f"{path}\n  open it with `jupyter lab {path}`, check it with `course assignment check {path}`")
@@ -64,7 +64,7 @@ def _get(args) -> int:
 
 
 def _check(args) -> int:
-    from autograder.check import check, find_notebook
+    from autograder.student.check import check, find_notebook
 
     outcomes = check(find_notebook(args.notebook))
     for outcome in outcomes:
@@ -79,7 +79,7 @@ def _check(args) -> int:
 
 def _grade(args) -> int:
     from autograder import course
-    from autograder.grade import find_submissions, grade, placed, table
+    from autograder.grading.grade import find_submissions, grade, placed, table
 
     assignment, state = course.find(args.name), course.state_dir(args.course)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")

@@ -1,26 +1,16 @@
-"""The `course` command: parse, call, print. Each room registers its own commands; this module knows only where."""
+"""The `course` command: parse, call, print. The verbs are the files of `course_lib.commands`."""
 
 import argparse
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 from importlib.metadata import entry_points
 
 import course_lib
+from course_lib import commands
 from course_lib.errors import CourseError
-
-COMMANDS = (
-    "course_lib.execution.commands",
-    "course_lib.execution.book",
-    "course_lib.execution.data_commands",
-    "course_lib.execution.bench_command",
-    "course_lib.execution.align_command",
-    "course_lib.execution.train_command",
-    "course_lib.execution.adapter_commands",
-    "course_lib.execution.compare_command",
-    "course_lib.models.commands",
-)
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
@@ -40,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"course {course_lib.__version__}")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        importlib.import_module(module).add_parser(subparsers)
+    for verb in pkgutil.iter_modules(commands.__path__):  # every file of course_lib/commands is a verb
+        importlib.import_module(f"{commands.__name__}.{verb.name}").add_parser(subparsers)
     for plugin in entry_points(group="course.commands"):  # the autograder's: course_lib does not import it
         try:
             plugin.load()(subparsers)

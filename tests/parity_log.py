@@ -1,4 +1,4 @@
-"""Parity checks that write down what they measured, for the book's page on it (`course_lib.execution.parity_page`)."""
+"""Parity checks that write down what they measured, for the book's page on it (`course_lib.publishing.parity_page`)."""
 
 import dataclasses
 import json

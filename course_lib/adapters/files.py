@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -206,3 +206,62 @@ def _is_transposed(model: nn.Module, layers: Mapping) -> bool:
     """Whether the weights that the file's readers will find are (in, out)."""
     ours = isinstance(model, Decoder) and model.config.model_type == "gpt2"
     return ours or any(isinstance(layer.base, Conv1D) for layer in layers.values())
+
+
+# --- a file by itself, without a model ---
+
+
+def adapter_config(folder: Path | str) -> dict:
+    """adapter_config.json of `folder`. CourseError where there is none, or no such thing."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        found = "a whole model, which needs no base" if (Path(folder) / "config.json").is_file() else "no adapter"
+        if (Path(folder) / "weights.safetensors").is_file():
+            found = "a checkpoint (course adapters export makes an adapter of it)"
+        raise CourseError(f"{folder} holds {found}: there is no adapter_config.json.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise CourseError(f"{path} is damaged: it holds no settings.")
+    return config
+
+
+def describe(config: dict) -> str:
+    """An adapter's method and settings in a few words: "lora rank 8 alpha 16"."""
+    name = str(config.get("peft_type", "unknown")).lower()
+    if name == "lora":
+        rslora = " rslora" if config.get("use_rslora") else ""
+        return f"lora rank {config.get('r', 8)} alpha {config.get('lora_alpha', 8):g}{rslora}"
+    if name == "butterfly":
+        block = f" block {config['block_size']}" if config.get("block_size") else ""
+        return f"butterfly {config.get('stages')} stages{block}"
+    return name
+
+
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Tensor shapes from the file's header: the tensors themselves are not read."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dictionary
+    except (SafetensorError, OSError) as error:
+        raise CourseError(f"{path.name}: {error}") from error
+
+
+def layer_lines(config: dict, tensors: dict) -> dict[str, str]:
+    """For each layer its shapes and the size of its change: the Frobenius norm of s B A, or the angles' RMS."""
+    lines = {}
+    for key, tensor in tensors.items():
+        layer = key.removeprefix("base_model.model.")
+        if key.endswith(".lora_A.weight"):
+            B = tensors[key.replace(".lora_A.", ".lora_B.")].float()
+            scaling = lora_scaling(config.get("lora_alpha", 8), config.get("r", 8), config.get("use_rslora", False))
+            norm = scaling * (B @ tensor.float()).norm().item()
+            sizes = f"{B.shape[0]} x {tensor.shape[1]}"
+            lines[layer.removesuffix(".lora_A.weight")] = f"{sizes}, +{tensor.numel() + B.numel():,}, change {norm:.4g}"
+        elif key.endswith(".butterfly.angles"):
+            rms = tensor.float().square().mean().sqrt().item()
+            lines[layer.removesuffix(".butterfly.angles")] = f"+{tensor.numel():,} angles, RMS {rms:.4g} rad"
+    return lines

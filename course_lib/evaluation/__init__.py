@@ -1,8 +1,8 @@
-"""Evaluation: how well a model predicts text (`perplexity`), what several models cost and reach (`benchmark`), and how
-close two runs are (`parity`)."""
+"""Evaluation: how well a model predicts text (`perplexity`), what several models cost and reach (`benchmark`), and what
+they say to the same prompts (`comparison`)."""
 
 from course_lib.evaluation.benchmark import Benchmark, Result
-from course_lib.evaluation.parity import LossParity, compare_losses
+from course_lib.evaluation.comparison import Comparison
 from course_lib.evaluation.perplexity import evaluate_loss, perplexity
 
-__all__ = ["Benchmark", "LossParity", "Result", "compare_losses", "evaluate_loss", "perplexity"]
+__all__ = ["Benchmark", "Comparison", "Result", "evaluate_loss", "perplexity"]

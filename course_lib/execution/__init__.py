@@ -1,6 +1,6 @@
-"""Execution: profiles, recorded numbers, and running chapters headless (`notebooks`)."""
+"""Execution: profiles, recorded numbers, and running chapters headless (`notebooks.runner`)."""
 
+from course_lib.execution.notebooks.record import Recorder
 from course_lib.execution.profile import Profile, load_profile
-from course_lib.execution.record import Recorder
 
 __all__ = ["Profile", "Recorder", "load_profile"]

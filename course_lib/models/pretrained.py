@@ -104,7 +104,12 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options):
 
 
 def load_tokenizer(name: str | Path = DEFAULT):
-    """The tokenizer of a model, named as for `load`. CourseError where the model has none."""
+    """The tokenizer of a model, named as for `load`, or a saved BPETokenizer, by its .json file.
+
+    CourseError where there is none.
+    """
+    if str(name).endswith(".json"):
+        return _saved_bpe(name)
     from transformers import AutoTokenizer
 
     directory = resolve(name)
@@ -116,6 +121,15 @@ def load_tokenizer(name: str | Path = DEFAULT):
     except (OSError, ValueError, RuntimeError) as error:
         reason = first_line(error).rstrip(" .:")
     raise CourseError(f"{name} has no tokenizer that can be read ({reason}): it needs a tokenizer.json.")
+
+
+def _saved_bpe(path: str | Path):
+    from course_lib.scratch import BPETokenizer
+
+    try:
+        return BPETokenizer.load(path)
+    except (OSError, ValueError) as error:
+        raise CourseError(f"{path} is no saved BPETokenizer: {error}") from error
 
 
 @contextmanager

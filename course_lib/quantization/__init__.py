@@ -1,5 +1,5 @@
-"""Quantisation: weights in few bits (`blocks`: how the packaged weights are stored)."""
+"""Quantisation: weights in few bits (`gguf`: how the packaged weights are stored)."""
 
-from course_lib.quantization.blocks import BITS_PER_WEIGHT, dequantize_q4_1, dequantize_q8_0, storage
+from course_lib.quantization.gguf import BITS_PER_WEIGHT, dequantize_q4_1, dequantize_q8_0, storage
 
 __all__ = ["BITS_PER_WEIGHT", "dequantize_q4_1", "dequantize_q8_0", "storage"]

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from autograder import course, notebook
-from autograder.release import release, write_release
+from autograder.student.release import release, write_release
 from course_lib.errors import CourseError
 
 NAMES = sorted(course.assignments())

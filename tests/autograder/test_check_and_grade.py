@@ -12,9 +12,9 @@ import nbformat
 import pytest
 
 from autograder import course, notebook
-from autograder.check import _message, check
-from autograder.grade import Grade, find_submissions, grade, table, write_csv
-from autograder.release import release
+from autograder.grading.grade import Grade, find_submissions, grade, table, write_csv
+from autograder.student.check import _message, check
+from autograder.student.release import release
 from course_lib.errors import CourseError
 
 ANSWERS = ["init", "forward", "merged-weight", "lora-parameters", "backward", "trainable-percentage"]

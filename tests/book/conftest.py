@@ -24,9 +24,9 @@ def html(tmp_path_factory):
     executed stand-in for each chapter, which takes seconds instead of minutes."""
     if given := os.environ.get("COURSE_BOOK_HTML"):
         return Path(given).resolve()
-    from course_lib.execution import book_sources
-    from course_lib.execution.book import build
-    from course_lib.execution.parity_page import measured_rows
+    from course_lib.publishing import sources as book_sources
+    from course_lib.publishing.build import build
+    from course_lib.publishing.parity_page import measured_rows
 
     folder = tmp_path_factory.mktemp("book")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

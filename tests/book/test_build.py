@@ -8,7 +8,8 @@ import urllib.request
 import pytest
 
 from course_lib.errors import CourseError
-from course_lib.execution import book, book_sources
+from course_lib.publishing import build as book
+from course_lib.publishing.serve import serve
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def tiny(tmp_path, monkeypatch):
         (work / "index.html").write_text(tiny.pages)
         return work
 
-    monkeypatch.setattr(book_sources, "assemble", assemble)
+    monkeypatch.setattr(book, "assemble", assemble)
     tiny.real = book._jupyter_book
     monkeypatch.setattr(book, "_jupyter_book", jupyter_book)
     tiny.use_real = lambda: monkeypatch.setattr(book, "_jupyter_book", tiny.real)
@@ -85,7 +86,7 @@ def test_serving_takes_the_next_free_port(tmp_path, capfd):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        threading.Thread(target=book.serve, args=(tmp_path, port), daemon=True).start()
+        threading.Thread(target=serve, args=(tmp_path, port), daemon=True).start()
         said = ""
         for _ in range(100):
             said += capfd.readouterr().out

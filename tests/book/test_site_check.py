@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_lib.execution.site_check import check_site
+from course_lib.publishing.site_check import check_site
 
 GOOD = '<a href="b.html#there">b</a> <img src="i.png" alt="An i"> <a href="https://elsewhere.org">out</a>'
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from course_lib.errors import CourseError
-from course_lib.execution.book_sources import assemble, page, runs_page, write_api_pages
-from course_lib.execution.project import find_root
+from course_lib.execution.notebooks.project import find_root
+from course_lib.publishing.sources import assemble, page, runs_page, write_api_pages
 
 
 def notebook(*cells):
@@ -71,7 +71,7 @@ def test_api_pages_cover_every_room(tmp_path):
 
 
 def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
-    from course_lib.execution import book_sources
+    from course_lib.publishing import sources as book_sources
 
     monkeypatch.setattr(book_sources, "_fetch_assignments", lambda folder: None)
     monkeypatch.setattr(book_sources, "ensure_rows", lambda root: [])

@@ -7,8 +7,8 @@ import torch
 
 from course_lib.errors import CourseError
 from course_lib.execution import load_profile
+from course_lib.execution.notebooks.project import find_chapters
 from course_lib.execution.profile import available_profiles, profile_path
-from course_lib.execution.project import find_chapters
 
 
 def test_a_chapter_reads_its_own_table_over_the_shared_settings():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from course_lib.execution import notebook_check
+from course_lib.execution.notebooks import check as notebook_check
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("autograder/source/*/*.ipynb")])
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_notebook_is_one_sentence(tmp_path):
 def test_the_script_names_file_and_fault_and_fails(tmp_path):
     path = tmp_path / "x.ipynb"
     path.write_text(json.dumps({**GOOD, "cells": GOOD["cells"][:1]}), encoding="utf-8")
-    script = ROOT / "course_lib/execution/notebook_check.py"
+    script = ROOT / "course_lib/execution/notebooks/check.py"
     checked = subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True)
     assert checked.returncode == 1
     assert checked.stderr == f"{path}: it has 0 cells tagged `parameters` and needs exactly one code cell\n"

@@ -6,12 +6,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from course_lib.alignment.baselines import RECIPES, SPLIT_LAYERS, Settings, run, torch_schedule
-from course_lib.alignment.comparing import compare_runs
-from course_lib.alignment.runs import read_run
 from course_lib.cli import main
 from course_lib.data import style_corpus
 from course_lib.models.pretrained import DEFAULT
+from course_lib.parity.compare import compare_runs
+from course_lib.parity.reference import RECIPES, SPLIT_LAYERS, Settings, run, torch_schedule
+from course_lib.parity.runs import read_run
 from course_lib.training import SCHEDULES
 
 ROOM = "alignment"

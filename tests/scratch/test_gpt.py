@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_lib.execution.benchmarks.torch_gpt import torch_forward
+from course_lib.benchmarks.torch_gpt import torch_forward
 from course_lib.scratch import GPT, AdamW
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = ROOT / "course_lib" / "execution"
+HERE = ROOT / "course_lib" / "setup"
 
 
 def load_bootstrap() -> ModuleType:
@@ -27,7 +27,7 @@ def load_bootstrap() -> ModuleType:
 
 
 bootstrap = load_bootstrap()
-venv_setup = bootstrap.venv_setup
+venv = bootstrap.virtual_environment
 
 
 def run(*words: str, path: str | None = None, python: str = sys.executable) -> subprocess.CompletedProcess:
@@ -52,29 +52,29 @@ def checkout(tmp_path: Path) -> Path:
 # --- which Python ---
 
 
-@pytest.mark.parametrize("name", ["bootstrap.py", "venv_setup.py"])
+@pytest.mark.parametrize("name", ["bootstrap.py", "virtual_environment.py"])
 def test_an_old_python_can_read_the_script(name):
     ast.parse((HERE / name).read_text(encoding="utf-8"), feature_version=(3, 6))
 
 
 def test_an_old_python_is_told_so_in_one_sentence():
-    with pytest.raises(venv_setup.SetupError, match=r"this is Python 3\.8, and the course needs 3\.11 or newer"):
-        venv_setup.choose_python((3, 8, 10), names=())
+    with pytest.raises(venv.SetupError, match=r"this is Python 3\.8, and the course needs 3\.11 or newer"):
+        venv.choose_python((3, 8, 10), names=())
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 1), (3, 13, 0)])
 def test_a_tested_python_is_kept(version):
-    assert venv_setup.choose_python(version, names=()) is None
+    assert venv.choose_python(version, names=()) is None
 
 
 def test_a_newer_python_gives_way_to_a_tested_one_but_will_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert venv_setup.choose_python((3, 15, 0), names=("python3.11",)) is None
+    assert venv.choose_python((3, 15, 0), names=("python3.11",)) is None
     tested = tmp_path / "python3.11"
     tested.write_text("#!/bin/sh\necho 3 11\n")
     tested.chmod(0o755)
-    assert venv_setup.choose_python((3, 15, 0), names=("python3.11",)) == str(tested)
-    assert venv_setup.choose_python((3, 8, 0), names=("python3.11",)) == str(tested)
+    assert venv.choose_python((3, 15, 0), names=("python3.11",)) == str(tested)
+    assert venv.choose_python((3, 8, 0), names=("python3.11",)) == str(tested)
 
 
 def test_a_shim_that_does_not_start_is_not_chosen(tmp_path, monkeypatch):
@@ -82,8 +82,8 @@ def test_a_shim_that_does_not_start_is_not_chosen(tmp_path, monkeypatch):
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(venv_setup.SetupError):
-        venv_setup.choose_python((3, 8, 0), names=("python3.11",))
+    with pytest.raises(venv.SetupError):
+        venv.choose_python((3, 8, 0), names=("python3.11",))
 
 
 def old_pythons() -> list[str]:
@@ -91,7 +91,7 @@ def old_pythons() -> list[str]:
     names = [f"python3.{minor}" for minor in range(6, 11)]
     pyenv = [glob.glob(f"{Path.home()}/.pyenv/versions/{name[6:]}.*/bin/python") for name in names]
     candidates = [path for name in names if (path := shutil.which(name))] + sum(pyenv, [])
-    return [path for path in candidates if venv_setup.python_version(path)]
+    return [path for path in candidates if venv.python_version(path)]
 
 
 @pytest.mark.skipif(not old_pythons(), reason="no Python older than 3.11 on this machine")
@@ -107,9 +107,9 @@ def test_real_old_pythons_say_one_sentence_and_no_traceback(tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_installed(tmp_path):
-    with pytest.raises(venv_setup.SetupError, match=r"1\.0 GB are free .* needs 4\.0 GB"):
-        venv_setup.check_machine(str(tmp_path), free_gb=1.0)
-    venv_setup.check_machine(str(tmp_path), free_gb=2.0, present_gb=2.2)  # most of it is there already
+    with pytest.raises(venv.SetupError, match=r"1\.0 GB are free .* needs 4\.0 GB"):
+        venv.check_machine(str(tmp_path), free_gb=1.0)
+    venv.check_machine(str(tmp_path), free_gb=2.0, present_gb=2.2)  # most of it is there already
 
 
 def test_a_python_without_ensurepip_names_the_debian_package(tmp_path, monkeypatch):
@@ -121,20 +121,20 @@ def test_a_python_without_ensurepip_names_the_debian_package(tmp_path, monkeypat
         return real_import(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_ensurepip)
-    with pytest.raises(venv_setup.SetupError, match="apt install python3-venv"):
-        venv_setup.check_machine(str(tmp_path), free_gb=100.0)
+    with pytest.raises(venv.SetupError, match="apt install python3-venv"):
+        venv.check_machine(str(tmp_path), free_gb=100.0)
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(venv_setup.SetupError, match="no permission to write"):
-        venv_setup.check_machine(str(tmp_path), free_gb=100.0)
+    with pytest.raises(venv.SetupError, match="no permission to write"):
+        venv.check_machine(str(tmp_path), free_gb=100.0)
 
 
 def test_size_on_disk_counts_a_hard_link_once(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 2_000_000)
     os.link(tmp_path / "a", tmp_path / "b")
-    assert venv_setup.folder_gb(str(tmp_path)) == pytest.approx(0.002, rel=0.05)
+    assert venv.folder_gb(str(tmp_path)) == pytest.approx(0.002, rel=0.05)
 
 
 # --- torch ---
@@ -145,79 +145,79 @@ def report(*names: str) -> dict:
 
 
 def test_a_cuda_build_is_refused_with_both_choices(checkout):
-    with pytest.raises(venv_setup.SetupError, match=r"TORCH_INDEX=URL.*TORCH=cuda"):
-        venv_setup.refuse_cuda(report("torch", "nvidia-cublas", "nvidia-nccl-cu13"), str(checkout))
+    with pytest.raises(venv.SetupError, match=r"TORCH_INDEX=URL.*TORCH=cuda"):
+        venv.refuse_cuda(report("torch", "nvidia-cublas", "nvidia-nccl-cu13"), str(checkout))
 
 
 def test_a_cpu_build_is_accepted(checkout):
-    venv_setup.refuse_cuda(report("torch", "numpy", "sympy"), str(checkout))
+    venv.refuse_cuda(report("torch", "numpy", "sympy"), str(checkout))
 
 
 def test_the_torch_pin_is_read_from_the_constraints(checkout):
-    assert venv_setup.pinned(str(checkout), "torch") == "torch==2.13.0"
-    with pytest.raises(venv_setup.SetupError, match="does not pin jax"):
-        venv_setup.pinned(str(checkout), "jax")
+    assert venv.pinned(str(checkout), "torch") == "torch==2.13.0"
+    with pytest.raises(venv.SetupError, match="does not pin jax"):
+        venv.pinned(str(checkout), "jax")
 
 
 # --- the stamp ---
 
 
 def test_nothing_is_current_before_a_set_up_finished(checkout):
-    assert not venv_setup.is_current(str(checkout), ["torch"], "")
+    assert not venv.is_current(str(checkout), ["torch"], "")
 
 
 def test_a_finished_set_up_is_current(checkout):
-    venv_setup.write_stamp(str(checkout), ["torch", "book"], "")
-    assert venv_setup.is_current(str(checkout), ["torch"], "")
+    venv.write_stamp(str(checkout), ["torch", "book"], "")
+    assert venv.is_current(str(checkout), ["torch"], "")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", ".venv/pyvenv.cfg"])
 def test_changed_pins_or_another_python_make_it_stale(checkout, name):
-    venv_setup.write_stamp(str(checkout), ["torch"], "")
+    venv.write_stamp(str(checkout), ["torch"], "")
     with (checkout / name).open("a") as file:
         file.write("\n# changed\n")
-    assert not venv_setup.is_current(str(checkout), ["torch"], "")
+    assert not venv.is_current(str(checkout), ["torch"], "")
 
 
 def test_another_extra_or_torch_index_makes_it_stale(checkout):
-    venv_setup.write_stamp(str(checkout), ["torch"], "")
-    assert not venv_setup.is_current(str(checkout), ["torch", "gemma"], "")
-    assert not venv_setup.is_current(str(checkout), ["torch"], "the CPU index")
+    venv.write_stamp(str(checkout), ["torch"], "")
+    assert not venv.is_current(str(checkout), ["torch", "gemma"], "")
+    assert not venv.is_current(str(checkout), ["torch"], "the CPU index")
 
 
 def test_a_chosen_torch_index_and_extras_are_remembered(checkout, monkeypatch):
-    venv_setup.write_stamp(str(checkout), ["torch", "gemma"], "the CPU index")
+    venv.write_stamp(str(checkout), ["torch", "gemma"], "the CPU index")
     monkeypatch.delenv("EXTRAS", raising=False)
-    assert venv_setup.is_current(str(checkout), ["torch"], "")
-    assert venv_setup.wanted_extras(venv_setup.read_stamp(str(checkout))) == [*venv_setup.EXTRAS, "gemma"]
+    assert venv.is_current(str(checkout), ["torch"], "")
+    assert venv.wanted_extras(venv.read_stamp(str(checkout))) == [*venv.EXTRAS, "gemma"]
 
 
 def test_a_moved_checkout_needs_a_new_environment(checkout, tmp_path_factory):
-    venv_setup.write_stamp(str(checkout), ["torch"], "")
+    venv.write_stamp(str(checkout), ["torch"], "")
     moved = tmp_path_factory.mktemp("moved") / "course"
     shutil.copytree(checkout, moved)
-    assert venv_setup.venv_is_usable(str(checkout))
-    assert not venv_setup.venv_is_usable(str(moved))
+    assert venv.venv_is_usable(str(checkout))
+    assert not venv.venv_is_usable(str(moved))
 
 
 def test_an_environment_of_an_old_python_is_not_used(checkout):
     settings = checkout / ".venv/pyvenv.cfg"
     settings.write_text(settings.read_text().replace("3.11.2", "3.9.2"))
-    assert not venv_setup.venv_is_usable(str(checkout))
+    assert not venv.venv_is_usable(str(checkout))
 
 
 def test_a_current_set_up_runs_nothing(checkout, monkeypatch, capsys):
     for name in ("TORCH_INDEX", "EXTRAS"):
         monkeypatch.delenv(name, raising=False)
-    venv_setup.write_stamp(str(checkout), list(venv_setup.EXTRAS), "")
-    monkeypatch.setattr(venv_setup, "install", lambda *_: pytest.fail("installed again"))
-    venv_setup.setup(str(checkout))
+    venv.write_stamp(str(checkout), list(venv.EXTRAS), "")
+    monkeypatch.setattr(venv, "install", lambda *_: pytest.fail("installed again"))
+    venv.setup(str(checkout))
     assert capsys.readouterr().out == "set-up is current\n"
 
 
 def test_a_broken_stamp_counts_as_none(checkout):
-    (checkout / ".venv" / venv_setup.STAMP).write_text('{"pins": ')
-    assert venv_setup.read_stamp(str(checkout)) == {}
+    (checkout / ".venv" / venv.STAMP).write_text('{"pins": ')
+    assert venv.read_stamp(str(checkout)) == {}
 
 
 def test_packages_that_a_killed_pip_left_half_written_are_forgotten(checkout):
@@ -226,7 +226,7 @@ def test_packages_that_a_killed_pip_left_half_written_are_forgotten(checkout):
         (library / name).mkdir(parents=True)
         for file in files:
             (library / name / file).touch()
-    assert venv_setup.drop_half_installed(str(checkout)) == ["half-2.dist-info"]
+    assert venv.drop_half_installed(str(checkout)) == ["half-2.dist-info"]
     assert [path.name for path in library.iterdir()] == ["whole-1.dist-info"]
 
 
@@ -236,8 +236,8 @@ def test_packages_that_a_killed_pip_left_half_written_are_forgotten(checkout):
 def test_a_failing_command_shows_the_end_of_its_log_and_the_cause(checkout, capsys):
     (checkout / "build").mkdir()
     script = "print('\\n'.join(map(str, range(40)))); print('OSError: No space left on device'); raise SystemExit(1)"
-    with pytest.raises(venv_setup.SetupError, match="the disk is full"):
-        venv_setup.run_logged([sys.executable, "-c", script], str(checkout), venv_setup.Progress())
+    with pytest.raises(venv.SetupError, match="the disk is full"):
+        venv.run_logged([sys.executable, "-c", script], str(checkout), venv.Progress())
     shown = capsys.readouterr().err.split()
     assert "39" in shown
     assert "20" not in shown
@@ -248,7 +248,7 @@ def test_settings_that_would_send_pip_elsewhere_are_dropped(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.setenv("PIP_TARGET", "elsewhere")
     monkeypatch.setenv("PIP_USER", "1")
-    environment = venv_setup.clean_environment()
+    environment = venv.clean_environment()
     assert "PYTHONPATH" not in environment
     assert "PIP_TARGET" not in environment
     assert environment["PIP_USER"] == "0"
@@ -305,7 +305,7 @@ def test_jupyter_writes_inside_the_checkout(checkout):
 
 
 def test_the_stamp_is_plain_json(checkout):
-    venv_setup.write_stamp(str(checkout), ["torch"], "")
-    stamp = json.loads((checkout / ".venv" / venv_setup.STAMP).read_text())
+    venv.write_stamp(str(checkout), ["torch"], "")
+    stamp = json.loads((checkout / ".venv" / venv.STAMP).read_text())
     assert stamp["extras"] == ["torch"]
     assert stamp["root"] == str(checkout)

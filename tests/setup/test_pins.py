@@ -93,6 +93,6 @@ def test_the_weights_package_is_pinned_and_installed():
 
 
 def test_set_up_installs_the_extras_checked_here():
-    text = (ROOT / "course_lib/execution/venv_setup.py").read_text(encoding="utf-8")
+    text = (ROOT / "course_lib/setup/virtual_environment.py").read_text(encoding="utf-8")
     extras = re.search(r"^EXTRAS = \((.*)\)$", text, re.MULTILINE)
     assert set(re.findall(r'"(\w+)"', extras.group(1))) == INSTALLED_EXTRAS

@@ -1,0 +1,1 @@
+"""What instructors use: grading submissions through nbgrader."""

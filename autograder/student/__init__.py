@@ -1,0 +1,1 @@
+"""What students use: the released notebook, and the visible checks."""

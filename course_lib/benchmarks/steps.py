@@ -1,0 +1,150 @@
+"""A training step and loading, on the real SmolLM2: our code beside transformers and PEFT.
+
+Times are taken in pairs in one process; memory in a process a side, since one process's peak cannot tell them apart.
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from course_lib.benchmarks.timing import paired
+from course_lib.training.memory import peak_memory
+
+BATCH, TIME = 4, 64
+
+
+def our_step(mode: str, model: str, device: str, compile: bool) -> Callable[[], float]:
+    """A function that does one step of our Trainer on a fixed batch and returns its loss. mode: "lora" or "full"."""
+    from course_lib.adapters import inject_lora
+    from course_lib.models.huggingface import load_decoder
+    from course_lib.models.pretrained import resolve
+    from course_lib.training import Trainer
+
+    torch.manual_seed(0)
+    decoder = load_decoder(resolve(model)).to(device)
+    if mode == "lora":
+        inject_lora(decoder, ["q_proj", "v_proj"], rank=8, alpha=16)
+    trainer = Trainer(decoder.train(), lr=1e-4, schedule="constant", log_every=0, compile=compile)
+    batch = _batch()
+    return lambda: trainer._step(0, 1, [batch]).loss
+
+
+def peer_step(mode: str, model: str, device: str, compile: bool) -> Callable[[], float]:
+    """The same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping."""
+    from peft import LoraConfig, get_peft_model
+
+    from course_lib.models.pretrained import resolve
+
+    torch.manual_seed(0)
+    peer = _load("peer", str(resolve(model))).to(device)
+    if mode == "lora":
+        peer = get_peft_model(peer, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    peer.train()
+    forward = torch.compile(peer) if compile else peer
+    trained = [p for p in peer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+    tokens = torch.as_tensor(_batch(), device=device)
+
+    def step() -> float:
+        loss = forward(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def _batch() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 49_152, (BATCH, TIME))
+
+
+def bench_step(
+    mode: str, threads: int, pairs: int, model: str, device: str = "cpu", compile: bool = False
+) -> dict[str, float]:
+    """Time and peak memory of a step, ours and the peer's, same batch and dtype (float32). mode: "lora" or "full"."""
+    from course_lib.models.pretrained import check_device
+
+    check_device(device)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
+    torch.set_num_threads(threads)
+    ours, theirs = (make(mode, model, device, compile) for make in (our_step, peer_step))
+    first = ours(), theirs()
+    if abs(first[0] - first[1]) > 1e-3:
+        raise AssertionError(f"the two sides compute different losses: {first}")
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times = paired(lambda: (ours(), wait()), lambda: (theirs(), wait()), pairs, warm_up=2)
+    figures = {"step_ms": 1e3 * times.ours_s, "peer_step_ms": 1e3 * times.theirs_s, "ratio": times.ratio}
+    memory = {side: _measured("step", side, mode, model, device, threads) for side in ("our", "peer")}
+    return figures | {
+        "peak_mb": memory["our"] / 1e6,
+        "peer_peak_mb": memory["peer"] / 1e6,
+        "peak_ratio": memory["our"] / memory["peer"],
+    }
+
+
+def bench_load(threads: int, pairs: int, model: str) -> dict[str, float]:
+    """Time to load the weights into memory and its peak, our decoder's and transformers' model's."""
+    from course_lib.models.pretrained import resolve
+
+    torch.set_num_threads(threads)
+    directory = str(resolve(model))
+    times = paired(lambda: _load("our", directory), lambda: _load("peer", directory), pairs)
+    memory = {side: _measured("load", side, "", directory, "cpu", threads) for side in ("our", "peer")}
+    weights = sum(p.numel() * p.element_size() for p in _load("our", directory).parameters())
+    return {
+        "load_s": times.ours_s,
+        "peer_load_s": times.theirs_s,
+        "ratio": times.ratio,
+        "weights_mb": weights / 1e6,
+        "peak_mb": memory["our"] / 1e6,
+        "peer_peak_mb": memory["peer"] / 1e6,
+    }
+
+
+def _load(side: str, directory: str) -> nn.Module:
+    """The weights, each page of them touched: a file that is only mapped has not been read."""
+    if side == "our":
+        from course_lib.models.huggingface import load_decoder
+
+        model = load_decoder(directory)
+    else:
+        from course_lib.models.pretrained import load_model
+
+        model = load_model(directory)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sum()
+    return model
+
+
+def _measured(*arguments) -> int:
+    """Peak memory in bytes of `main(*arguments)` in a process of its own."""
+    command = [sys.executable, "-m", "course_lib.benchmarks.steps", json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(done.stderr[-2000:])
+    return int(done.stdout.splitlines()[-1])
+
+
+def main(what: str, side: str, mode: str, model: str, device: str, threads: int) -> None:
+    """Do the work of one side, and print the process's peak memory in bytes."""
+    torch.set_num_threads(threads)
+    if what == "load":
+        _load(side, model)
+    else:
+        step = (our_step if side == "our" else peer_step)(mode, model, device, False)
+        for _ in range(3):
+            step()
+    print(peak_memory(torch.device(device)))
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))

@@ -1,0 +1,4 @@
+"""The verbs of `course`, one file each: arguments and printing, nothing that a notebook would want to call.
+
+`course_lib.cli` finds every module of this folder that defines ``add_parser(subparsers)``: a new verb is a new file.
+"""

@@ -1,0 +1,166 @@
+"""`course align`: the reference runs of the alignment table, ours beside them, and the comparison of any two runs."""
+
+import argparse
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
+
+  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
+  course align compare runs/ours runs/peft --tolerance 0.0001"""
+RECIPES = ("gpt2-lora", "gpt2-full", "gemma-lora", "smollm2-lora")
+# flag, type, help; the field of Settings has the flag's name
+SETTINGS = (
+    ("--epochs", int, "passes over the data (1)"),
+    ("--steps", int, "optimiser steps, instead of --epochs"),
+    ("--batch", int, "rows of a micro-batch (gpt2-lora: 8; else 4)"),
+    ("--grad-accum", int, "micro-batches of a step (1)"),
+    ("--seq-len", int, "tokens in a row (128; gemma-lora: 256)"),
+    ("--lr", float, "peak learning rate (2e-4; gpt2-full: 5e-5)"),
+    ("--warmup-ratio", float, "share of the steps with a rising learning rate (0.03)"),
+    ("--dump-gradients", int, "write the gradients of the first N steps, as the optimiser gets them (0)"),
+    ("--seed", int, "of the start and of the order of the data (0)"),
+    ("--documents", int, "read the first N documents (all)"),
+)
+ADAPTER = (
+    ("--rank", int, "LoRA rank (8)"),
+    ("--alpha", float, "LoRA alpha (16; gemma-lora: 32)"),
+    ("--lora-dropout", float, "LoRA dropout (0)"),
+)
+
+
+def add_parser(subparsers) -> None:
+    """Register `course align` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "align",
+        help="train PEFT's reference or the same run with our code; compare any two runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=EXAMPLES,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_run(actions)
+    _add_compare(actions)
+
+
+def _add_run(actions) -> None:
+    run = actions.add_parser(
+        "run",
+        usage="course align run RECIPE --data SOURCE --output DIR [options]",
+        help="train a reference, or --ours",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Train with PEFT and transformers in a plain torch loop, or (--ours) with our LoRA and
+Trainer, from the same start on the same batches. Writes loss.jsonl, the adapter in PEFT's layout,
+the one it started from (initial/) and run.json. Defaults, which depend on the recipe, are in
+brackets.
+
+  gpt2-lora      LoRA on the attention of GPT-2
+  gpt2-full      all weights of GPT-2
+  gemma-lora     LoRA on the attention of google/gemma-3-270m
+  smollm2-lora   LoRA on the queries and values of SmolLM2-135M-Instruct, which a package carries
+
+  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
+  course align run smollm2-lora --data notes.txt --output runs/notes --target-mode full --rank 16""",
+    )
+    run.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help="one of the above")
+    run.add_argument(
+        "--data", required=True, metavar="SOURCE", help="wikitext2, tinystories, a WikiText folder or a text file"
+    )
+    run.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the run (needed)"
+    )
+    run.add_argument("--model", metavar="NAME", help="a model's name or folder (the recipe's)")
+    run.add_argument("--ours", action="store_true", help="train with our code instead of the reference's")
+    run.add_argument("--init", type=Path, metavar="DIR", help="start from this adapter (PEFT's layout)")
+    run.add_argument("--split", choices=("train", "val", "test"), help="of a WikiText folder (train)")
+    run.add_argument(
+        "--schedule", choices=("cosine", "linear"), help="how the learning rate falls (cosine; gemma-lora: linear)"
+    )
+    run.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the base model's weights (float32)")
+    run.add_argument(
+        "--target-mode",
+        choices=("light", "full", "all"),
+        help="LoRA on: light, queries and values; full, all of attention; all, every linear layer",
+    )
+    run.add_argument("--device", help="cpu, cuda, cuda:1 (the GPU where there is one)")
+    for flag, kind, text in (*SETTINGS, *ADAPTER):
+        run.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text)
+    run.set_defaults(run=run_run)
+
+
+def _add_compare(actions) -> None:
+    compare = actions.add_parser(
+        "compare",
+        help="losses, gradients and weights of two runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Compare two runs step by step and tensor by tensor. A run is a folder of `course align run`,
+or what another program wrote: a JSONL log, a bare log with lines like
+"step 10 | loss: 3.89 | lr: 1e-4", a .safetensors adapter, or a folder with one log and one adapter.
+
+  course align compare runs/ours runs/peft --tolerance 0.0001
+  course align compare runs/ours their_log.txt --offset 1 --html comparison.html
+
+Exit status: 0 within the tolerance, 1 outside it, 2 where the runs cannot be compared.""",
+    )
+    compare.add_argument("a", metavar="RUN_A", help="the run to judge")
+    compare.add_argument("b", metavar="RUN_B", help="the reference: relative differences are relative to it")
+    compare.add_argument(
+        "--tolerance", type=float, default=0.02, metavar="X", help="largest relative difference (0.02)"
+    )
+    compare.add_argument("--offset", type=int, default=0, metavar="N", help="added to the steps of RUN_B (0)")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write every step and tensor there")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write a page with table and plot there")
+    compare.add_argument("--plot", type=Path, metavar="FILE", help="write the plot there (.png, .svg or .pdf)")
+    compare.set_defaults(run=run_compare)
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Train, and say where the run is."""
+    import warnings
+    from dataclasses import replace
+
+    from course_lib.parity.reference import RECIPES as SETTINGS_OF
+    from course_lib.parity.reference import run, targets_of
+
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    adapter = [
+        f"--{name.replace('_', '-')}" for name in ("rank", "alpha", "lora_dropout", "target_mode") if name in given
+    ]
+    if args.recipe == "gpt2-full" and (adapter or args.init):
+        raise CourseError(f"gpt2-full trains all weights: {', '.join(adapter) or '--init'} is for an adapter.")
+    if args.init and adapter:
+        raise CourseError(f"{', '.join(adapter)} cannot be given with --init: the adapter there decides.")
+    if args.steps is not None and args.epochs is not None:
+        raise CourseError("Give --steps or --epochs, not both.")
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
+    base = SETTINGS_OF[args.recipe]
+    chosen = {key: value for key, value in given.items() if key in base.__dataclass_fields__}
+    if args.target_mode:
+        chosen["targets"] = targets_of(args.recipe, args.target_mode)
+    output = run(replace(base, **chosen), args.output, ours=args.ours, init=args.init, device=args.device)
+    print(f"{output}: compare it with another run by `course align compare`")
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print the table; the exit status says whether the runs agree."""
+    from course_lib.parity.compare import compare_runs, draw, write_new
+    from course_lib.parity.runs import read_run
+
+    kind = args.plot.suffix.removeprefix(".").lower() if args.plot else "png"
+    if kind not in ("png", "svg", "pdf"):
+        raise CourseError(f"A plot's file ends in .png, .svg or .pdf, not {args.plot.name}.")
+    for path in filter(None, (args.json, args.html, args.plot)):
+        if path.exists():
+            raise CourseError(f"{path} exists: choose another name or remove it first.")
+    comparison = compare_runs(read_run(args.a), read_run(args.b), args.tolerance, args.offset)
+    print(comparison)
+    if args.json:
+        write_new(args.json, comparison.to_json().encode())
+    if args.html:
+        write_new(args.html, comparison.to_html().encode())
+    if args.plot:
+        write_new(args.plot, draw(comparison, kind))
+    return 0 if comparison.within else 1

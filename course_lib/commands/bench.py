@@ -1,0 +1,91 @@
+"""`course bench`: speed and memory beside the library of reference."""
+
+import argparse
+import os
+from pathlib import Path
+
+from course_lib.files import write_json
+
+
+def add_parser(subparsers) -> None:
+    """Register `course bench` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed and memory beside the library of reference",
+        description="Paired measurements in one process: both sides in turn, medians, and the median of the ratios "
+        "(below 1: ours is faster). Close other programs first.",
+    )
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
+    scratch = subjects.add_parser("scratch", help="the NumPy edition's training step, import and tokenizer")
+    scratch.add_argument("--text", type=Path, help="train and time the tokenizer on this file (default: bundled text)")
+    _common(scratch, run_scratch)
+    data = subjects.add_parser("data", help="text to token shards, records to packed rows")
+    data.add_argument("--text", type=Path, help="tokenise this file (default: bundled text)")
+    _common(data, run_data)
+    for mode, what in {"lora": "a LoRA step", "train": "a full fine-tuning step"}.items():
+        step = subjects.add_parser(mode, help=f"{what} on SmolLM2 beside transformers and PEFT: time and peak memory")
+        step.add_argument(
+            "--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder"
+        )
+        step.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+        step.add_argument("--compile", action="store_true", help="torch.compile both sides")
+        _common(step, run_step, pairs=10)
+        step.set_defaults(mode="lora" if mode == "lora" else "full")
+    load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
+    load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
+    _common(load, run_load, pairs=10)
+
+
+def _common(parser, run, pairs: int = 50) -> None:
+    parser.add_argument("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
+    parser.add_argument("--pairs", type=_count, default=pairs, help=f"how many pairs to time ({pairs})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return int(text)
+
+
+def run_scratch(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_scratch`."""
+    from course_lib.benchmarks.scratch import bench_scratch
+
+    return report("scratch", bench_scratch(args.threads, args.pairs, args.text), args)
+
+
+def run_data(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_data`, with the packaged tokenizer."""
+    from course_lib.benchmarks.data import bench_data
+    from course_lib.models.pretrained import load_tokenizer
+
+    return report("data", bench_data(load_tokenizer(), args.text), args)
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_step`."""
+    from course_lib.benchmarks.steps import bench_step
+
+    figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile)
+    return report(args.mode, figures, args)
+
+
+def run_load(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_load`."""
+    from course_lib.benchmarks.steps import bench_load
+
+    return report("load", bench_load(args.threads, args.pairs, args.model), args)
+
+
+def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:
+    """Print the figures, and write them as JSON with versions and hardware where asked to."""
+    from course_lib.execution.environment import hardware, versions
+
+    for name, value in figures.items():
+        print(f"{name:24} {value:,.4g}")
+    if args.json:
+        machine = {"versions": versions(), "hardware": hardware(), "threads": args.threads, "pairs": args.pairs}
+        write_json(args.json, {"subject": subject, "figures": figures} | machine)
+    return 0

@@ -1,0 +1,162 @@
+"""`course compare`: what a base and its adapters say to the same prompts."""
+
+import argparse
+import tempfile
+from html import escape
+from pathlib import Path
+
+from course_lib.errors import CourseError
+from course_lib.files import write_whole
+
+MARK = "<!-- written by course compare -->"
+DEFAULT_PROMPT = "Once upon a time in"
+
+
+def add_parser(subparsers) -> None:
+    """Register `course compare` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="what a base and its adapters say to the same prompts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Continue prompts with the base and with each adapter, and show them together.
+
+  course compare --adapter runs/notes
+  course compare --adapter runs/notes --samples 1 --temperature 0 --max-new-tokens 80
+  course compare --adapter runs/notes --adapter runs/lora --prompt "The storm" --prompt "At dawn"
+  course compare --adapter runs/notes --adapter runs/notes/checkpoints/step_000250
+  course compare --adapter runs/chat --chat --prompts questions.txt --html comparison.html
+
+All models draw with the same random numbers: what differs is due to the weights. The same command
+prints the same text. Defaults are in brackets.""",
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="the model: a name or a folder (the one the first adapter names)"
+    )
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="an adapter's folder, or a checkpoint of its run; may be repeated",
+    )
+    told = f"what to continue; may be repeated ({DEFAULT_PROMPT!r})"
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=told)
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with more prompts, one a line")
+    parser.add_argument("--samples", type=int, default=5, metavar="N", help="continuations of each prompt (5)")
+    parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="tokens of a continuation (40)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest token, so one sample (0.8)"
+    )
+    top_p = "draw from the likeliest tokens that have this probability together (1: all)"
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help=top_p)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--chat", action="store_true", help="put each prompt into the model's chat template")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
+    parser.add_argument(
+        "--force", action="store_true", help="let --html replace a file that this command did not write"
+    )
+    parser.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Generate with the base and each adapter, print them one after another and side by side, write the page."""
+    prompts = read_prompts(args)
+    if args.samples < 1 or args.max_new_tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        raise CourseError("--samples and --max-new-tokens are at least 1, --temperature 0 or more, --top-p in (0, 1].")
+    if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
+        raise CourseError(f"{args.html} exists and is not of this command: choose another name, or --force.")
+    from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
+    from course_lib.finetuning.export import named_base
+
+    samples = 1 if args.temperature == 0 else args.samples
+    sampling = Sampling(samples, args.max_new_tokens, args.temperature, args.top_p, args.seed, args.chat)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters = [_as_adapter(folder, Path(scratch, str(number))) for number, folder in enumerate(args.adapter)]
+        base = args.base or named_base(adapters[0])
+        comparison = compare_adapters(base, adapters, prompts, sampling, args.device)
+    print(as_text(comparison, [(p, i + 1) for p in prompts for i in range(samples)]))
+    for name, texts in comparison.completions.items():
+        if name != "base" and texts == comparison.completions["base"]:
+            print(f"\n{name} says what the base says: train it for more --steps, with a higher --lr or --rank.")
+    if args.html:
+        write_page(args.html, comparison, base)
+        print(f"The comparison is in {args.html}")
+    return 0
+
+
+def _beginning(path: Path) -> str:
+    return path.read_bytes()[:500].decode("utf-8", errors="replace")
+
+
+def read_prompts(args: argparse.Namespace) -> list[str]:
+    """From --prompt and the lines of --prompts; one of our own where neither is given."""
+    prompts = list(args.prompt)
+    if args.prompts:
+        try:
+            prompts += [line for line in args.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise CourseError(f"The prompts in {args.prompts} cannot be read: {error}") from error
+        if not prompts:
+            raise CourseError(f"{args.prompts} has no line with a prompt.")
+    if not all(prompt.strip() for prompt in prompts):
+        raise CourseError("A --prompt is empty: give it a word to go on from.")
+    return prompts or [DEFAULT_PROMPT]
+
+
+def _as_adapter(folder: Path, scratch: Path) -> Path:
+    """The folder itself, or where its adapter now is if it is a run's checkpoint."""
+    from course_lib.finetuning.export import export, is_checkpoint
+
+    if not is_checkpoint(folder):
+        return folder
+    export(folder, scratch / folder.resolve().name)
+    return scratch / folder.resolve().name
+
+
+def as_text(comparison, labels: list[tuple[str, int]]) -> str:
+    """One part a model, then all of them under each prompt."""
+    rule, blocks = "=" * 72, []
+    for name, texts in comparison.completions.items():
+        title = "BASE MODEL" if name == "base" else f"ADAPTER {name}"
+        blocks.append(f"{rule}\n{title}\n{rule}")
+        blocks += [
+            f"[Sample {n}] {_plain(prompt + _after(text))}" for (prompt, n), text in zip(labels, texts, strict=True)
+        ]
+    blocks.append(f"{rule}\nSIDE BY SIDE\n{rule}")
+    for row, (prompt, number) in enumerate(labels):
+        sides = [f"  {name}:\n    {_indented(texts[row])}" for name, texts in comparison.completions.items()]
+        blocks.append("\n".join([f"[Sample {number}] Prompt: {_plain(prompt)}", *sides]))
+    return "\n\n".join(blocks)
+
+
+def _after(text: str) -> str:
+    return text if text[:1].isspace() or not text else f" | {text}"
+
+
+def _indented(text: str) -> str:
+    return _plain(text.strip()).replace("\n", "\n    ") or "(white space alone)"
+
+
+def _plain(text: str) -> str:
+    """Control characters made visible: a model's output must not steer the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def write_page(path: Path, comparison, base: str) -> None:
+    """One page that needs no other file; all text of models and users is escaped."""
+    style = (
+        "body{font-family:system-ui,sans-serif;margin:2rem;line-height:1.4}table{border-collapse:collapse;width:100%}"
+        "th,td{border:1px solid #bbb;padding:.5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}"
+        "th{background:#f2f2f2}@media(max-width:40rem){body{margin:.5rem}}"
+    )
+    page = f"""<!DOCTYPE html>
+{MARK}
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Base and adapters</title><style>{style}</style></head>
+<body><h1>{escape(base)} and its adapters</h1>
+{comparison._repr_html_()}
+</body></html>
+"""
+    write_whole(path, page)

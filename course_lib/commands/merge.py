@@ -1,0 +1,70 @@
+"""`course merge`: fold an adapter into its base."""
+
+import argparse
+from pathlib import Path
+
+from course_lib.files import refuse_filled
+
+
+def add_parser(subparsers) -> None:
+    """Register `course merge` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "merge",
+        help="fold an adapter into its base: a plain model, as fast as the base",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Fold an adapter into its base's weights; save a plain model, which transformers loads by itself.
+
+  course merge --adapter runs/notes --output merged
+  course merge --base gpt2 --adapter runs/lora --output merged --dtype bfloat16
+
+The sum is taken in float32 and rounded once. In bfloat16 a weight keeps 8 bits, and a small change may
+be lost in the rounding: the report says how large both are. An adapter trained on a 4-bit base (qlora)
+is merged into the base at full precision, which is not quite what it was trained on.
+
+Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="the model to merge into: a name or a folder (the one the adapter names)"
+    )
+    parser.add_argument(
+        "--adapter", type=Path, required=True, metavar="DIR", help="the adapter's folder, ours or PEFT's (needed)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the model (needed)"
+    )
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument(
+        "--dtype",
+        choices=dtypes,
+        default="float32",
+        help="what the base is loaded in and the result saved in (float32)",
+    )
+    parser.set_defaults(run=run_merge)
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Merge, save, print the rounding report."""
+    from course_lib.adapters import load_adapter, merge, save_merged
+    from course_lib.finetuning.export import named_base, run_settings
+    from course_lib.models.pretrained import load
+
+    base = args.base or named_base(args.adapter)
+    refuse_filled(args.output)
+    model, tokenizer = load(base, args.dtype)
+    print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
+    load_adapter(model, args.adapter)
+    report = merge(model)
+    save_merged(model, args.output)
+    tokenizer.save_pretrained(args.output)
+    print(f"merged {args.adapter} into {report.layers} layers of {base}")
+    print(f"  mean change of a weight   {report.mean_change:.3e}")
+    print(f"  mean rounding error       {report.mean_error:.3e} ({_share(report)} of the change)")
+    print(f"  largest rounding error    {report.max_error:.3e}")
+    if (run_settings(args.adapter) or {}).get("mode") == "qlora":
+        print("The adapter was trained on this base in 4 bits: it corrects errors that the full base does not have.")
+    print(f"saved in {args.output}: AutoModelForCausalLM.from_pretrained({str(args.output)!r}) loads it")
+    return 0
+
+
+def _share(report) -> str:
+    return f"{report.mean_error / report.mean_change:.2%}" if report.mean_change else "there is none"

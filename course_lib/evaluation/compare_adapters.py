@@ -1,0 +1,104 @@
+"""What a base and its adapters say to the same prompts (`course compare` prints it)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from course_lib.adapters import disable_adapters, load_adapter, set_adapter, unload
+from course_lib.adapters.files import adapter_config
+from course_lib.data import chat_text
+from course_lib.errors import CourseError
+from course_lib.evaluation.comparison import Comparison
+from course_lib.inference import complete
+from course_lib.models.pretrained import load
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each prompt is continued: `samples` times, by at most `max_new_tokens`. Prompt i is drawn with the seed
+    `seed` + i by every model, so that what differs is due to the weights. chat: inside the model's chat template."""
+
+    samples: int = 5
+    max_new_tokens: int = 40
+    temperature: float = 0.8
+    top_p: float = 1.0
+    seed: int = 0
+    chat: bool = False
+
+
+def compare_adapters(
+    base: str, adapters: Sequence[Path], prompts: Sequence[str], sampling: Sampling, device: str = "cpu"
+) -> Comparison:
+    """Continue the prompts with the base and with each adapter; the base is loaded once and the adapters switched.
+
+    Args:
+        base: a model's name or folder.
+        adapters: folders of adapters, ours or PEFT's.
+        prompts: the texts to continue.
+        sampling: how.
+        device: where to compute, "cpu" or "cuda".
+
+    Returns:
+        A Comparison whose rows are, prompt by prompt, the samples.
+
+    Raises:
+        CourseError: a folder holds no adapter (said before the base is loaded), or the adapter is of another model.
+    """
+    folders = names_of(adapters)
+    # A base can hold many LoRA adapters at once, but one butterfly, which takes the place of whatever was there.
+    butterflies = [name for name, folder in folders.items() if adapter_config(folder).get("peft_type") == "BUTTERFLY"]
+    low_rank = [name for name in folders if name not in butterflies]
+    model, tokenizer = load(base, device=device)
+    for name in low_rank:
+        load_adapter(model, folders[name], name)
+
+    said = {}
+    with disable_adapters(model):
+        said["base"] = continue_all(model, tokenizer, prompts, sampling)
+    for name in low_rank:
+        set_adapter(model, name)
+        said[name] = continue_all(model, tokenizer, prompts, sampling)
+    for name in butterflies:
+        load_adapter(unload(model), folders[name])
+        said[name] = continue_all(model, tokenizer, prompts, sampling)
+
+    rows = [prompt for prompt in prompts for _ in range(sampling.samples)]
+    return Comparison(rows, {name: said[name] for name in ("base", *folders)})
+
+
+def names_of(adapters: Sequence[Path]) -> dict[str, Path]:
+    """A name for each adapter, made from its folder's; numbers tell apart two that are alike."""
+    names: dict[str, Path] = {}
+    for folder in adapters:
+        stem = re.sub(r"[^\w-]", "_", folder.resolve().name) or "adapter"
+        if stem in ("base", "default"):  # "base" is the column of the base itself
+            stem = f"{stem}_adapter"
+        name, number = stem, 1
+        while name in names:
+            number += 1
+            name = f"{stem}_{number}"
+        names[name] = folder
+    return names
+
+
+def continue_all(model: nn.Module, tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+    """The samples of every prompt by one model, in a row."""
+    if sampling.chat and not getattr(tokenizer, "chat_template", None):
+        raise CourseError("--chat: the tokenizer of this model has no chat template. Leave --chat out.")
+    texts = []
+    for number, prompt in enumerate(prompts):
+        if sampling.chat:
+            prompt = chat_text(tokenizer, [{"role": "user", "content": prompt}], True)
+        texts += complete(
+            model,
+            tokenizer,
+            [prompt] * sampling.samples,
+            sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed + number,
+        )
+    return texts

@@ -1,0 +1,184 @@
+"""Executes one notebook with papermill, in a process of its own:
+
+    python -m course_lib.execution.notebooks.worker JSON
+
+What happens is told on standard output, a JSON object a line: {"event": "cell", ...} before each code cell,
+{"event": "done", ...} or {"event": "failed", ...} at the end. `notebooks` starts it and listens.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import papermill
+import psutil
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts the kernel with the Python that runs us, whatever `python3` kernel a user has registered elsewhere."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The command that starts the kernel."""
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+class Client(PapermillNotebookClient):
+    """Tells each cell as it starts, and how long it took and how much memory the kernel has used so far."""
+
+    def execute_cell(self, cell, cell_index, **options):
+        """nbclient's, with an event before and after each code cell that is not the parameters'."""
+        given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
+        code = cell.cell_type == "code" and cell.source.strip() and not given
+        where = {"cell": self.number(cell_index), "cells": self.number(len(self.nb.cells) - 1)}
+        if code:
+            tell("cell", **where, line=first_line(cell.source))
+        started = time.perf_counter()
+        try:
+            return super().execute_cell(cell, cell_index, **options)
+        finally:
+            if code:
+                tell("cell done", **where, seconds=time.perf_counter() - started, memory=self.kernel_memory())
+
+    def number(self, index: int) -> int:
+        """The cell's number, from 1, in the notebook as it is in the repository: without papermill's injected cell."""
+        injected = sum("injected-parameters" in cell.metadata.get("tags", []) for cell in self.nb.cells[: index + 1])
+        return index + 1 - injected
+
+    def kernel_memory(self) -> int:
+        """The kernel's peak resident memory in bytes (Linux); elsewhere its resident memory now. 0 once it is dead."""
+        pid = self.km.provisioner.pid if self.km and self.km.provisioner else None
+        try:
+            status = Path(f"/proc/{pid}/status")
+            if status.is_file():
+                peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+                return 1024 * int(peak.split()[1])
+            return psutil.Process(pid).memory_info().rss
+        except (psutil.Error, StopIteration, OSError):
+            return 0
+
+
+class Engine(NBClientEngine):
+    """papermill's own engine with our client."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, **options):
+        """Called by papermill: run all cells of `nb_man` by `Client`, in this interpreter."""
+        client = Client(
+            nb_man,
+            kernel_name=kernel_name,
+            kernel_manager_class=ThisInterpreter,
+            startup_timeout=start_timeout,
+            timeout=None,  # the chapter as a whole has a time limit, which `notebooks` watches
+            resources={"metadata": {"path": os.getcwd()}},
+        )
+        client.execute()
+
+
+def first_line(source: str) -> str:
+    """The first line of a cell that is code."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith(("#", "%"))]
+    return (lines or source.splitlines() or [""])[0].strip()
+
+
+def tell(event: str, **fields) -> None:
+    """One line of JSON to whoever listens."""
+    print(json.dumps({"event": event, **fields}), file=listener, flush=True)
+
+
+listener = sys.stdout
+
+
+def keep_listener_to_ourselves() -> None:
+    """The kernel inherits file descriptor 1, where compiled code and child processes print: give it standard error.
+
+    Our copy is not inherited, so the listener hears the end of us even while something that we started lives on.
+    """
+    global listener
+    listener = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+
+def adopt_orphans() -> None:
+    """Linux: processes that outlive the kernel become our children, so that `kill_descendants` finds them."""
+    if sys.platform == "linux":
+        PR_SET_CHILD_SUBREAPER = 36
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_descendants() -> None:
+    """Kill the kernel and everything that was started from it."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def die_with(parent: int, scratch: list[str]) -> None:
+    """When process `parent` is gone, even by SIGKILL, end what we started, remove the `scratch` folders, and exit."""
+
+    def watch() -> None:
+        """Twice a second; a process whose parent is gone gets another parent."""
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        kill_descendants()
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(task: dict) -> int:
+    """Execute task["notebook"] into task["output"] with task["parameters"]; 0 if every cell ran.
+
+    task["parent"] is the process to die with, task["scratch"] the folders that are then nobody's.
+    """
+    die_with(task["parent"], task["scratch"])
+    keep_listener_to_ourselves()
+    adopt_orphans()
+    papermill_engines.register("course", Engine)
+    try:
+        return execute(task)
+    finally:
+        kill_descendants()
+
+
+def execute(task: dict) -> int:
+    """Papermill, with the ways it can end told to the listener."""
+    started = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            task["notebook"],
+            task["output"],
+            parameters=task["parameters"],
+            engine_name="course",
+            kernel_name="python3",
+            language="python",  # for a notebook whose metadata does not say
+            progress_bar=False,
+            log_output=False,
+        )
+    except PapermillExecutionError as error:
+        tell("failed", line=first_line(error.source), error=f"{error.ename}: {error.evalue}")
+        return 1
+    except DeadKernelError:
+        tell("failed", error="the kernel died (killed, out of memory, or a crash in compiled code)")
+        return 1
+    tell("done", seconds=time.perf_counter() - started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

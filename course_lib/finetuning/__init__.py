@@ -1,0 +1,1 @@
+"""Fine-tuning: one run from its settings to its folder (`course train` is the command around it)."""

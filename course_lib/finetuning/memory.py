@@ -1,0 +1,88 @@
+"""How much memory a training run will take, by formula, before anything is loaded.
+
+An estimate: it leaves out the process itself (Python and torch: about 0.4 GB; a GPU's context likewise), what the
+allocator holds back (up to half as much again on a CPU), and kernels' own workspaces.
+tests/finetuning/test_memory.py holds it against the tensors that torch saves for the backward pass, and against
+the peak of a process.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from course_lib.adapters import butterfly_layers, lora_layers
+from course_lib.adapters.layers import layer_sizes, linear_layers
+from course_lib.errors import CourseError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES = (4 + 0.127) / 8  # a weight, with doubly quantised constants (Dettmers et al. 2023, arXiv:2305.14314)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one training step of one micro-batch: weights, gradients, moments (AdamW's two), activations that the
+    blocks keep for the backward pass, and logits: themselves, their log-softmax, and the gradients of both."""
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """The sum: what the run needs at its peak, by the formula."""
+        return self.weights + self.gradients + self.moments + self.activations + self.logits
+
+
+def estimate_memory(
+    model: nn.Module, *, tokens: int, dtype: str, mode: str, autocast: bool = False, checkpoint: bool = False
+) -> MemoryEstimate:
+    """The estimate for `model` (its shapes suffice: it may be on the meta device) with its adapter on.
+
+    tokens: of a micro-batch, batch times time. dtype: of the base's weights. mode: "full" trains all of them; "qlora"
+    keeps the linear layers in 4 bits. autocast: activations are 2 bytes wide. checkpoint: blocks keep their input only.
+
+    Elements a token and block keeps, with width h, query width q, key-value width k, MLP width m: 6h + 2q + 2k + 4m for
+    Llama and 11h + 5m for GPT-2 in full training; 2h + 2q + 2k + 3m and 8h + 4m on a frozen base, whose linear layers
+    need not remember their inputs. An adapted layer adds its input, or for a butterfly twice its input a stage.
+    """
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad) * BYTES[dtype]
+    if mode == "qlora":
+        linear = sum(out * into for name, (out, into) in _linear_sizes(model).items() if "lm_head" not in name)
+        frozen -= int(linear * (BYTES[dtype] - NF4_BYTES))
+    width = 2 if autocast else BYTES[dtype]
+    layers, kept = model.config.num_hidden_layers, block_elements(model, mode)
+    elements = layers * model.config.hidden_size + kept if checkpoint else layers * kept
+    logits = tokens * model.config.vocab_size * (3 * 4 + width)
+    return MemoryEstimate(trained + frozen, trained, 2 * trained, tokens * elements * width, logits)
+
+
+def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {name: layer_sizes(layer) for name, layer in linear_layers(model).items()}
+
+
+def block_elements(model: nn.Module, mode: str) -> int:
+    """Elements that one block keeps of one token for the backward pass, by `estimate_memory`'s formula."""
+    config, full = model.config, mode == "full"
+    h, heads = config.hidden_size, config.num_attention_heads
+    if config.model_type == "gpt2":
+        m = config.n_inner or 4 * h
+        kept = 11 * h + 5 * m if full else 8 * h + 4 * m
+    else:
+        m, head = _of(config, "intermediate_size"), getattr(config, "head_dim", None) or h // heads
+        q, k = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
+        kept = 6 * h + 2 * q + 2 * k + 4 * m if full else 2 * h + 2 * q + 2 * k + 3 * m
+    inputs = {name.rpartition(".")[0]: layer_sizes(layer)[1] for name, layer in lora_layers(model)}  # q and v share one
+    turned = sum(2 * layer.rotation.stages * layer_sizes(layer)[1] for _, layer in butterfly_layers(model))
+    return kept + (sum(inputs.values()) + turned) // config.num_hidden_layers
+
+
+def _of(config, name: str) -> int:
+    try:
+        return getattr(config, name)
+    except AttributeError:
+        raise CourseError(
+            f"The memory of a {config.model_type} cannot be estimated: its config has no {name}."
+        ) from None

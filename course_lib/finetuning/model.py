@@ -1,0 +1,130 @@
+"""The model of a training run: its shape without weights, the base with them, and the adapter on it."""
+
+import importlib.util
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from course_lib.adapters import inject_butterfly, inject_lora
+from course_lib.adapters.layers import layer_sizes, select_layers
+from course_lib.data.shards import len_of
+from course_lib.errors import CourseError
+from course_lib.finetuning.folder import BASE
+from course_lib.finetuning.settings import Settings
+from course_lib.models.config import CONFIGS
+from course_lib.models.decoder import Decoder
+from course_lib.models.huggingface import config_settings, save_decoder
+from course_lib.models.pretrained import check_device, in_one_sentence, load_model, resolve
+
+HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
+
+
+def is_scratch(settings: Settings) -> bool:
+    """Whether the model begins with random weights: a shape of ours, or --from-scratch for one that the hub has too."""
+    if settings.from_scratch and settings.model not in CONFIGS:
+        raise CourseError(f"There is no shape {settings.model!r} to train from scratch: {', '.join(CONFIGS)}.")
+    known = settings.model in CONFIGS and settings.model not in HUB_NAMES and not Path(settings.model).is_dir()
+    return settings.from_scratch or known
+
+
+def scratch_config(settings: Settings, tokenizer):
+    """The named shape with the tokenizer's vocabulary."""
+    return replace(CONFIGS[settings.model], vocab_size=len_of(tokenizer))
+
+
+def shape_of(settings: Settings, tokenizer) -> nn.Module:
+    """The transformers model without weights, on the meta device: shapes and names cost no memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if is_scratch(settings):
+        config = config_settings(scratch_config(settings, tokenizer))
+        config |= {"bos_token_id": None, "eos_token_id": None}
+        config = AutoConfig.for_model(config.pop("model_type"), **config)
+    else:
+        with in_one_sentence(settings.model):
+            config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"), in_one_sentence(settings.model):  # not every model continues text
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
+
+
+def default_targets(model: nn.Module) -> tuple[str, ...]:
+    """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for Llama and its kin."""
+    return ("c_attn",) if model.config.model_type == "gpt2" else ("q_proj", "v_proj")
+
+
+def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
+    """The settings with targets and, for butterfly-block, the block: 256, or the largest power of two that divides
+    every target's input."""
+    if settings.mode == "full":
+        return settings
+    settings = replace(settings, targets=tuple(settings.targets or default_targets(model)))
+    if settings.mode == "butterfly-block" and settings.block_size is None:
+        widths = [layer_sizes(layer)[1] for layer in select_layers(model, settings.targets).values()]
+        settings = replace(settings, block_size=math.gcd(256, *widths))
+    return settings
+
+
+def adapt(model: nn.Module, settings: Settings) -> nn.Module:
+    """Freeze the model and put the adapter on, in place; mode full trains everything."""
+    s = settings
+    if s.mode == "full":
+        return model.requires_grad_(True)
+    if s.mode in ("lora", "qlora"):
+        inject_lora(model, s.targets, s.rank, s.alpha, s.dropout, s.rslora)
+    else:
+        inject_butterfly(model, s.targets, s.stages, s.block_size)
+    return model
+
+
+def make_base(settings: Settings, folder: Path, tokenizer) -> None:
+    """A base with random weights, for a run from scratch: made once and kept in the run's folder."""
+    if is_scratch(settings) and not (folder / BASE / "config.json").is_file():
+        torch.manual_seed(settings.seed)
+        files = tokenizer if hasattr(tokenizer, "save_pretrained") else None
+        save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
+
+
+def base_name(settings: Settings, folder: Path) -> str:
+    """What the run's base is loaded by: a model's name, or the folder of the one that `make_base` made."""
+    return str(folder / BASE) if is_scratch(settings) else settings.model
+
+
+def load_base(settings: Settings, folder: Path) -> nn.Module:
+    """The base with its weights on the device."""
+    options = {"device_map": {"": device_of(settings)}}
+    if settings.mode == "qlora":
+        options["quantization_config"] = _nf4(settings)
+    model = load_model(base_name(settings, folder), settings.dtype, **options)
+    for layer in model.modules():
+        # On processors with AVX512-BF16 an evaluation would repack 4-bit weights for a kernel without a backward pass:
+        # training would then go on with gradients that are zero (bitsandbytes 0.50).
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def _nf4(settings: Settings):
+    """How bitsandbytes is to hold the linear layers: NF4 with doubly quantised constants (arXiv:2305.14314)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CourseError(
+            "--mode qlora needs bitsandbytes until chapter 05 brings our own NF4: pip install bitsandbytes."
+        )
+    from transformers import BitsAndBytesConfig
+
+    computed = getattr(torch, settings.autocast or settings.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed,
+    )
+
+
+def device_of(settings: Settings) -> str:
+    """The device by name; auto: the GPU where torch sees one."""
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return check_device(settings.device)

@@ -1,0 +1,105 @@
+"""A training run before it begins: its data, its steps, what is trained and the memory it takes. Nothing is written."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from course_lib.adapters import adapted_layers
+from course_lib.errors import CourseError
+from course_lib.finetuning.memory import MemoryEstimate, estimate_memory
+from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapter_shape
+from course_lib.finetuning.settings import Settings
+from course_lib.finetuning.sources import MicroBatches, Source, largest_id, read_source
+from course_lib.models.pretrained import DEFAULT, load_tokenizer
+
+
+@dataclass
+class Plan:
+    """A run before it begins. adapted: trained parameters by layer. steps: how many micro-batches each takes."""
+
+    settings: Settings
+    tokenizer: object
+    source: Source
+    batches: MicroBatches
+    steps: int
+    parameters: int
+    trainable: int
+    adapted: dict[str, int]
+    memory: MemoryEstimate
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return round(self.settings.warmup_ratio * self.steps)
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written."""
+    s = settings
+    tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
+    model = shape_of(s, tokenizer)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and s.seq_len > limit:
+        raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
+    s = with_adapter_shape(s, model)
+    parameters = sum(p.numel() for p in model.parameters())
+    adapt(model, s)
+    source = read_source(
+        s.dataset,
+        tokenizer,
+        s.seq_len,
+        max_train=s.max_train_samples,
+        max_eval=s.max_eval_samples,
+        by_document=s.target_tokens is not None,
+        template=s.template,
+        train_on=s.train_on,
+    )
+    largest = max(map(largest_id, (source.train, source.held_out)))
+    if largest >= model.config.vocab_size:
+        raise CourseError(
+            f"{s.dataset} has the token {largest}, and {s.model} a vocabulary of {model.config.vocab_size}: it was "
+            "tokenised for another model."
+        )
+    batches, steps = _how_long(s, source)
+    adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
+    memory = estimate_memory(
+        model,
+        tokens=s.batch_size * s.seq_len,
+        dtype=s.dtype,
+        mode=s.mode,
+        autocast=s.autocast is not None,
+        checkpoint=s.checkpoint_activations,
+    )
+    return Plan(s, tokenizer, source, batches, steps, parameters, _trained(model), adapted, memory)
+
+
+def _trained(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
+    """All micro-batches of the run, and into how many steps the Trainer will take them together."""
+    batches = MicroBatches(source, s.batch_size, 0, s.seed)
+    batches.count = s.steps * s.accumulate if s.steps else math.ceil(s.epochs * batches.per_pass)
+    if s.target_tokens is None:
+        return batches, math.ceil(batches.count / s.accumulate)
+    # Token-aware: how many micro-batches make a step depends on what is in them.
+    steps, tokens, number = 0, 0, 0
+    while steps < s.steps if s.steps else number < batches.count:
+        tokens, number = tokens + batches.tokens(number), number + 1
+        if tokens >= s.target_tokens:
+            steps, tokens = steps + 1, 0
+    batches.count = number
+    return batches, steps + (tokens > 0)
+
+
+def data_fingerprint(plan: Plan) -> str:
+    """A hash of the first and the last micro-batch and of how many there are: other data give another."""
+    digest = hashlib.sha256(f"{len(plan.batches)} {plan.source.tokens} {len(plan.source.held_out)}".encode())
+    for number in (0, len(plan.batches) - 1):
+        batch = plan.batches[number]
+        digest.update(np.ascontiguousarray(batch["input_ids"] if isinstance(batch, dict) else batch).tobytes())
+    return digest.hexdigest()

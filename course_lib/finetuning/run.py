@@ -1,0 +1,168 @@
+"""One training run: the plan carried out, and its results in a folder (`training_folder` says which files)."""
+
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from course_lib.adapters import save_adapter
+from course_lib.errors import CourseError
+from course_lib.evaluation import perplexity
+from course_lib.files import write_json, write_whole
+from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
+from course_lib.finetuning.model import adapt, base_name, device_of, load_base, make_base
+from course_lib.finetuning.plan import Plan, data_fingerprint
+from course_lib.finetuning.sources import held_out_loss
+from course_lib.training import StepRecord, Trainer
+from course_lib.training.distributed import World
+
+
+def train(
+    plan: Plan,
+    folder: Path,
+    resume: bool,
+    known: dict,
+    say: Callable[[str], None],
+    world: World = World(),  # noqa: B008 - frozen
+) -> dict:
+    """Run the plan and leave its results in `folder`; returns the summary. known: what `claim` found in run.json.
+
+    Of several processes the first writes all files; the others return an empty summary.
+    """
+    s, data = plan.settings, data_fingerprint(plan)
+    if known.get("data", data) != data:
+        raise CourseError(
+            f"{s.dataset} is not what it was when {folder} was begun: put it back, or start with --force."
+        )
+    before = known.get("held_out_before")
+    record = {"settings": asdict(s), "data": data, "held_out_before": before}
+    if world.is_main:
+        write_json(folder / RUN, record)
+        make_base(s, folder, plan.tokenizer)
+    world.barrier()
+    model = load_base(s, folder)
+    seed_everything(s.seed)  # after loading, so that dropout and adapters begin alike however the base came to be
+    adapt(model, s).to(device_of(s))
+    if world.rank:
+        torch.manual_seed(s.seed + world.rank)  # other rows, so other dropout
+    if before is None:
+        before = held_out_loss(model, plan.source, s.batch_size, world)  # a new adapter changes nothing: it is the base
+        if world.is_main:
+            write_json(folder / RUN, record | {"held_out_before": before})
+    say(f"held-out loss before {before:.4f}, perplexity {perplexity(before):.2f}\n")
+    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
+    if len(records) != plan.steps:
+        raise CourseError(
+            f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
+        )
+    after = records[-1].eval_loss
+    after = held_out_loss(model, plan.source, s.batch_size, world) if after is None else after
+    if not world.is_main:
+        return {}
+    written = save_result(model, plan, folder)
+    plot(records, before, after, folder / PLOT, say)
+    summary = _summary(plan, records, before, after, folder, written)
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Trainer:
+    s = plan.settings
+    return Trainer(
+        model,
+        lr=s.lr,
+        warmup=plan.warmup,
+        schedule=s.schedule,
+        floor=s.floor,
+        weight_decay=s.weight_decay,
+        clip=s.clip,
+        accumulate=s.accumulate,
+        tokens_per_step=s.target_tokens,
+        autocast=s.autocast,
+        checkpoint_activations=s.checkpoint_activations,
+        compile=s.compile,
+        evaluate=(lambda model: held_out_loss(model, plan.source, s.batch_size, world)) if s.eval_every else None,
+        eval_every=s.eval_every,
+        checkpoints=folder / CHECKPOINTS,
+        checkpoint_every=s.checkpoint_every,
+        keep=s.keep,
+        log_every=s.log_every,
+        log_path=folder / LOG,
+        world=world,
+    )
+
+
+def save_result(model: nn.Module, plan: Plan, folder: Path) -> list[Path]:
+    """The adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's; returns the weight files."""
+    if plan.settings.mode != "full":
+        return [save_adapter(model, folder, base_name(plan.settings, folder))]
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+        model.save_pretrained(staging)
+        if hasattr(plan.tokenizer, "save_pretrained"):
+            plan.tokenizer.save_pretrained(staging)
+        else:
+            plan.tokenizer.save(Path(staging, "bpe_tokenizer.json"))
+        # config.json last: without it a folder is not loaded
+        paths = sorted(Path(staging).iterdir(), key=lambda path: path.name == "config.json")
+        for path in paths:
+            os.replace(path, folder / path.name)
+    return [folder / path.name for path in paths if path.suffix == ".safetensors"]
+
+
+def plot(records: list[StepRecord], before: float, after: float, path: Path, say: Callable[[str], None]) -> None:
+    """The training loss of each step and the held-out loss at its evaluations, as a PNG."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        say("No loss plot: matplotlib is not installed (pip install '.[book]').")
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")  # no pyplot: no window, whatever the machine's backend
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
+    axes.plot([r.step + 1 for r in records], [r.loss for r in records], linewidth=1, label="training")
+    between = [(r.step + 1, r.eval_loss) for r in records[:-1] if r.eval_loss is not None]
+    points = [(0, before), *between, (len(records), after)]
+    axes.plot(*zip(*points, strict=True), marker="o", label="held out")
+    axes.legend()
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue())
+
+
+def _summary(plan: Plan, records, before: float, after: float, folder: Path, written: list[Path]) -> dict:
+    newest = max((folder / CHECKPOINTS).glob("step_??????"), default=None)
+    tokens, seconds = sum(r.tokens for r in records), sum(r.seconds for r in records)
+    return {
+        "mode": plan.settings.mode,
+        "model": plan.settings.model,
+        "parameters": plan.parameters,
+        "trainable": plan.trainable,
+        "trainable_percent": 100 * plan.trainable / plan.parameters,
+        "steps": len(records),
+        "skipped_steps": sum(r.skipped for r in records),
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "held_out_loss_before": before,
+        "held_out_loss_after": after,
+        "perplexity_before": perplexity(before),
+        "perplexity_after": perplexity(after),
+        "peak_memory_bytes": max(r.peak_memory for r in records),
+        "estimated_memory_bytes": plan.memory.total,
+        "result": written[0].name,
+        "result_bytes": sum(path.stat().st_size for path in written),
+        "checkpoint_bytes": sum(path.stat().st_size for path in newest.iterdir()) if newest else 0,
+    }

@@ -1,0 +1,72 @@
+"""The build: Jupyter Book in a process of its own, its pages checked, the finished book renamed into place."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from course_lib.errors import CourseError
+from course_lib.publishing.site_check import check_site
+from course_lib.publishing.sources import assemble
+
+
+def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, force: bool = False) -> bool:
+    """Build the book into `out`, whole or not at all. Returns False where it was current already."""
+    sources = out.parent / "source"
+    shutil.rmtree(sources, ignore_errors=True)
+    assemble(root, runs, sources, repository)
+    wanted = _tree_hash(sources, root / "course_lib")
+    stamp = out / ".built-from"
+    if not force and stamp.is_file() and stamp.read_text() == wanted:
+        print("the book is current")
+        return False
+
+    print("building the book (about half a minute)", flush=True)
+    work = out.parent / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    html = _jupyter_book(sources, work)
+    if problems := check_site(html):
+        raise CourseError("The built pages have problems:\n  " + "\n  ".join(problems))
+    (html / ".built-from").write_text(wanted)
+    _replace(html, out)
+    shutil.rmtree(work, ignore_errors=True)
+    return True
+
+
+def _jupyter_book(sources: Path, work: Path) -> Path:
+    """Run Jupyter Book with warnings as errors; its log is kept beside the book and shown where it fails."""
+    program = "from jupyter_book.cli.main import main; main()"  # the module itself cannot be run with -m
+    options = ["--path-output", str(work), "--warningiserror", "--keep-going", "--all"]
+    command = [sys.executable, "-c", program, "build", str(sources), *options]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    log = sources.parent / "build.log"
+    output = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # without colours
+    log.write_text(output)
+    html = work / "_build" / "html"
+    if done.returncode or not (html / "index.html").is_file():
+        lines = output.replace(f"{sources}{os.sep}", "").splitlines()
+        warned = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
+        raise CourseError("Jupyter Book failed:\n  " + "\n  ".join(warned) + f"\nThe whole log is {log}")
+    return html
+
+
+def _replace(new: Path, place: Path) -> None:
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(new, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tree_hash(*folders: Path) -> str:
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

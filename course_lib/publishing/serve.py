@@ -1,0 +1,29 @@
+"""The built book on localhost."""
+
+import functools
+import http.server
+from pathlib import Path
+
+from course_lib.errors import CourseError
+
+
+def serve(html: Path, port: int) -> int:
+    """Serve `html` on localhost until Ctrl-C, on `port` or the next free one."""
+    handler = functools.partial(_Quiet, directory=str(html))
+    for candidate in range(port, port + 50):
+        try:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", candidate), handler)
+        except OSError:
+            continue
+        with server:
+            print(f"serving on http://localhost:{candidate} (Ctrl-C stops)", flush=True)
+            server.serve_forever()
+    raise CourseError(f"No port from {port} to {port + 49} is free: give another with --port.")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Files only, no log line a request."""
+
+    def log_message(self, *_) -> None:
+        """Called by http.server for each request."""
+        return

@@ -1,0 +1,169 @@
+"""What Jupyter Book is given: book/ and what is generated beside it."""
+
+import json
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import course_lib
+from course_lib.errors import CourseError
+from course_lib.publishing.parity_page import ensure_rows, parity_page
+
+
+def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
+    """Fill `sources` with the book's prose, the executed chapters, the assignments' downloads and the API pages."""
+    shutil.copytree(root / "book", sources)
+    if repository:
+        config = sources / "_config.yml"
+        config.write_text(re.sub(r"(?m)^  url: .*$", lambda _: f"  url: {repository}", config.read_text(), count=1))
+    chapters = re.findall(r"file: (notebooks/\w+)", (sources / "_toc.yml").read_text())
+    (sources / "notebooks").mkdir()
+    metrics = []
+    for chapter in (Path(name).name for name in chapters):
+        notebook, measured = _executed(runs, chapter)
+        (sources / "notebooks" / f"{chapter}.ipynb").write_text(json.dumps(page(notebook, chapter)))
+        metrics.append(measured)
+    (sources / "runs.md").write_text(runs_page(metrics))
+    (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
+    _data_cards(sources / "data-sets.md")
+    write_api_pages(sources / "api")
+    _fetch_assignments(sources / "assignments")
+
+
+def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
+    folder = runs / chapter
+    try:
+        notebook = json.loads((folder / "notebook.ipynb").read_text(encoding="utf-8"))
+        return notebook, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        number = chapter.split("_")[0]
+        raise CourseError(f"Chapter {chapter} has not been executed into {runs}: `course run {number}`.") from error
+
+
+def page(notebook: dict, chapter: str) -> dict:
+    """An executed notebook as a page: without papermill's injected cell and without what went to stderr (libraries'
+    warnings, progress bars). Refuses error outputs and images without alternative text, naming the cell."""
+    cells = []
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            continue
+        if cell["cell_type"] == "code":
+            _refuse_faults(cell, f"{chapter}, cell {cell.get('id', len(cells) + 1)}")
+            cell = {**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]}
+        cells.append(cell)
+    return {**notebook, "cells": cells}
+
+
+def _refuse_faults(cell: dict, where: str) -> None:
+    for output in cell["outputs"]:
+        if output["output_type"] == "error":
+            raise CourseError(f"{where}: its output is an error ({output['ename']}: {output['evalue']}).")
+        if any(kind.startswith("image/") for kind in output.get("data", {})) and not alt_text(cell):
+            raise CourseError(
+                f'{where}: its image has no alternative text: add {{"mystnb": {{"image": {{"alt": "…"}}}}}} to the '
+                "cell's metadata."
+            )
+
+
+def alt_text(cell: dict) -> str:
+    """What a reader who cannot see the cell's image is told."""
+    return cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").strip()
+
+
+def runs_page(metrics: list[dict]) -> str:
+    """The page that says what the numbers of this book were made with."""
+    rows = "\n".join(
+        f"| {m['chapter']} | `{m['profile']}` | {m['duration_s']:.0f} s | {m['peak_memory_bytes'] / 1e9:.2f} GB "
+        f"| {m['finished'][:10]} | `{(m['commit'] or 'none')[:10]}` |"
+        for m in metrics
+    )
+    recorded = "\n\n".join(f"### {m['chapter']}\n\n{_table(m['recorded'])}" for m in metrics)
+    hardware = {k: v for k, v in metrics[0]["hardware"].items() if k != "memory_bytes"} if metrics else {}
+    if metrics and metrics[0]["hardware"]["memory_bytes"]:
+        hardware["memory"] = f"{metrics[0]['hardware']['memory_bytes'] / 2**30:.0f} GiB"
+    versions = metrics[0]["versions"] if metrics else {}
+    return f"""# The runs behind these pages
+
+Every chapter was executed headless by `course run`, which wrote down what it took. Memory is the peak of the
+chapter's own process.
+
+| chapter | profile | time | peak memory | date | commit |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+## Recorded numbers
+
+{recorded}
+
+## Machine
+
+{_table(hardware)}
+
+## Versions
+
+{_table(versions)}
+"""
+
+
+def _table(values: dict) -> str:
+    def text(value) -> str:
+        """Six digits of a float, commas in an integer, a list's items."""
+        if isinstance(value, float):
+            return f"{value:.6g}"
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{value:,}"
+        return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+    lines = [f"| {key.replace('_', ' ')} | {text(value)} |" for key, value in values.items()]
+    return "\n".join(["| what | value |", "| --- | --- |", *lines])
+
+
+# What is started and not imported: no API page
+PROGRAMS = {"commands", "setup", "convert", "worker"}
+
+
+def write_api_pages(folder: Path) -> None:
+    """A page a room of course_lib, from its docstrings: every public module with its members."""
+    folder.mkdir()
+    package = Path(course_lib.__file__).parent
+    rooms = [info.name for info in pkgutil.iter_modules([str(package)]) if info.ispkg and info.name not in PROGRAMS]
+    lines = ["# API reference", "", "One page a room of `course_lib`, made from the code's own docstrings.", ""]
+    for room in rooms:
+        modules = [info.name for info in pkgutil.iter_modules([str(package / room)]) if not info.name.startswith("_")]
+        parts = [f"# course_lib.{room}", _automodule(f"course_lib.{room}", members=False)]
+        for module in modules:
+            if module in PROGRAMS:
+                continue
+            parts += [f"## {module}", _automodule(f"course_lib.{room}.{module}", members=True)]
+        (folder / f"course_lib.{room}.md").write_text("\n\n".join(parts) + "\n")
+        lines.append(f"- {{doc}}`course_lib.{room} <course_lib.{room}>`")
+    (folder / "index.md").write_text("\n".join(lines) + "\n")
+
+
+def _automodule(name: str, members: bool) -> str:
+    options = "\n   :members:\n   :show-inheritance:" if members else "\n   :no-members:"
+    return f"```{{eval-rst}}\n.. automodule:: {name}{options}\n```"
+
+
+def _data_cards(path: Path) -> None:
+    """One page of all data sets that the package carries; each card's title becomes a section."""
+    from course_lib.data.generators import cards
+
+    sections = [re.sub(r"(?m)^#", "##", card) for card in cards().values()]
+    intro = "What the package carries or generates, so that no chapter needs a network (`course data card`)."
+    path.write_text("\n\n".join(["# Data sets", intro, *sections]) + "\n")
+
+
+def _fetch_assignments(folder: Path) -> None:
+    """The released notebooks that the assignment pages offer, through the command a student uses: this package does
+    not import the autograder."""
+    for page_ in sorted(folder.glob("*.md")):
+        if page_.stem == "index":
+            continue
+        command = [sys.executable, "-m", "course_lib.cli", "assignment", "get", page_.stem, "--to"]
+        done = subprocess.run([*command, str(folder / "downloads")], capture_output=True, text=True)
+        if done.returncode:
+            raise CourseError(f"The assignment {page_.stem} could not be released: {done.stderr.strip()}")

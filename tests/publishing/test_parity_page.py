@@ -1,0 +1,51 @@
+"""The parity table: only what was measured, and only of tests that exist."""
+
+import json
+
+import pytest
+
+from course_lib.publishing.parity_page import measured_rows, parity_page
+
+ROW = {
+    "room": "scratch",
+    "what": "AdamW {'eps': 1e-06}",
+    "against": "torch",
+    "measured": 3e-17,
+    "tolerance": 1e-10,
+    "unit": "absolute",
+    "why": "float64",
+    "test": "tests/scratch/test_optim.py::test_adamw[a]",
+    "date": "2026-11-21T00:00:00+00:00",
+}
+
+
+def test_rows_of_removed_tests_are_left_out(tmp_path):
+    (tmp_path / "build" / "parity").mkdir(parents=True)
+    (tmp_path / "tests" / "scratch").mkdir(parents=True)
+    (tmp_path / "build" / "parity" / "a.json").write_text(json.dumps(ROW))
+    assert measured_rows(tmp_path) == []
+    (tmp_path / "tests" / "scratch" / "test_optim.py").write_text("def test_adamw(x): ...")
+    assert measured_rows(tmp_path) == [ROW]
+
+
+def test_the_page_prints_measured_and_allowed():
+    text = parity_page([ROW, {**ROW, "room": "other", "measured": 0.0, "what": "ids"}])
+    assert "| AdamW \\{'eps': 1e-06\\} | torch | 3.0e-17 | 1.0e-10 | absolute | float64 |" in text
+    assert "| ids | torch | 0 | 1.0e-10 |" in text
+    assert text.index("## NumPy edition") < text.index("## Other")
+    assert "the newest is of 2026-11-21" in text
+
+
+def test_a_failed_comparison_is_not_written_down(tmp_path, monkeypatch):
+    import parity_log
+
+    monkeypatch.setattr(parity_log, "FOLDER", tmp_path)
+    log = parity_log.ParityLog("tests/x.py::test", "x")
+    log.close("same", "numpy", [1.0, 2.0], [1.0, 2.0 + 1e-12], 1e-10, "float64")
+    with pytest.raises(AssertionError, match="differs against numpy: 0.5 > 1e-10"):
+        log.close("differs", "numpy", [1.0, 1.0], [1.0, 2.0], 1e-10, "float64")
+    with pytest.raises(AssertionError):
+        log.within("nan", "numpy", float("nan"), 1.0, "", "absolute")
+    with pytest.raises(AssertionError, match="against"):
+        log.close("shape", "numpy", [1.0], [1.0, 2.0], 1e-10, "float64")
+    assert len(list(tmp_path.glob("*.json"))) == 1
