@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 import course_lib
 from course_lib import commands
 from course_lib.errors import CourseError
+from course_lib.vocabulary import canonical
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _terminated)
     try:
-        args = parser().parse_args(argv)
+        args = parser().parse_args(canonical(sys.argv[1:] if argv is None else argv))
         status = args.run(args)
         sys.stdout.flush()
         return status

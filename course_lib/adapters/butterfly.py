@@ -24,8 +24,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from course_lib.adapters.layers import AdaptedLayer, adapted_layers, device_of, layer_sizes, select_layers
+from course_lib.adapters.layers import AdaptedLayer, adapted_layers, layer_sizes, select_layers
 from course_lib.errors import CourseError
+from course_lib.models.devices import device_of
 
 
 class ButterflyRotation(nn.Module):

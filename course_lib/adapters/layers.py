@@ -6,7 +6,6 @@ Left out: embeddings and convolutions as targets. Checked in tests/adapters/test
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import nn
@@ -66,11 +65,6 @@ def layer_sizes(layer: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer, wrapped or not. transformers' `Conv1D` (GPT-2) stores its weight as (in, out)."""
     layer = layer.base if isinstance(layer, AdaptedLayer) else layer
     return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
-
-
-def device_of(layer: nn.Module) -> torch.device:
-    """Where the layer's tensors are; a quantised layer may have buffers alone."""
-    return next(chain(layer.parameters(), layer.buffers())).device
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from course_lib.adapters.layers import (
     AdaptedLayer,
     adapted_layers,
-    device_of,
     layer_sizes,
     refuse_merged,
     select_layers,
 )
 from course_lib.errors import CourseError
+from course_lib.models.devices import device_of
 
 
 def lora_scaling(alpha: float, rank: int, rslora: bool = False) -> float:

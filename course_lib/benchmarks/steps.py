@@ -24,15 +24,15 @@ def our_step(mode: str, model: str, device: str, compile: bool) -> Callable[[], 
     from course_lib.adapters import inject_lora
     from course_lib.models.huggingface import load_decoder
     from course_lib.models.pretrained import resolve
-    from course_lib.training import Trainer
+    from course_lib.training import Trainer, TrainingConfig
 
     torch.manual_seed(0)
     decoder = load_decoder(resolve(model)).to(device)
     if mode == "lora":
         inject_lora(decoder, ["q_proj", "v_proj"], rank=8, alpha=16)
-    trainer = Trainer(decoder.train(), lr=1e-4, schedule="constant", log_every=0, compile=compile)
+    trainer = Trainer(decoder.train(), TrainingConfig(lr=1e-4, schedule="constant", compile=compile), log_every=0)
     batch = _batch()
-    return lambda: trainer._step(0, 1, [batch]).loss
+    return lambda: trainer.step(0, 1, [batch]).loss
 
 
 def peer_step(mode: str, model: str, device: str, compile: bool) -> Callable[[], float]:
@@ -70,7 +70,7 @@ def bench_step(
     mode: str, threads: int, pairs: int, model: str, device: str = "cpu", compile: bool = False
 ) -> dict[str, float]:
     """Time and peak memory of a step, ours and the peer's, same batch and dtype (float32). mode: "lora" or "full"."""
-    from course_lib.models.pretrained import check_device
+    from course_lib.models.devices import check_device
 
     check_device(device)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers

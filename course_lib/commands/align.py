@@ -1,34 +1,20 @@
 """`course align`: the reference runs of the alignment table, ours beside them, and the comparison of any two runs."""
 
 import argparse
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.options import add_options, flag_of
+from course_lib.parity.recipes import RECIPES, Settings, targets_of
+from course_lib.vocabulary import other_names
 
 EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
 
   course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
   course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
   course align compare runs/ours runs/peft --tolerance 0.0001"""
-RECIPES = ("gpt2-lora", "gpt2-full", "gemma-lora", "smollm2-lora")
-# flag, type, help; the field of Settings has the flag's name
-SETTINGS = (
-    ("--epochs", int, "passes over the data (1)"),
-    ("--steps", int, "optimiser steps, instead of --epochs"),
-    ("--batch", int, "rows of a micro-batch (gpt2-lora: 8; else 4)"),
-    ("--grad-accum", int, "micro-batches of a step (1)"),
-    ("--seq-len", int, "tokens in a row (128; gemma-lora: 256)"),
-    ("--lr", float, "peak learning rate (2e-4; gpt2-full: 5e-5)"),
-    ("--warmup-ratio", float, "share of the steps with a rising learning rate (0.03)"),
-    ("--dump-gradients", int, "write the gradients of the first N steps, as the optimiser gets them (0)"),
-    ("--seed", int, "of the start and of the order of the data (0)"),
-    ("--documents", int, "read the first N documents (all)"),
-)
-ADAPTER = (
-    ("--rank", int, "LoRA rank (8)"),
-    ("--alpha", float, "LoRA alpha (16; gemma-lora: 32)"),
-    ("--lora-dropout", float, "LoRA dropout (0)"),
-)
+ADAPTER_SETTINGS = ("rank", "alpha", "lora_dropout", "target_modules", "target_mode")
 
 
 def add_parser(subparsers) -> None:
@@ -47,7 +33,8 @@ def add_parser(subparsers) -> None:
 def _add_run(actions) -> None:
     run = actions.add_parser(
         "run",
-        usage="course align run RECIPE --data SOURCE --output DIR [options]",
+        usage="course align run RECIPE [options]",
+        epilog=other_names("align"),
         help="train a reference, or --ours",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Train with PEFT and transformers in a plain torch loop, or (--ours) with our LoRA and
@@ -66,27 +53,21 @@ brackets.
     )
     run.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help="one of the above")
     run.add_argument(
-        "--data", required=True, metavar="SOURCE", help="wikitext2, tinystories, a WikiText folder or a text file"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="a new or empty folder for the run (runs/RECIPE)",
     )
-    run.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the run (needed)"
-    )
-    run.add_argument("--model", metavar="NAME", help="a model's name or folder (the recipe's)")
     run.add_argument("--ours", action="store_true", help="train with our code instead of the reference's")
     run.add_argument("--init", type=Path, metavar="DIR", help="start from this adapter (PEFT's layout)")
-    run.add_argument("--split", choices=("train", "val", "test"), help="of a WikiText folder (train)")
-    run.add_argument(
-        "--schedule", choices=("cosine", "linear"), help="how the learning rate falls (cosine; gemma-lora: linear)"
-    )
-    run.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the base model's weights (float32)")
+    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: the GPU where there is one (auto)")
+    run.add_argument("--dry-run", action="store_true", help="print the settings, and stop")
     run.add_argument(
         "--target-mode",
         choices=("light", "full", "all"),
         help="LoRA on: light, queries and values; full, all of attention; all, every linear layer",
     )
-    run.add_argument("--device", help="cpu, cuda, cuda:1 (the GPU where there is one)")
-    for flag, kind, text in (*SETTINGS, *ADAPTER):
-        run.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text)
+    add_options(run, Settings)
     run.set_defaults(run=run_run)
 
 
@@ -118,30 +99,38 @@ Exit status: 0 within the tolerance, 1 outside it, 2 where the runs cannot be co
 
 def run_run(args: argparse.Namespace) -> int:
     """Train, and say where the run is."""
+    settings = _settings(args)
+    output = args.output or Path("runs", f"{args.recipe}-ours" if args.ours else args.recipe)
+    if args.dry_run:
+        for name, value in (asdict(settings) | {"output": output}).items():
+            print(f"{name:17} {value}")
+        return 0
     import warnings
-    from dataclasses import replace
 
-    from course_lib.parity.reference import RECIPES as SETTINGS_OF
-    from course_lib.parity.reference import run, targets_of
+    from course_lib.parity.reference import run
 
-    given = {key: value for key, value in vars(args).items() if value is not None}
-    adapter = [
-        f"--{name.replace('_', '-')}" for name in ("rank", "alpha", "lora_dropout", "target_mode") if name in given
-    ]
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
+    run(settings, output, ours=args.ours, init=args.init, device=args.device)
+    print(f"{output}: compare it with another run by `course align compare`")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The recipe's settings with what was given. CourseError where options exclude each other."""
+    names = {each.name for each in fields(Settings)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    adapter = [flag_of(name) for name in ADAPTER_SETTINGS if getattr(args, name, None) is not None]
     if args.recipe == "gpt2-full" and (adapter or args.init):
         raise CourseError(f"gpt2-full trains all weights: {', '.join(adapter) or '--init'} is for an adapter.")
     if args.init and adapter:
         raise CourseError(f"{', '.join(adapter)} cannot be given with --init: the adapter there decides.")
-    if args.steps is not None and args.epochs is not None:
+    if "steps" in given and "epochs" in given:
         raise CourseError("Give --steps or --epochs, not both.")
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
-    base = SETTINGS_OF[args.recipe]
-    chosen = {key: value for key, value in given.items() if key in base.__dataclass_fields__}
     if args.target_mode:
-        chosen["targets"] = targets_of(args.recipe, args.target_mode)
-    output = run(replace(base, **chosen), args.output, ours=args.ours, init=args.init, device=args.device)
-    print(f"{output}: compare it with another run by `course align compare`")
-    return 0
+        given["target_modules"] = targets_of(args.recipe, args.target_mode)
+    elif "target_modules" in given:
+        given["target_modules"] = tuple(given["target_modules"])
+    return replace(RECIPES[args.recipe], **given)
 
 
 def run_compare(args: argparse.Namespace) -> int:

@@ -30,6 +30,24 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
     return batch | {"attention_mask": (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)}
 
 
+def collate(
+    rows: "np.ndarray | Sequence[Example]", chosen: Sequence[int], pad_token_id: int
+) -> np.ndarray | dict[str, np.ndarray]:
+    """The chosen rows as one batch.
+
+    Args:
+        rows: token blocks (rows, time) or anything that is indexed like them (`TokenShards`), or a list of examples.
+        chosen: which rows.
+        pad_token_id: fills up shorter examples.
+
+    Returns:
+        int64 (batch, time) for blocks, the dictionary of `pad` for examples.
+    """
+    if isinstance(rows, list):
+        return pad([rows[i] for i in chosen], pad_token_id)
+    return rows[np.asarray(chosen)]
+
+
 def _lengths(examples: Sequence[Example]) -> list[int]:
     for number, example in enumerate(examples):
         if len(example["input_ids"]) != len(example["labels"]):

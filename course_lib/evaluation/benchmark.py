@@ -14,14 +14,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
-from torch.nn import functional as F
 
 from course_lib.errors import CourseError
-from course_lib.evaluation.perplexity import perplexity
+from course_lib.evaluation.perplexity import evaluate, perplexity
 from course_lib.files import write_whole
-from course_lib.training.trainer import StepRecord
+from course_lib.training.log import StepRecord
 
 MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell them apart
 
@@ -84,7 +82,8 @@ class Benchmark:
         if name in self.results:
             raise CourseError(f"This benchmark has a row {name!r} already: choose another name.")
         size = None if checkpoint is None else _size(Path(checkpoint))
-        loss, accuracy = score(model, self.held_out, self.batch_size)
+        measured = evaluate(model, self.held_out, self.batch_size, accuracy=True)
+        loss, accuracy = measured.loss, measured.accuracy
         if not math.isfinite(loss):
             raise CourseError(f"The held-out loss of {name!r} is {loss}: this model cannot be compared.")
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -167,28 +166,6 @@ class Benchmark:
         axis.set(xlabel="trainable parameters", ylabel="held-out loss (nats a token)")
         axis.legend(fontsize="small")
         return axis
-
-
-@torch.inference_mode()
-def score(model: nn.Module, blocks: np.ndarray, batch_size: int = 8) -> tuple[float, float]:
-    """(mean next-token loss in nats, share of tokens whose likeliest guess is right) over `blocks` (rows, time).
-
-    Both over every token after a row's first. Equal scores are one guess: the lowest id. The model's mode is put back.
-    """
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
-    if vocabulary is not None and blocks.max() >= vocabulary:
-        raise CourseError(f"Token id {blocks.max()} is not in this model's vocabulary of {vocabulary}.")
-    device, training = next(model.parameters()).device, model.training
-    loss = right = 0.0
-    model.eval()
-    for start in range(0, len(blocks), batch_size):
-        tokens = torch.as_tensor(blocks[start : start + batch_size], device=device).long()
-        logits, targets = model(tokens).logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten()
-        loss += F.cross_entropy(logits, targets, reduction="sum").item()
-        right += (logits.argmax(-1) == targets).sum().item()
-    model.train(training)
-    count = blocks.shape[0] * (blocks.shape[1] - 1)
-    return loss / count, right / count
 
 
 def _megabytes(size: int | None) -> str:

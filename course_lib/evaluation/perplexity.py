@@ -1,23 +1,89 @@
-"""Loss and perplexity on held-out text."""
+"""Loss and perplexity on held-out text: the one place that measures them."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from course_lib.data.batching import collate
+from course_lib.errors import CourseError
+from course_lib.models.devices import device_of
+from course_lib.training.distributed import World
+from course_lib.training.loss import count_targets, summed_loss
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model reaches on held-out rows: the mean loss in nats a token, and the share of tokens whose likeliest
+    guess is right (None where it was not asked for)."""
+
+    loss: float
+    accuracy: float | None = None
 
 
 @torch.inference_mode()
-def evaluate_loss(model: nn.Module, blocks: np.ndarray, batch_size: int = 8) -> float:
-    """Mean next-token loss over all predicted tokens of `blocks` (rows, time), in nats a token."""
-    device = next(model.parameters()).device
-    total = 0.0
-    for start in range(0, len(blocks), batch_size):
-        tokens = torch.as_tensor(blocks[start : start + batch_size], device=device)
-        logits = model(tokens).logits[:, :-1].flatten(0, 1).float()
-        total += F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum").item()
-    return total / (len(blocks) * (blocks.shape[1] - 1))
+def evaluate(
+    model: nn.Module,
+    rows: np.ndarray | Sequence[dict],
+    batch_size: int = 8,
+    *,
+    accuracy: bool = False,
+    pad_token_id: int = 0,
+    world: World = World(),  # noqa: B008 - frozen
+) -> HeldOut:
+    """Loss and accuracy over all targets of `rows`, in evaluation mode; the model's own mode is put back.
+
+    Args:
+        model: as the Trainer takes it.
+        rows: token blocks (rows, time), of which every token after a row's first is a target; or examples
+            {"input_ids", "labels"} of unequal lengths, which count by their targets.
+        batch_size: rows at a time.
+        accuracy: also count right guesses. Of equal scores the lowest id is the guess.
+        pad_token_id: fills up shorter examples; it is masked.
+        world: several processes take turns at the batches, and each gets the result over all.
+
+    Raises:
+        CourseError: there are no rows, or a token id is not in the model's vocabulary.
+    """
+    if not len(rows):
+        raise CourseError("There is nothing to evaluate on: the held-out part is empty. Give more text.")
+    device, training = device_of(model), model.training
+    loss, right, targets = 0.0, 0, 0
+    model.eval()  # without dropout: an evaluation draws nothing
+    for start in range(world.rank * batch_size, len(rows), world.size * batch_size):
+        batch = collate(rows, range(start, min(start + batch_size, len(rows))), pad_token_id)
+        if not isinstance(batch, dict):
+            batch = {"input_ids": batch, "labels": batch}
+        _check_vocabulary(model, batch["input_ids"])
+        tensors = {key: torch.as_tensor(value, device=device).long() for key, value in batch.items()}
+        labels = tensors.pop("labels")  # (batch, time)
+        logits = model(**tensors).logits  # (batch, time, vocabulary)
+        loss += summed_loss(logits, labels).item()
+        targets += count_targets(labels)
+        if accuracy:  # position t predicts label t + 1
+            right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()
+    model.train(training)
+
+    targets = world.total(targets)
+    if not targets:
+        raise CourseError("There is nothing to evaluate on: no held-out row has a target.")
+    return HeldOut(world.total(loss) / targets, world.total(right) / targets if accuracy else None)
+
+
+def evaluate_loss(model: nn.Module, rows: np.ndarray | Sequence[dict], batch_size: int = 8) -> float:
+    """Mean next-token loss over all targets of `rows`, in nats a token (see `evaluate`)."""
+    return evaluate(model, rows, batch_size).loss
+
+
+def _check_vocabulary(model: nn.Module, ids: np.ndarray) -> None:
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
+    if vocabulary is not None and ids.max() >= vocabulary:
+        raise CourseError(
+            f"Token id {ids.max()} is not in this model's vocabulary of {vocabulary}. Use the model's own tokenizer."
+        )
 
 
 def perplexity(loss: float) -> float:

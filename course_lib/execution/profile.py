@@ -1,7 +1,6 @@
 """Profiles: the sizes of a run. The notebook's text is the same on a laptop and on a node; only this changes."""
 
 import os
-import random
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.seeding import seed_everything
 
 
 class MissingSetting(CourseError, AttributeError):
@@ -37,12 +37,9 @@ class Profile:
 
     def seed_everything(self, seed: int) -> None:
         """Seed Python, NumPy and torch; give torch this profile's threads, at most as many as there are cores."""
-        import numpy as np
         import torch
 
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_everything(seed)
         torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
 
 

@@ -68,14 +68,25 @@ def exported_config(run: dict, folder: Path) -> dict:
     """adapter_config.json for the settings of a run in `folder`."""
     base = folder / BASE
     if run["mode"] in ("lora", "qlora"):
-        transposed = any(target.split(".")[-1].startswith("c_") for target in run["targets"])  # GPT-2's c_attn, c_proj
-        method = {"peft_type": "LORA", "r": run["rank"], "lora_alpha": run["alpha"], "lora_dropout": run["dropout"]}
-        method |= {"use_rslora": run["rslora"], "fan_in_fan_out": transposed, "bias": "none"}
+        transposed = any(
+            target.split(".")[-1].startswith("c_") for target in run["target_modules"]
+        )  # GPT-2's c_attn, c_proj
+        method = {
+            "peft_type": "LORA",
+            "r": run["rank"],
+            "lora_alpha": run["alpha"],
+            "lora_dropout": run["lora_dropout"],
+        }
+        method |= {"use_rslora": run["use_rslora"], "fan_in_fan_out": transposed, "bias": "none"}
     else:
-        method = {"peft_type": "BUTTERFLY", "stages": run["stages"], "block_size": run["block_size"]}
+        method = {
+            "peft_type": "BUTTERFLY",
+            "stages": run["butterfly_stages"],
+            "block_size": run["butterfly_block_size"],
+        }
     return method | {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base) if base.is_dir() else run["model"],
-        "target_modules": run["targets"],
+        "target_modules": run["target_modules"],
         "inference_mode": True,
     }

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from course_lib.errors import CourseError
-from course_lib.finetuning.settings import FREE, Settings, defaults
+from course_lib.finetuning.settings import FREE, Settings, complete
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
@@ -37,7 +37,7 @@ def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Sett
     if filled and not force:
         what = "a run already: --resume goes on with it, --force replaces it" if path.is_file() else "other files"
         raise CourseError(f"{folder} holds {what}; or choose another --output.")
-    return defaults(explicit), {}
+    return complete(explicit), {}
 
 
 def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:

@@ -16,8 +16,9 @@ from course_lib.finetuning.folder import BASE
 from course_lib.finetuning.settings import Settings
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
+from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import check_device, in_one_sentence, load_model, resolve
+from course_lib.models.pretrained import in_one_sentence, load_model, resolve
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -60,10 +61,10 @@ def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
     every target's input."""
     if settings.mode == "full":
         return settings
-    settings = replace(settings, targets=tuple(settings.targets or default_targets(model)))
-    if settings.mode == "butterfly-block" and settings.block_size is None:
-        widths = [layer_sizes(layer)[1] for layer in select_layers(model, settings.targets).values()]
-        settings = replace(settings, block_size=math.gcd(256, *widths))
+    settings = replace(settings, target_modules=tuple(settings.target_modules or default_targets(model)))
+    if settings.mode == "butterfly-block" and settings.butterfly_block_size is None:
+        widths = [layer_sizes(layer)[1] for layer in select_layers(model, settings.target_modules).values()]
+        settings = replace(settings, butterfly_block_size=math.gcd(256, *widths))
     return settings
 
 
@@ -73,9 +74,9 @@ def adapt(model: nn.Module, settings: Settings) -> nn.Module:
     if s.mode == "full":
         return model.requires_grad_(True)
     if s.mode in ("lora", "qlora"):
-        inject_lora(model, s.targets, s.rank, s.alpha, s.dropout, s.rslora)
+        inject_lora(model, s.target_modules, s.rank, s.alpha, s.lora_dropout, s.use_rslora)
     else:
-        inject_butterfly(model, s.targets, s.stages, s.block_size)
+        inject_butterfly(model, s.target_modules, s.butterfly_stages, s.butterfly_block_size)
     return model
 
 
@@ -94,7 +95,7 @@ def base_name(settings: Settings, folder: Path) -> str:
 
 def load_base(settings: Settings, folder: Path) -> nn.Module:
     """The base with its weights on the device."""
-    options = {"device_map": {"": device_of(settings)}}
+    options = {"device_map": {"": choose_device(settings.device)}}
     if settings.mode == "qlora":
         options["quantization_config"] = _nf4(settings)
     model = load_model(base_name(settings, folder), settings.dtype, **options)
@@ -121,10 +122,3 @@ def _nf4(settings: Settings):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=computed,
     )
-
-
-def device_of(settings: Settings) -> str:
-    """The device by name; auto: the GPU where torch sees one."""
-    if settings.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return check_device(settings.device)

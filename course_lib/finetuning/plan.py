@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -31,7 +31,7 @@ class Plan:
     memory: MemoryEstimate
 
     @property
-    def warmup(self) -> int:
+    def warmup_steps(self) -> int:
         """Steps of the warm-up."""
         return round(self.settings.warmup_ratio * self.steps)
 
@@ -53,7 +53,7 @@ def make_plan(settings: Settings) -> Plan:
         s.seq_len,
         max_train=s.max_train_samples,
         max_eval=s.max_eval_samples,
-        by_document=s.target_tokens is not None,
+        by_document=s.tokens_per_step is not None,
         template=s.template,
         train_on=s.train_on,
     )
@@ -64,6 +64,8 @@ def make_plan(settings: Settings) -> Plan:
             "tokenised for another model."
         )
     batches, steps = _how_long(s, source)
+    if s.eval_strategy == "epoch":
+        s = replace(s, eval_every=max(1, round(steps * batches.per_pass / len(batches))))
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
     memory = estimate_memory(
         model,
@@ -71,7 +73,7 @@ def make_plan(settings: Settings) -> Plan:
         dtype=s.dtype,
         mode=s.mode,
         autocast=s.autocast is not None,
-        checkpoint=s.checkpoint_activations,
+        checkpoint=s.gradient_checkpointing,
     )
     return Plan(s, tokenizer, source, batches, steps, parameters, _trained(model), adapted, memory)
 
@@ -83,14 +85,14 @@ def _trained(module: nn.Module) -> int:
 def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
     """All micro-batches of the run, and into how many steps the Trainer will take them together."""
     batches = MicroBatches(source, s.batch_size, 0, s.seed)
-    batches.count = s.steps * s.accumulate if s.steps else math.ceil(s.epochs * batches.per_pass)
-    if s.target_tokens is None:
-        return batches, math.ceil(batches.count / s.accumulate)
+    batches.count = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
+    if s.tokens_per_step is None:
+        return batches, math.ceil(batches.count / s.grad_accum_steps)
     # Token-aware: how many micro-batches make a step depends on what is in them.
     steps, tokens, number = 0, 0, 0
     while steps < s.steps if s.steps else number < batches.count:
         tokens, number = tokens + batches.tokens(number), number + 1
-        if tokens >= s.target_tokens:
+        if tokens >= s.tokens_per_step:
             steps, tokens = steps + 1, 0
     batches.count = number
     return batches, steps + (tokens > 0)

@@ -1,27 +1,28 @@
 """One training run: the plan carried out, and its results in a folder (`training_folder` says which files)."""
 
 import os
-import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
-from course_lib.evaluation import perplexity
+from course_lib.evaluation import evaluate, perplexity
 from course_lib.files import write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
-from course_lib.finetuning.model import adapt, base_name, device_of, load_base, make_base
+from course_lib.finetuning.model import adapt, base_name, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
-from course_lib.finetuning.sources import held_out_loss
-from course_lib.training import StepRecord, Trainer
+from course_lib.finetuning.settings import shared_settings
+from course_lib.models.devices import choose_device
+from course_lib.seeding import seed_everything
+from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
 from course_lib.training.distributed import World
+from course_lib.training.memory import current_memory
 
 
 def train(
@@ -47,13 +48,16 @@ def train(
         write_json(folder / RUN, record)
         make_base(s, folder, plan.tokenizer)
     world.barrier()
+    device = torch.device(choose_device(s.device))
     model = load_base(s, folder)
+    say(f"memory with the base {current_memory(device) / 1e6:,.0f} MB")
     seed_everything(s.seed)  # after loading, so that dropout and adapters begin alike however the base came to be
-    adapt(model, s).to(device_of(s))
+    adapt(model, s).to(device)
+    say(f"memory with what is trained on it {current_memory(device) / 1e6:,.0f} MB")
     if world.rank:
         torch.manual_seed(s.seed + world.rank)  # other rows, so other dropout
     if before is None:
-        before = held_out_loss(model, plan.source, s.batch_size, world)  # a new adapter changes nothing: it is the base
+        before = held_out_loss(model, plan, world)  # a new adapter changes nothing: it is the base
         if world.is_main:
             write_json(folder / RUN, record | {"held_out_before": before})
     say(f"held-out loss before {before:.4f}, perplexity {perplexity(before):.2f}\n")
@@ -63,7 +67,7 @@ def train(
             f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
         )
     after = records[-1].eval_loss
-    after = held_out_loss(model, plan.source, s.batch_size, world) if after is None else after
+    after = held_out_loss(model, plan, world) if after is None else after
     if not world.is_main:
         return {}
     written = save_result(model, plan, folder)
@@ -73,37 +77,26 @@ def train(
     return summary
 
 
-def seed_everything(seed: int) -> None:
-    """Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Trainer:
     s = plan.settings
+    # The settings that the Trainer has too have the same names there.
+    config = TrainingConfig(**shared_settings(s, TrainingConfig), warmup_steps=plan.warmup_steps)
     return Trainer(
         model,
-        lr=s.lr,
-        warmup=plan.warmup,
-        schedule=s.schedule,
-        floor=s.floor,
-        weight_decay=s.weight_decay,
-        clip=s.clip,
-        accumulate=s.accumulate,
-        tokens_per_step=s.target_tokens,
-        autocast=s.autocast,
-        checkpoint_activations=s.checkpoint_activations,
-        compile=s.compile,
-        evaluate=(lambda model: held_out_loss(model, plan.source, s.batch_size, world)) if s.eval_every else None,
+        config,
+        evaluate=(lambda model: held_out_loss(model, plan, world)) if s.eval_every else None,
         eval_every=s.eval_every,
-        checkpoints=folder / CHECKPOINTS,
-        checkpoint_every=s.checkpoint_every,
-        keep=s.keep,
+        checkpoints=CheckpointConfig(folder / CHECKPOINTS, s.checkpoint_every, s.keep),
         log_every=s.log_every,
         log_path=folder / LOG,
         world=world,
     )
+
+
+def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float:  # noqa: B008 - frozen
+    """The loss on the rows that the plan holds out, in nats a token."""
+    rows, size = plan.source.held_out, plan.settings.eval_batch_size
+    return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
 
 
 def save_result(model: nn.Module, plan: Plan, folder: Path) -> list[Path]:

@@ -1,125 +1,244 @@
-"""The settings of a training run, their defaults by mode, and what is refused. Cheap: no torch."""
+"""The settings of a fine-tuning run, their defaults by mode, and what is refused. Cheap: no torch.
 
-import math
-from dataclasses import dataclass, fields, replace
+A setting is declared here once: its name is the command's option, the key in run.json and, where the Trainer has it
+too, the Trainer's. To add one, add a field, and use it where it counts.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import DEFAULT
+from course_lib.options import check_options, flag_of, option
+from course_lib.vocabulary import DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, SCHEDULES
 
 BUNDLED = "keepers_log"  # the text in the package
-MODES = ("full", "lora", "qlora", "butterfly", "butterfly-block")
-SCHEDULES = ("cosine", "linear", "constant")  # as in course_lib.training, whose import takes a second
-HALVES = ("bfloat16", "float16")
-DTYPES = ("float32", *HALVES)
-# The adapter's settings, by the modes that have them
-MODES_OF = dict.fromkeys(("rank", "alpha", "dropout", "rslora"), ("lora", "qlora")) | {
-    "targets": MODES[1:],
-    "stages": ("butterfly", "butterfly-block"),
-    "block_size": ("butterfly-block",),
-}
-# Settings that change neither the losses nor what is written: they may differ when a run is resumed.
-FREE = {"threads", "device", "checkpoint_every", "keep", "log_every"}
+RUN, DATA, ADAPTER = "the run", "data", "the adapter"
+STEPS, MEMORY = "steps", "precision and memory"
+LORA_MODES = ("lora", "qlora")
+BUTTERFLY_MODES = ("butterfly", "butterfly-block")
+EVAL_STRATEGIES = ("no", "steps", "epoch")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run; the command's options have the same names. None: see `defaults`."""
+    """Everything that decides a run. None: the default depends on the mode, see `complete`."""
 
-    mode: str = "lora"
-    model: str = DEFAULT
-    from_scratch: bool = False
-    tokenizer: str | None = None
-    dataset: str = BUNDLED
-    template: str | None = None
-    train_on: str = "response"
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None
-    rslora: bool = False
-    stages: int | None = None
-    block_size: int | None = None
-    lr: float | None = None
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.1
-    floor: float | None = None
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    batch_size: int = 4
-    accumulate: int | None = None
-    target_tokens: int | None = None
-    seq_len: int = 128
-    steps: int | None = None
-    epochs: float | None = None
-    max_train_samples: int = 0
-    max_eval_samples: int = 64
-    eval_every: int = 0
-    log_every: int = 10
-    dtype: str = "float32"
-    autocast: str | None = None
-    checkpoint_activations: bool = False
-    compile: bool = False
-    checkpoint_every: int | None = None
-    keep: int | None = None
-    seed: int = 0
-    threads: int = 0
-    device: str = "auto"
+    mode: str = option(
+        "lora",
+        "full: all weights; lora, butterfly, butterfly-block: an adapter on a frozen base; qlora: LoRA on a base in "
+        "4 bits, by bitsandbytes until chapter 05",
+        group=RUN,
+        choices=MODES,
+    )
+    model: str = option(
+        DEFAULT, "a model's name or folder, or a shape: see above", group=RUN, metavar="NAME", shown=DEFAULT
+    )
+    weights: str | None = option(
+        None, "start from this state_dict (.pt) of the model, read without running any code in it", group=RUN,
+        metavar="FILE",
+    )  # fmt: skip
+    from_scratch: bool = option(False, "random weights for a shape that the hub has too, such as gpt2", group=RUN)
+    checkpoint_every: int | None = option(
+        None, "steps between checkpoints; 0: none", group=RUN, shown="50", at_least=0, free=True
+    )
+    keep: int | None = option(
+        None, "how many checkpoints stay, besides the best", group=RUN, shown="10; full: 2", at_least=1, free=True
+    )
+    eval_every: int = option(
+        0, "steps between held-out evaluations; 0: only before and after the run", group=RUN, at_least=0
+    )
+    eval_strategy: str | None = option(
+        None,
+        "when to evaluate: no (only before and after), every --eval-every steps, or after each epoch",
+        group=RUN,
+        choices=EVAL_STRATEGIES,
+        shown="steps",
+    )
+    log_every: int = option(10, "steps between printed lines; 0: none", group=RUN, at_least=0, free=True)
+    seed: int = option(0, "of new weights, the order of the batches and dropout", group=RUN, at_least=0)
+    threads: int = option(0, "torch's threads; 0: torch decides", group=RUN, at_least=0, free=True)
+    device: str = option("auto", "cpu, cuda, or auto: the GPU where there is one", group=RUN, free=True)
+
+    dataset: str = option(BUNDLED, "what to train on: see above", group=DATA, metavar="SOURCE")
+    tokenizer: str | None = option(
+        None,
+        "a model's name or folder, or the .json file of a BPETokenizer",
+        group=DATA,
+        metavar="NAME",
+        shown="the model's own; for a shape, SmolLM2's",
+    )
+    seq_len: int = option(128, "tokens in a row", group=DATA, at_least=2)
+    max_train_samples: int = option(
+        0, "take at most N documents of a corpus, records, or blocks of a text; 0: all", group=DATA, at_least=0
+    )
+    max_eval_samples: int = option(64, "held-out rows at most; 0: all", group=DATA, at_least=0)
+    template: str | None = option(
+        None,
+        "how records become text",
+        group=DATA,
+        choices=("chat", "instruction"),
+        shown="chat where the tokenizer has a chat template, else instruction",
+    )
+    train_on: str = option(
+        "response",
+        "which tokens of a record are targets: the last answer, every answer, or all",
+        group=DATA,
+        choices=("response", "assistant", "all"),
+    )
+
+    rank: int = option(8, "LoRA's rank", group=ADAPTER, at_least=1, modes=LORA_MODES)
+    alpha: float = option(
+        16.0, "LoRA's alpha: the change is scaled by alpha / rank", group=ADAPTER, above=0, modes=LORA_MODES
+    )
+    lora_dropout: float = option(
+        0.0, "the share of LoRA's inputs that training drops", group=ADAPTER, at_least=0, below=1, modes=LORA_MODES
+    )
+    use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead", group=ADAPTER, modes=LORA_MODES)
+    target_modules: tuple[str, ...] | None = option(
+        None,
+        "the layers that get an adapter, by the ends of their names",
+        group=ADAPTER,
+        metavar="LAYER",
+        modes=MODES[1:],
+        shown="GPT-2: c_attn; Llama and its kin: q_proj v_proj",
+    )
+    butterfly_stages: int | None = option(
+        None,
+        "rotations of a butterfly",
+        group=ADAPTER,
+        at_least=1,
+        modes=BUTTERFLY_MODES,
+        shown="6; butterfly-block: 8",
+    )
+    butterfly_block_size: int | None = option(
+        None,
+        "width of the blocks of butterfly-block, a power of two",
+        group=ADAPTER,
+        at_least=2,
+        modes=("butterfly-block",),
+        shown="the largest up to 256 that divides the inputs",
+    )
+
+    steps: int | None = option(
+        None, "optimiser steps", group=STEPS, at_least=1, shown="lora, qlora: 500; else by --epochs"
+    )
+    epochs: float | None = option(
+        None, "passes over the data, instead of --steps", group=STEPS, above=0, shown="full, butterflies: 1"
+    )
+    batch_size: int = option(4, "rows of a micro-batch, which torchrun's processes share out", group=STEPS, at_least=1)
+    eval_batch_size: int | None = option(
+        None, "rows of a batch of an evaluation", group=STEPS, at_least=1, shown="--batch-size", free=True
+    )
+    grad_accum_steps: int | None = option(
+        None, "micro-batches of a step", group=STEPS, at_least=1, shown="lora, qlora: 4; else 1"
+    )
+    tokens_per_step: int | None = option(
+        None,
+        "token-aware steps: each document is a row of its own length, and a step takes micro-batches, each weighted "
+        "by its tokens, until it has N; a checkpoint after every step, one pass",
+        group=STEPS,
+        at_least=1,
+        shown="off",
+    )
+    lr: float | None = option(
+        None, "peak learning rate", group=STEPS, above=0, shown="lora, qlora: 3e-4; butterflies: 1e-4; full: 5e-5"
+    )
+    schedule: str = option("cosine", "of the learning rate after the warm-up", group=STEPS, choices=SCHEDULES)
+    warmup_ratio: float = option(0.1, "the share of the steps that warm up", group=STEPS, at_least=0, below=1)
+    min_lr_ratio: float | None = option(
+        None,
+        "the last learning rate as a share of --lr, up to 1",
+        group=STEPS,
+        at_least=0,
+        shown="cosine: 0.1; linear: 0; constant: 1",
+    )
+    weight_decay: float = option(0.0, "AdamW's", group=STEPS, at_least=0)
+    max_grad_norm: float = option(1.0, "gradients of a larger norm are scaled down to it", group=STEPS, above=0)
+
+    dtype: str = option("float32", "of the base's weights", group=MEMORY, choices=DTYPES)
+    autocast: str | None = option(
+        None, "compute the forward pass in it", group=MEMORY, choices=HALF_DTYPES, shown="off"
+    )
+    gradient_checkpointing: bool = option(
+        False, "recompute activations: less memory, more time", group=MEMORY, shown="off"
+    )
+    compile: bool = option(False, "torch.compile the forward pass", group=MEMORY, shown="off")
 
 
-def defaults(explicit: dict) -> Settings:
-    """The settings of a new run: what was given, the rest by mode.
+# Settings that change neither the losses nor what is written: they may differ when a run is resumed.
+FREE = {each.name for each in fields(Settings) if each.metadata["free"]}
+
+
+def complete(explicit: dict[str, Any]) -> Settings:
+    """The settings of a new run: what was given, and the rest by mode.
 
     LoRA as the course's guide has it: learning rate 3e-4, 500 steps of four micro-batches. Full training and
-    butterflies: one pass, 5e-5 and 1e-4. --target-tokens: one pass, and a checkpoint after every step.
-    Raises CourseError where settings exclude each other or make no sense.
+    butterflies: one pass, 5e-5 and 1e-4. tokens_per_step: one pass, and a checkpoint after every step.
+
+    Raises:
+        CourseError: settings exclude each other, or one makes no sense.
     """
     given = Settings(**explicit)
-    for name in explicit:
-        if given.mode not in (modes := MODES_OF.get(name, (given.mode,))):
-            raise CourseError(f"--{name.replace('_', '-')} is of --mode {', '.join(modes)}, not of {given.mode}.")
-    lora, aware = given.mode in ("lora", "qlora"), given.target_tokens is not None
-    if given.steps and given.epochs:
-        raise CourseError("--steps and --epochs both say how long to train: give one of them.")
-    if aware and given.accumulate:
-        raise CourseError("--accumulate and --target-tokens both say when to step: give one of them.")
-    chosen = {
-        "lr": 3e-4 if lora else {"full": 5e-5}.get(given.mode, 1e-4),
-        "accumulate": 4 if lora and not aware else 1,
-        "stages": 8 if given.mode == "butterfly-block" else 6,
-        "checkpoint_every": 1 if aware else 50,
-        "keep": 2 if given.mode == "full" else 10,
-        "steps": 500 if lora and not aware and given.epochs is None else None,
-        "floor": {"linear": 0.0, "constant": 1.0}.get(given.schedule, 0.1),
-    }
-    if chosen["steps"] is None and given.steps is None and given.epochs is None:
-        chosen["epochs"] = 1.0
-    settings = replace(given, **{key: value for key, value in chosen.items() if getattr(given, key) is None})
-    _check(settings)
+    check_options(given)
+    _check_together(given, explicit)
+    missing = {name: value for name, value in _defaults(given).items() if getattr(given, name) is None}
+    settings = replace(given, **missing)
+    if settings.min_lr_ratio > 1:
+        raise CourseError(f"--min-lr-ratio {settings.min_lr_ratio} is not possible. It is a share of --lr, up to 1.")
     return settings
 
 
-def _check(s: Settings) -> None:
-    known = {"mode": MODES, "schedule": SCHEDULES, "dtype": DTYPES, "autocast": (None, *HALVES)}
-    for name, allowed in known.items():
-        if getattr(s, name) not in allowed:
-            raise CourseError(f"--{name} {getattr(s, name)}: choose from {', '.join(map(str, filter(None, allowed)))}.")
-    for name in ("lr", "clip", "batch_size", "accumulate", "steps", "epochs", "target_tokens", "keep"):
-        value = getattr(s, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise CourseError(f"--{name.replace('_', '-')} {value}: a number above 0.")
-    for name in ("eval_every", "checkpoint_every", "max_train_samples", "max_eval_samples", "threads", "log_every"):
-        if getattr(s, name) < 0:
-            raise CourseError(f"--{name.replace('_', '-')} {getattr(s, name)}: 0 or more.")
-    if s.seq_len < 2:
-        raise CourseError(f"--seq-len {s.seq_len}: at least 2, to predict one token from another.")
-    if not (0 <= s.warmup_ratio < 1 and 0 <= s.floor <= 1 and s.weight_decay >= 0):
-        raise CourseError("--warmup-ratio is a share below 1, --floor one up to 1, --weight-decay not negative.")
-    if s.mode == "full" and s.dtype == "float16":
+def _defaults(given: Settings) -> dict[str, Any]:
+    """The values of the settings that depend on others."""
+    lora, token_aware = given.mode in LORA_MODES, given.tokens_per_step is not None
+    rates = {"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4}
+    by_steps = lora and not token_aware and given.epochs is None
+    chosen: dict[str, Any] = {
+        "lr": rates[given.mode],
+        "min_lr_ratio": MIN_LR_RATIO[given.schedule],
+        "grad_accum_steps": 4 if lora and not token_aware else 1,
+        "eval_batch_size": given.batch_size,
+        "butterfly_stages": 8 if given.mode == "butterfly-block" else 6,
+        "checkpoint_every": 1 if token_aware else 50,
+        "keep": 2 if given.mode == "full" else 10,
+    }
+    if by_steps:
+        chosen["steps"] = 500
+    elif given.steps is None:
+        chosen["epochs"] = 1.0
+    return chosen
+
+
+def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
+    """CourseError where two settings exclude each other."""
+    for each in fields(Settings):
+        modes = each.metadata["modes"]
+        if each.name in explicit and modes and given.mode not in modes:
+            raise CourseError(
+                f"{flag_of(each.name)} belongs to --mode {', '.join(modes)} and not to {given.mode}. Leave it out, or "
+                "choose another mode."
+            )
+    if given.steps and given.epochs:
+        raise CourseError("--steps and --epochs both say how long to train: give one of them.")
+    if given.tokens_per_step and given.grad_accum_steps:
+        raise CourseError("--grad-accum-steps and --tokens-per-step both say when to step: give one of them.")
+    if given.eval_strategy in ("no", "epoch") and given.eval_every:
+        raise CourseError(f"--eval-strategy {given.eval_strategy} does not go with --eval-every: give one of them.")
+    if given.weights and given.from_scratch:
+        raise CourseError("--weights and --from-scratch both say where the weights come from: give one of them.")
+    if given.mode == "full" and given.dtype == "float16":
         raise CourseError(
-            "--mode full in --dtype float16 underflows: use float32 with --autocast float16, or bfloat16."
+            "--mode full in --dtype float16 underflows. Use float32 with --autocast float16, or bfloat16."
         )
+
+
+def shared_settings(settings: Settings, config: type) -> dict[str, Any]:
+    """The settings that the dataclass `config` has too, by their common names."""
+    names = {each.name for each in fields(config)}
+    return {name: value for name, value in asdict(settings).items() if name in names}
 
 
 def setting_names() -> set[str]:
     """The options that are settings of a run."""
-    return {field.name for field in fields(Settings)}
+    return {each.name for each in fields(Settings)}

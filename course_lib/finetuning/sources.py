@@ -10,17 +10,14 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
-from course_lib.data import encode_records, length_grouped, pad, read_records, split_paragraphs, style_corpus
+from course_lib.data import encode_records, length_grouped, read_records, split_paragraphs, style_corpus
+from course_lib.data.batching import collate
 from course_lib.data.corpora import NAMED, read_corpus
 from course_lib.data.reading import ENDINGS
 from course_lib.data.shards import TokenShards, encode_many
 from course_lib.errors import CourseError
 from course_lib.finetuning.settings import BUNDLED
-from course_lib.training import count_targets, summed_loss
-from course_lib.training.distributed import World
 
 HELD_OUT = 0.1  # of a source that has no part of its own for it
 Rows = np.ndarray | TokenShards | list[dict]
@@ -79,33 +76,6 @@ class MicroBatches(Sequence):
             return length_grouped(self.lengths, self.batch_size, seed)
         order = np.random.default_rng(seed).permutation(len(self.source.train))
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-
-
-def collate(rows: Rows, chosen: Sequence[int], pad_id: int) -> np.ndarray | dict[str, np.ndarray]:
-    """The chosen rows as one batch: int64 (batch, time), or padded {"input_ids", "labels", "attention_mask"}."""
-    return pad([rows[i] for i in chosen], pad_id) if isinstance(rows, list) else rows[np.asarray(chosen)]
-
-
-@torch.inference_mode()
-def held_out_loss(model: nn.Module, source: Source, batch_size: int, world: World = World()) -> float:  # noqa: B008
-    """Mean loss over the held-out targets, in nats a token; the model is put into evaluation mode and back.
-
-    On blocks it is `evaluation.evaluate_loss`; examples are weighted by their targets. Several processes take turns
-    at the batches, and each gets the mean over all.
-    """
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    total, targets = 0.0, 0
-    for start in range(world.rank * batch_size, len(source.held_out), world.size * batch_size):
-        rows = range(start, min(start + batch_size, len(source.held_out)))
-        batch = collate(source.held_out, rows, source.pad_id)
-        batch = batch if isinstance(batch, dict) else {"input_ids": batch, "labels": batch}
-        tensors = {key: torch.as_tensor(value, device=device) for key, value in batch.items()}
-        labels = tensors.pop("labels")
-        total += summed_loss(model(**tensors).logits, labels).item()
-        targets += count_targets(labels)
-    model.train(training)
-    return world.total(total) / world.total(targets)
 
 
 def read_source(

@@ -85,6 +85,8 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
     Returns (model, tokenizer): a transformers model in evaluation mode on `device`, weights in `dtype`.
     Raises CourseError, one sentence, where the name cannot be had or holds no safetensors, or there is no such device.
     """
+    from course_lib.models.devices import check_device
+
     check_device(device)
     tokenizer = load_tokenizer(name)
     return load_model(name, dtype).to(device).eval(), tokenizer
@@ -141,18 +143,6 @@ def in_one_sentence(name: str | Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CourseError(f"The model {name} could not be loaded: {first_line(error)}") from error
-
-
-def check_device(name: str) -> str:
-    """`name`, where torch can compute on a device of that name; CourseError otherwise."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, none of that kind here, torch built without
-        found = "cpu and cuda" if torch.cuda.is_available() else "cpu; torch sees no GPU"
-        raise CourseError(f"There is no device {name!r} here, but {found}.") from error
-    return name
 
 
 def resolve(name: str | Path) -> Path:

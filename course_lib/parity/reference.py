@@ -1,4 +1,4 @@
-"""Baselines: PEFT and transformers in a plain torch loop, and the same run with our code beside it.
+"""The reference runs: PEFT and transformers in a plain torch loop, and the same run with our code beside it.
 
 The reference uses none of our adapters, Trainer, loss or schedules: PEFT's layers, transformers' loss, torch's AdamW
 and schedules. Both sides load the same start, which PEFT draws, and see the same rows of tokens in the same order, so
@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -33,90 +33,13 @@ from course_lib.data.corpora import read_corpus
 from course_lib.data.text import batches, token_blocks
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled, write_json
+from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
-from course_lib.models.pretrained import DEFAULT, load
+from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
-from course_lib.training import StepRecord, Trainer
+from course_lib.parity.recipes import Settings
+from course_lib.training import StepRecord, Trainer, TrainingConfig
 from course_lib.training.memory import peak_memory
-
-SPLIT_LAYERS = {  # Llama, Gemma: a matrix a projection
-    "light": ("q_proj", "v_proj"),
-    "full": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "all": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
-FUSED_LAYERS = {  # GPT-2: query, key and value in one
-    "light": ("c_attn",),
-    "full": ("c_attn", "attn.c_proj"),
-    "all": ("c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
-}
-COUNTS = ("documents", "rank", "epochs", "steps", "batch", "grad_accum")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a run's numbers.
-
-    targets: the layers with an adapter; empty: all weights are trained. steps: of the optimiser (None: as many as
-    `epochs` passes need); a step sees `grad_accum` micro-batches of `batch` rows of `seq_len` tokens. warmup_ratio: the
-    share of the steps over which the learning rate rises; then it falls by `schedule`, cosine to a tenth or linear to
-    zero. dump_gradients: of the first so many steps. documents: read at most so many (None: all).
-    """
-
-    model: str
-    data: str = ""
-    split: str = "train"
-    documents: int | None = None
-    targets: tuple[str, ...] = ()
-    rank: int = 8
-    alpha: float = 16.0
-    lora_dropout: float = 0.0
-    epochs: int = 1
-    steps: int | None = None
-    batch: int = 8
-    grad_accum: int = 1
-    seq_len: int = 128
-    lr: float = 2e-4
-    warmup_ratio: float = 0.03
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    dtype: str = "float32"
-    dump_gradients: int = 0
-    seed: int = 0
-
-    def __post_init__(self):
-        counts = {name: getattr(self, name) for name in COUNTS}
-        if bad := {name: value for name, value in counts.items() if value is not None and value < 1}:
-            raise CourseError(f"Each of these must be at least 1: {bad}.")
-        if self.seq_len < 2 or self.seed < 0 or self.dump_gradients < 0:
-            raise CourseError(
-                f"seq_len={self.seq_len} (at least 2), seed={self.seed} and dump_gradients={self.dump_gradients} (at "
-                "least 0) are not possible."
-            )
-        if not (0 < self.lr < math.inf and 0 <= self.warmup_ratio < 1 and 0 <= self.lora_dropout < 1 and self.clip > 0):
-            raise CourseError(
-                f"lr={self.lr} and clip={self.clip} must be above 0; warmup_ratio={self.warmup_ratio} and "
-                f"lora_dropout={self.lora_dropout} at least 0 and below 1."
-            )
-
-    @property
-    def warmup(self) -> int:
-        """Steps of warm-up, rounded up as transformers' Trainer does; known once `steps` is."""
-        return math.ceil(self.warmup_ratio * self.steps)
-
-
-_GEMMA = {"batch": 4, "seq_len": 256, "alpha": 32.0, "schedule": "linear"}
-RECIPES = {
-    "gpt2-lora": Settings("gpt2", targets=FUSED_LAYERS["full"]),
-    "gpt2-full": Settings("gpt2", batch=4, lr=5e-5),
-    "gemma-lora": Settings("google/gemma-3-270m", targets=SPLIT_LAYERS["full"], **_GEMMA),
-    "smollm2-lora": Settings(DEFAULT, targets=SPLIT_LAYERS["light"], batch=4),
-}
-
-
-def targets_of(recipe: str, mode: str) -> tuple[str, ...]:
-    """The layers that `mode` means in that recipe's kind of model: light (query, value), full (attention) or all."""
-    return (FUSED_LAYERS if recipe.startswith("gpt2") else SPLIT_LAYERS)[mode]
 
 
 def run(
@@ -125,7 +48,7 @@ def run(
     *,
     ours: bool = False,
     init: Path | str | None = None,
-    device: str | None = None,
+    device: str = "auto",
 ) -> Path:
     """Train by `settings` and write everything about it to the folder `output`, which must be empty or new.
 
@@ -138,16 +61,16 @@ def run(
     dropout is off. Returns `output`. CourseError where it is not empty, or model and settings do not fit.
     """
     output = _fresh(Path(output))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     model, tokenizer = load(settings.model, settings.dtype, device)
     no_dropout(model)
     rows = token_rows(settings, model, tokenizer)
     settings = replace(settings, steps=count_steps(settings, len(rows)))
     about = {"side": "ours" if ours else "reference", "base": fingerprint(model.parameters())}
     about["data"] = {"rows": len(rows), "tokens": rows.size, "fingerprint": fingerprint([torch.from_numpy(rows)])}
-    if settings.targets or init:
+    if settings.target_modules or init:
         settings = write_start(model, settings, output / "initial", init)
-    order = list(batches(rows, settings.batch, settings.steps * settings.grad_accum, settings.seed))
+    order = list(batches(rows, settings.batch_size, settings.steps * settings.grad_accum_steps, settings.seed))
 
     model, trained = (our_start if ours else reference_start)(model, output / "initial")
     about["start"] = fingerprint(trained[name] for name in sorted(trained))
@@ -155,7 +78,7 @@ def run(
     began = time.perf_counter()
     (train_ours if ours else train_reference)(model, trained, order, settings, output)
     about |= {"seconds": time.perf_counter() - began, "peak_memory": peak_memory(torch.device(device))}
-    (save_ours if ours and settings.targets else save_reference)(model, output)
+    (save_ours if ours and settings.target_modules else save_reference)(model, output)
     about["versions"] = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
     write_json(output / "run.json", about | {"settings": asdict(settings)})
     return output
@@ -177,8 +100,8 @@ def token_rows(settings: Settings, model: nn.Module, tokenizer) -> np.ndarray:
 
 def count_steps(settings: Settings, rows: int) -> int:
     """`settings.steps`, or those of `epochs` passes over the rows; a last, smaller step is filled from the next."""
-    micro_batches = settings.epochs * (rows // settings.batch)
-    return settings.steps or max(1, math.ceil(micro_batches / settings.grad_accum))
+    micro_batches = settings.epochs * (rows // settings.batch_size)
+    return settings.steps or max(1, math.ceil(micro_batches / settings.grad_accum_steps))
 
 
 def no_dropout(model: nn.Module) -> None:
@@ -196,14 +119,16 @@ def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path |
         load_adapter(twin(model), init)  # refuses, in one sentence, what does not fit
         return _copy_start(Path(init), settings, folder)
     names = [name for name, _ in model.named_modules()]
-    if missing := [target for target in settings.targets if not any(name.endswith(f".{target}") for name in names)]:
+    if missing := [
+        target for target in settings.target_modules if not any(name.endswith(f".{target}") for name in names)
+    ]:
         raise CourseError(f"{settings.model} has no layer {', '.join(missing)}: choose the recipe of its kind.")
     torch.manual_seed(settings.seed)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.targets),
+        target_modules=list(settings.target_modules),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
@@ -221,7 +146,7 @@ def _copy_start(init: Path, settings: Settings, folder: Path) -> Settings:
     targets = config["target_modules"]
     targets = (targets,) if isinstance(targets, str) else tuple(sorted(targets))
     own = {"rank": config["r"], "alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
-    return replace(settings, targets=targets, **own)
+    return replace(settings, target_modules=targets, **own)
 
 
 # --- the reference ------------------------------------------------------------------------------------------------
@@ -241,7 +166,7 @@ def train_reference(
 ) -> None:
     """The loop that everyone writes: forward, backward, clip, step. Each step's record goes to output/loss.jsonl.
 
-    The loss is transformers' own shifted cross-entropy; of `grad_accum` equal micro-batches each counts that part.
+    The loss is transformers' own shifted cross-entropy; each of `grad_accum_steps` equal micro-batches counts alike.
     """
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch_schedule(optimizer, settings)
@@ -250,19 +175,19 @@ def train_reference(
     with (output / "loss.jsonl").open("w") as log:
         for step in tqdm(range(settings.steps), desc="reference", unit="step", leave=False, disable=None):
             began, loss = time.perf_counter(), 0.0
-            for batch in order[step * settings.grad_accum : (step + 1) * settings.grad_accum]:
+            for batch in order[step * settings.grad_accum_steps : (step + 1) * settings.grad_accum_steps]:
                 tokens = torch.as_tensor(batch, device=model.device)
-                part = model(input_ids=tokens, labels=tokens).loss / settings.grad_accum
+                part = model(input_ids=tokens, labels=tokens).loss / settings.grad_accum_steps
                 part.backward()
                 loss += part.item()
             if not math.isfinite(loss):
                 raise CourseError(f"The reference's loss at step {step} is {loss}: lower the learning rate.")
-            norm = float(nn.utils.clip_grad_norm_(trained.values(), settings.clip))
+            norm = float(nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm))
             lr = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            tokens = settings.grad_accum * batch.size
+            tokens = settings.grad_accum_steps * batch.size
             record = StepRecord(step, loss, lr, norm, time.perf_counter() - began, tokens)
             log.write(json.dumps(asdict(record)) + "\n")
             if step % 10 == 0 or step == settings.steps - 1:
@@ -274,15 +199,15 @@ def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSc
 
     transformers' own start at a rate of 0 and fall to 0. Checked against `warmup_cosine` and `warmup_linear`.
     """
-    fall = max(1, settings.steps - settings.warmup)
+    fall = max(1, settings.steps - settings.warmup_steps)
     if settings.schedule == "cosine":
         decay = CosineAnnealingLR(optimizer, fall, eta_min=0.1 * settings.lr)
     else:
         decay = LinearLR(optimizer, 1.0, 0.0, fall)
-    if not settings.warmup:
+    if not settings.warmup_steps:
         return decay
-    rise = LinearLR(optimizer, 1 / settings.warmup, 1.0, max(1, settings.warmup - 1))
-    return SequentialLR(optimizer, [rise, decay], [settings.warmup])
+    rise = LinearLR(optimizer, 1 / settings.warmup_steps, 1.0, max(1, settings.warmup_steps - 1))
+    return SequentialLR(optimizer, [rise, decay], [settings.warmup_steps])
 
 
 def save_reference(model: nn.Module, folder: Path) -> None:
@@ -312,9 +237,15 @@ def train_ours(
     model: nn.Module, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
 ) -> None:
     """The same run with our Trainer, its summed loss and its schedules."""
-    names = ("lr", "warmup", "schedule", "weight_decay", "clip")
-    options = {name: getattr(settings, name) for name in names}
-    trainer = Trainer(model, accumulate=settings.grad_accum, log_path=output / "loss.jsonl", **options)
+    training = TrainingConfig(
+        lr=settings.lr,
+        warmup_steps=settings.warmup_steps,
+        schedule=settings.schedule,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        grad_accum_steps=settings.grad_accum_steps,
+    )
+    trainer = Trainer(model, training, log_path=output / "loss.jsonl")
     write = gradient_writer(trained, settings.dump_gradients, output / "gradients")
     trainer.optimizer.register_step_pre_hook(write)
     trainer.train(order)

@@ -86,13 +86,15 @@ class AdamW(Optimizer):
         return value * (1 - self.lr * self.weight_decay) - self.lr * m_hat / (np.sqrt(v_hat) + self.eps)
 
 
-def warmup_cosine(step: int, steps: int, warmup: int = 0, floor: float = 0.1) -> float:
-    """The factor of the peak learning rate at `step` (from 0) of `steps`: linear up from 1/warmup, then half a cosine
-    down to `floor`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = 0.1) -> float:
+    """The factor of the peak learning rate at `step` (from 0) of `steps`.
+
+    It rises in a straight line from 1 / warmup_steps to 1, and falls in half a cosine to `min_lr_ratio`.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def clip_grad_norm(parameters: list[Tensor], max_norm: float) -> float:

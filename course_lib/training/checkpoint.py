@@ -18,7 +18,7 @@ from torch import nn
 
 from course_lib.errors import CourseError
 from course_lib.models.fingerprint import fingerprint
-from course_lib.training.distributed import World, shared_like, whole
+from course_lib.training.distributed import World, distribute_like, full_tensor
 
 
 class Checkpoints:
@@ -38,12 +38,12 @@ class Checkpoints:
     ):
         self.folder, self.optimizer, self.keep, self.world = Path(folder), optimizer, max(1, keep), world
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.base = fingerprint(whole(p) for p in model.parameters() if not p.requires_grad)
+        self.base = fingerprint(full_tensor(p) for p in model.parameters() if not p.requires_grad)
 
     def save(self, step: int, extra: dict | None = None, name: str | None = None) -> Path:
         """Write the state after `step` steps; returns the folder. extra: JSON values to find again when resuming."""
         target = self.folder / (name or f"step_{step:06d}")
-        weights = {name: whole(p.detach()).contiguous() for name, p in self.parameters.items()}
+        weights = {name: full_tensor(p.detach()).contiguous() for name, p in self.parameters.items()}
         moments = self._moments() | _random_states(self.world)
         if self.world.is_main:
             self._write(target, weights, moments, {"step": step, "base": self.base, "extra": extra or {}})
@@ -74,7 +74,7 @@ class Checkpoints:
         self._check(folder, state, weights)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(shared_like(weights[name], parameter))
+                parameter.copy_(distribute_like(weights[name], parameter))
         self._restore_moments(moments)
         _restore_random(moments, self.world.rank)
         return {"step": state["step"], "extra": state["extra"]}
@@ -95,7 +95,7 @@ class Checkpoints:
 
     def _moments(self) -> dict[str, torch.Tensor]:
         return {
-            f"{name}/{key}": whole(value).contiguous()
+            f"{name}/{key}": full_tensor(value).contiguous()
             for name, parameter in self.parameters.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -105,7 +105,7 @@ class Checkpoints:
             keys = (key.rpartition("/") for key in saved if key.startswith(f"{name}/"))
             state = {key: saved[f"{prefix}/{key}"] for prefix, _, key in keys if prefix == name}
             if state:
-                place = {k: value if k == "step" else shared_like(value, parameter) for k, value in state.items()}
+                place = {k: value if k == "step" else distribute_like(value, parameter) for k, value in state.items()}
                 self.optimizer.state[parameter] = place
 
     def _forget_old(self) -> None:

@@ -91,12 +91,12 @@ def finish() -> None:
         dist.destroy_process_group()
 
 
-def share(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
+def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
     """The model whose backward pass averages gradients over the processes; the model itself in a world of one.
 
     shard: FSDP2 instead of DDP, each block by itself, then the rest. Every process keeps its part of each parameter
     and gathers a block while it computes it, so all of them have to call the model equally often, in an evaluation
-    too. The parameters become DTensors: `whole` gathers one. `Checkpoints` does so, and its files are those of an
+    too. The parameters become DTensors: `full_tensor` gathers one. `Checkpoints` does so, and its files are those of an
     ordinary run: either can resume the other's. Functions that write a model (``save_adapter``, ``save_pretrained``)
     do not: load the checkpoint into a model that is not sharded first.
     """
@@ -113,13 +113,13 @@ def share(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A sharded tensor put together, which every process has to ask for; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def shared_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`value` on the parameter's device, and sharded where the parameter is: what `whole` gave, given back."""
+def distribute_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`value` on the parameter's device, and sharded where the parameter is: what `full_tensor` gave, given back."""
     value = value.to(parameter.device)
     if not hasattr(parameter, "full_tensor"):
         return value

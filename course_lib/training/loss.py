@@ -1,5 +1,7 @@
 """The loss of every chapter: cross-entropy of the next token."""
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
@@ -29,6 +31,21 @@ def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0
     logits of 256 tokens of SmolLM2 are 50 MB, and the plain form makes three more arrays of that size.
     """
     return _CrossEntropy.apply(logits.flatten(0, 1).float(), _targets(labels), weight)
+
+
+def training_loss(model: Callable, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
+    """`weight` times the summed loss of one micro-batch, ready for the backward pass.
+
+    Args:
+        model: maps the batch without its labels to an object with `.logits` (batch, time, vocabulary).
+        batch: "input_ids" and "labels", both (batch, time), and what else the model takes.
+        weight: 1 / targets makes a mean of the sum.
+
+    Returns:
+        A scalar, in nats.
+    """
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    return summed_loss_(model(**inputs).logits, batch["labels"], weight)
 
 
 def _targets(labels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How much memory a run has taken at its peak."""
+"""How much memory a run takes, now and at its peak."""
 
 import re
 import resource
@@ -8,6 +8,15 @@ from pathlib import Path
 import torch
 
 STATUS = Path("/proc/self/status")
+
+
+def current_memory(device: torch.device) -> int:
+    """Bytes in use now: on the GPU, or by the whole process (on macOS its peak, which is all that can be read)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if STATUS.is_file() and (found := re.search(r"VmRSS:\s*(\d+) kB", STATUS.read_text())):
+        return 1024 * int(found[1])
+    return peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -2,41 +2,49 @@
 
 import math
 
-from course_lib.errors import CourseError
+from course_lib.vocabulary import MIN_LR_RATIO
 
 
-def warmup_cosine(step: int, steps: int, warmup: int = 0, floor: float = 0.1) -> float:
-    """The factor that multiplies the peak learning rate at `step` (0-based) of `steps`.
+def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = MIN_LR_RATIO["cosine"]) -> float:
+    """Half a cosine after the warm-up (Loshchilov & Hutter 2017, arXiv:1608.03983, with one cycle).
 
-    Linear from 1/warmup to 1 over the first `warmup` steps, then half a cosine down to `floor`
-    (Loshchilov & Hutter 2017, arXiv:1608.03983, with one cycle).
+    Args:
+        step: the step, from 0.
+        steps: how many there are in the whole run.
+        warmup_steps: the factor rises in a straight line from 1 / warmup_steps to 1 over so many steps.
+        min_lr_ratio: where the factor ends.
+
+    Returns:
+        The factor that multiplies the peak learning rate at this step.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * _progress(step, steps, warmup)))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    cosine = 0.5 * (1 + math.cos(math.pi * _progress(step, steps, warmup_steps)))  # from 1 to 0
+    return min_lr_ratio + (1 - min_lr_ratio) * cosine
 
 
-def warmup_linear(step: int, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
-    """As `warmup_cosine`, but down to `floor` in a straight line (Devlin et al. 2019, arXiv:1810.04805, app. A.2)."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return floor + (1 - floor) * (1 - _progress(step, steps, warmup))
+def warmup_linear(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = MIN_LR_RATIO["linear"]) -> float:
+    """`warmup_cosine` with a straight line instead (Devlin et al. 2019, arXiv:1810.04805, app. A.2).
+
+    Args and result are those of `warmup_cosine`.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return min_lr_ratio + (1 - min_lr_ratio) * (1 - _progress(step, steps, warmup_steps))
 
 
-def warmup_constant(step: int, steps: int, warmup: int = 0, floor: float = 1.0) -> float:
-    """As `warmup_cosine`, but it stays at 1 after the warm-up."""
-    return (step + 1) / warmup if step < warmup else 1.0
+def warmup_constant(
+    step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = MIN_LR_RATIO["constant"]
+) -> float:
+    """`warmup_cosine` without a descent: the factor stays at 1 after the warm-up."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 1.0
 
 
-SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": warmup_constant}
+SCHEDULES = dict(zip(MIN_LR_RATIO, (warmup_cosine, warmup_linear, warmup_constant), strict=True))
 
 
-def schedule_named(name: str):
-    """One of `SCHEDULES`; CourseError where there is none of that name."""
-    if name not in SCHEDULES:
-        raise CourseError(f"There is no schedule {name!r}: choose from {', '.join(SCHEDULES)}.")
-    return SCHEDULES[name]
-
-
-def _progress(step: int, steps: int, warmup: int) -> float:
-    return min(1.0, (step - warmup) / max(1, steps - warmup))
+def _progress(step: int, steps: int, warmup_steps: int) -> float:
+    """How much of the way after the warm-up is done, from 0 to 1."""
+    return min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))

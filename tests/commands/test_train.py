@@ -27,7 +27,7 @@ from course_lib.finetuning.plan import make_plan
 from course_lib.finetuning.settings import DTYPES, SCHEDULES, Settings, defaults
 from course_lib.finetuning.sources import MicroBatches, Source, held_out_loss, read_source
 from course_lib.models.config import CONFIGS
-from course_lib.training import Trainer, next_token_loss, read_log
+from course_lib.training import Trainer, TrainingConfig, next_token_loss, read_log
 
 TEXT = "\n\n".join(f"Line {n}: the keeper lit lamp number {n % 7} and noted the wind." for n in range(60))
 
@@ -334,8 +334,8 @@ def test_token_aware_steps_are_what_one_large_batch_would_be(models, text):
 
     model = AutoModelForCausalLM.from_pretrained(tokenizer_path)
     micro, whole = copy.deepcopy(model), copy.deepcopy(model)
-    trainer = Trainer(micro, lr=1e-2, tokens_per_step=60, log_every=0)
-    parts = trainer._plan(plan.batches)
+    trainer = Trainer(micro, TrainingConfig(lr=1e-2, tokens_per_step=60), log_every=0)
+    parts = trainer.plan_steps(plan.batches)
     assert len(parts) == plan.steps
     first = [plan.batches[i] for i in parts[0]]
     rows = [
@@ -344,7 +344,7 @@ def test_token_aware_steps_are_what_one_large_batch_would_be(models, text):
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     record = trainer.train(first)[0]
-    single = Trainer(whole, lr=1e-2, log_every=0).train([pad(rows, 0)])[0]
+    single = Trainer(whole, TrainingConfig(lr=1e-2), log_every=0).train([pad(rows, 0)])[0]
     assert record.loss == pytest.approx(single.loss, rel=1e-5)
     assert record.norm == pytest.approx(single.norm, rel=1e-4)
 

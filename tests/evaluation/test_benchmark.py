@@ -15,7 +15,7 @@ from course_lib.errors import CourseError
 from course_lib.evaluation import Benchmark, evaluate_loss
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
-from course_lib.training import StepRecord, Trainer
+from course_lib.training import StepRecord, Trainer, TrainingConfig
 
 BLOCKS = np.random.default_rng(0).integers(0, 97, (5, 12))
 
@@ -85,7 +85,7 @@ def test_a_tied_embedding_is_counted_once():
 
 def test_training_costs_come_from_the_records(tiny_llama, tmp_path):
     inject_lora(tiny_llama, ["q_proj"], rank=2)
-    records = Trainer(tiny_llama, lr=1e-2, log_every=0).train([BLOCKS, BLOCKS, BLOCKS])
+    records = Trainer(tiny_llama, TrainingConfig(lr=1e-2), log_every=0).train([BLOCKS, BLOCKS, BLOCKS])
     weights = save_adapter(tiny_llama, tmp_path / "adapter")
     bench = Benchmark(BLOCKS).add("file", tiny_llama, records, weights)
     bench.add("folder", tiny_llama, records, str(tmp_path / "adapter"))

@@ -309,13 +309,13 @@ def test_adapters_are_merged_first(tmp_path):
 def test_peft_and_our_trainer_take_it(family, saved):
     from peft import LoraConfig, get_peft_model
 
-    from course_lib.training import Trainer
+    from course_lib.training import Trainer, TrainingConfig
 
     _, directory = saved(family)
     targets = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
     model = get_peft_model(load_decoder(directory), LoraConfig(target_modules=targets, r=4))
     batch = torch.randint(0, 97, (4, 16), generator=torch.Generator().manual_seed(0))
-    records = Trainer(model, lr=3e-2, log_every=0).train([batch] * 20)
+    records = Trainer(model, TrainingConfig(lr=3e-2), log_every=0).train([batch] * 20)
     assert records[-1].loss < records[0].loss - 0.1
 
 

@@ -23,7 +23,7 @@ from course_lib.adapters import (
     save_merged,
     set_adapter,
 )
-from course_lib.training import Trainer, warmup_cosine
+from course_lib.training import Trainer, TrainingConfig, warmup_cosine
 
 ROOM = "adapters"
 SAME_SUMS = "float32: the same products, summed in another order"
@@ -158,7 +158,7 @@ def test_same_training_run(kind, base, targets, tmp_path, parity):
     for module in (*ours.modules(), *theirs.modules()):
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # GPT-2's own: two models draw different masks
-    records = Trainer(ours, lr=1e-2, warmup=3, log_every=0).train(order)
+    records = Trainer(ours, TrainingConfig(lr=1e-2, warmup_steps=3), log_every=0).train(order)
 
     parameters = [p for p in theirs.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)

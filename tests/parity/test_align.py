@@ -10,7 +10,8 @@ from course_lib.cli import main
 from course_lib.data import style_corpus
 from course_lib.models.pretrained import DEFAULT
 from course_lib.parity.compare import compare_runs
-from course_lib.parity.reference import RECIPES, SPLIT_LAYERS, Settings, run, torch_schedule
+from course_lib.parity.recipes import RECIPES, SPLIT_LAYERS, Settings
+from course_lib.parity.reference import run, torch_schedule
 from course_lib.parity.runs import read_run
 from course_lib.training import SCHEDULES
 
@@ -102,7 +103,7 @@ def test_torchs_schedules_equal_ours(schedule, ratio, steps):
     optimizer = torch.optim.AdamW([parameter], lr=settings.lr)
     theirs = torch_schedule(optimizer, settings)
     for step in range(steps):
-        ours = settings.lr * SCHEDULES[schedule](step, steps, settings.warmup)
+        ours = settings.lr * SCHEDULES[schedule](step, steps, settings.warmup_steps)
         assert theirs.get_last_lr()[0] == pytest.approx(ours, rel=1e-12)
         optimizer.step()
         theirs.step()
@@ -110,20 +111,38 @@ def test_torchs_schedules_equal_ours(schedule, ratio, steps):
 
 def test_gpt2_with_accumulation(tiny_gpt2, text, tmp_path, parity):
     settings = Settings(
-        tiny_gpt2, text, targets=("c_attn",), steps=30, batch=2, grad_accum=3, seq_len=32, lr=5e-3, dump_gradients=3
+        tiny_gpt2,
+        text,
+        target_modules=("c_attn",),
+        steps=30,
+        batch_size=2,
+        grad_accum_steps=3,
+        seq_len=32,
+        lr=5e-3,
+        dump_gradients=3,
     )
     check(both(settings, tmp_path), parity, "GPT-2 c_attn, 3 micro-batches a step", 30)
 
 
 def test_llama(llama, text, tmp_path, parity):
     settings = Settings(
-        llama, text, targets=SPLIT_LAYERS["all"], rank=4, steps=30, batch=4, seq_len=32, lr=5e-3, dump_gradients=3
+        llama,
+        text,
+        target_modules=SPLIT_LAYERS["all"],
+        rank=4,
+        steps=30,
+        batch_size=4,
+        seq_len=32,
+        lr=5e-3,
+        dump_gradients=3,
     )
     check(both(settings, tmp_path), parity, "Llama, every linear layer", 30)
 
 
 def test_lora_dropout_draws_the_same_masks(llama, text, tmp_path, parity):
-    settings = Settings(llama, text, targets=SPLIT_LAYERS["light"], lora_dropout=0.3, steps=5, batch=2, seq_len=32)
+    settings = Settings(
+        llama, text, target_modules=SPLIT_LAYERS["light"], lora_dropout=0.3, steps=5, batch_size=2, seq_len=32
+    )
     comparison = both(settings, tmp_path)
     parity.within(
         "LoRA dropout 0.3: loss, 5 steps",
@@ -161,16 +180,29 @@ def test_gemma_from_the_command_line(gemma, text, tmp_path, parity):
 @pytest.mark.weights
 def test_smollm2(text, tmp_path, parity):
     settings = Settings(
-        DEFAULT, text, targets=SPLIT_LAYERS["light"], steps=8, batch=2, seq_len=32, lr=2e-3, dump_gradients=2
+        DEFAULT,
+        text,
+        target_modules=SPLIT_LAYERS["light"],
+        steps=8,
+        batch_size=2,
+        seq_len=32,
+        lr=2e-3,
+        dump_gradients=2,
     )
     check(both(settings, tmp_path), parity, "SmolLM2-135M q/v, batch 2 x 32", 8)
 
 
 def test_the_recipes_are_the_seeds_table():
     gpt2, gemma = RECIPES["gpt2-lora"], RECIPES["gemma-lora"]
-    assert (gpt2.rank, gpt2.alpha, gpt2.targets) == (8, 16, ("c_attn", "attn.c_proj"))
-    assert (gpt2.batch, gpt2.seq_len, gpt2.lr, gpt2.lora_dropout, gpt2.schedule, gpt2.clip) == (
+    assert (gpt2.rank, gpt2.alpha, gpt2.target_modules) == (8, 16, ("c_attn", "attn.c_proj"))
+    assert (gpt2.batch_size, gpt2.seq_len, gpt2.lr, gpt2.lora_dropout, gpt2.schedule, gpt2.max_grad_norm) == (
         8, 128, 2e-4, 0, "cosine", 1.0,
     )  # fmt: skip
-    assert (gemma.rank, gemma.alpha, gemma.targets) == (8, 32, ("q_proj", "k_proj", "v_proj", "o_proj"))
-    assert (gemma.batch, gemma.seq_len, gemma.lr, gemma.warmup_ratio, gemma.schedule) == (4, 256, 2e-4, 0.03, "linear")
+    assert (gemma.rank, gemma.alpha, gemma.target_modules) == (8, 32, ("q_proj", "k_proj", "v_proj", "o_proj"))
+    assert (gemma.batch_size, gemma.seq_len, gemma.lr, gemma.warmup_ratio, gemma.schedule) == (
+        4,
+        256,
+        2e-4,
+        0.03,
+        "linear",
+    )

@@ -9,8 +9,8 @@ from torch import nn
 
 from course_lib.adapters import inject_lora, load_adapter, lora_layers, save_adapter
 from course_lib.data import batches, style_corpus, token_blocks
-from course_lib.evaluation import compare_losses
-from course_lib.training import Trainer, warmup_cosine
+from course_lib.parity import compare_losses
+from course_lib.training import Trainer, TrainingConfig, warmup_cosine
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
@@ -64,7 +64,7 @@ def test_same_training_run_on_the_real_model(smollm2, tmp_path):
     blocks = token_blocks(style_corpus(), tokenizer, 32)
     order = list(batches(blocks, 2, 8, seed=0))
 
-    records = Trainer(ours, lr=2e-3, warmup=2, log_every=0).train(order)
+    records = Trainer(ours, TrainingConfig(lr=2e-3, warmup_steps=2), log_every=0).train(order)
 
     trained = [p for p in theirs.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.0)

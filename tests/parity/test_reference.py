@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from course_lib.cli import main
-from course_lib.commands import align as align_command
-from course_lib.parity.reference import RECIPES, Settings, count_steps, targets_of
+from course_lib.parity.recipes import RECIPES, Settings, targets_of
+from course_lib.parity.reference import count_steps
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json"}
@@ -119,12 +119,12 @@ def test_epochs_become_steps(align, tmp_path, side):
     status, printed = align("run", f"--epochs 1 --grad-accum 4 {side}")
     assert status == 0, printed
     assert len((tmp_path / "run" / "loss.jsonl").read_text().splitlines()) == 7
-    assert count_steps(Settings("none", batch=8, epochs=2, grad_accum=4), 64) == 4
+    assert count_steps(Settings("none", batch_size=8, epochs=2, grad_accum_steps=4), 64) == 4
 
 
 def test_target_modes(align, tmp_path):
-    assert targets_of("gpt2-lora", "full") == RECIPES["gpt2-lora"].targets
-    assert targets_of("gemma-lora", "full") == RECIPES["gemma-lora"].targets
+    assert targets_of("gpt2-lora", "full") == RECIPES["gpt2-lora"].target_modules
+    assert targets_of("gemma-lora", "full") == RECIPES["gemma-lora"].target_modules
     align("run", "--steps 1 --target-mode all")
     config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert len(config["target_modules"]) == 7
@@ -151,10 +151,10 @@ def test_linear_schedule_falls_to_zero(align, tmp_path):
 @pytest.mark.parametrize(
     ("options", "recipe", "message"),
     [
-        ("--steps 0", "smollm2-lora", "at least 1: {'steps': 0}"),
+        ("--steps 0", "smollm2-lora", "--steps 0 is not possible. It has to be at least 1."),
         ("--steps 1 --epochs 1", "smollm2-lora", "not both"),
-        ("--steps 1 --lr nan", "smollm2-lora", "lr=nan"),
-        ("--steps 1 --lr inf", "smollm2-lora", "lr=inf"),
+        ("--steps 1 --lr nan", "smollm2-lora", "--lr nan is not possible"),
+        ("--steps 1 --lr inf", "smollm2-lora", "--lr inf is not possible"),
         ("--steps 1 --warmup-ratio 1", "smollm2-lora", "below 1"),
         ("--steps 1 --seq-len 129", "smollm2-lora", "more than the 128 positions"),
         ("--steps 1 --batch 51", "smollm2-lora", "51"),
@@ -188,12 +188,8 @@ def test_a_loss_that_is_no_number_stops_the_run(align, tiny_llama, model, tmp_pa
     tiny_llama.save_pretrained(model)
     status, printed = align("run", f"--steps 2 {side}")
     assert status == 2
-    assert "loss at step 0 is nan: lower the learning rate" in printed
+    assert "loss at step 0 is nan" in printed
     assert not (tmp_path / "run" / "run.json").exists(), "what has no run.json was not finished"
-
-
-def test_the_command_lists_the_recipes_there_are():
-    assert set(align_command.RECIPES) == set(RECIPES)
 
 
 def test_an_init_that_does_not_fit_is_named(align, tmp_path):
@@ -206,6 +202,6 @@ def test_an_init_that_does_not_fit_is_named(align, tmp_path):
 
 
 def test_warmup_is_rounded_up():
-    assert Settings("none", steps=100).warmup == 3
-    assert Settings("none", steps=30).warmup == math.ceil(0.9)
-    assert Settings("none", steps=30, warmup_ratio=0).warmup == 0
+    assert Settings("none", steps=100).warmup_steps == 3
+    assert Settings("none", steps=30).warmup_steps == math.ceil(0.9)
+    assert Settings("none", steps=30, warmup_ratio=0).warmup_steps == 0

@@ -40,12 +40,12 @@ def test_the_loss_in_place_equals_torchs(parity, weight, scale):
 
 
 @pytest.mark.parametrize("warmup", [0, 7])
-def test_schedule_with_zero_floor_equals_transformers(warmup):
+def test_schedule_with_a_descent_to_zero_equals_transformers(warmup):
     """transformers starts its warm-up at 0 and ours at 1/warmup, so that no step is wasted: the cosines agree."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, 50)
     for step in range(50):
         if step >= warmup:
-            assert warmup_cosine(step, 50, warmup, floor=0.0) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+            assert warmup_cosine(step, 50, warmup, min_lr_ratio=0.0) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         schedule.step()

@@ -13,7 +13,7 @@ from course_lib.data import pad
 from course_lib.evaluation import evaluate_loss
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
-from course_lib.training import Trainer
+from course_lib.training import CheckpointConfig, Trainer, TrainingConfig
 from course_lib.training.distributed import finish, start
 
 
@@ -33,17 +33,13 @@ def main(folder: Path, options: list[str]) -> None:
     held_out = rng.integers(3, 97, (4, 16))
     trainer = Trainer(
         model,
-        lr=1e-2,
-        warmup=2,
-        accumulate=2,
+        TrainingConfig(lr=1e-2, warmup_steps=2, grad_accum_steps=2, shard="fsdp" in options),
         log_every=0,
         log_path=folder / "log.jsonl",
         evaluate=lambda model: evaluate_loss(model, held_out),
         eval_every=3,
-        checkpoints=folder / "points",
-        checkpoint_every=4,
         world=world,
-        shard="fsdp" in options,
+        checkpoints=CheckpointConfig(folder / "points", every=4),
     )
     trainer.train(batches, resume="resume" in options)
     finish()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from course_lib.training import Trainer
+from course_lib.training import CheckpointConfig, Trainer, TrainingConfig
 
 
 class Model(torch.nn.Module):
@@ -32,13 +32,10 @@ def main(folder: Path) -> None:
     batches = [rng.integers(0, 50, (4, 12)) for _ in range(120)]
     Trainer(
         Model(),
-        lr=1e-2,
-        warmup=5,
-        accumulate=2,
-        checkpoints=folder / "checkpoints",
-        checkpoint_every=1,
+        TrainingConfig(lr=1e-2, warmup_steps=5, grad_accum_steps=2),
         log_path=folder / "log.jsonl",
         log_every=0,
+        checkpoints=CheckpointConfig(folder / "checkpoints", every=1),
     ).train(batches, resume=True)
 
 

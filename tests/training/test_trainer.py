@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from course_lib.adapters import inject_lora, lora_layers
 from course_lib.data import IGNORE, pack, pad
 from course_lib.errors import CourseError
-from course_lib.training import Trainer, read_log
+from course_lib.training import CheckpointConfig, Trainer, TrainingConfig, read_log
 
 
 def constant_batches(steps):
@@ -23,7 +23,9 @@ def constant_batches(steps):
 
 def test_learns_a_sequence_and_logs_each_step(tiny_llama, tmp_path, capsys):
     path = tmp_path / "log" / "run.jsonl"
-    records = Trainer(tiny_llama, lr=1e-2, warmup=3, log_every=10, log_path=path).train(constant_batches(30))
+    records = Trainer(tiny_llama, TrainingConfig(lr=1e-2, warmup_steps=3), log_every=10, log_path=path).train(
+        constant_batches(30)
+    )
     assert records[0].loss == pytest.approx(math.log(97), rel=0.05)  # untrained: about uniform over 97 tokens
     assert records[-1].loss < 0.2
     written = [json.loads(line) for line in path.read_text().splitlines()]
@@ -36,7 +38,9 @@ def test_learns_a_sequence_and_logs_each_step(tiny_llama, tmp_path, capsys):
 
 def test_same_seed_same_losses(tiny_llama):
     twin = copy.deepcopy(tiny_llama)
-    first, second = (Trainer(m, lr=1e-3, log_every=0).train(constant_batches(5)) for m in (tiny_llama, twin))
+    first, second = (
+        Trainer(m, TrainingConfig(lr=1e-3), log_every=0).train(constant_batches(5)) for m in (tiny_llama, twin)
+    )
     assert [r.loss for r in first] == [r.loss for r in second]
 
 
@@ -44,15 +48,15 @@ def test_first_step_is_adamw_by_hand(tiny_llama):
     """Adam's first step moves a parameter by lr * sign(gradient), whatever the gradient's size (eps aside)."""
     inject_lora(tiny_llama, ["q_proj"], rank=2, alpha=2)
     b = next(layer.B for _, layer in lora_layers(tiny_llama))
-    Trainer(tiny_llama, lr=1e-3, log_every=0).train(constant_batches(1))
+    Trainer(tiny_llama, TrainingConfig(lr=1e-3), log_every=0).train(constant_batches(1))
     torch.testing.assert_close(b.abs(), torch.full_like(b, 1e-3), rtol=5e-2, atol=0)  # eps beside gradients of 1e-6
 
 
 def test_nan_stops_with_advice(tiny_llama):
     with torch.no_grad():
         tiny_llama.lm_head.weight[0, 0] = float("nan")
-    with pytest.raises(CourseError, match="The loss at step 0 is nan: lower the learning rate.*bfloat16.*the batch"):
-        Trainer(tiny_llama, lr=1e-3).train(constant_batches(2))
+    with pytest.raises(CourseError, match="The loss at step 0 is nan\\. Lower the learning rate.*bfloat16.*the batch"):
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3)).train(constant_batches(2))
 
 
 def overflowing(model, calls):
@@ -63,9 +67,10 @@ def overflowing(model, calls):
 
 def test_an_infinite_gradient_stops_before_the_weights_change(tiny_llama, tmp_path):
     overflowing(tiny_llama, {2})
-    options = {"checkpoints": tmp_path / "points", "checkpoint_every": 1, "log_path": tmp_path / "log.jsonl"}
-    with pytest.raises(CourseError, match=r"The gradient norm at step 2 is (inf|nan): lower the learning rate"):
-        Trainer(tiny_llama, lr=1e-3, log_every=0, **options).train(constant_batches(5))
+    points, log_path = CheckpointConfig(tmp_path / "points", every=1), tmp_path / "log.jsonl"
+    trainer = Trainer(tiny_llama, TrainingConfig(lr=1e-3), checkpoints=points, log_every=0, log_path=log_path)
+    with pytest.raises(CourseError, match=r"The gradient norm at step 2 is (inf|nan)\. Lower the learning rate"):
+        trainer.train(constant_batches(5))
     assert sorted(path.name for path in (tmp_path / "points").iterdir()) == ["step_000001", "step_000002"]
     saved = load_file(tmp_path / "points" / "step_000002" / "weights.safetensors")
     assert all(torch.equal(saved[name], parameter) for name, parameter in tiny_llama.named_parameters())
@@ -75,7 +80,7 @@ def test_an_infinite_gradient_stops_before_the_weights_change(tiny_llama, tmp_pa
 
 def test_float16_skips_a_step_that_overflows_and_goes_on(tiny_llama):
     """As the scaler does: the weights stay, the scale is halved, the record says so. Not for ever."""
-    trainer = Trainer(tiny_llama, lr=1e-3, log_every=0, autocast="float16")
+    trainer = Trainer(tiny_llama, TrainingConfig(lr=1e-3, autocast="float16"), log_every=0)
     trainer.train(constant_batches(1))
     before, scale = copy.deepcopy(tiny_llama), trainer.scaler.get_scale()
     overflowing(tiny_llama, {0, 3})
@@ -93,7 +98,7 @@ def test_float16_skips_a_step_that_overflows_and_goes_on(tiny_llama):
 
 def test_nothing_to_train_is_refused(tiny_llama):
     with pytest.raises(CourseError, match="Nothing to train"):
-        Trainer(tiny_llama.requires_grad_(False), lr=1e-3)
+        Trainer(tiny_llama.requires_grad_(False), TrainingConfig(lr=1e-3))
 
 
 def padded(lengths, seed=0):
@@ -122,8 +127,8 @@ def test_accumulation_equals_the_large_batch(tiny_llama, parity):
         for a, b in zip(small[::2], small[1::2], strict=True)
     ]
     model, twin = tiny_llama.double(), copy.deepcopy(tiny_llama.double())
-    ours = losses(Trainer(model, lr=1e-2, accumulate=2, log_every=0).train(small))
-    theirs = losses(Trainer(twin, lr=1e-2, log_every=0).train(large))
+    ours = losses(Trainer(model, TrainingConfig(lr=1e-2, grad_accum_steps=2), log_every=0).train(small))
+    theirs = losses(Trainer(twin, TrainingConfig(lr=1e-2), log_every=0).train(large))
     assert len(ours) == len(theirs) == 3
     targets = [int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in small[:2]]
     assert targets == [9, 45]  # so unequal that a mean of means would be another loss
@@ -132,13 +137,16 @@ def test_accumulation_equals_the_large_batch(tiny_llama, parity):
 
 
 def test_the_last_step_takes_what_is_left(tiny_llama):
-    assert len(Trainer(tiny_llama, lr=1e-3, accumulate=3, log_every=0).train(constant_batches(7))) == 3
+    assert (
+        len(Trainer(tiny_llama, TrainingConfig(lr=1e-3, grad_accum_steps=3), log_every=0).train(constant_batches(7)))
+        == 3
+    )
 
 
 def test_a_token_budget_decides_the_steps(tiny_llama):
     batches = [padded(lengths) for lengths in ([5, 5], [20, 20], [4, 4], [4, 4], [30, 9], [3, 3])]
-    trainer = Trainer(tiny_llama, lr=1e-3, tokens_per_step=40, log_every=0)
-    assert trainer._plan(batches) == [[0, 1], [2, 3, 4], [5]]
+    trainer = Trainer(tiny_llama, TrainingConfig(lr=1e-3, tokens_per_step=40), log_every=0)
+    assert trainer.plan_steps(batches) == [[0, 1], [2, 3, 4], [5]]
     assert len(trainer.train(batches)) == 3
 
 
@@ -148,8 +156,8 @@ def test_packed_rows_train_as_their_examples_alone(tiny_llama, parity):
         for ids in (np.random.default_rng(n).integers(3, 97, n).tolist() for n in (9, 14, 5))
     ]
     twin = copy.deepcopy(tiny_llama)
-    ours = losses(Trainer(tiny_llama, lr=1e-2, log_every=0).train([pack(examples, 32, 2)] * 3))
-    theirs = losses(Trainer(twin, lr=1e-2, log_every=0).train([pad(examples, 2)] * 3))
+    ours = losses(Trainer(tiny_llama, TrainingConfig(lr=1e-2), log_every=0).train([pack(examples, 32, 2)] * 3))
+    theirs = losses(Trainer(twin, TrainingConfig(lr=1e-2), log_every=0).train([pad(examples, 2)] * 3))
     parity.close(
         "packed rows, 3 steps", "the same examples padded", ours, theirs, 1e-5, "float32: sums in another order"
     )
@@ -158,7 +166,7 @@ def test_packed_rows_train_as_their_examples_alone(tiny_llama, parity):
 def test_recomputing_activations_changes_no_loss(tiny_llama):
     twin = copy.deepcopy(tiny_llama)
     with_, without = (
-        losses(Trainer(m, lr=1e-2, log_every=0, checkpoint_activations=c).train(constant_batches(4)))
+        losses(Trainer(m, TrainingConfig(lr=1e-2, gradient_checkpointing=c), log_every=0).train(constant_batches(4)))
         for m, c in ((tiny_llama, True), (twin, False))
     )
     assert with_ == without
@@ -166,8 +174,10 @@ def test_recomputing_activations_changes_no_loss(tiny_llama):
 
 def test_bfloat16_autocast_learns_the_same_roughly(tiny_llama):
     twin = copy.deepcopy(tiny_llama)
-    half = losses(Trainer(tiny_llama, lr=1e-2, log_every=0, autocast="bfloat16").train(constant_batches(10)))
-    full = losses(Trainer(twin, lr=1e-2, log_every=0).train(constant_batches(10)))
+    half = losses(
+        Trainer(tiny_llama, TrainingConfig(lr=1e-2, autocast="bfloat16"), log_every=0).train(constant_batches(10))
+    )
+    full = losses(Trainer(twin, TrainingConfig(lr=1e-2), log_every=0).train(constant_batches(10)))
     assert half != full
     np.testing.assert_allclose(half, full, rtol=0.05)  # bfloat16 keeps 8 bits
 
@@ -176,13 +186,12 @@ def test_evaluation_and_the_best_checkpoint(tiny_llama, tmp_path):
     results = iter([3.0, 1.0, 2.0])
     trainer = Trainer(
         tiny_llama,
-        lr=1e-3,
+        TrainingConfig(lr=1e-3),
         log_every=0,
         evaluate=lambda model: next(results),
         eval_every=2,
-        checkpoints=tmp_path,
-        checkpoint_every=2,
         log_path=tmp_path / "log.jsonl",
+        checkpoints=CheckpointConfig(tmp_path, every=2),
     )
     records = trainer.train(constant_batches(6))
     assert [r.eval_loss for r in records] == [None, 3.0, None, 1.0, None, 2.0]
@@ -200,8 +209,13 @@ def test_resuming_gives_bit_identical_losses(tiny_llama, tmp_path, stop):
         torch.manual_seed(3)
         model = copy.deepcopy(tiny_llama)
         inject_lora(model, ["q_proj", "v_proj"], rank=2, dropout=0.3)
-        options = {"checkpoints": folder, "checkpoint_every": 1, "log_path": folder / "log.jsonl"}
-        trainer = Trainer(model, lr=1e-2, warmup=2, log_every=0, **options)
+        trainer = Trainer(
+            model,
+            TrainingConfig(lr=1e-2, warmup_steps=2),
+            checkpoints=CheckpointConfig(folder, every=1),
+            log_every=0,
+            log_path=folder / "log.jsonl",
+        )
         return trainer.train(batches, resume=resume)
 
     class Stopped(Exception):
@@ -228,50 +242,50 @@ def test_resuming_gives_bit_identical_losses(tiny_llama, tmp_path, stop):
 def test_another_models_checkpoint_is_refused(tiny_llama, tmp_path):
     base = copy.deepcopy(tiny_llama)
     inject_lora(tiny_llama, ["q_proj"], rank=2)
-    options = {"lr": 1e-3, "log_every": 0, "checkpoints": tmp_path, "checkpoint_every": 1}
-    Trainer(tiny_llama, **options).train(constant_batches(1))
+    options = {"checkpoints": CheckpointConfig(tmp_path, every=1), "log_every": 0}
+    Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(1))
 
     other = copy.deepcopy(base)
     inject_lora(other, ["q_proj"], rank=4)
     before = [p.detach().clone() for p in other.parameters()]
     with pytest.raises(CourseError, match=r"of another model or adapter: .* is \(2, 32\) there and \(4, 32\) here"):
-        Trainer(other, **options).train(constant_batches(2), resume=True)
+        Trainer(other, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
 
     with torch.no_grad():
         base.lm_head.weight[0, 0] += 1
     inject_lora(base, ["q_proj"], rank=2)
     with pytest.raises(CourseError, match="another base model: the frozen weights' fingerprints differ"):
-        Trainer(base, **options).train(constant_batches(2), resume=True)
+        Trainer(base, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(tiny_llama, tmp_path):
-    options = {"lr": 1e-3, "log_every": 0, "checkpoints": tmp_path, "checkpoint_every": 1}
-    Trainer(tiny_llama, **options).train(constant_batches(1))
+    options = {"checkpoints": CheckpointConfig(tmp_path, every=1), "log_every": 0}
+    Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(1))
     path = tmp_path / "step_000001" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CourseError, match="step_000001 is no whole checkpoint"):
-        Trainer(tiny_llama, **options).train(constant_batches(2), resume=True)
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "cosinus"}, "no schedule 'cosinus': choose from cosine, linear, constant"),
-        ({"accumulate": 0}, "accumulate=0"),
+        ({"schedule": "cosinus"}, "no schedule 'cosinus'. Choose one of cosine, linear, constant"),
+        ({"grad_accum_steps": 0}, "grad_accum_steps=0"),
         ({"tokens_per_step": 0}, "tokens_per_step=0"),
-        ({"autocast": "int8"}, "autocast='int8': choose bfloat16"),
+        ({"autocast": "int8"}, "autocast='int8' is not possible. Choose bfloat16"),
     ],
 )
 def test_bad_options_are_named(tiny_llama, options, message):
     with pytest.raises(CourseError, match=message):
-        Trainer(tiny_llama, lr=1e-3, **options)
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3, **options))
 
 
 def test_a_step_without_targets_is_refused(tiny_llama):
     batch = padded([4, 4])
     batch["labels"][:] = IGNORE
     with pytest.raises(CourseError, match="Every label of this step is -100"):
-        Trainer(tiny_llama, lr=1e-3, log_every=0).train([batch])
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3), log_every=0).train([batch])
     with pytest.raises(CourseError, match="resume=True needs the folder"):
-        Trainer(tiny_llama, lr=1e-3).train(constant_batches(1), resume=True)
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3)).train(constant_batches(1), resume=True)

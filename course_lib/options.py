@@ -1,0 +1,115 @@
+"""Options declared once: a dataclass field says what a setting is, and the command's parser is made from it."""
+
+import argparse
+import math
+import types
+import typing
+from dataclasses import Field, field, fields
+from typing import Any
+
+from course_lib.errors import CourseError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    shown: str | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    modes: tuple[str, ...] | None = None,
+    free: bool = False,
+) -> Any:
+    """A dataclass field that is also an option of a command.
+
+    Args:
+        default: its value where nothing is given.
+        help: what it is, in a few words; the default is added in brackets.
+        group: the heading it stands under.
+        metavar: what stands for its value in the help (N for whole numbers, X for others).
+        choices: the values it can have.
+        shown: what the help says about the default, where the value itself says too little.
+        at_least: the smallest value that is possible.
+        above: the value has to be larger than this.
+        below: the value has to be smaller than this.
+        modes: only these modes have it.
+        free: it changes neither the numbers of a run nor its files, so it may differ when the run is resumed.
+    """
+    about = {key: value for key, value in locals().items() if key != "default"}
+    return field(default=default, metadata=about)
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add every `option` of the dataclass `settings` to `parser`, under its heading.
+
+    Whatever is not given on the command line is absent from the result: defaults may depend on other settings.
+    """
+    kinds = typing.get_type_hints(settings)
+    groups: dict[str, Any] = {}
+    for each in fields(settings):
+        if not each.metadata:
+            continue
+        title = each.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(flag_of(each.name), **_argument(each, kinds[each.name]))
+
+
+def flag_of(name: str) -> str:
+    """The option of a setting: --batch-size for batch_size."""
+    return "--" + name.replace("_", "-")
+
+
+def _argument(each: Field, kind: Any) -> dict[str, Any]:
+    """The keywords of `add_argument` for one field of type `kind`."""
+    about, default = each.metadata, each.default
+    shown = about["shown"]
+    if shown is None and default is not None and default is not False:
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+    help_text = about["help"].replace("%", "%%") + (f" ({shown})" if shown else "")
+    common = {"help": help_text, "default": argparse.SUPPRESS}
+    value = value_type(kind)
+    if value is bool:
+        return common | {"action": "store_true"}
+    if value is tuple:
+        return common | {"nargs": "+", "metavar": about["metavar"]}
+    if about["choices"]:
+        return common | {"choices": about["choices"], "type": lambda text: text.replace("_", "-")}
+    letters = {int: "N", float: "X"}
+    return common | {"type": value, "metavar": about["metavar"] or letters.get(value)}
+
+
+def value_type(kind: Any) -> type:
+    """The plain type of an annotation: int for `int | None`, tuple for `tuple[str, ...] | None`."""
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    return typing.get_origin(kind) or kind
+
+
+def check_options(settings: Any) -> None:
+    """CourseError where a value of `settings` is out of the range, or not among the choices, of its `option`."""
+    for each in fields(settings):
+        value, about = getattr(settings, each.name), each.metadata
+        if value is None or not about:
+            continue
+        given = f"{flag_of(each.name)} {value}"
+        if about["choices"] and value not in about["choices"]:
+            raise CourseError(f"{given} is not possible. Choose one of {', '.join(about['choices'])}.")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(given, value, about)
+
+
+def _check_number(given: str, value: float, about: typing.Mapping[str, Any]) -> None:
+    limits = []
+    if about["above"] is not None:
+        limits.append((value > about["above"], f"above {about['above']:g}"))
+    if about["at_least"] is not None:
+        limits.append((value >= about["at_least"], f"at least {about['at_least']:g}"))
+    if about["below"] is not None:
+        limits.append((value < about["below"], f"below {about['below']:g}"))
+    if limits and not (math.isfinite(value) and all(holds for holds, _ in limits)):
+        raise CourseError(f"{given} is not possible. It has to be {' and '.join(text for _, text in limits)}.")

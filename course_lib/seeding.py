@@ -1,0 +1,13 @@
+"""One seed for everything that draws random numbers."""
+
+import random
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators, so that the same program draws the same numbers."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
