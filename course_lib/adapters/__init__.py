@@ -12,6 +12,15 @@ from course_lib.adapters.butterfly import (
     inject_butterfly,
 )
 from course_lib.adapters.files import load_adapter, save_adapter
+from course_lib.adapters.guide import (
+    LinearWithLoRA,
+    LoRALayer,
+    apply_lora_to_model,
+    get_lora_parameters,
+    load_lora_weights,
+    merge_all_lora_weights,
+    save_lora_weights,
+)
 from course_lib.adapters.layers import adapted_layers, disable_adapters
 from course_lib.adapters.lora import (
     LoRALinear,
@@ -28,9 +37,16 @@ from course_lib.adapters.merge import MergeReport, combine_adapters, merge, save
 __all__ = [
     "ButterflyLinear",
     "ButterflyRotation",
+    "LinearWithLoRA",
+    "LoRALayer",
     "LoRALinear",
     "MergeReport",
     "adapted_layers",
+    "apply_lora_to_model",
+    "get_lora_parameters",
+    "load_lora_weights",
+    "merge_all_lora_weights",
+    "save_lora_weights",
     "adapter_names",
     "butterfly_layers",
     "butterfly_parameter_count",

@@ -50,7 +50,7 @@ def save_adapter(
         raise CourseError("This model has no adapter to save: call inject_lora or inject_butterfly first.")
     config |= {
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name or getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "base_model_name_or_path": base_name or base_of(model),
         "target_modules": _targets(model, layers),
         "inference_mode": True,
     }
@@ -61,6 +61,11 @@ def save_adapter(
     for file in (WEIGHTS, CONFIG):
         os.replace(directory / f"{file}.tmp", directory / file)
     return directory / WEIGHTS
+
+
+def base_of(model: nn.Module) -> str | None:
+    """The name or folder that the model was loaded by, where it knows."""
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
 
 
 def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:

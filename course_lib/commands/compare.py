@@ -38,7 +38,7 @@ prints the same text. Defaults are in brackets.""",
         action="append",
         required=True,
         metavar="DIR",
-        help="an adapter's folder, or a checkpoint of its run; may be repeated",
+        help="an adapter's folder, a checkpoint of its run, or a .pt file of save_lora_weights; may be repeated",
     )
     told = f"what to continue; may be repeated ({DEFAULT_PROMPT!r})"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=told)
@@ -68,12 +68,12 @@ def run_compare(args: argparse.Namespace) -> int:
     if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
         raise CourseError(f"{args.html} exists and is not of this command: choose another name, or --force.")
     from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
-    from course_lib.finetuning.export import named_base
+    from course_lib.finetuning.export import as_adapter, named_base
 
     samples = 1 if args.temperature == 0 else args.samples
     sampling = Sampling(samples, args.max_new_tokens, args.temperature, args.top_p, args.seed, args.chat)
     with tempfile.TemporaryDirectory() as scratch:
-        adapters = [_as_adapter(folder, Path(scratch, str(number))) for number, folder in enumerate(args.adapter)]
+        adapters = [as_adapter(folder, Path(scratch, str(number))) for number, folder in enumerate(args.adapter)]
         base = args.base or named_base(adapters[0])
         comparison = compare_adapters(base, adapters, prompts, sampling, args.device)
     print(as_text(comparison, [(p, i + 1) for p in prompts for i in range(samples)]))
@@ -103,16 +103,6 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     if not all(prompt.strip() for prompt in prompts):
         raise CourseError("A --prompt is empty: give it a word to go on from.")
     return prompts or [DEFAULT_PROMPT]
-
-
-def _as_adapter(folder: Path, scratch: Path) -> Path:
-    """The folder itself, or where its adapter now is if it is a run's checkpoint."""
-    from course_lib.finetuning.export import export, is_checkpoint
-
-    if not is_checkpoint(folder):
-        return folder
-    export(folder, scratch / folder.resolve().name)
-    return scratch / folder.resolve().name
 
 
 def as_text(comparison, labels: list[tuple[str, int]]) -> str:

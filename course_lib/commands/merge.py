@@ -1,6 +1,7 @@
 """`course merge`: fold an adapter into its base."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from course_lib.files import refuse_filled
@@ -27,7 +28,11 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
         "--base", metavar="NAME", help="the model to merge into: a name or a folder (the one the adapter names)"
     )
     parser.add_argument(
-        "--adapter", type=Path, required=True, metavar="DIR", help="the adapter's folder, ours or PEFT's (needed)"
+        "--adapter",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the adapter's folder, ours or PEFT's, or a .pt file (needed)",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the model (needed)"
@@ -45,14 +50,16 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
     from course_lib.adapters import load_adapter, merge, save_merged
-    from course_lib.finetuning.export import named_base, run_settings
+    from course_lib.finetuning.export import as_adapter, named_base, run_settings
     from course_lib.models.pretrained import load
 
-    base = args.base or named_base(args.adapter)
     refuse_filled(args.output)
-    model, tokenizer = load(base, args.dtype)
-    print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
-    load_adapter(model, args.adapter)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter = as_adapter(args.adapter, Path(scratch))
+        base = args.base or named_base(adapter)
+        model, tokenizer = load(base, args.dtype)
+        print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
+        load_adapter(model, adapter)
     report = merge(model)
     save_merged(model, args.output)
     tokenizer.save_pretrained(args.output)

@@ -8,15 +8,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, adapter_config
+from course_lib.adapters.guide import archive_as_adapter
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled, write_json
-from course_lib.finetuning.folder import BASE, RUN
+from course_lib.finetuning.folder import BASE, RUN, stored_settings
 
 
 def run_settings(folder: Path) -> dict | None:
     """The settings of the run that made the adapter, where it lies in the run's folder."""
     try:
-        return json.loads((folder / RUN).read_text())["settings"]
+        return stored_settings(json.loads((folder / RUN).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -29,6 +30,16 @@ def named_base(folder: Path) -> str:
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
     return name
+
+
+def as_adapter(path: Path, scratch: Path) -> Path:
+    """`path` where it is the folder of an adapter; for a checkpoint or a .pt file a new folder below `scratch`."""
+    if path.suffix == ".pt":
+        return archive_as_adapter(path, scratch / path.stem)
+    if not is_checkpoint(path):
+        return path
+    export(path, scratch / path.resolve().name)
+    return scratch / path.resolve().name
 
 
 def is_checkpoint(folder: Path) -> bool:

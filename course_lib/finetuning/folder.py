@@ -19,6 +19,18 @@ from course_lib.finetuning.settings import FREE, Settings, complete
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
+RENAMED = {  # in version 0.2
+    "dropout": "lora_dropout",
+    "rslora": "use_rslora",
+    "targets": "target_modules",
+    "stages": "butterfly_stages",
+    "block_size": "butterfly_block_size",
+    "floor": "min_lr_ratio",
+    "clip": "max_grad_norm",
+    "accumulate": "grad_accum_steps",
+    "target_tokens": "tokens_per_step",
+    "checkpoint_activations": "gradient_checkpointing",
+}
 
 
 def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Settings, dict]:
@@ -43,8 +55,8 @@ def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Sett
 def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
     try:
         known = json.loads(path.read_text())
-        stored = {key: tuple(value) if isinstance(value, list) else value for key, value in known["settings"].items()}
-        settings = Settings(**stored)
+        stored = stored_settings(known)
+        settings = replace(complete({"mode": stored["mode"]}), **stored)
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} is no record of a run ({error}): start anew with --force.") from error
     for key, value in explicit.items():
@@ -54,6 +66,14 @@ def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
                 f"{path.parent} was begun with --{option} {stored[key]}, not {value}: it cannot go on so."
             )
     return replace(settings, **{key: explicit[key] for key in FREE & explicit.keys()}), known
+
+
+def stored_settings(known: dict) -> dict:
+    """The settings in a run.json by today's names: version 0.1 had others."""
+    stored = {}
+    for key, value in known["settings"].items():
+        stored[RENAMED.get(key, key)] = tuple(value) if isinstance(value, list) else value
+    return stored
 
 
 def clear(folder: Path) -> None:

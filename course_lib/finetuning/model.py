@@ -2,6 +2,9 @@
 
 import importlib.util
 import math
+import os
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from course_lib.adapters import inject_butterfly, inject_lora
+from course_lib.adapters.guide import default_targets, read_archive
 from course_lib.adapters.layers import layer_sizes, select_layers
 from course_lib.data.shards import len_of
 from course_lib.errors import CourseError
@@ -40,8 +44,9 @@ def shape_of(settings: Settings, tokenizer) -> nn.Module:
     """The transformers model without weights, on the meta device: shapes and names cost no memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if is_scratch(settings):
-        config = config_settings(scratch_config(settings, tokenizer))
+    named = settings.weights is not None and settings.model in CONFIGS  # the file has the weights, we know the shape
+    if is_scratch(settings) or named:
+        config = config_settings(CONFIGS[settings.model] if named else scratch_config(settings, tokenizer))
         config |= {"bos_token_id": None, "eos_token_id": None}
         config = AutoConfig.for_model(config.pop("model_type"), **config)
     else:
@@ -49,11 +54,6 @@ def shape_of(settings: Settings, tokenizer) -> nn.Module:
             config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
     with torch.device("meta"), in_one_sentence(settings.model):  # not every model continues text
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
-
-
-def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for Llama and its kin."""
-    return ("c_attn",) if model.config.model_type == "gpt2" else ("q_proj", "v_proj")
 
 
 def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
@@ -80,17 +80,62 @@ def adapt(model: nn.Module, settings: Settings) -> nn.Module:
     return model
 
 
+def has_own_base(settings: Settings) -> bool:
+    """Whether the base is made for the run: random weights, or those of --weights."""
+    return is_scratch(settings) or settings.weights is not None
+
+
 def make_base(settings: Settings, folder: Path, tokenizer) -> None:
-    """A base with random weights, for a run from scratch: made once and kept in the run's folder."""
-    if is_scratch(settings) and not (folder / BASE / "config.json").is_file():
-        torch.manual_seed(settings.seed)
-        files = tokenizer if hasattr(tokenizer, "save_pretrained") else None
-        save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
+    """A base that no name can load, made once and kept in the run's folder: random weights, or those of a file."""
+    if not has_own_base(settings) or (folder / BASE / "config.json").is_file():
+        return
+    if settings.weights is not None:
+        model = shape_of(settings, tokenizer).to_empty(device="cpu")
+        load_state_dict(model, settings.weights)
+        save_base(model, tokenizer, folder / BASE)
+        return
+    torch.manual_seed(settings.seed)
+    files = tokenizer if hasattr(tokenizer, "save_pretrained") else None
+    save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
+
+
+def load_state_dict(model: nn.Module, path: str) -> None:
+    """Fill `model` with the weights that `torch.save(other.state_dict(), path)` wrote; no code in the file is run.
+
+    Raises:
+        CourseError: the file cannot be read, or the first tensor that is missing, too much or of another shape.
+    """
+    saved = read_archive(path)
+    model.tie_weights()
+    ours = model.state_dict()
+    # Older versions of transformers wrote the causal mask of GPT-2 beside the weights.
+    theirs = {name: tensor for name, tensor in saved.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name in tied and name not in theirs:
+            continue
+        here, there = (tuple(side[name].shape) if name in side else "absent" for side in (ours, theirs))
+        if here != there:
+            raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
+    model.load_state_dict(theirs, strict=False)
+    model.tie_weights()
+
+
+def save_base(model: nn.Module, tokenizer, folder: Path) -> None:
+    """The model in Hugging Face's layout, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as staging:
+        model.save_pretrained(staging)
+        if hasattr(tokenizer, "save_pretrained"):
+            tokenizer.save_pretrained(staging)
+        os.chmod(staging, 0o755)  # a temporary folder is closed to others
+        shutil.copytree(staging, f"{folder}.tmp")
+        os.replace(f"{folder}.tmp", folder)
 
 
 def base_name(settings: Settings, folder: Path) -> str:
     """What the run's base is loaded by: a model's name, or the folder of the one that `make_base` made."""
-    return str(folder / BASE) if is_scratch(settings) else settings.model
+    return str(folder / BASE) if has_own_base(settings) else settings.model
 
 
 def load_base(settings: Settings, folder: Path) -> nn.Module:

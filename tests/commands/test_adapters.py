@@ -256,7 +256,8 @@ def test_an_adapter_that_changes_nothing_is_said_to(base, adapter, capsys):
 )
 def test_an_exported_lora_on_gpt2_says_that_the_weights_are_transposed(tmp_path, targets, transposed):
     """PEFT's fan_in_fan_out: the layers of GPT-2 are Conv1D, with weights (in, out)."""
-    run = {"mode": "lora", "model": "gpt2", "rank": 4, "alpha": 8, "dropout": 0, "rslora": False, "targets": targets}
+    run = {"mode": "lora", "model": "gpt2", "rank": 4, "alpha": 8, "lora_dropout": 0, "use_rslora": False}
+    run["target_modules"] = targets
     assert exported_config(run, tmp_path)["fan_in_fan_out"] is transposed
 
 

@@ -46,6 +46,8 @@ def test_schedule_with_a_descent_to_zero_equals_transformers(warmup):
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, 50)
     for step in range(50):
         if step >= warmup:
-            assert warmup_cosine(step, 50, warmup, min_lr_ratio=0.0) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+            assert warmup_cosine(step, 50, warmup, min_lr_ratio=0.0) == pytest.approx(
+                schedule.get_last_lr()[0], abs=1e-12
+            )
         optimizer.step()
         schedule.step()
