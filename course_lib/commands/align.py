@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 
 EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
@@ -31,7 +32,7 @@ ADAPTER = (
 )
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course align` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "align",
@@ -44,7 +45,7 @@ def add_parser(subparsers) -> None:
     _add_compare(actions)
 
 
-def _add_run(actions) -> None:
+def _add_run(actions: Subparsers) -> None:
     run = actions.add_parser(
         "run",
         usage="course align run RECIPE --data SOURCE --output DIR [options]",
@@ -90,7 +91,7 @@ brackets.
     run.set_defaults(run=run_run)
 
 
-def _add_compare(actions) -> None:
+def _add_compare(actions: Subparsers) -> None:
     compare = actions.add_parser(
         "compare",
         help="losses, gradients and weights of two runs",
