@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from course_lib.commands import Subparsers
+
 STUDENT = """examples:
   course assignment list
   course assignment get lora            lora.ipynb, here
@@ -15,7 +17,7 @@ The submissions' code is run as you: grade only what you would run yourself. The
 too: hand them out when nobody can submit any more."""
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register both commands (cheap: nothing heavy is imported before they run)."""
     raw = argparse.RawDescriptionHelpFormatter
     student = subparsers.add_parser(
@@ -44,7 +46,7 @@ def add_parser(subparsers) -> None:
     grade.set_defaults(run=_grade)
 
 
-def _list(_args) -> int:
+def _list(_args: argparse.Namespace) -> int:
     from autograder import course, notebook
 
     for name, assignment in course.assignments().items():
@@ -54,7 +56,7 @@ def _list(_args) -> int:
     return 0
 
 
-def _get(args) -> int:
+def _get(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.student.release import write_release
 
@@ -63,7 +65,7 @@ def _get(args) -> int:
     return 0
 
 
-def _check(args) -> int:
+def _check(args: argparse.Namespace) -> int:
     from autograder.student.check import check, find_notebook
 
     outcomes = check(find_notebook(args.notebook))
@@ -77,7 +79,7 @@ def _check(args) -> int:
     return int(len(passed) < len(outcomes))
 
 
-def _grade(args) -> int:
+def _grade(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.grading.grade import find_submissions, grade, placed, table
 

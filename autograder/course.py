@@ -18,7 +18,7 @@ class Assignment:
     name: str
     path: Path
 
-    def read(self):
+    def read(self) -> notebook.Notebook:
         """The source notebook."""
         return notebook.read(self.path)
 

@@ -4,13 +4,20 @@ import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
 
 # nbformat checks notebooks with jsonschema, which would spend a second of each start on a grammar of international web
 # addresses, where that package is there; no notebook has one to check
-sys.modules.setdefault("rfc3987_syntax", None)
+ABSENT: Any = None  # what Python takes for a module that must not be imported
+sys.modules.setdefault("rfc3987_syntax", ABSENT)
+
+
+# nbformat's NotebookNode, a dictionary whose keys are read as attributes too; nbformat is imported late.
+Notebook: TypeAlias = Any
+Cell: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Part:
     points: float
 
 
-def read(path: Path):
+def read(path: Path) -> Notebook:
     """The notebook at `path`, refused in one sentence where it is none."""
     import nbformat
 
@@ -36,47 +43,49 @@ def read(path: Path):
         raise CourseError(f"{path} is not a notebook that can be read ({type(error).__name__}).") from error
 
 
-def write(notebook, path: Path) -> None:
+def write(notebook: Notebook, path: Path) -> None:
     """Write a notebook, whole or not at all."""
     import nbformat
 
     write_whole(path, nbformat.writes(notebook) + "\n")
 
 
-def grade_id(cell) -> str | None:
+def grade_id(cell: Cell) -> str | None:
     """The name by which nbgrader knows a cell; None for a cell that the student added."""
     return cell.metadata.get("nbgrader", {}).get("grade_id")
 
 
-def is_test(cell) -> bool:
+def is_test(cell: Cell) -> bool:
     """Whether the cell is a graded test."""
     return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
-def is_solution(cell) -> bool:
+def is_solution(cell: Cell) -> bool:
     """Whether the cell is the student's to fill in."""
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
 
 
-def parts(notebook) -> list[Part]:
+def parts(notebook: Notebook) -> list[Part]:
     """The graded parts in order; each is titled by the last heading above it."""
     found, title = [], ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.lstrip().startswith("#"):
             title = cell.source.strip().splitlines()[0].lstrip("# ").split(" (")[0]
         elif is_test(cell):
-            found.append(Part(grade_id(cell), title, cell.metadata.nbgrader.points))
+            found.append(Part(cell.metadata.nbgrader.grade_id, title, cell.metadata.nbgrader.points))
     return found
 
 
-def rebuild(template, submission):
+def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     """`template` with the student's solution cells and own cells, and nothing else of the submission.
 
     Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. Of a
     solution cell that is there twice the first counts. A cell that the student added stays behind the tracked cell that
     it followed.
     """
-    answers, added, last = {}, {None: []}, None
+    answers: dict[str, str] = {}
+    added: dict[str | None, list[Cell]] = {None: []}  # by the tracked cell that they follow
+    last = None
     for cell in submission.cells:
         name = grade_id(cell)
         if name is None:
@@ -98,7 +107,7 @@ def rebuild(template, submission):
     return whole
 
 
-def _own(cell):
+def _own(cell: Cell) -> Cell:
     """A student's own cell as a fresh one: its source, no metadata and no outputs."""
     import nbformat
 

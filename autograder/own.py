@@ -9,6 +9,7 @@ import dis
 import inspect
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def own_work(names: dict) -> Callable[..., None]:
     """
     given = dict(names)
 
-    def check_own(answer, *forbidden: str) -> None:
+    def check_own(answer: object, *forbidden: str) -> None:
         _check_names(names, given)
         title = getattr(answer, "__name__", "the answer")
         allowed = {name: value for name, value in given.items() if name not in forbidden}
@@ -49,7 +50,7 @@ def _check_names(names: dict, given: dict) -> None:
         assert getattr(np, name) is value, f"np.{name} was replaced: the checks need NumPy's own"
 
 
-def _library_calls(answer, given: dict, seen: set) -> Iterator[str]:
+def _library_calls(answer: Any, given: dict, seen: set) -> Iterator[str]:
     """The library's names that `answer` uses, itself or through functions and classes of the notebook."""
     if id(answer) in seen:
         return
@@ -68,7 +69,7 @@ def _library_calls(answer, given: dict, seen: set) -> Iterator[str]:
                 yield from _library_calls(value, given, seen)
 
 
-def _of_library(value, kinds=FunctionType | MethodType | type) -> bool:
+def _of_library(value: object, kinds: Any = FunctionType | MethodType | type) -> bool:
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     return isinstance(value, kinds) and str(home).split(".")[0] == LIBRARY
 

@@ -7,6 +7,7 @@ import pkgutil
 import signal
 import sys
 from importlib.metadata import entry_points
+from types import FrameType
 
 import course_lib
 from course_lib import commands
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _terminated(number, _frame) -> None:
+def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,12 @@ def find_submissions(assignment: Assignment, folder: Path) -> dict[str, Path]:
 
 
 def grade(
-    assignment: Assignment, submissions: dict[str, Path], state: Path, *, force: bool = False, say=print
+    assignment: Assignment,
+    submissions: dict[str, Path],
+    state: Path,
+    *,
+    force: bool = False,
+    say: Callable[[str], object] = print,
 ) -> list[Grade]:
     """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
 
@@ -86,7 +92,12 @@ def placed(assignment: Assignment, state: Path) -> Assignment:
 
 
 def _autograde(
-    assignment: Assignment, students: list[str], staged: Path, state: Path, force: bool, say
+    assignment: Assignment,
+    students: list[str],
+    staged: Path,
+    state: Path,
+    force: bool,
+    say: Callable[[str], object],
 ) -> dict[str, str]:
     """nbgrader's autograde and generate_feedback, each one process for all students. Returns why, where nbgrader could
     not grade one."""
@@ -142,7 +153,7 @@ def _digest(assignment: Assignment, path: Path) -> str:
     return hashlib.sha256(assignment.path.read_bytes() + cells.encode()).hexdigest()
 
 
-def _stage(template, assignment: Assignment, student: str, path: Path, staged: Path) -> str:
+def _stage(template: notebook.Notebook, assignment: Assignment, student: str, path: Path, staged: Path) -> str:
     """Lay a rebuilt submission out as nbgrader expects it, with the time it was handed in; returns what is wrong with
     it, if anything is."""
     try:
@@ -186,7 +197,7 @@ def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:
     who were not graded now keep their rows."""
     parts = notebook.parts(assignment.read())
     header = ["student", "assignment", *(part.id for part in parts), "total", "max", "problem"]
-    rows = {row[0]: row for row in _rows(path, header)}
+    rows: dict[str, list] = {row[0]: row for row in _rows(path, header)}
     for g in grades:
         points = [g.points.get(part.id, 0) for part in parts]
         rows[g.student] = [g.student, assignment.name, *points, g.total, sum(p.points for p in parts), g.problem]

@@ -37,17 +37,17 @@ def find_notebook(given: Path | None) -> Path:
     return here[0]
 
 
-def _assignment_of(submission, path: Path) -> course.Assignment:
+def _assignment_of(submission: notebook.Notebook, path: Path) -> course.Assignment:
     """The assignment whose answers and tests the notebook has most of; its file may have been renamed."""
     ids = {notebook.grade_id(cell) for cell in submission.cells if notebook.is_solution(cell) or notebook.is_test(cell)}
     shared = {a: len(ids & set(map(notebook.grade_id, a.read().cells)) - {None}) for a in course.assignments().values()}
-    best = max(shared, key=shared.get, default=None)
+    best = max(shared, key=lambda assignment: shared[assignment], default=None)
     if best is None or not shared[best]:
         raise CourseError(f"{path} is none of the course's assignments: get one with `course assignment get NAME`.")
     return best
 
 
-def _execute(whole, folder: Path, timeout: int) -> None:
+def _execute(whole: notebook.Notebook, folder: Path, timeout: int) -> None:
     """Execute every cell, also behind errors; the outputs land in `whole`."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -68,7 +68,7 @@ def _execute(whole, folder: Path, timeout: int) -> None:
         ) from error
 
 
-def _outcomes(whole, parts: dict[str, notebook.Part]) -> list[Outcome]:
+def _outcomes(whole: notebook.Notebook, parts: dict[str, notebook.Part]) -> list[Outcome]:
     """What became of each part; where its answer does not even run, what Python says of the answer."""
     found, answer = [], ""
     for cell in whole.cells:
@@ -78,11 +78,11 @@ def _outcomes(whole, parts: dict[str, notebook.Part]) -> list[Outcome]:
             message = _message(cell)
             if message and answer and cell.execution_count is not None:
                 message = f"the cell with your answer stops: {answer}"
-            found.append(Outcome(parts[notebook.grade_id(cell)], message))
+            found.append(Outcome(parts[cell.metadata.nbgrader.grade_id], message))
     return found
 
 
-def _message(cell) -> str:
+def _message(cell: notebook.Cell) -> str:
     """What a cell complained about, without colours and traceback."""
     if cell.execution_count is None:
         return "the checks were not reached"

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from autograder.course import CONFIG, Assignment
-from autograder.notebook import read, write
+from autograder.notebook import Notebook, read, write
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError
 
@@ -18,7 +19,7 @@ from course_lib.errors import CourseError
 NBGRADER = "import autograder.notebook; from nbgrader.apps.nbgraderapp import main; main()"
 
 
-def nbgrader(course: Path, *arguments: str, say=lambda line: None) -> str:
+def nbgrader(course: Path, *arguments: str, say: Callable[[str], object] = lambda line: None) -> str:
     """Run an nbgrader command on the course in `course`, in a process of its own; returns what it said, and passes each
     line to `say` as it comes.
 
@@ -40,14 +41,14 @@ def nbgrader(course: Path, *arguments: str, say=lambda line: None) -> str:
     )
     said = []
     with process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             said.append(line)
             say(line)
     return "".join(said)
 
 
 @contextmanager
-def scratch_course(assignment: Assignment):
+def scratch_course(assignment: Assignment) -> Iterator[Path]:
     """A temporary course with this assignment's source, for work that must not touch the instructor's gradebook."""
     with tempfile.TemporaryDirectory(prefix="course-") as folder:
         course = Path(folder)
@@ -55,7 +56,7 @@ def scratch_course(assignment: Assignment):
         yield course
 
 
-def release(assignment: Assignment):
+def release(assignment: Assignment) -> Notebook:
     """The released notebook, made by nbgrader's own generate_assignment and cached for as long as its source stays."""
     digest = hashlib.sha256(assignment.path.read_bytes() + CONFIG.read_bytes()).hexdigest()[:16]
     cached = cache_dir() / "assignments" / f"{assignment.name}-{digest}.ipynb"

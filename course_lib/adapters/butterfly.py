@@ -44,6 +44,10 @@ class ButterflyRotation(nn.Module):
     Raises CourseError where stages < 1, or block_size is below 2 or no divisor of the width.
     """
 
+    partner: torch.Tensor
+    slot: torch.Tensor
+    sign: torch.Tensor
+
     def __init__(self, width: int, stages: int, block_size: int | None = None, device: torch.device | None = None):
         super().__init__()
         check_shape(width, stages, block_size)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,8 @@ def save_adapter(
     """
     if name is not None and name not in adapter_names(model):
         raise CourseError(f"This model has no LoRA adapter named {name!r}; it has: {adapter_names(model)}.")
-    if layers := dict(butterfly_layers(model)):
+    layers: Mapping[str, Any] = dict(butterfly_layers(model))
+    if layers:
         first = next(iter(layers.values())).rotation
         config = {"peft_type": "BUTTERFLY", "stages": first.stages, "block_size": first.block_size}
     elif layers := dict(lora_layers(model, name)):
@@ -121,8 +123,8 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
         raise CourseError(f"{directory} uses PEFT's {', '.join(foreign)}, which are not read here.")
     rank, rslora = config["r"], config["use_rslora"]
     present = dict(lora_layers(model, name))
-    layers = present or _layers_of(model, config, saved)
-    wanted = {}
+    layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
+    wanted: dict[str, tuple[int, int]] = {}
     for path, layer in layers.items():
         (out_features, in_features), r = layer_sizes(layer), layer.adapters[name].rank if present else rank
         wanted |= {
@@ -144,7 +146,7 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
 def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict) -> list[str]:
     sizes = config["stages"], config["block_size"]
     present = dict(butterfly_layers(model))
-    layers = present or matching_layers(model, _here(model, config["target_modules"]))
+    layers: Mapping[str, Any] = present or matching_layers(model, _here(model, config["target_modules"]))
     wanted = {}
     for path, layer in layers.items():
         ours = (layer.rotation.stages, layer.rotation.block_size) if present else sizes
@@ -166,7 +168,7 @@ def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Modu
     return {path: layer for path, layer in linear_layers(model).items() if _outside(model, path) in named}
 
 
-def _refuse_misfits(directory: Path, wanted: dict[str, tuple], saved: dict[str, torch.Tensor]) -> None:
+def _refuse_misfits(directory: Path, wanted: Mapping[str, tuple], saved: dict[str, torch.Tensor]) -> None:
     for key in sorted(wanted.keys() | saved.keys()):
         ours, theirs = wanted.get(key, "absent"), tuple(saved[key].shape) if key in saved else "absent"
         if ours != theirs:

@@ -6,6 +6,7 @@ Left out: embeddings and convolutions as targets. Checked in tests/adapters/test
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ class AdaptedLayer(nn.Module):
     base: the layer as it was. enabled: False makes the layer compute the base alone (see `disable_adapters`).
     original: None, or the one weight that `merge` has replaced; in a tuple, since nn.Module would register it bare.
     """
+
+    base: Any  # nn.Linear, Conv1D or a quantised layer: they have a weight in common and no class
+    original: tuple[nn.Parameter] | None
 
     def __init__(self, base: nn.Module):
         super().__init__()
@@ -61,7 +65,7 @@ def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdaptedLayer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, AdaptedLayer))
 
 
-def layer_sizes(layer: nn.Module) -> tuple[int, int]:
+def layer_sizes(layer: Any) -> tuple[int, int]:
     """(out, in) of a linear layer, wrapped or not. transformers' `Conv1D` (GPT-2) stores its weight as (in, out)."""
     layer = layer.base if isinstance(layer, AdaptedLayer) else layer
     return (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from course_lib.adapters.layers import AdaptedLayer, adapted_layers
-from course_lib.adapters.lora import LoRALinear, adapter_names, inject_lora, lora_layers
+from course_lib.adapters.lora import LoRALinear, LowRank, adapter_names, inject_lora, lora_layers
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
 from course_lib.models.twin import twin
@@ -58,7 +59,10 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
     largest, error, change, entries = 0.0, 0.0, 0.0, 0
     for layer in changed:
         before = layer.base.weight
-        exact = layer.exact_weight() if weights is None else _weighted(layer, weights)
+        if weights is not None and isinstance(layer, LoRALinear):
+            exact = _weighted(layer, weights)
+        else:
+            exact = layer.exact_weight()
         after = exact.to(before.dtype)
         rounding = (after.to(exact.dtype) - exact).abs()
         largest = max(largest, rounding.max().item())
@@ -67,12 +71,13 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
         entries += exact.numel()
         # A new parameter in the old one's place: a twin of this model, which shares the old one, stays as it is.
         layer.base.weight = nn.Parameter(after, requires_grad=False)
-    dtype = str(before.dtype).removeprefix("torch.")
+    dtype = str(changed[-1].base.weight.dtype).removeprefix("torch.")
     return MergeReport(len(changed), dtype, largest, error / entries, change / entries)
 
 
-def _weighted(layer: AdaptedLayer, weights: Mapping[str, float]) -> torch.Tensor:
-    return layer.in_layout(layer.matrix() + sum(weight * layer.delta(name) for name, weight in weights.items()))
+def _weighted(layer: LoRALinear, weights: Mapping[str, float]) -> torch.Tensor:
+    changes = [weight * layer.delta(name) for name, weight in weights.items()]
+    return layer.in_layout(layer.matrix() + sum(changes))
 
 
 def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
@@ -108,11 +113,11 @@ def unmerge(model: nn.Module) -> None:
     Subtracting the change again would not do: (W + D) - D rounds twice, and about a tenth of the entries come back
     different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would wear the base away.
     """
-    layers = [layer for _, layer in adapted_layers(model) if layer.merged]
-    if not layers:
+    kept = [(layer, layer.original[0]) for _, layer in adapted_layers(model) if layer.original is not None]
+    if not kept:
         raise CourseError("This model is not merged: there is nothing to take out.")
-    for layer in layers:
-        (weight,), device = layer.original, layer.base.weight.device
+    for layer, weight in kept:
+        device = layer.base.weight.device
         on_device = weight if weight.device == device else nn.Parameter(weight.to(device), requires_grad=False)
         layer.original, layer.base.weight = None, on_device
 
@@ -130,7 +135,7 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
     CourseError for an unknown adapter or method, different ranks in "linear", or a sum of ranks above a layer's limit.
     """
     _check_known(model, weights)
-    ranks = [next(iter(lora_layers(model, key)))[1].adapters[key].rank for key in weights]
+    ranks = [_path(next(iter(lora_layers(model, key)))[1], key).rank for key in weights]
     if method not in ("cat", "linear"):
         raise CourseError(f"Adapters are combined by 'cat' or 'linear', not {method!r}.")
     if method == "linear" and len(set(ranks)) > 1:
@@ -143,11 +148,15 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
     return names
 
 
+def _path(layer: LoRALinear, name: str) -> LowRank:
+    return cast(LowRank, layer.adapters[name])  # nn.ModuleDict knows its values as modules only
+
+
 def _fill(layer: LoRALinear, weights: Mapping[str, float], method: str) -> None:
     layer.A.zero_()
     row = 0
     for key, weight in weights.items():
-        part = layer.adapters[key]
+        part = _path(layer, key)
         factor = weight * part.scaling
         if method == "linear":
             root = math.sqrt(abs(factor))
@@ -169,7 +178,7 @@ def unload(model: nn.Module) -> nn.Module:
     return model
 
 
-def save_merged(model: nn.Module, directory: Path | str) -> Path:
+def save_merged(model: Any, directory: Path | str) -> Path:
     """Write the model with its adapter folded in, for plain `from_pretrained`; `model` itself stays as it is.
 
     model: a transformers model, merged or not. Written whole or not at all. Raises CourseError where `directory` exists
@@ -179,11 +188,12 @@ def save_merged(model: nn.Module, directory: Path | str) -> Path:
         raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
     directory = Path(directory)
     refuse_filled(directory)
-    plain = twin(model)
+    plain: Any = twin(model)
     if not any(layer.merged for _, layer in adapted_layers(plain)):
         merge(plain)
+    unload(plain)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
-        unload(plain).save_pretrained(Path(partial) / "model")
+        plain.save_pretrained(Path(partial) / "model")
         os.replace(Path(partial) / "model", directory)
     return directory

@@ -8,9 +8,10 @@ from course_lib.benchmarks.timing import timed
 from course_lib.data import encode_records, pack, read_records, style_corpus
 from course_lib.data.generators import instruction_set
 from course_lib.data.shards import prepare
+from course_lib.data.tokenizers import ModelTokenizer
 
 
-def bench_data(tokenizer, text: Path | None = None) -> dict[str, float]:
+def bench_data(tokenizer: ModelTokenizer, text: Path | None = None) -> dict[str, float]:
     """Megabytes of text a second into shards, and thousands of records a second through encoding and packing.
 
     text: a file to tokenise; the bundled log, 100 times over, where none is given.

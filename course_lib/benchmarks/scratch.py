@@ -31,12 +31,12 @@ def _training_step(threads: int, pairs: int) -> dict[str, float]:
     weights = {name: torch.tensor(p.data, requires_grad=True) for name, p in model.named_parameters()}
     ours, theirs, tokens = AdamW(model.parameters(), 1e-3), torch.optim.AdamW(weights.values(), 1e-3), torch.tensor(ids)
 
-    def numpy_step():
+    def numpy_step() -> None:
         ours.zero_grad()
         model.loss(ids, ids).backward()
         ours.step()
 
-    def torch_step():
+    def torch_step() -> None:
         theirs.zero_grad()
         logits = torch_forward(weights, tokens, heads=4, layers=2)
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()

@@ -125,7 +125,7 @@ def _load(side: str, directory: str) -> nn.Module:
     return model
 
 
-def _measured(*arguments) -> int:
+def _measured(*arguments: object) -> int:
     """Peak memory in bytes of `main(*arguments)` in a process of its own."""
     command = [sys.executable, "-m", "course_lib.benchmarks.steps", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)

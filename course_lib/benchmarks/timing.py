@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Paired:
 
 def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 30, warm_up: int = 3) -> Paired:
     """Run `ours` and `theirs` alternately, each first as often as the other, and compare pair by pair."""
-    a, b = [], []
+    a: list[float] = []
+    b: list[float] = []
     for pair in range(warm_up + pairs):
         order = ((ours, a), (theirs, b)) if pair % 2 else ((theirs, b), (ours, a))
         for work, times in order:
@@ -30,7 +34,7 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int 
     return Paired(statistics.median(a), statistics.median(b), ratio, pairs)
 
 
-def timed(work: Callable[[], object]) -> tuple[object, float]:
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     """What `work` returns, and the seconds it took."""
     started = time.perf_counter()
     result = work()

@@ -12,10 +12,10 @@ def torch_forward(
     ids: integers (batch, time). GELU is the tanh approximation, as there.
     """
 
-    def linear(x, name):
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
-    def norm(x, name):
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     batch, time = ids.shape

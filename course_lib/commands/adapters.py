@@ -4,10 +4,11 @@ import argparse
 import math
 from pathlib import Path
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course adapters` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "adapters",

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.options import add_options, flag_of
 from course_lib.parity.recipes import RECIPES, Settings, targets_of
@@ -17,7 +18,7 @@ EXAMPLES = """The same training run by PEFT and by our code, and how far two run
 ADAPTER_SETTINGS = ("rank", "alpha", "lora_dropout", "target_modules", "target_mode")
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course align` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "align",
@@ -30,7 +31,7 @@ def add_parser(subparsers) -> None:
     _add_compare(actions)
 
 
-def _add_run(actions) -> None:
+def _add_run(actions: Subparsers) -> None:
     run = actions.add_parser(
         "run",
         usage="course align run RECIPE [options]",
@@ -71,7 +72,7 @@ brackets.
     run.set_defaults(run=run_run)
 
 
-def _add_compare(actions) -> None:
+def _add_compare(actions: Subparsers) -> None:
     compare = actions.add_parser(
         "compare",
         help="losses, gradients and weights of two runs",

@@ -2,12 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from course_lib.commands import Subparsers
 from course_lib.files import write_json
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course bench` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "bench",
@@ -36,7 +38,7 @@ def add_parser(subparsers) -> None:
     _common(load, run_load, pairs=10)
 
 
-def _common(parser, run, pairs: int = 50) -> None:
+def _common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], pairs: int = 50) -> None:
     parser.add_argument("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
     parser.add_argument("--pairs", type=_count, default=pairs, help=f"how many pairs to time ({pairs})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from course_lib.commands import Subparsers
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course book` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "book",

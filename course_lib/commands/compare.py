@@ -4,15 +4,20 @@ import argparse
 import tempfile
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
+
+if TYPE_CHECKING:
+    from course_lib.evaluation.comparison import Comparison
 
 MARK = "<!-- written by course compare -->"
 DEFAULT_PROMPT = "Once upon a time in"
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course compare` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "compare",
@@ -105,7 +110,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts or [DEFAULT_PROMPT]
 
 
-def as_text(comparison, labels: list[tuple[str, int]]) -> str:
+def as_text(comparison: "Comparison", labels: list[tuple[str, int]]) -> str:
     """One part a model, then all of them under each prompt."""
     rule, blocks = "=" * 72, []
     for name, texts in comparison.completions.items():
@@ -134,7 +139,7 @@ def _plain(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def write_page(path: Path, comparison, base: str) -> None:
+def write_page(path: Path, comparison: "Comparison", base: str) -> None:
     """One page that needs no other file; all text of models and users is escaped."""
     style = (
         "body{font-family:system-ui,sans-serif;margin:2rem;line-height:1.4}table{border-collapse:collapse;width:100%}"

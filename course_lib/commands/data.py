@@ -2,11 +2,11 @@
 
 import argparse
 
-from course_lib.commands import prepare
+from course_lib.commands import Subparsers, prepare
 from course_lib.errors import CourseError
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course data` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "data", help="check files of records, turn text into token shards, see the embedded data sets"
@@ -21,7 +21,7 @@ def add_parser(subparsers) -> None:
     cards.set_defaults(run=run_card)
 
 
-def _add_check(actions) -> None:
+def _add_check(actions: Subparsers) -> None:
     check = actions.add_parser(
         "check",
         help="which rows of a file of records can be used",

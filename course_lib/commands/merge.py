@@ -3,11 +3,16 @@
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from course_lib.commands import Subparsers
 from course_lib.files import refuse_filled
 
+if TYPE_CHECKING:
+    from course_lib.adapters.merge import MergeReport
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course merge` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "merge",
@@ -73,5 +78,5 @@ def run_merge(args: argparse.Namespace) -> int:
     return 0
 
 
-def _share(report) -> str:
+def _share(report: "MergeReport") -> str:
     return f"{report.mean_error / report.mean_change:.2%}" if report.mean_change else "there is none"

@@ -3,11 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 
+if TYPE_CHECKING:
+    from course_lib.data.tokenizers import Tokenizer
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Subparsers) -> None:
     """Register `prepare`, which `course data prepare` and `course prepare` both are."""
     prepare = subparsers.add_parser(
         "prepare",
@@ -73,7 +78,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _text_file(name: str, folder: Path, documents: int | None, tokenizer) -> Path:
+def _text_file(name: str, folder: Path, documents: int | None, tokenizer: "Tokenizer") -> Path:
     """The text file `name`, or one in `folder` with a corpus's documents and end-of-text tokens between them."""
     import tempfile
 

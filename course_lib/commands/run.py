@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from course_lib.commands import Subparsers
+
 EXAMPLES = """examples:
   course run                         every chapter, at the sizes of the book (profile cpu)
   course run 03 --profile smoke      one chapter, in seconds: does it run?
@@ -16,7 +18,7 @@ are those of its last result is skipped. Cells are numbered from 1, text cells t
 failed is kept, as far as it came, in OUT/.failed, and its last good result stays."""
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course run` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "run",

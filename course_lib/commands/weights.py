@@ -2,8 +2,10 @@
 
 import argparse
 
+from course_lib.commands import Subparsers
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course weights` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "weights",

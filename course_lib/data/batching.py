@@ -72,7 +72,8 @@ def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         free = min((room for room in rooms if room >= lengths[index]), default=None)
         if free is None:
-            free, row = capacity, []
+            free = capacity
+            row: list[int] = []
             rows.append(row)
         else:
             row = rooms[free].pop()
@@ -131,12 +132,12 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, windo
     then drawn anew: the method of transformers' LengthGroupedSampler.
     """
     at_least_one(batch_size=batch_size, window=window)
-    rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
-    order = rng.permutation(len(lengths))
-    batches = []
+    rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
+    order = rng.permutation(len(sizes))
+    batches: list[np.ndarray] = []
     for start in range(0, len(order), window * batch_size):
         group = order[start : start + window * batch_size]
-        group = group[np.argsort(-lengths[group], kind="stable")]
+        group = group[np.argsort(-sizes[group], kind="stable")]
         batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -148,16 +149,14 @@ def token_budget(lengths: Sequence[int], max_tokens: int, seed: int = 0, window:
     budget. CourseError where one example alone exceeds it.
     """
     at_least_one(window=window)
-    rng, lengths = np.random.default_rng(seed), np.asarray(lengths)
-    if len(lengths) and lengths.max() > max_tokens:
-        raise CourseError(
-            f"Example {lengths.argmax()} has {lengths.max()} tokens, more than the budget of {max_tokens}."
-        )
-    order = rng.permutation(len(lengths))
-    batches = []
+    rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
+    if len(sizes) and sizes.max() > max_tokens:
+        raise CourseError(f"Example {sizes.argmax()} has {sizes.max()} tokens, more than the budget of {max_tokens}.")
+    order = rng.permutation(len(sizes))
+    batches: list[np.ndarray] = []
     for start in range(0, len(order), window):
         group = order[start : start + window]
-        batches += _within(group[np.argsort(lengths[group], kind="stable")], lengths, max_tokens)
+        batches += _within(group[np.argsort(sizes[group], kind="stable")], sizes, max_tokens)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -170,8 +169,8 @@ def _within(ascending: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iter
             start = end
 
 
-def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int] | np.ndarray]) -> float:
     """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1."""
-    lengths = np.asarray(lengths)
-    computed = sum(len(batch) * lengths[np.asarray(batch)].max() for batch in batches)
-    return (computed - sum(lengths[np.asarray(batch)].sum() for batch in batches)) / max(computed, 1)
+    sizes = np.asarray(lengths)
+    computed = sum(len(batch) * sizes[np.asarray(batch)].max() for batch in batches)
+    return (computed - sum(sizes[np.asarray(batch)].sum() for batch in batches)) / max(computed, 1)

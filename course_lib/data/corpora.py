@@ -1,7 +1,8 @@
 """Plain-text corpora by name or path: TinyStories, WikiText-2, a folder of WikiText files, a text file."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from course_lib.data.reading import load_hub
@@ -30,8 +31,8 @@ def read_corpus(source: str | Path, split: str = "train", limit: int | None = No
     elif str(source) in NAMED:
         name, config, column = NAMED[str(source)]
         rows = (row[column] for row in load_hub(name, HUB_SPLIT.get(split, split), config))
-        documents = _articles(rows) if source == "wikitext2" else (text for text in rows if text.strip())
-        documents = [text for text, _ in zip(documents, range(limit or 10**12), strict=False)]
+        texts = _articles(rows) if source == "wikitext2" else (text for text in rows if text.strip())
+        documents = list(islice(texts, limit or None))
     else:
         raise CourseError(
             f"There is no corpus {source!r}: give {', '.join(NAMED)}, a text file, or a folder with wiki.train.raw."
@@ -60,7 +61,7 @@ def split_articles(text: str) -> list[str]:
     return list(_articles(text.splitlines(keepends=True)))
 
 
-def _articles(lines: Iterator[str] | list[str]) -> Iterator[str]:
+def _articles(lines: Iterable[str]) -> Iterator[str]:
     article: list[str] = []
     for line in lines:
         if re.fullmatch(r" = [^=].*[^=] = \n?", line) and any(part.strip() for part in article):

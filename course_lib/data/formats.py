@@ -100,7 +100,7 @@ def parse_chat(row: dict) -> list[Record]:
     return [Record(tuple(_answered(_messages(renamed, "conversations"), "conversations")))]
 
 
-def _messages(turns, key: str) -> list[dict]:
+def _messages(turns: object, key: str) -> list[dict]:
     if not isinstance(turns, list) or not turns:
         raise Malformed(f"{key!r} is no list of at least one turn")
     for number, turn in enumerate(turns):
@@ -138,7 +138,8 @@ def parse_openassistant(row: dict) -> list[Record]:
     follows. Where the answers to one turn were ranked, the lowest is the `rejected` of the best. Deleted messages are
     left out."""
     records: list[Record] = []
-    todo = [(row["prompt"], ())]  # a stack: a thread may be longer than Python's calls may nest
+    # A stack: a thread may be longer than Python's calls may nest.
+    todo: list[tuple[object, tuple[dict, ...]]] = [(row["prompt"], ())]
     while todo:
         node, above = todo.pop()
         turns, replies = (*above, _message(node)), _replies(node)
@@ -152,15 +153,16 @@ def parse_openassistant(row: dict) -> list[Record]:
     return records
 
 
-def _message(node) -> dict[str, str]:
+def _message(node: object) -> dict[str, str]:
     """The turn that a message of a tree is."""
-    role = {"prompter": "user", "assistant": "assistant"}.get(str(_object(node).get("role")))
+    message = _object(node)
+    role = {"prompter": "user", "assistant": "assistant"}.get(str(message.get("role")))
     if role is None:
-        raise Malformed(f"a message has the role {node.get('role')!r}, expected 'prompter' or 'assistant'")
-    return {"role": role, "content": _text(node, "text")}
+        raise Malformed(f"a message has the role {message.get('role')!r}, expected 'prompter' or 'assistant'")
+    return {"role": role, "content": _text(message, "text")}
 
 
-def _replies(node) -> list[dict]:
+def _replies(node: object) -> list[dict]:
     """The replies to a message that were not deleted."""
     replies = _object(node).get("replies") or []
     if not isinstance(replies, list):
@@ -168,7 +170,7 @@ def _replies(node) -> list[dict]:
     return [reply for reply in replies if not _object(reply).get("deleted")]
 
 
-def _object(node) -> dict:
+def _object(node: object) -> dict:
     if not isinstance(node, dict):
         raise Malformed(f"a message of the tree is of type {type(node).__name__}, expected an object")
     return node
@@ -185,7 +187,9 @@ def _lowest_below(answer: dict, siblings: list[dict]) -> str | None:
 def assemble_trees(messages: list[tuple[str, dict]]) -> list[tuple[str, dict | Malformed]]:
     """Message trees from OpenAssistant's flat rows (message_id, parent_id, text, role, rank), each with the place of
     its first message; then what is wrong with single messages, each with its own place."""
-    nodes, trees, problems = {}, [], []
+    nodes: dict[str, tuple[str, dict]] = {}
+    trees: list[tuple[str, dict]] = []
+    problems: list[tuple[str, Malformed]] = []
     for where, row in messages:
         try:
             nodes |= _node(where, row, nodes)

@@ -5,10 +5,12 @@ Checked token by token against TRL's SFTTrainer on real instructions in tests/pa
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from course_lib.data.records import Record
-from course_lib.data.templates import InstructionFormatter, chat_text
+from course_lib.data.templates import InstructionFormatter, chat_text, with_chat_template
 from course_lib.data.text import at_least_one
+from course_lib.data.tokenizers import ModelTokenizer, Tokenizer
 from course_lib.errors import CourseError
 
 IGNORE = -100  # a label that is not trained on; torch's and transformers' convention
@@ -18,7 +20,12 @@ TRAINED = ("response", "assistant", "all")
 
 
 def encode_record(
-    record: Record, tokenizer, *, template: str = "chat", train_on: str = "response", max_length: int | None = None
+    record: Record,
+    tokenizer: Tokenizer,
+    *,
+    template: str = "chat",
+    train_on: str = "response",
+    max_length: int | None = None,
 ) -> dict[str, list[int]]:
     """{"input_ids", "labels"} of a record, equally long; a label is its token's id, or IGNORE where it is not trained.
 
@@ -33,21 +40,21 @@ def encode_record(
     if template == "instruction":
         ids, trained = _instruction(record, tokenizer)
     elif train_on == "assistant":
-        ids, trained = _assistant_turns(record, tokenizer)
+        ids, trained = _assistant_turns(record, with_chat_template(tokenizer))
     else:
-        ids, trained = _chat_response(record, tokenizer)
+        ids, trained = _chat_response(record, with_chat_template(tokenizer))
     labels = list(ids) if train_on == "all" else [i if t else IGNORE for i, t in zip(ids, trained, strict=True)]
     return _cut(record, {"input_ids": ids, "labels": labels}, max_length)
 
 
-def _instruction(record: Record, tokenizer) -> tuple[list[int], list[bool]]:
+def _instruction(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     parts, formatter = record.alpaca(), InstructionFormatter()
     prompt = formatter.prompt(parts["instruction"], parts["input"])
     whole = formatter.format(**parts) + (getattr(tokenizer, "eos_token", None) or "")
     return _after(_ids(tokenizer, prompt), _ids(tokenizer, whole))
 
 
-def _chat_response(record: Record, tokenizer) -> tuple[list[int], list[bool]]:
+def _chat_response(record: Record, tokenizer: ModelTokenizer) -> tuple[list[int], list[bool]]:
     prompt = chat_text(tokenizer, record.prompt, generation_prompt=True)
     whole = chat_text(tokenizer, list(record.messages))
     return _after(_chat_ids(tokenizer, prompt), _chat_ids(tokenizer, whole))
@@ -60,7 +67,7 @@ def _after(prompt: list[int], whole: list[int]) -> tuple[list[int], list[bool]]:
     return whole, [i >= common for i in range(len(whole))]
 
 
-def _assistant_turns(record: Record, tokenizer) -> tuple[list[int], list[bool]]:
+def _assistant_turns(record: Record, tokenizer: ModelTokenizer) -> tuple[list[int], list[bool]]:
     """Every assistant's turn, from behind the role's header to the token that ends the turn.
 
     A template that marks these turns itself ({% generation %}) is believed. For any other the turns are found by
@@ -80,7 +87,7 @@ def _assistant_turns(record: Record, tokenizer) -> tuple[list[int], list[bool]]:
     return encoded["input_ids"], trained
 
 
-def _span(tokenizer, messages: list[dict], turn: int, whole: str) -> tuple[int, int]:
+def _span(tokenizer: ModelTokenizer, messages: list[dict], turn: int, whole: str) -> tuple[int, int]:
     """Where in the text `whole` the turn's content begins and its end-of-turn token ends."""
     before = chat_text(tokenizer, messages[:turn], generation_prompt=True)
     through = chat_text(tokenizer, messages[: turn + 1])
@@ -92,11 +99,11 @@ def _span(tokenizer, messages: list[dict], turn: int, whole: str) -> tuple[int, 
     return len(before), len(through.rstrip("\n"))  # a template's line break after the end of a turn is not the turn's
 
 
-def _ids(tokenizer, text: str) -> list[int]:
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _chat_ids(tokenizer, text: str) -> list[int]:
+def _chat_ids(tokenizer: ModelTokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has written them
 
 
@@ -117,7 +124,7 @@ class Encoded:
         )
 
 
-def encode_records(records: list[Record], tokenizer, *, too_long: str = "refuse", **options) -> Encoded:
+def encode_records(records: list[Record], tokenizer: Tokenizer, *, too_long: str = "refuse", **options: Any) -> Encoded:
     """`encode_record` of each. too_long: what to do with a record of whose response nothing would be left, "refuse" or
     "skip" (it is then counted and named in `problems`)."""
     if too_long not in ("refuse", "skip"):

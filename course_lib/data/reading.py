@@ -6,9 +6,10 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from course_lib.data.formats import FORMATS, Malformed, assemble_trees, detect
 from course_lib.data.records import Record
@@ -121,7 +122,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
         yield str(path), Malformed(f"cut short or no gzip file ({error})")
 
 
-def _lines(file) -> Iterator[tuple[int, object]]:
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
@@ -135,9 +136,9 @@ def _lines(file) -> Iterator[tuple[int, object]]:
 def _elements(text: str) -> Iterator[tuple[int, object]]:
     """The elements of a JSON array one by one, each with the line that it begins on; or the one value of the text."""
     decoder, line, seen = json.JSONDecoder(), 1, 0
-    position = BLANKS.match(text).end()
+    position = _after(BLANKS, text, 0)
     array = text.startswith("[", position)
-    position = BLANKS.match(text, position + array).end()
+    position = _after(BLANKS, text, position + array)
     while position < len(text) and not (array and text[position] == "]"):
         line, seen = line + text.count("\n", seen, position), position
         try:
@@ -147,7 +148,7 @@ def _elements(text: str) -> Iterator[tuple[int, object]]:
             yield line, Malformed(f"no JSON from here on ({error})")
             return
         yield line, row
-        position = BETWEEN.match(text, position).end()
+        position = _after(BETWEEN, text, position)
     line += text.count("\n", seen, position)
     if array and position == len(text):
         yield line, Malformed("the file is cut short: its list is not closed")
@@ -155,7 +156,13 @@ def _elements(text: str) -> Iterator[tuple[int, object]]:
         yield line, Malformed("something follows the end of the list, and was not read")
 
 
-def load_hub(name: str, split: str, config: str | None = None):
+def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """Where the characters that `pattern` takes from `position` on, perhaps none, end."""
+    found = pattern.match(text, position)
+    return found.end() if found else position
+
+
+def load_hub(name: str, split: str, config: str | None = None) -> Any:
     """Rows of a data set by its hub name, through `datasets` and its cache. CourseError where it is not to be had."""
     try:
         import datasets

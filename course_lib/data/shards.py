@@ -11,10 +11,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from course_lib.data.text import at_least_one
+from course_lib.data.tokenizers import TextEncoder, Tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import write_json
 
@@ -27,7 +29,7 @@ MOST = 100_000  # shards of a split that five digits can number
 def prepare(
     inputs: Sequence[Path],
     output: Path,
-    tokenizer,
+    tokenizer: Tokenizer,
     train_ratio: float = 0.9,
     *,
     shard_tokens: int = 100_000_000,
@@ -79,12 +81,12 @@ def prepare(
     return manifest
 
 
-def len_of(tokenizer) -> int:
+def len_of(tokenizer: Any) -> int:
     """The number of ids that a tokenizer can give: transformers' (with added tokens), or the NumPy edition's."""
     return len(tokenizer) if hasattr(tokenizer, "__len__") else tokenizer.vocab_size
 
 
-def _fingerprint(inputs: Sequence[Path], tokenizer, train_ratio: float, shard_tokens: int) -> str:
+def _fingerprint(inputs: Sequence[Path], tokenizer: Tokenizer, train_ratio: float, shard_tokens: int) -> str:
     """SHA-256 of all that decides what the shards hold: the files' bytes, how the tokenizer cuts, the settings."""
     digest = hashlib.sha256(json.dumps([train_ratio, shard_tokens, _described(tokenizer)]).encode())
     for path in inputs:
@@ -93,7 +95,7 @@ def _fingerprint(inputs: Sequence[Path], tokenizer, train_ratio: float, shard_to
     return digest.hexdigest()
 
 
-def _described(tokenizer) -> list:
+def _described(tokenizer: Any) -> list:
     """Everything that decides which ids the tokenizer gives."""
     if hasattr(tokenizer, "backend_tokenizer"):
         rules = _backend(tokenizer).to_str()
@@ -109,8 +111,8 @@ def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
     if force:
         return None
     known = _manifest(output / MANIFEST)
-    ours = known and known["fingerprint"] == fingerprint  # perhaps begun and not finished: a killed run goes on
-    if ours and known["complete"]:
+    ours = known is not None and known["fingerprint"] == fingerprint  # perhaps unfinished: a killed run goes on
+    if known is not None and ours and known["complete"]:
         for split in TokenShards.SPLITS:
             TokenShards(output, split).verify()
         return known
@@ -145,7 +147,14 @@ def _manifest(path: Path) -> dict | None:
     return known
 
 
-def _tokenize_to(path: Path, inputs, tokenizer, dtype, say, progress) -> int:
+def _tokenize_to(
+    path: Path,
+    inputs: Sequence[Path],
+    tokenizer: Tokenizer,
+    dtype: np.dtype,
+    say: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> int:
     """Append every file's ids to one raw file; returns how many there are."""
     total, end = 0, getattr(tokenizer, "eos_token_id", None)
     *apart, together = encode_many(tokenizer, ["some", " words", "some words"])
@@ -165,14 +174,14 @@ def _tokenize_to(path: Path, inputs, tokenizer, dtype, say, progress) -> int:
     return total
 
 
-def encode_many(tokenizer, texts: list[str]) -> list[list[int]]:
+def encode_many(tokenizer: TextEncoder, texts: list[str]) -> list[list[int]]:
     """The ids of several texts, without the tokenizer's own beginning and end; transformers' does them in parallel."""
     if hasattr(tokenizer, "backend_tokenizer"):  # asked itself, which leaves out the offsets: half as fast again
         return [found.ids for found in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
     return [tokenizer.encode(text) for text in texts]
 
 
-def _backend(tokenizer):
+def _backend(tokenizer: Any) -> Any:
     """What works inside a tokenizer of transformers', without the truncation and padding of an earlier call."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -231,9 +240,9 @@ def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: in
         with temporary.open("wb") as file:
             # As np.save does, whose error for a full disk does not say so.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(part))
-            file.write(part)
+            file.write(part.data)
         os.replace(temporary, output / name)
-        written[name] = len(part), zlib.crc32(part)
+        written[name] = len(part), zlib.crc32(part.data)
     return written
 
 
@@ -276,20 +285,21 @@ class TokenShards:
     def verify(self) -> None:
         """Read everything, and raise CourseError for a shard that is not as `prepare` wrote it."""
         for (path, expected), array in zip(self._crc32.items(), self.arrays, strict=True):
-            if expected is not None and zlib.crc32(array) != expected:
+            if expected is not None and zlib.crc32(array.data) != expected:
                 raise CourseError(f"The shard {path} was changed since it was made: prepare it again with --force.")
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def __getitem__(self, index) -> np.ndarray:
-        if np.ndim(index):
-            return np.stack([self[i] for i in np.asarray(index)])
-        if not -len(self) <= index < len(self):
+    def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        numbers = np.asarray(index)
+        if numbers.ndim:
+            return np.stack([self[number] for number in numbers])
+        if not -len(self) <= numbers < len(self):
             raise IndexError(f"block {index} of {len(self)}")
-        index = int(index) % len(self)
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        start = (index - self._first[shard]) * self.block_size
+        number = int(numbers) % len(self)
+        shard = int(np.searchsorted(self._first, number, side="right")) - 1
+        start = (number - self._first[shard]) * self.block_size
         return self.arrays[shard][start : start + self.block_size].astype(np.int64)
 
 

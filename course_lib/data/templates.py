@@ -2,6 +2,7 @@
 
 import re
 
+from course_lib.data.tokenizers import ModelTokenizer, Tokenizer, has_chat_template
 from course_lib.errors import CourseError, first_line
 
 MARKER = re.compile(r"^(\\*### (?:Instruction|Input|Response):)$", re.M)
@@ -53,13 +54,19 @@ class InstructionFormatter:
         return MARKER.sub(lambda found: found[1].removeprefix("\\"), text)
 
 
-def chat_text(tokenizer, messages: list[dict[str, str]], generation_prompt: bool = False) -> str:
+def with_chat_template(tokenizer: Tokenizer) -> ModelTokenizer:
+    """`tokenizer` itself, if it has a chat template; CourseError otherwise."""
+    if not has_chat_template(tokenizer):
+        raise CourseError("This tokenizer has no chat template: choose template='instruction'.")
+    return tokenizer
+
+
+def chat_text(tokenizer: Tokenizer, messages: list[dict[str, str]], generation_prompt: bool = False) -> str:
     """The conversation in the tokenizer's own chat template; with `generation_prompt` it ends where the assistant is
     to begin. CourseError where there is no template, or where it refuses the conversation."""
     from jinja2 import TemplateError
 
-    if not getattr(tokenizer, "chat_template", None):
-        raise CourseError("This tokenizer has no chat template: choose template='instruction'.")
+    tokenizer = with_chat_template(tokenizer)
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
     except TemplateError as error:

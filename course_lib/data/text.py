@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from course_lib.data.tokenizers import Tokenizer
 from course_lib.errors import CourseError
 
 
@@ -23,7 +24,7 @@ def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
     return "\n\n".join(paragraphs[:-count]), "\n\n".join(paragraphs[-count:])
 
 
-def token_blocks(text: str, tokenizer, block_size: int) -> np.ndarray:
+def token_blocks(text: str, tokenizer: Tokenizer, block_size: int) -> np.ndarray:
     """Tokenise `text` and cut it into rows: int64 (blocks, block_size).
 
     The tail that does not fill a row is dropped, and a text shorter than one row is refused.
@@ -46,8 +47,9 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
         raise CourseError(f"A batch of {batch_size} needs as many blocks, and there are {len(blocks)}.")
     rng = np.random.default_rng(seed)
     per_pass = len(blocks) // batch_size
+    order = rng.permutation(len(blocks))
     for step in range(steps):
-        if step % per_pass == 0:
+        if step and step % per_pass == 0:
             order = rng.permutation(len(blocks))
         start = (step % per_pass) * batch_size
         yield blocks[order[start : start + batch_size]]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -20,6 +21,9 @@ from course_lib.errors import CourseError
 from course_lib.evaluation.perplexity import evaluate, perplexity
 from course_lib.files import write_whole
 from course_lib.training.log import StepRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell them apart
 
@@ -145,7 +149,7 @@ class Benchmark:
         writer.writerows(asdict(result) for result in self.results.values())
         return _write(Path(path), text.getvalue(), overwrite)
 
-    def plot(self, axis=None):
+    def plot(self, axis: "Axes | None" = None) -> "Axes":
         """Held-out loss against trainable parameters (log scale); models that trained none are dashed lines.
 
         axis: where to draw, a new figure by default. Returns the axis.

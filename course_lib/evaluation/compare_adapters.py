@@ -10,6 +10,7 @@ from torch import nn
 from course_lib.adapters import disable_adapters, load_adapter, set_adapter, unload
 from course_lib.adapters.files import adapter_config
 from course_lib.data import chat_text
+from course_lib.data.tokenizers import ModelTokenizer, has_chat_template
 from course_lib.errors import CourseError
 from course_lib.evaluation.comparison import Comparison
 from course_lib.inference import complete
@@ -84,9 +85,9 @@ def names_of(adapters: Sequence[Path]) -> dict[str, Path]:
     return names
 
 
-def continue_all(model: nn.Module, tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+def continue_all(model: nn.Module, tokenizer: ModelTokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """The samples of every prompt by one model, in a row."""
-    if sampling.chat and not getattr(tokenizer, "chat_template", None):
+    if sampling.chat and not has_chat_template(tokenizer):
         raise CourseError("--chat: the tokenizer of this model has no chat template. Leave --chat out.")
     texts = []
     for number, prompt in enumerate(prompts):

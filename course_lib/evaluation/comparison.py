@@ -16,7 +16,7 @@ class Comparison:
     prompts: Sequence[str]
     completions: dict[str, Sequence[str]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, texts in self.completions.items():
             if len(texts) != len(self.prompts):
                 raise ValueError(f"{name!r} has {len(texts)} completions for {len(self.prompts)} prompts.")

@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.seeding import seed_everything
@@ -22,7 +23,7 @@ class Profile:
     name: str
     values: dict = field(default_factory=dict)
 
-    def __getattr__(self, key: str):
+    def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):  # not ours: pickle, copy and IPython look for these
             raise AttributeError(key)
         try:

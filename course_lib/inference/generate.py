@@ -4,10 +4,12 @@ Left out, for chapter 08: caches of our own, stopping sequences, repetition pena
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.inference.sampling import sample
 
@@ -52,7 +54,7 @@ def generate(
 
 def _refuse_too_long(model: nn.Module, prompt: int, new: int) -> None:
     """GPT-2 has a vector for each position and none beyond; rotary positions go on, if not well."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") == "gpt2" and prompt + new - 1 > config.max_position_embeddings:
         raise CourseError(
             f"A prompt of {prompt} tokens and {new} new ones do not fit into this model's "
@@ -60,7 +62,7 @@ def _refuse_too_long(model: nn.Module, prompt: int, new: int) -> None:
         )
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both (batch, longest prompt); padding is masked, so its value does not matter."""
     longest = max(map(len, prompts))
     tokens = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
@@ -68,7 +70,9 @@ def _pad_left(prompts: Sequence[Sequence[int]], device) -> tuple[torch.Tensor, t
     return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
 
 
-def complete(model: nn.Module, tokenizer, prompts: Sequence[str], max_new_tokens: int, **options) -> list[str]:
+def complete(
+    model: nn.Module, tokenizer: ModelTokenizer, prompts: Sequence[str], max_new_tokens: int, **options: Any
+) -> list[str]:
     """`generate` for text: the completions of `prompts`, given to the model as they are, without a chat template."""
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     new = generate(model, ids, max_new_tokens, eos_token_id=tokenizer.eos_token_id, **options)

@@ -18,8 +18,11 @@ Those from 60M take SmolLM2's tokenizer; give another vocabulary, or attention s
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from course_lib.errors import CourseError
+
+DERIVED: Any = None  # the default of a size that follows from the others: __post_init__ puts a number in its place
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class DecoderConfig:
     num_hidden_layers: int
     num_attention_heads: int
     max_position_embeddings: int
-    intermediate_size: int | None = None
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    intermediate_size: int = DERIVED
+    num_key_value_heads: int = DERIVED
+    head_dim: int = DERIVED
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = True
@@ -55,7 +58,7 @@ class DecoderConfig:
     dropout: float = 0.0
     attention: str = "sdpa"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.model_type not in ("gpt2", "llama"):
             raise CourseError(f"model_type is {self.model_type!r}; this decoder is 'gpt2' or 'llama'.")
         if self.attention not in ("sdpa", "eager"):

@@ -13,11 +13,13 @@ import re
 import tempfile
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
@@ -40,12 +42,12 @@ FIELDS = {
     },
 }
 # What transformers takes where config.json is silent ...
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "tie_word_embeddings": False},
     "gpt2": {"resid_pdrop": 0.1},
 }
 # ... and the settings that our decoder has in one way only.
-FIXED = {
+FIXED: dict[str, dict[str, Any]] = {
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None},
     "gpt2": {
         "quantization_config": None,
@@ -89,15 +91,18 @@ def load_decoder(
     directory = resolve(name)
     with torch.device("meta"):
         model = Decoder(read_config(directory, attention=attention, dropout=dropout))
-    sizes = {ours: tensor.numel() for ours, tensor in model.state_dict().items()}
+    state = model.state_dict()
     places = _places(directory, model)
     # Largest first: its copy, where one is made, stands beside its original while little else is in memory.
-    tensors = {ours: _read(*places[ours], DTYPES[dtype], device) for ours in sorted(sizes, key=sizes.get, reverse=True)}
+    names = sorted(state, key=lambda ours: state[ours].numel(), reverse=True)
+    tensors = {ours: _read(*places[ours], DTYPES[dtype], device) for ours in names}
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
-def save_decoder(model: Decoder, directory: Path | str, tokenizer=None, overwrite: bool = False) -> Path:
+def save_decoder(
+    model: Decoder, directory: Path | str, tokenizer: ModelTokenizer | None = None, overwrite: bool = False
+) -> Path:
     """Write config.json and model.safetensors, in the model's dtype, and the tokenizer's files where one is given.
 
     tokenizer: as AutoTokenizer gives it; the ids of its special tokens go to config.json, where `generate` looks.
@@ -212,9 +217,10 @@ def _for_file(model: Decoder) -> dict[str, torch.Tensor]:
     }
 
 
-def _places(directory: Path, model: Decoder) -> dict[str, tuple]:
+def _places(directory: Path, model: Decoder) -> dict[str, tuple[Path, Any, str, bool]]:
     """Where each of the model's tensors is: path, open file, name there, whether transposed. Nothing is read yet."""
-    config, found = model.config, {}
+    config = model.config
+    found: dict[str, tuple[Path, Any, str, bool]] = {}
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for path in _files(directory):
         file = _opened(path)
@@ -249,14 +255,14 @@ def _files(directory: Path) -> list[Path]:
     return [directory / shard for shard in shards]
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CourseError(f"{path} is damaged or no safetensors file ({error}).") from error
 
 
-def _read(path: Path, file, name: str, transposed: bool, dtype: torch.dtype, device: str) -> torch.Tensor:
+def _read(path: Path, file: Any, name: str, transposed: bool, dtype: torch.dtype, device: str) -> torch.Tensor:
     """The file's own pages where nothing changes, else a copy."""
     tensor = file.get_tensor(name)  # mapped: no byte of it is read yet
     if tensor.dtype == dtype and not transposed and str(device) == "cpu":

@@ -19,9 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError, first_line
+
+if TYPE_CHECKING:
+    from course_lib.scratch import BPETokenizer
 
 DEFAULT = "smollm2-135m-instruct"
 
@@ -48,8 +52,8 @@ class PackagedWeights:
             names = [(self.package, self.filename)]
         else:
             names = [(f"{self.package}_part{i + 1}", f"data/{self.filename}.part{i:02d}") for i in range(self.parts)]
-        paths = [_inside(package, name) for package, name in names]
-        return paths if all(paths) else []
+        paths = [path for package, name in names if (path := _inside(package, name)) is not None]
+        return paths if len(paths) == len(names) else []
 
 
 def _inside(package: str, name: str) -> Path | None:
@@ -78,7 +82,7 @@ PACKAGED = {
 }
 
 
-def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"):
+def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
 
     name: a directory in the Hugging Face layout, a name in `PACKAGED`, or a hub name such as "gpt2".
@@ -92,7 +96,7 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
     return load_model(name, dtype).to(device).eval(), tokenizer
 
 
-def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options):
+def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: Any) -> Any:
     """The transformers model alone, named as for `load`. options: of `from_pretrained`, such as device_map."""
     import torch
     import transformers
@@ -105,7 +109,7 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options):
         return AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
 
 
-def load_tokenizer(name: str | Path = DEFAULT):
+def load_tokenizer(name: str | Path = DEFAULT) -> Any:
     """The tokenizer of a model, named as for `load`, or a saved BPETokenizer, by its .json file.
 
     CourseError where there is none.
@@ -125,7 +129,7 @@ def load_tokenizer(name: str | Path = DEFAULT):
     raise CourseError(f"{name} has no tokenizer that can be read ({reason}): it needs a tokenizer.json.")
 
 
-def _saved_bpe(path: str | Path):
+def _saved_bpe(path: str | Path) -> "BPETokenizer":
     from course_lib.scratch import BPETokenizer
 
     try:

@@ -59,7 +59,7 @@ class RunComparison:
 
     def summary(self) -> list[tuple[str, ...]]:
         """Rows of text: what, how many, the largest absolute and relative differences and where they are."""
-        rows = [("compared", "number", "largest absolute", "at", "largest relative", "at")]
+        rows: list[tuple[str, ...]] = [("compared", "number", "largest absolute", "at", "largest relative", "at")]
         for kind, part in self.parts.items():
             absolute, relative = (
                 max(part, key=lambda d: _rank(getattr(d, which))) for which in ("absolute", "relative")

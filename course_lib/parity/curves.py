@@ -24,10 +24,10 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
     """Compare two curves of the same length, step by step."""
     if len(ours) != len(theirs) or not len(ours):
         raise CourseError(f"Two loss curves of {len(ours)} and {len(theirs)} steps cannot be compared step by step.")
-    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    difference = np.abs(ours - theirs)
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    difference = np.abs(a - b)
     return LossParity(
         absolute=float(difference.max()),
-        relative=float((difference / np.abs(theirs)).max()),
+        relative=float((difference / np.abs(b)).max()),
         step=int(difference.argmax()),
     )

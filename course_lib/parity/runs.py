@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -120,8 +121,8 @@ def _from_json(line: str, place: str, last: bool) -> dict[str, float]:
     try:
         entry = json.loads(line or "{}")
         entry = {key.lower(): value for key, value in entry.items()}
-        found = {kind: next((entry[key] for key in keys if key in entry), None) for kind, keys in KEYS.items()}
-        found = {kind: _number(value) for kind, value in found.items() if value is not None}
+        written = {kind: next((entry[key] for key in keys if key in entry), None) for kind, keys in KEYS.items()}
+        found = {kind: _number(value) for kind, value in written.items() if value is not None}
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         if last:
             return {}  # cut short when the run was killed
@@ -131,7 +132,7 @@ def _from_json(line: str, place: str, last: bool) -> dict[str, float]:
     return found
 
 
-def _number(value) -> float:
+def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError("true and false are no numbers")
     return float(value)
@@ -146,8 +147,7 @@ def _from_text(line: str) -> dict[str, float]:
 def _settings(folder: Path) -> dict[str, str]:
     """run.json's settings with what was fingerprinted, or the adapter's own configuration."""
     about = _json_object(folder / "run.json")
-    settings = about.get("settings") if isinstance(about.get("settings"), dict) else {}
-    data = about.get("data") if isinstance(about.get("data"), dict) else {}
+    settings, data = (about[key] if isinstance(about.get(key), dict) else {} for key in ("settings", "data"))
     adapter = _json_object(folder / "adapter_config.json")
     found = {"rank": adapter.get("r"), "alpha": adapter.get("lora_alpha"), "use_rslora": adapter.get("use_rslora")}
     found |= settings | {"base weights": about.get("base"), "start": about.get("start")}
@@ -155,7 +155,7 @@ def _settings(folder: Path) -> dict[str, str]:
     return {printable(str(key)): printable(_short(value)) for key, value in found.items() if value is not None}
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)[:80]
 
 
@@ -194,7 +194,7 @@ def plain_name(name: str) -> str:
     return re.sub(r"(\.lora_[AB])(?:\.[^.]+)??(?:\.weight)?$", r"\1.weight", ".".join(parts))
 
 
-def opened(file: Path):
+def opened(file: Path) -> Any:
     """A .safetensors file, for reading; CourseError where it is damaged."""
     try:
         return safe_open(file, framework="pt")

@@ -24,6 +24,6 @@ def serve(html: Path, port: int) -> int:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     """Files only, no log line a request."""
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         """Called by http.server for each request."""
         return

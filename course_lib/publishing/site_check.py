@@ -31,9 +31,9 @@ class _Page(HTMLParser):
         self.images_without_alt: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """HTMLParser calls it at each start tag: keep what `check_site` asks for."""
-        attributes = dict(attrs)
+        attributes = {key: value or "" for key, value in attrs}  # one without a value has None
         self.ids |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
         if tag == "a" and attributes.get("href"):
             self.links.append(attributes["href"])

@@ -46,7 +46,7 @@ def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
 def page(notebook: dict, chapter: str) -> dict:
     """An executed notebook as a page: without papermill's injected cell and without what went to stderr (libraries'
     warnings, progress bars). Refuses error outputs and images without alternative text, naming the cell."""
-    cells = []
+    cells: list[dict] = []
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             continue
@@ -109,7 +109,7 @@ chapter's own process.
 
 
 def _table(values: dict) -> str:
-    def text(value) -> str:
+    def text(value: object) -> str:
         """Six digits of a float, commas in an integer, a list's items."""
         if isinstance(value, float):
             return f"{value:.6g}"

@@ -3,7 +3,7 @@
 import math
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
 from course_lib.scratch.lora import LoRAModel
-from course_lib.scratch.nn import evaluating
+from course_lib.scratch.nn import LanguageModel, evaluating
 from course_lib.scratch.trainer import evaluate
 
 
@@ -21,7 +21,7 @@ class Benchmark:
     model: what `evaluate` looks at; may be left out where only `compare` is used.
     """
 
-    def __init__(self, model=None, eval_dataset: FinetuneDataset | None = None):
+    def __init__(self, model: LanguageModel | None = None, eval_dataset: FinetuneDataset | None = None):
         if eval_dataset is None or not len(eval_dataset):
             raise ValueError("A benchmark needs an eval_dataset with at least one example.")
         self.model, self.eval_dataset = model, eval_dataset
@@ -33,11 +33,11 @@ class Benchmark:
             raise ValueError("This benchmark was made without a model: use compare({...}).")
         return self._measure(self.model)
 
-    def compare(self, models: dict[str, Any], training: dict[str, dict] | None = None) -> dict[str, dict]:
+    def compare(self, models: Mapping[str, LanguageModel], training: dict[str, dict] | None = None) -> dict[str, dict]:
         """`evaluate` of each model by name; `training` adds what `measured` returned for a model's training."""
         return {name: self._measure(model) | (training or {}).get(name, {}) for name, model in models.items()}
 
-    def _measure(self, model) -> dict[str, float]:
+    def _measure(self, model: LanguageModel) -> dict[str, float]:
         loss = evaluate(model, self.eval_dataset)
         total = sum(p.size for p in model.parameters())
         trained = model.lora_parameters() if isinstance(model, LoRAModel) else model.parameters()
@@ -50,7 +50,7 @@ class Benchmark:
         }
 
 
-def _accuracy(model, data: FinetuneDataset) -> float:
+def _accuracy(model: LanguageModel, data: FinetuneDataset) -> float:
     right = count = 0
     with evaluating(model):
         for index in range(len(data)):

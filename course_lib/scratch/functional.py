@@ -15,7 +15,7 @@ def softmax(x: Tensor) -> Tensor:
     """exp(x) / sum exp(x) over the last axis. dL/dx = p (g - sum(g p))."""
     p = _softmax(x.data)
 
-    def send_back(g):
+    def send_back(g: np.ndarray) -> None:
         gp = g * p
         x.accumulate(gp - p * gp.sum(axis=-1, keepdims=True))
 
@@ -50,7 +50,7 @@ def cross_entropy(logits: Tensor, labels: np.ndarray, ignore_index: int = IGNORE
 
     log_p = _log_softmax(logits.data.reshape(-1, classes)[rows])
 
-    def send_back(g):
+    def send_back(g: np.ndarray) -> None:
         """(softmax - onehot(label)) / rows that count; 0 in the others."""
         gradient = np.exp(log_p)
         gradient[np.arange(len(rows)), wanted] -= 1
@@ -68,7 +68,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     inverse = 1 / np.sqrt(x.data.var(axis=-1, keepdims=True) + eps)
     normal = (x.data - mean) * inverse
 
-    def send_back(g):
+    def send_back(g: np.ndarray) -> None:
         """With h = g weight and n the normalised x: (h - mean(h) - n mean(h n)) / sqrt(variance + eps) for x."""
         weight.accumulate(g * normal)
         bias.accumulate(g)
@@ -86,7 +86,7 @@ def gelu(x: Tensor) -> Tensor:
     square = x.data * x.data
     t = np.tanh(c * x.data * (1 + 0.044715 * square))
 
-    def send_back(g):
+    def send_back(g: np.ndarray) -> None:
         slope = 0.5 * (1 + t) + 0.5 * x.data * (1 - t * t) * c * (1 + 3 * 0.044715 * square)
         x.accumulate(g * slope)
 

@@ -4,6 +4,8 @@ Pre-norm, learned positions, separate query, key and value projections. Left out
 Checked against the same network in torch, logits, loss and gradients, in tests/scratch/test_gpt.py.
 """
 
+from typing import Any
+
 import numpy as np
 
 from course_lib.scratch.functional import cross_entropy, dropout, gelu, softmax
@@ -14,7 +16,7 @@ from course_lib.scratch.tensor import Tensor, no_grad
 class Attention(Module):
     """Causal self-attention with several heads: softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1)."""
 
-    def __init__(self, embed_dim: int, num_heads: int, **options):
+    def __init__(self, embed_dim: int, num_heads: int, **options: Any):
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} cannot be shared out evenly to {num_heads} heads.")
         self.num_heads = num_heads
@@ -41,7 +43,7 @@ class Attention(Module):
 class Block(Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide inside."""
 
-    def __init__(self, embed_dim: int, num_heads: int, p: float, *, rng: np.random.Generator, dtype):
+    def __init__(self, embed_dim: int, num_heads: int, p: float, *, rng: np.random.Generator, dtype: type):
         self.norm1, self.norm2 = LayerNorm(embed_dim, dtype), LayerNorm(embed_dim, dtype)
         self.attention = Attention(embed_dim, num_heads, rng=rng, dtype=dtype)
         self.up_proj = Linear(embed_dim, 4 * embed_dim, rng=rng, dtype=dtype)
@@ -75,7 +77,7 @@ class GPT(Module):
         tied: bool = True,
         dropout: float = 0.0,
         seed: int = 0,
-        dtype=np.float32,
+        dtype: type = np.float32,
     ):
         sizes = {"vocab_size": vocab_size, "embed_dim": embed_dim, "num_heads": num_heads, "num_layers": num_layers}
         sizes |= {"max_seq_len": max_seq_len}

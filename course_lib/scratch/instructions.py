@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 
 from course_lib.data import InstructionFormatter
+from course_lib.data.tokenizers import TextEncoder
 from course_lib.scratch.functional import IGNORE
 
 
@@ -22,7 +23,7 @@ class FinetuneDataset:
     ValueError where a record lacks a field, has one that is no text, or an empty response.
     """
 
-    def __init__(self, data: list[dict], tokenizer, max_length: int = 128):
+    def __init__(self, data: list[dict], tokenizer: TextEncoder, max_length: int = 128):
         if not data:
             raise ValueError("The dataset is empty: give at least one record.")
         if max_length < 2:

@@ -3,10 +3,14 @@
 Left out: dropout, and biases as targets. Checked against torch in tests/scratch/test_lora.py.
 """
 
+from typing import Any, TypeVar
+
 import numpy as np
 
 from course_lib.scratch.nn import Linear, Module, refuse_other_shapes
 from course_lib.scratch.tensor import Tensor
+
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 
 class LoRALinear(Module):
@@ -18,7 +22,14 @@ class LoRALinear(Module):
     ValueError where the rank is not between 1 and the weight's smaller side.
     """
 
-    def __init__(self, original_weight, rank: int = 4, alpha: float = 1.0, seed: int = 0, bias: Tensor | None = None):
+    def __init__(
+        self,
+        original_weight: Tensor | np.ndarray,
+        rank: int = 4,
+        alpha: float = 1.0,
+        seed: int = 0,
+        bias: Tensor | None = None,
+    ):
         weight = original_weight if isinstance(original_weight, Tensor) else Tensor(original_weight)
         if len(weight.shape) != 2:
             raise ValueError(f"original_weight has shape {weight.shape}; a linear layer's has two axes.")
@@ -41,7 +52,7 @@ class LoRALinear(Module):
         """The frozen weight's array."""
         return self.weight.data
 
-    def forward(self, x):
+    def forward(self, x: Values) -> Values:
         """x W^T + (alpha / rank) (x A^T) B^T (+ bias). x: (..., in_features), an array or a Tensor; returns its kind.
 
         A merged layer takes the short way: the change is in W already.
@@ -75,7 +86,8 @@ class LoRAModel(Module):
     """
 
     def __init__(self, base_model: Module, target_modules: list[str], rank: int = 4, alpha: float | None = None):
-        self.base_model, self.target_modules = base_model, target_modules
+        self.base_model: Any = base_model  # a Module, and one that has a loss where ours is asked for
+        self.target_modules = target_modules
         self.rank, self.alpha = rank, alpha if alpha is not None else 2.0 * rank
         self.layers: dict[str, LoRALinear] = {}
         self.training = base_model.training

@@ -1,7 +1,8 @@
 """Modules: tensors that are trained, and the layers made of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ class Module:
     """Something with parameters. Attributes that are trained tensors, modules or lists of modules are found by name."""
 
     training = True
+    forward: Callable[..., Any]  # what a subclass computes; each has arguments of its own
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules one level down, as ("blocks.0", module)."""
@@ -67,12 +69,33 @@ class Module:
         for name, tensor in own.items():
             tensor.data = np.array(state[name], dtype=tensor.dtype)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
 
+class LanguageModel(Protocol):
+    """What training and evaluation ask of a model: `GPT` and `LoRAModel` have it, and so may a class of your own."""
+
+    training: bool
+
+    def __call__(self, ids: np.ndarray, /) -> Tensor:
+        """Logits (batch, time, vocab_size) of integers (batch, time)."""
+
+    def loss(self, ids: np.ndarray, labels: np.ndarray, /) -> Tensor:
+        """The mean loss over the labels that are trained."""
+
+    def parameters(self) -> list[Tensor]:
+        """Every parameter once."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter once, with its name."""
+
+    def train(self, mode: bool = True, /) -> Any:
+        """Switch dropout on or off."""
+
+
 @contextmanager
-def evaluating(model) -> Iterator[None]:
+def evaluating(model: LanguageModel) -> Iterator[None]:
     """Inside, `model` records no graph and drops nothing out; afterwards it is as it was."""
     training = model.training
     model.train(False)
@@ -95,7 +118,13 @@ class Linear(Module):
     """y = x W^T + b. weight: (out_features, in_features), uniform in +-1 / sqrt(in_features), as torch's."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, rng: np.random.Generator, dtype=np.float32
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator,
+        dtype: type = np.float32,
     ):
         bound = 1 / np.sqrt(in_features)
         self.weight = _uniform(rng, bound, (out_features, in_features), dtype)
@@ -112,7 +141,7 @@ class Linear(Module):
 class Embedding(Module):
     """A table of vectors, looked up by id. weight: (rows, width), normal with standard deviation 0.02 (GPT-2's)."""
 
-    def __init__(self, rows: int, width: int, *, rng: np.random.Generator, dtype=np.float32):
+    def __init__(self, rows: int, width: int, *, rng: np.random.Generator, dtype: type = np.float32):
         self.weight = Tensor((0.02 * rng.standard_normal((rows, width))).astype(dtype), requires_grad=True)
 
     def forward(self, ids: np.ndarray) -> Tensor:
@@ -123,7 +152,7 @@ class Embedding(Module):
 class LayerNorm(Module):
     """Zero mean and unit variance over the last axis, then a learned scale and shift."""
 
-    def __init__(self, width: int, dtype=np.float32):
+    def __init__(self, width: int, dtype: type = np.float32):
         self.weight = Tensor(np.ones(width, dtype), requires_grad=True)
         self.bias = Tensor(np.zeros(width, dtype), requires_grad=True)
 
@@ -132,5 +161,5 @@ class LayerNorm(Module):
         return layer_norm(x, self.weight, self.bias)
 
 
-def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...], dtype) -> Tensor:
+def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...], dtype: type) -> Tensor:
     return Tensor(rng.uniform(-bound, bound, shape).astype(dtype), requires_grad=True)

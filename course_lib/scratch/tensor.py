@@ -8,16 +8,19 @@ Left out: second derivatives, in-place operations, devices. Checked against cent
 tests/scratch/test_tensor.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Operand: TypeAlias = "Tensor | np.ndarray | Sequence | float"  # what stands beside a tensor in a formula
 
 _recording = True
 
 
 @contextmanager
-def no_grad():
+def no_grad() -> Iterator[None]:
     """Operations inside remember nothing: for evaluation and generation."""
     global _recording
     before, _recording = _recording, False
@@ -35,7 +38,7 @@ class Tensor:
 
     __array_priority__ = 1000  # array * tensor is ours to compute: NumPy's own product would forget the graph
 
-    def __init__(self, data, requires_grad: bool = False):
+    def __init__(self, data: np.ndarray | Sequence | float, requires_grad: bool = False):
         array = np.asarray(data)
         self.data = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
         self.requires_grad = requires_grad
@@ -55,14 +58,14 @@ class Tensor:
         return self.data.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.data.dtype
 
     def item(self) -> float:
         """The value of a tensor with one element."""
         return self.data.item()
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
@@ -101,37 +104,37 @@ class Tensor:
             gradient = np.ones_like(self.data)
         self.accumulate(gradient)
         for node in reversed(_in_order(self)):
-            if node._send_back is not None:
+            if node._send_back is not None and node.grad is not None:
                 node._send_back(node.grad)
                 node.grad = None  # an intermediate result's gradient has done its work
 
     # --- arithmetic, with broadcasting ---
 
-    def __add__(self, other) -> "Tensor":
+    def __add__(self, other: Operand) -> "Tensor":
         other = as_tensor(other, self.dtype)
 
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             self.accumulate(g)
             other.accumulate(g)
 
         return Tensor.result(self.data + other.data, (self, other), send_back)
 
-    def __mul__(self, other) -> "Tensor":
+    def __mul__(self, other: Operand) -> "Tensor":
         other = as_tensor(other, self.dtype)
 
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             self.accumulate(g * other.data)
             other.accumulate(g * self.data)
 
         return Tensor.result(self.data * other.data, (self, other), send_back)
 
     def __pow__(self, power: float) -> "Tensor":
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             self.accumulate(g * power * self.data ** (power - 1))
 
         return Tensor.result(self.data**power, (self,), send_back)
 
-    def __matmul__(self, other) -> "Tensor":
+    def __matmul__(self, other: Operand) -> "Tensor":
         """Matrix product over the last two axes; leading axes broadcast."""
         other = as_tensor(other, self.dtype)
         if self.data.ndim < 2 or other.data.ndim < 2:
@@ -141,7 +144,7 @@ class Tensor:
                 f"A matrix product of shapes {self.shape} and {other.shape}: the inner sizes must be equal."
             )
 
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             """C = A B: the gradient is g B^T for A and A^T g for B."""
             if self.requires_grad:
                 self.accumulate(g @ other.data.swapaxes(-1, -2))
@@ -153,21 +156,21 @@ class Tensor:
     def __neg__(self) -> "Tensor":
         return self * -1.0
 
-    def __sub__(self, other) -> "Tensor":
+    def __sub__(self, other: Operand) -> "Tensor":
         return self + (-as_tensor(other, self.dtype))
 
-    def __truediv__(self, other) -> "Tensor":
+    def __truediv__(self, other: Operand) -> "Tensor":
         return self * as_tensor(other, self.dtype) ** -1.0
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __rmatmul__(self, other) -> "Tensor":
+    def __rmatmul__(self, other: Operand) -> "Tensor":
         return as_tensor(other, self.dtype) @ self
 
-    def __rsub__(self, other) -> "Tensor":
+    def __rsub__(self, other: Operand) -> "Tensor":
         return as_tensor(other, self.dtype) - self
 
-    def __rtruediv__(self, other) -> "Tensor":
+    def __rtruediv__(self, other: Operand) -> "Tensor":
         return as_tensor(other, self.dtype) / self
 
     # --- functions of each element ---
@@ -188,10 +191,10 @@ class Tensor:
 
     # --- over axes ---
 
-    def sum(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The sum over `axis` (one, several, or None: all)."""
 
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             """Each summand has had the same share: the gradient is repeated along the axes."""
             if axis is not None and not keepdims:
                 g = np.expand_dims(g, axis)
@@ -199,7 +202,7 @@ class Tensor:
 
         return Tensor.result(self.data.sum(axis=axis, keepdims=keepdims), (self,), send_back)
 
-    def mean(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The sum over `axis`, divided by how many were summed."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
@@ -220,10 +223,10 @@ class Tensor:
         """`transpose` of the last two axes."""
         return self.transpose()
 
-    def __getitem__(self, index) -> "Tensor":
+    def __getitem__(self, index: Any) -> "Tensor":
         """Any NumPy index: slices, integers, arrays of integers (an embedding is `table[ids]`)."""
 
-        def send_back(g):
+        def send_back(g: np.ndarray) -> None:
             """Each element's gradient to where it was taken from."""
             whole = np.zeros_like(self.data)
             np.add.at(whole, index, g)  # the same row may have been taken several times
@@ -232,7 +235,7 @@ class Tensor:
         return Tensor.result(self.data[index], (self,), send_back)
 
 
-def as_tensor(value, dtype=np.float32) -> Tensor:
+def as_tensor(value: Operand, dtype: type | np.dtype = np.float32) -> Tensor:
     """`value` itself if it is a tensor, else a constant of that dtype."""
     return value if isinstance(value, Tensor) else Tensor(np.asarray(value, dtype=dtype))
 

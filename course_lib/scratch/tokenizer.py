@@ -10,6 +10,7 @@ merges, in tests/scratch/test_tokenizer.py.
 import heapq
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from course_lib.files import write_whole
@@ -28,7 +29,10 @@ class BPETokenizer:
     """
 
     def __init__(
-        self, merges: list[tuple[int, int]] = (), special_tokens: list[str] = (), numbering: list[int] | None = None
+        self,
+        merges: Sequence[tuple[int, int]] = (),
+        special_tokens: Sequence[str] = (),
+        numbering: list[int] | None = None,
     ):
         self.merges = [tuple(pair) for pair in merges]
         self.special_tokens = list(special_tokens)
@@ -53,7 +57,7 @@ class BPETokenizer:
         return len(self._bytes) + len(self.special_tokens)
 
     @classmethod
-    def train(cls, text: str, vocab_size: int, special_tokens: list[str] = ()) -> "BPETokenizer":
+    def train(cls, text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> "BPETokenizer":
         """Learn merges from `text` until there are `vocab_size` ids, or no pair occurs twice.
 
         Of two pairs that are equally frequent the one with the smaller ids is merged first.
@@ -101,11 +105,11 @@ class BPETokenizer:
         """As transformers' tokenizers are called: {"input_ids": [...]}."""
         return {"input_ids": self.encode(text)}
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are no UTF-8 (a cut character) become the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: list[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of `ids`. ValueError where an id is outside the vocabulary."""
         pieces = []
         for i in ids:
@@ -180,7 +184,13 @@ def _learn(words: Counter, count: int) -> list[tuple[int, int]]:
     return merges
 
 
-def _apply(spelt, places, counts, pair: tuple[int, int], new: int) -> set[tuple[int, int]]:
+def _apply(
+    spelt: list[tuple[list[int], int]],
+    places: dict[tuple[int, int], set[int]],
+    counts: Counter,
+    pair: tuple[int, int],
+    new: int,
+) -> set[tuple[int, int]]:
     """Merge `pair` in every word that has it; returns the pairs whose counts changed."""
     changed = set()
     for number in places.pop(pair):
@@ -212,14 +222,14 @@ def _merge(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     return out
 
 
-def _split(parts: list[str]):
+def _split(parts: list[str]) -> Iterator[str]:
     import regex  # knows \p{L}, which re does not
 
     for part in parts:
         yield from regex.findall(PATTERN, part)
 
 
-def _split_special(text: str, special_tokens: list[str]) -> list[str]:
+def _split_special(text: str, special_tokens: Sequence[str]) -> list[str]:
     """`text` cut around the special tokens, the longest first where one begins another."""
     if not special_tokens:
         return [text]
@@ -229,5 +239,5 @@ def _split_special(text: str, special_tokens: list[str]) -> list[str]:
     return [part for part in regex.split(f"({'|'.join(map(regex.escape, longest_first))})", text) if part]
 
 
-def _outside(text: str, special_tokens: list[str]) -> list[str]:
+def _outside(text: str, special_tokens: Sequence[str]) -> list[str]:
     return [part for part in _split_special(text, special_tokens) if part not in special_tokens]

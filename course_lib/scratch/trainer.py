@@ -13,7 +13,7 @@ import numpy as np
 from course_lib.files import write_whole
 from course_lib.scratch.functional import IGNORE
 from course_lib.scratch.instructions import DataCollator, FinetuneDataset
-from course_lib.scratch.nn import evaluating, refuse_other_shapes
+from course_lib.scratch.nn import LanguageModel, evaluating, refuse_other_shapes
 from course_lib.scratch.optim import Optimizer, clip_grad_norm, warmup_cosine
 
 
@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(
         self,
-        model,
+        model: LanguageModel,
         optimizer: Optimizer,
         dataset: FinetuneDataset,
         batch_size: int = 4,
@@ -92,7 +92,8 @@ class Trainer:
         """Weights, the optimiser's memory, position, schedule and random states, in one .npz without pickle; whole or
         not at all."""
         buffer = io.BytesIO()
-        np.savez(buffer, state=np.array(json.dumps(self._state())), **self._arrays())
+        arrays = {"state": np.array(json.dumps(self._state()))} | self._arrays()
+        np.savez(buffer, allow_pickle=False, **arrays)
         write_whole(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Path | str) -> None:
@@ -108,7 +109,7 @@ class Trainer:
         for what in ("batch_size", "examples"):
             if state[what] != own[what]:
                 raise ValueError(f"{path} was saved with {what} {state[what]}, and here it is {own[what]}.")
-        if state["rng"]:
+        if state["rng"] and self.rng is not None:
             self.rng.bit_generator.state = state["rng"]  # first, as it refuses what is no state
         for name, parameter in self.model.named_parameters():
             parameter.data = arrays[f"model/{name}"].astype(parameter.dtype, copy=False)
@@ -146,7 +147,7 @@ def _read(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
         raise ValueError(f"{path} is no checkpoint of this Trainer ({error}).") from error
 
 
-def evaluate(model, data: FinetuneDataset, batch_size: int = 4) -> float:
+def evaluate(model: LanguageModel, data: FinetuneDataset, batch_size: int = 4) -> float:
     """Mean loss over every trained-on label of `data`, whatever the batches: token-weighted, not a mean of means.
     Without dropout."""
     total, count, collator = 0.0, 0, DataCollator()

@@ -18,14 +18,17 @@ import shlex
 import shutil
 import signal
 import subprocess
+import types
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
 
-def load_beside(name: str):
+def load_beside(name: str) -> types.ModuleType:
     """A module from this folder, by path: importing its package could need what set-up has yet to install."""
     spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, name + ".py"))
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -3,6 +3,7 @@
 `bootstrap.py` loads this file by its path, before anything is installed: standard library only, 3.6 syntax.
 """
 
+import collections.abc
 import contextlib
 import hashlib
 import json
@@ -236,7 +237,7 @@ def run_logged(command: list, root: str, progress: Progress) -> None:
         """The command, then its lines as they come, to the log; the newest that says something is kept."""
         with open(path, "a", encoding="utf-8") as log:
             log.write("$ " + " ".join(shlex.quote(word) for word in command) + "\n")
-            for line in process.stdout:
+            for line in process.stdout or ():
                 log.write(line)
                 log.flush()
                 latest[0] = news(line) or latest[0]
@@ -362,7 +363,7 @@ def install(root: str, extras: list, torch_index: str, progress: Progress) -> No
 
 
 @contextlib.contextmanager
-def one_at_a_time(root: str):
+def one_at_a_time(root: str) -> "collections.abc.Iterator[None]":
     """Hold a lock on the checkout, so that two terminals do not install into one .venv at once."""
     import fcntl
 

@@ -12,6 +12,7 @@ tensor and pipeline parallelism, and uneven machines.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,7 +55,7 @@ class World:
         dist.all_reduce(tensor)
         return tensor.item()
 
-    def gather(self, value) -> list:
+    def gather(self, value: Any) -> list:
         """`value` of every process, in the order of their ranks."""
         values = [value] * self.size
         if self.size > 1:
@@ -110,7 +111,8 @@ def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.
     mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
     for block in next((module for module in model.modules() if isinstance(module, nn.ModuleList)), []):
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)  # in place
+    return model
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,8 +123,8 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
 def distribute_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """`value` on the parameter's device, and sharded where the parameter is: what `full_tensor` gave, given back."""
     value = value.to(parameter.device)
-    if not hasattr(parameter, "full_tensor"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    if not isinstance(parameter, DTensor):
+        return value
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)

@@ -131,7 +131,7 @@ def check_json(answer: str, prompt: str, response: str) -> bool:
     """The one JSON object in the response has the answer's keys and values, types included."""
     found = re.search(r"\{.*\}", response, re.DOTALL)
     try:
-        return bool(found) and json.loads(found[0]) == json.loads(answer)
+        return found is not None and json.loads(found[0]) == json.loads(answer)
     except json.JSONDecodeError:
         return False
 

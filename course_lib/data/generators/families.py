@@ -8,6 +8,7 @@ material to the ``input`` field, as in the Alpaca format.
 import json
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from course_lib.data.generators import number_families as number
 from course_lib.data.generators.questions import Question, nearby, read_pairs, shuffled, swapped, with_article
@@ -46,8 +47,11 @@ def count_letters(rng: Random) -> Question:
     word = rng.choice(LONG_WORDS)
     letter = rng.choice(sorted(set(word)))
     count = word.count(letter)
-    asks = (f'How many times does the letter "{letter}" occur in the word "{{x}}"?',)
-    asks += (f'Count the letter "{letter}" in "{{x}}".', f'Count how often the letter "{letter}" appears in the word.')
+    asks = (
+        f'How many times does the letter "{letter}" occur in the word "{{x}}"?',
+        f'Count the letter "{letter}" in "{{x}}".',
+        f'Count how often the letter "{letter}" appears in the word.',
+    )
     reply = f'The number of times that "{letter}" occurs in "{word}" is {{a}}.'
     return Question(f"{letter} in {word}", asks, word, str(count), nearby(rng, count), reply)
 
@@ -73,8 +77,11 @@ def extract_email(rng: Random) -> Question:
             f"Questions about the {rng.choice(NOUNS)} go to {address}, not to the front desk.",
         )
     )
-    asks = ("Extract the e-mail address from the text.", "Find the e-mail address in this text: {x}")
-    asks += ("What is the e-mail address in the following sentence? Reply with the address only.",)
+    asks = (
+        "Extract the e-mail address from the text.",
+        "Find the e-mail address in this text: {x}",
+        "What is the e-mail address in the following sentence? Reply with the address only.",
+    )
     return Question(address, asks, text, address, address.replace(name, other))
 
 
@@ -82,8 +89,12 @@ def plural(rng: Random) -> Question:
     """Plural nouns, mostly irregular."""
     one, many = rng.choice(read_pairs(PLURALS))
     wrong = one + "s" if one + "s" != many else one + "es"
-    asks = ('What is the plural of "{x}"?', "Give the plural form of the noun.", 'Write "{x}" in the plural.')
-    asks += ("Write the plural of this word.",)
+    asks = (
+        'What is the plural of "{x}"?',
+        "Give the plural form of the noun.",
+        'Write "{x}" in the plural.',
+        "Write the plural of this word.",
+    )
     return Question(one, asks, one, many, wrong, f'The plural of "{one}" is "{{a}}".')
 
 
@@ -92,8 +103,12 @@ def past_tense(rng: Random) -> Question:
     verb, past = rng.choice(read_pairs(PASTS))
     regular = verb + ("d" if verb.endswith("e") else "ed")
     wrong = regular if regular != past else verb + "s"
-    asks = ('What is the past tense of "{x}"?', "Give the simple past of the verb.", 'Put the verb "{x}" in the past.')
-    asks += ("Write the past tense of this verb. Reply with one word.",)
+    asks = (
+        'What is the past tense of "{x}"?',
+        "Give the simple past of the verb.",
+        'Put the verb "{x}" in the past.',
+        "Write the past tense of this verb. Reply with one word.",
+    )
     return Question(verb, asks, verb, past, wrong)
 
 
@@ -103,8 +118,12 @@ def opposite(rng: Random) -> Question:
     pair, other = rng.sample(pairs, 2)
     word, answer = pair if rng.random() < 0.5 else pair[::-1]
     word, wrong = word.split("|")[0], other[0].split("|")[0]
-    asks = ('What is the opposite of "{x}"?', "Give an antonym of the word.", 'Name the opposite of the word "{x}".')
-    asks += ("Write a word that means the opposite.",)
+    asks = (
+        'What is the opposite of "{x}"?',
+        "Give an antonym of the word.",
+        'Name the opposite of the word "{x}".',
+        "Write a word that means the opposite.",
+    )
     return Question(" ".join(pair), asks, word, answer, wrong, f'The opposite of "{word}" is "{{a}}".')
 
 
@@ -121,7 +140,7 @@ def change_case(rng: Random) -> Question:
 def to_json(rng: Random) -> Question:
     """A sentence about a person or a purchase, as a JSON object with the named keys."""
     if rng.random() < 0.5:
-        record = {"name": rng.choice(NAMES), "age": rng.randint(18, 90), "city": rng.choice(CITIES)}
+        record: dict[str, Any] = {"name": rng.choice(NAMES), "age": rng.randint(18, 90), "city": rng.choice(CITIES)}
         text = "{name} is {age} years old and lives in {city}."
         fields = "name, age and city"
     else:
@@ -129,8 +148,11 @@ def to_json(rng: Random) -> Question:
         text = "The shop has {quantity} pieces of the item {item}, at a price of {price} euros each."
         fields = "item, quantity and price"
     key = "age" if "age" in record else "quantity"
-    asks = (f"Turn the sentence into a JSON object with the keys {fields}.",)
-    asks += (f"Extract {fields} from this sentence as JSON: {{x}}", f"Return JSON with the fields {fields}.")
+    asks = (
+        f"Turn the sentence into a JSON object with the keys {fields}.",
+        f"Extract {fields} from this sentence as JSON: {{x}}",
+        f"Return JSON with the fields {fields}.",
+    )
     wrong = json.dumps(record | {key: record[key] + 1})
     prose = "; ".join(f"{field} is {value}" for field, value in record.items())
     return Question(str(record), asks, text.format(**record), json.dumps(record), wrong, misformatted=prose)
@@ -146,8 +168,11 @@ def voice(rng: Random) -> Question:
         return sentence.capitalize()
 
     start, goal = rng.choice((("active", "passive"), ("passive", "active")))
-    asks = (f"Rewrite the sentence in the {goal} voice.", f"Change this sentence to the {goal} voice: {{x}}")
-    asks += (f"Turn the {start} sentence into its {goal} form.",)
+    asks = (
+        f"Rewrite the sentence in the {goal} voice.",
+        f"Change this sentence to the {goal} voice: {{x}}",
+        f"Turn the {start} sentence into its {goal} form.",
+    )
     wrong = say(goal, thing, doer)
     return Question(f"{doer} {past} {thing}", asks, say(start, doer, thing), say(goal, doer, thing), wrong)
 
@@ -156,8 +181,11 @@ def acronym(rng: Random) -> Question:
     """The initials of a made-up society."""
     words = [word.title() for word in rng.sample(ADJECTIVES, 2) + rng.sample(NOUNS, rng.randint(1, 2)) + ["Society"]]
     letters = [word[0] for word in words]
-    asks = ('What is the acronym of "{x}"?', "Form the acronym from the initial letters of the name.")
-    asks += ("Shorten the name to its initials.",)
+    asks = (
+        'What is the acronym of "{x}"?',
+        "Form the acronym from the initial letters of the name.",
+        "Shorten the name to its initials.",
+    )
     name, answer = " ".join(words), "".join(letters)
     return Question(name, asks, name, answer, answer[:-1] + rng.choice("XZQ"))
 
@@ -176,8 +204,11 @@ def filter_list(rng: Random) -> Question:
     mixed = rng.sample(keep + drop, len(keep) + 3)
     kept = [item for item in mixed if item in keep]
     wrong = [item for item in mixed if item in keep or item == drop[0]] if rng.random() < 0.5 else kept[1:]
-    asks = (f"Keep only the {wanted} from the list.", f"Which of these are {wanted}? {{x}}")
-    asks += (f"List just the {wanted}, in the given order.",)
+    asks = (
+        f"Keep only the {wanted} from the list.",
+        f"Which of these are {wanted}? {{x}}",
+        f"List just the {wanted}, in the given order.",
+    )
     return Question(", ".join(sorted(mixed)), asks, ", ".join(mixed), ", ".join(kept), ", ".join(wrong))
 
 
@@ -208,8 +239,12 @@ def classify(rng: Random) -> Question:
     category, other = rng.sample(sorted(CATEGORIES), 2)
     word = rng.choice(CATEGORIES[category])
     subject = f"The word {word}"
-    asks = ("Say whether {x} names an animal, a fruit or a tool.", "Classify the word as animal, fruit or tool.")
-    asks += ("Which category fits: animal, fruit or tool?", "Does {x} name an animal, a fruit or a tool?")
+    asks = (
+        "Say whether {x} names an animal, a fruit or a tool.",
+        "Classify the word as animal, fruit or tool.",
+        "Which category fits: animal, fruit or tool?",
+        "Does {x} name an animal, a fruit or a tool?",
+    )
     answer, wrong = with_article(category), with_article(other)
     return Question(word, asks, f'"{word}"', answer, wrong, f"{subject} names {{a}}.")
 
@@ -220,8 +255,11 @@ def remove_repeats(rng: Random) -> Question:
     listed = rng.sample(words + rng.sample(words, 2), len(words) + 2)
     once = list(dict.fromkeys(listed))
     wrong = [*once, rng.choice(once)]
-    asks = ("Remove the repeated words from the list.", "Give this list without duplicates: {x}")
-    asks += ("List each word once, in order of first appearance.",)
+    asks = (
+        "Remove the repeated words from the list.",
+        "Give this list without duplicates: {x}",
+        "List each word once, in order of first appearance.",
+    )
     return Question(" ".join(listed), asks, ", ".join(listed), ", ".join(once), ", ".join(wrong))
 
 

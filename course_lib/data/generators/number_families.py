@@ -14,8 +14,13 @@ def unit_conversion(rng: Random) -> Question:
     if rng.random() < 0.5:
         start, goal, given, result = (small, big, count * factor, count)
     wrong = str(result * 10 if rng.random() < 0.5 else result + rng.randint(1, 9))
-    asks = (f"Convert {{x}} to {goal}.", f"How many {goal} are there in {{x}}?", f"Express {{x}} in {goal}.")
-    asks += (f"Convert the quantity to {goal}.", f"Write this in {goal}.")
+    asks = (
+        f"Convert {{x}} to {goal}.",
+        f"How many {goal} are there in {{x}}?",
+        f"Express {{x}} in {goal}.",
+        f"Convert the quantity to {goal}.",
+        f"Write this in {goal}.",
+    )
     content = f"{given} {start}"
     return Question(f"{count} {big}", asks, content, f"{result} {goal}", f"{wrong} {goal}", f"{content} is {{a}}.")
 
@@ -43,8 +48,11 @@ def iso_date(rng: Random) -> Question:
             f"{rng.choice(NAMES)} signed the lease for the {thing} shop on {written}.",
         )
     )
-    asks = ("Find the date in the text and write it as YYYY-MM-DD.", "Give the date in ISO format (YYYY-MM-DD): {x}")
-    asks += ("Which date does this sentence mention? Answer in the form YYYY-MM-DD.",)
+    asks = (
+        "Find the date in the text and write it as YYYY-MM-DD.",
+        "Give the date in ISO format (YYYY-MM-DD): {x}",
+        "Which date does this sentence mention? Answer in the form YYYY-MM-DD.",
+    )
     answer, wrong = (f"{year}-{month:02}-{d:02}" for d in (day, day + rng.choice((-1, 1))))
     return Question(answer, asks, text, answer, wrong, misformatted=written)
 

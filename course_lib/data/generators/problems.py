@@ -56,7 +56,7 @@ def _reasoning_gym() -> ModuleType:
 
 def _empty_package(spec: ModuleSpec) -> ModuleType:
     package = ModuleType(spec.name)
-    package.__path__ = spec.submodule_search_locations
+    package.__path__ = spec.submodule_search_locations or []
     return package
 
 

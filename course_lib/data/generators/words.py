@@ -1,8 +1,10 @@
 """The words, pairs and units that the families in `families` draw from. All in plain English, and nobody's names."""
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
-MONTHS += ("November", "December")
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 NAMES = (
     "Ada Amir Bela Chen Dara Elif Femi Greta Hana Ines Jonas Kofi Lena Mateo Nadia Omar Priya Rosa Sven Tala".split()
 )
@@ -14,15 +16,25 @@ CATEGORIES = {
     "tool": "axe chisel drill file hammer ladder mallet pliers rake saw scissors shovel spade spanner trowel".split(),
 }
 TITLE_CASE = "title case (a capital for every word)"
-NOUNS = "anchor basket bottle bridge candle castle forest garden island jacket kettle lantern market mirror needle"
-NOUNS = (NOUNS + " paper pencil pocket ribbon river saddle shadow silver timber tunnel valley velvet window").split()
+NOUNS = (
+    "anchor basket bottle bridge candle castle forest garden island jacket kettle lantern market mirror needle "
+    "paper pencil pocket ribbon river saddle shadow silver timber tunnel valley velvet window"
+).split()
 GOODS = "basket bottle candle jacket kettle lantern mirror needle pencil ribbon saddle sofa teapot umbrella".split()
 ADJECTIVES = "bright broken calm clever cold famous gentle green heavy hidden little lonely old quiet red rusty".split()
-LONG_WORDS = "accessible assessment balloon banana bookkeeper cinnamon committee coffee coconut difference embarrass"
-LONG_WORDS = LONG_WORDS + " engineer excellent happiness hippopotamus independence lighthouse mississippi necessary"
-LONG_WORDS = (LONG_WORDS + " occurrence parallel possession raccoon referee strawberry successful tomorrow").split()
-SENTENCES = ("The {} {} stood behind the {}", "Nobody saw the {} {} near the {}", "One {} {} fell into the {}")
-SENTENCES += ("She painted the {} {} and the {}", "Every {} {} needs its own {}", "My {} {} hides under your {}")
+LONG_WORDS = (
+    "accessible assessment balloon banana bookkeeper cinnamon committee coffee coconut difference embarrass "
+    "engineer excellent happiness hippopotamus independence lighthouse mississippi necessary "
+    "occurrence parallel possession raccoon referee strawberry successful tomorrow"
+).split()
+SENTENCES = (
+    "The {} {} stood behind the {}",
+    "Nobody saw the {} {} near the {}",
+    "One {} {} fell into the {}",
+    "She painted the {} {} and the {}",
+    "Every {} {} needs its own {}",
+    "My {} {} hides under your {}",
+)
 
 # Pairs rather than a rule, because the exceptions are the exercise. `|` separates answers that are equally right.
 PLURALS = "mouse mice,child children,foot feet,tooth teeth,goose geese,man men,woman women,ox oxen"

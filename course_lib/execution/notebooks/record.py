@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.files import write_json
@@ -18,13 +19,13 @@ class Recorder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.values: dict = {}
 
-    def __call__(self, **values) -> None:
+    def __call__(self, **values: Any) -> None:
         for key, value in values.items():
             self.values[key] = _plain(key, value)
         write_json(self.path, self.values)
 
 
-def _plain(key: str, value):
+def _plain(key: str, value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy and torch
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):

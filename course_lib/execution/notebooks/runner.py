@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,7 +49,17 @@ class Result:
 class Runner:
     """Executes chapters into `out`, at most `jobs` at a time. `say` prints a line of progress."""
 
-    def __init__(self, out: Path, profile: str, *, seed=0, timeout=None, jobs=1, force=False, say=print):
+    def __init__(
+        self,
+        out: Path,
+        profile: str,
+        *,
+        seed: int = 0,
+        timeout: float | None = None,
+        jobs: int = 1,
+        force: bool = False,
+        say: Callable[[str], None] = print,
+    ):
         self.out, self.profile, self.seed = out.resolve(), profile, seed
         self.timeout, self.jobs, self.force, self.say = timeout, jobs, force, say
         self.profile_file = profile_path(profile)
@@ -176,7 +187,7 @@ class Runner:
     def _listen(self, chapter: Chapter, worker: subprocess.Popen) -> tuple[Result, dict]:
         """Follow the worker's events to its end, one line of progress a cell. Returns also the last cell begun."""
         started, result, last = time.perf_counter(), Result(chapter.id, "failed"), {}
-        for line in worker.stdout:
+        for line in worker.stdout or ():
             event = json.loads(line)
             if event["event"] == "cell":
                 last = event
@@ -209,7 +220,7 @@ class Runner:
 
     def _publish(self, chapter: Chapter, partial: Path, result: Result, wanted: str) -> None:
         """Complete the folder of a finished chapter and put it in the place of the old one."""
-        notebook = _read_json(partial / "notebook.ipynb")
+        notebook = json.loads((partial / "notebook.ipynb").read_text(encoding="utf-8"))
         for key in ("input_path", "output_path"):  # folders of this machine
             notebook["metadata"].get("papermill", {}).pop(key, None)
         write_json(partial / "notebook.ipynb", notebook)
@@ -277,7 +288,7 @@ def summary(results: list[Result]) -> str:
 
 
 @contextmanager
-def _deaf_to_signals():
+def _deaf_to_signals() -> Iterator[None]:
     """No Ctrl-C and no SIGTERM meanwhile (only the main thread, which alone hears them, can say so)."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import papermill
 import psutil
@@ -39,7 +40,7 @@ class ThisInterpreter(AsyncKernelManager):
 class Client(PapermillNotebookClient):
     """Tells each cell as it starts, and how long it took and how much memory the kernel has used so far."""
 
-    def execute_cell(self, cell, cell_index, **options):
+    def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
         """nbclient's, with an event before and after each code cell that is not the parameters'."""
         given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         code = cell.cell_type == "code" and cell.source.strip() and not given
@@ -75,7 +76,7 @@ class Engine(NBClientEngine):
     """papermill's own engine with our client."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, **options):
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, start_timeout: int = 60, **options: Any) -> None:
         """Called by papermill: run all cells of `nb_man` by `Client`, in this interpreter."""
         client = Client(
             nb_man,
@@ -94,7 +95,7 @@ def first_line(source: str) -> str:
     return (lines or source.splitlines() or [""])[0].strip()
 
 
-def tell(event: str, **fields) -> None:
+def tell(event: str, **fields: Any) -> None:
     """One line of JSON to whoever listens."""
     print(json.dumps({"event": event, **fields}), file=listener, flush=True)
 
