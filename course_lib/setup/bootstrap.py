@@ -7,34 +7,20 @@ only. Old Pythons must be able to read it (3.6 syntax): it is here that they are
 are too old, so annotations newer than 3.6 stand in quotes.
 """
 
-import sys
-
-if __name__ == "__main__":  # the folder of this file must not hide modules of the standard library
-    sys.path.pop(0)
-
-import importlib.util
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import types
+import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+if HERE not in sys.path:  # the other files of this folder are imported without their package, which needs more
+    sys.path.insert(0, HERE)
 
+import virtual_environment  # type: ignore[import-not-found]  # noqa: E402
 
-def load_beside(name: str) -> types.ModuleType:
-    """A module from this folder, by path: importing its package could need what set-up has yet to install."""
-    spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, name + ".py"))
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-virtual_environment = load_beside("virtual_environment")
 SetupError = virtual_environment.SetupError
 
 

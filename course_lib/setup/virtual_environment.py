@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 
+import torch_build  # type: ignore[import-not-found]  # beside this file, whose folder is on sys.path
+
 OLDEST = (3, 11)
 TESTED = ((3, 11), (3, 12), (3, 13))
 EXTRAS = ("torch", "data", "book", "grading", "dev")
@@ -66,7 +68,7 @@ def choose_python(running: tuple, names: tuple = ("python3.11", "python3.12", "p
     )
 
 
-def check_machine(root: str, free_gb: float, present_gb: float = 0.0) -> None:
+def check_machine(root: str, free_gb: float, present_gb: float = 0.0, needed_gb: float = NEEDED_GB) -> None:
     """Raise SetupError for what would make an install fail half way: no venv module, no permission, no room.
 
     `present_gb` is what an earlier, interrupted set-up has already put into .venv.
@@ -81,17 +83,12 @@ def check_machine(root: str, free_gb: float, present_gb: float = 0.0) -> None:
         ) from None
     if not os.access(root, os.W_OK):
         raise SetupError(f"no permission to write in {root}: clone the course into a folder of your own.")
-    needed = max(NEEDED_GB - present_gb, 0.5)
+    needed = max(needed_gb - present_gb, 0.5)
     if free_gb < needed:
         raise SetupError(
             f"{free_gb:.1f} GB are free on the disk of {root} and set-up needs {needed:.1f} GB: "
             "free some space or clone the course on a larger disk."
         )
-
-
-def has_nvidia_gpu() -> bool:
-    """Whether an NVIDIA driver is present."""
-    return bool(shutil.which("nvidia-smi")) or os.path.exists("/proc/driver/nvidia/version")
 
 
 def folder_gb(folder: str) -> float:
@@ -296,39 +293,21 @@ def pinned(root: str, package: str) -> str:
     return found.group(0)
 
 
-def cuda_packages(report: dict) -> list:
-    """Names of the CUDA packages in a report of `pip install --dry-run --report`."""
-    names = [item["metadata"]["name"] for item in report.get("install", [])]
-    return sorted(name for name in names if name.lower().startswith("nvidia-"))
-
-
-def refuse_cuda(report: dict, root: str) -> None:
-    """Raise SetupError when torch would bring CUDA along to a machine that has no GPU for it."""
-    found = cuda_packages(report)
-    if found:
-        raise SetupError(
-            f"pip would download the CUDA build of {pinned(root, 'torch')} ({len(found)} nvidia packages, several GB), "
-            "and this machine has no NVIDIA GPU: run `make setup TORCH_INDEX=URL` with the CPU index URL that the "
-            'selector on PyTorch\'s "Get started" page shows, or `make setup TORCH=cuda` if you want CUDA anyway.'
-        )
-
-
 def install_torch(root: str, torch_index: str, progress: Progress) -> None:
-    """torch before everything else, from the index the user chose; or make sure that pip will not choose CUDA."""
+    """torch before everything else, in the build that `torch_build` chooses; what it chose is said in one line."""
     requirement = pinned(root, "torch")
-    if torch_index:
-        progress.step(f"installing {requirement} from {torch_index}")
-        run_logged(pip(root, "--no-deps", "--index-url", torch_index, requirement), root, progress)
-        return
-    if not sys.platform.startswith("linux") or has_nvidia_gpu() or os.environ.get("TORCH") == "cuda":
-        return
-    progress.step(f"asking pip which build of {requirement} it would take")
-    answer = subprocess.run(
-        pip(root, "--dry-run", "--quiet", "--report", "-", requirement), cwd=root, env=clean_environment(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    if answer.returncode == 0:  # a failure is reported, with its reason, by the real install
-        refuse_cuda(json.loads(answer.stdout), root)
+    ask = torch_build.asker(pip(root)[:3], requirement, cwd=root, env=clean_environment())
+    progress.step(f"deciding which build of {requirement} to take")
+    try:
+        choice = torch_build.choose(
+            requirement, os.environ.get("TORCH", ""), torch_index, torch_build.wants_cuda_here(), ask
+        )
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+    progress.step("  " + choice.why)
+    check_machine(root, shutil.disk_usage(root).free / 1e9, needed_gb=choice.needed_gb)
+    source = ["--no-deps", "--index-url", choice.index] if choice.index else []
+    run_logged(pip(root, *source, requirement), root, progress)
 
 
 def make_environment(root: str, progress: Progress) -> None:

