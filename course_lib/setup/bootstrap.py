@@ -42,7 +42,13 @@ def work_environment(root: str, **more: str) -> dict:
 
 
 def call(command: list, root: str, environment: dict) -> None:
-    """Run a step that others follow; pass SIGTERM on, and let the step itself answer Ctrl-C. Exit if it fails."""
+    """Run a step that others follow; pass SIGTERM on, and let the step itself answer Ctrl-C. Exit if it fails.
+
+    Args:
+        command: the words of the step.
+        root: the clone, where it runs.
+        environment: its environment.
+    """
     process = subprocess.Popen(command, cwd=root, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
@@ -56,7 +62,13 @@ def call(command: list, root: str, environment: dict) -> None:
 
 
 def become(command: list, root: str, environment: dict) -> None:
-    """Run the last step in place of this process, so that signals and the exit status are its own."""
+    """Run the last step in place of this process, so that signals and the exit status are its own.
+
+    Args:
+        command: the words of the step.
+        root: the clone, where it runs.
+        environment: its environment.
+    """
     os.chdir(root)
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)
@@ -124,7 +136,7 @@ def distclean(root: str) -> None:
 
 
 def setup(root: str) -> None:
-    """install everything into .venv from constraints.txt (TORCH_INDEX=URL, TORCH=cuda, EXTRAS=gemma)"""
+    """install everything into .venv from constraints.txt (TORCH=cpu|cuda, TORCH_INDEX=URL, EXTRAS=gemma)"""
     virtual_environment.setup(root)
 
 

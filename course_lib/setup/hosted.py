@@ -21,7 +21,16 @@ import virtual_environment  # type: ignore[import-not-found]  # noqa: E402
 
 
 def install(extras: list, newest: bool = False) -> None:
-    """Install torch and what `extras` name; a failure ends with pip's own message and a CalledProcessError."""
+    """Install torch and what the extras name.
+
+    Args:
+        extras: names of extras in pyproject.toml; ["torch"] alone installs torch and nothing else.
+        newest: take the newest releases instead of the pins.
+
+    Raises:
+        CalledProcessError: pip failed; its own message has been printed.
+        ValueError: TORCH asks for what cannot be had.
+    """
     pip = [sys.executable, "-m", "pip"]
     pins = [] if newest else ["-c", os.path.join(ROOT, "constraints.txt")]
     requirement = "torch" if newest else virtual_environment.pinned(ROOT, "torch")

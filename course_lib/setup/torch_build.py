@@ -26,7 +26,10 @@ PATIENCE_S = 15  # for an index that may not be reachable
 class Choice:
     """A build of torch.
 
-    index: the URL to install from, or "" for pip's own. why: one line for the log. needed_gb: room on the disk.
+    Attributes:
+        index: the URL to install from, or "" for pip's own.
+        why: one line for the log.
+        needed_gb: the room that it takes on the disk, where that is more than set-up has made sure of.
     """
 
     def __init__(self, index: str, why: str, needed_gb: float = 0.0) -> None:
@@ -36,9 +39,16 @@ class Choice:
 def choose(requirement: str, wish: str, index: str, wants_cuda: bool, ask: "object") -> Choice:
     """Decide by what was wished for, by what the machine has, and by what pip and the index answer.
 
-    requirement: such as "torch==2.13.0". wish: TORCH: "", "cpu" or "cuda". index: TORCH_INDEX, or "". wants_cuda:
-    whether CUDA is of use here (see `wants_cuda_here`). ask(index) says what pip would install from there ("": its own
-    choice): a list of (name, URL) pairs, or None where it gets no answer.
+    Args:
+        requirement: such as "torch==2.13.0".
+        wish: the variable TORCH: "", "cpu" or "cuda".
+        index: the variable TORCH_INDEX, or "".
+        wants_cuda: whether CUDA is of use here (see `wants_cuda_here`).
+        ask: a function of an index ("": what pip is set up with). It says what pip would install from there, as a list
+            of (name, URL) pairs, or None where it gets no answer.
+
+    Raises:
+        ValueError: the wish is unknown, or cannot be met.
     """
     if wish not in ("", "cpu", "cuda"):
         raise ValueError(f"TORCH={wish} is not possible: leave it out, or choose cpu or cuda.")
@@ -94,7 +104,13 @@ def download_size(packages: list) -> str:
 
 
 def asker(pip: list, requirement: str, **options: object) -> "object":
-    """The `ask` of `choose`: pip itself, in a dry run. pip: the words before "install"; options: of subprocess.run."""
+    """The `ask` of `choose`: pip itself, in a dry run.
+
+    Args:
+        pip: the words that start it, before "install".
+        requirement: what it is asked about.
+        options: of subprocess.run.
+    """
 
     def ask(index: str) -> "list | None":
         """What pip would take from `index` ("": what it is set up with); None where it gets no answer."""

@@ -52,7 +52,9 @@ def checkout(tmp_path: Path) -> Path:
 # --- which Python ---
 
 
-@pytest.mark.parametrize("name", ["bootstrap.py", "virtual_environment.py", "torch_build.py", "hosted.py"])
+@pytest.mark.parametrize(
+    "name", ["bootstrap.py", "virtual_environment.py", "pip_process.py", "torch_build.py", "hosted.py"]
+)
 def test_an_old_python_can_read_the_script(name):
     ast.parse((HERE / name).read_text(encoding="utf-8"), feature_version=(3, 6))
 
