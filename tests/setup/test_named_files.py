@@ -33,8 +33,8 @@ def is_there(name: str) -> bool:
     """A file or folder, a pattern that matches one, a page named without its ending; or what git is told to ignore."""
     if any(ROOT.glob(name)) or any(ROOT.glob(f"{name}.*")) or PLACEHOLDER.search(name):
         return True
-    ignored = ["git", "-C", str(ROOT), "check-ignore", "-q", name, f"{name}/"]  # some patterns are for folders alone
-    return subprocess.run(ignored).returncode == 0
+    ignored = ["git", "-C", str(ROOT), "check-ignore", name, f"{name}/"]  # some patterns are for folders alone
+    return subprocess.run(ignored, capture_output=True).returncode == 0
 
 
 def test_files_that_sources_and_pages_name_exist(tracked_files):
