@@ -88,7 +88,8 @@ def american_words() -> dict[str, str]:
 
 
 def without_code(markdown: str) -> str:
-    """Prose without code blocks, code in the line, formulas, links' targets and HTML tags."""
+    """Prose without code blocks (fenced, or set in), code in the line, formulas, links' targets and HTML tags."""
+    markdown = re.sub(r"(?<=\n\n)(?: {4}.*\n+)+", "", markdown)
     markdown = re.sub(r"^ *(`{3,}|:{3,}).*?^ *\1", "", markdown, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"``.*?``|`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>|https?:\S+|\*\*\w+\*\*", "", markdown)
 
