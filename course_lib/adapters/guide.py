@@ -15,6 +15,7 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -55,7 +56,8 @@ def apply_lora_to_model(
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:
     """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for Llama and its kin."""
-    return ("c_attn",) if model.config.model_type == "gpt2" else ("q_proj", "v_proj")
+    config: Any = model.config
+    return ("c_attn",) if config.model_type == "gpt2" else ("q_proj", "v_proj")
 
 
 def get_lora_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -68,7 +70,7 @@ def save_lora_weights(model: nn.Module, path: Path | str) -> Path:
     layers = dict(lora_layers(model))
     if not layers:
         raise CourseError("This model has no LoRA adapter to save. Call apply_lora_to_model first.")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
         tensors |= {f"{name}.A": layer.A.detach().cpu(), f"{name}.B": layer.B.detach().cpu()}
     first = next(iter(layers.values()))

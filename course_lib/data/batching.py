@@ -4,6 +4,7 @@ An example is {"input_ids": [...], "labels": [...]}; batches of numbers are plan
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +13,16 @@ from course_lib.data.text import at_least_one
 from course_lib.errors import CourseError
 
 Example = dict[str, list[int]]
+
+
+class Rows(Protocol):
+    """What is indexed by rows: token blocks (rows, time), as an array or `TokenShards`, or a list of examples."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One row by number, or several blocks by an array of numbers."""
 
 
 def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]:
@@ -30,9 +41,7 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
     return batch | {"attention_mask": (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)}
 
 
-def collate(
-    rows: "np.ndarray | Sequence[Example]", chosen: Sequence[int], pad_token_id: int
-) -> np.ndarray | dict[str, np.ndarray]:
+def collate(rows: Rows, chosen: Sequence[int] | np.ndarray, pad_token_id: int) -> np.ndarray | dict[str, np.ndarray]:
     """The chosen rows as one batch.
 
     Args:

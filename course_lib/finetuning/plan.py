@@ -85,16 +85,16 @@ def _trained(module: nn.Module) -> int:
 def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
     """All micro-batches of the run, and into how many steps the Trainer will take them together."""
     batches = MicroBatches(source, s.batch_size, 0, s.seed)
-    batches.count = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
+    batches.total = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
     if s.tokens_per_step is None:
-        return batches, math.ceil(batches.count / s.grad_accum_steps)
+        return batches, math.ceil(batches.total / s.grad_accum_steps)
     # Token-aware: how many micro-batches make a step depends on what is in them.
     steps, tokens, number = 0, 0, 0
-    while steps < s.steps if s.steps else number < batches.count:
+    while steps < s.steps if s.steps else number < batches.total:
         tokens, number = tokens + batches.tokens(number), number + 1
         if tokens >= s.tokens_per_step:
             steps, tokens = steps + 1, 0
-    batches.count = number
+    batches.total = number
     return batches, steps + (tokens > 0)
 
 

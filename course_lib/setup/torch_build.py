@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import typing
 import urllib.error
 import urllib.request
 
@@ -21,6 +22,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA_DOWNLOAD_GB = 3.0  # torch 2.13 with its nvidia packages, where the index does not tell sizes
 CUDA_DISK_GB = 8.0  # the same, unpacked
 PATIENCE_S = 15  # for an index that may not be reachable
+Ask = typing.Callable[[str], "list | None"]
 
 
 class Choice:
@@ -36,7 +38,7 @@ class Choice:
         self.index, self.why, self.needed_gb = index, why, needed_gb
 
 
-def choose(requirement: str, wish: str, index: str, wants_cuda: bool, ask: "object") -> Choice:
+def choose(requirement: str, wish: str, index: str, wants_cuda: bool, ask: "Ask") -> Choice:
     """Decide by what was wished for, by what the machine has, and by what pip and the index answer.
 
     Args:
@@ -103,7 +105,7 @@ def download_size(packages: list) -> str:
     return f"{total / 1e9:.1f} GB"
 
 
-def asker(pip: list, requirement: str, **options: object) -> "object":
+def asker(pip: list, requirement: str, **options: "typing.Any") -> "Ask":
     """The `ask` of `choose`: pip itself, in a dry run.
 
     Args:

@@ -271,7 +271,7 @@ def test_make_without_a_python_says_one_sentence():
 
 
 def test_an_unknown_target_is_named():
-    result = run("instal")
+    result = run("instal")  # codespell:ignore instal
     assert result.returncode == 2
     assert "there is no target 'instal'" in result.stderr
 

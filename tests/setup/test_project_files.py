@@ -31,17 +31,10 @@ def pin(package: str) -> str:
     return re.search(rf"^{package}==([^\s;]+)", read("constraints.txt"), re.MULTILINE).group(1)
 
 
-def tracked_files() -> list[Path]:
-    git = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
-    if git.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in git.stdout.split("\0") if name]
-
-
-def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down():
+def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down(tracked_files):
     found = []
-    for path in tracked_files():
-        if path.suffix in TEXT and path.is_file():
+    for path in tracked_files:
+        if path.suffix in TEXT:
             text = path.read_text(encoding="utf-8", errors="ignore")
             found += [f"{path.relative_to(ROOT)}: {name}" for name in FORBIDDEN if name in text]
     assert found == []
@@ -50,7 +43,7 @@ def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down():
 # --- shell scripts ---
 
 
-@pytest.mark.parametrize("name", [".ci/run", "binder/postBuild"])
+@pytest.mark.parametrize("name", [".ci/run", ".ci/findings", "binder/postBuild"])
 def test_scripts_are_executable_and_parse(name):
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
@@ -80,13 +73,24 @@ def workflow(name: str) -> dict:
     return found
 
 
-@pytest.mark.parametrize("name", ["ci", "drift"])
+WORKFLOWS = sorted(path.stem for path in (ROOT / ".github/workflows").glob("*.yml"))
+# The jobs that may do more than read the sources, and what.
+MAY_WRITE = {
+    ("pages", "deploy"): {"pages": "write", "id-token": "write"},
+    ("release", "publish"): {"contents": "write"},
+}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflows_are_careful(name):
     flow = workflow(name)
     assert flow["permissions"] == {"contents": "read"}
-    for job in flow["jobs"].values():
+    for key, job in flow["jobs"].items():
+        assert job.get("permissions", {}) == MAY_WRITE.get((name, key), {})
         assert job["timeout-minutes"] <= 60
         for step in job["steps"]:
+            # What an outsider can name, such as a branch, must reach a shell as a variable and never as code.
+            assert "${{" not in step.get("run", ""), step
             assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")), step
 
 
@@ -104,6 +108,27 @@ def test_drift_is_scheduled_and_installs_without_the_pins():
     commands = "\n".join(step.get("run", "") for step in flow["jobs"]["newest"]["steps"])
     assert "-c constraints.txt" not in commands
     assert ".ci/drift" in commands
+
+
+def test_drift_runs_the_findings_and_fails_with_them():
+    steps = workflow("drift")["jobs"]["findings"]["steps"]
+    step = next(step for step in steps if step.get("run", "").startswith(".ci/findings"))
+    assert "$GITHUB_STEP_SUMMARY" in step["run"]
+    assert step["shell"] == "bash"  # GitHub's default shell is without pipefail, and `tee` always succeeds
+
+
+def test_the_book_is_published_from_main_alone():
+    flow = workflow("pages")
+    build, deploy = flow["jobs"]["build"], flow["jobs"]["deploy"]
+    assert flow["on"]["push"] == {"branches": ["main"]}
+    assert build["if"] == "github.ref == 'refs/heads/main'"
+    assert deploy["needs"] == "build"
+    assert any(step.get("run") == "make book" for step in build["steps"])
+    assert [step.get("with") for step in build["steps"] if "upload-pages-artifact" in step.get("uses", "")] == [
+        {"path": "build/book/html"}
+    ]
+    assert any(step.get("uses", "").startswith("actions/deploy-pages@") for step in deploy["steps"])
+    assert flow["concurrency"] == {"group": "pages", "cancel-in-progress": False}
 
 
 # --- Binder ---
@@ -129,6 +154,43 @@ def test_hooks_are_local_and_have_the_pinned_versions():
                 assert version == pin(name)
 
 
+def test_the_hooks_check_style_types_spelling_and_notebooks():
+    (repository,) = load(".pre-commit-config.yaml")["repos"]
+    names = {hook["id"] for hook in repository["hooks"]}
+    assert names == {"ruff", "ruff-format", "mypy", "codespell", "nbstripout", "notebook-check"}
+
+
+def test_the_pinned_packages_are_updated_as_one_set():
+    updates = {update["package-ecosystem"]: update for update in load(".github/dependabot.yml")["updates"]}
+    assert updates.keys() == {"pip", "github-actions"}
+    for update in updates.values():
+        assert [group["patterns"] for group in update["groups"].values()] == [["*"]]
+
+
+@pytest.mark.parametrize("name", ["bug", "question", "wrong-number"])
+def test_issue_forms_ask_for_what_is_needed(name):
+    form = load(f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert {"name", "description", "labels", "body"} == form.keys()
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+    assert len({field["id"] for field in fields}) == len(fields) >= 3
+    assert all(field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_a_bug_report_asks_for_the_log_and_the_message():
+    text = read(".github/ISSUE_TEMPLATE/bug.yml")
+    for wanted in ("build/setup.log", "`course run`", "`course --version`"):
+        assert wanted in text
+
+
+def test_the_security_page_says_how_to_report_and_that_submissions_are_not_sandboxed():
+    text = read("SECURITY.md")
+    assert "*Report a vulnerability*" in text
+    assert "without a sandbox" in text
+    for outside in ("Submissions", "Models and adapters", "Checkpoints", "127.0.0.1"):
+        assert outside in text
+
+
 def test_the_citation_file_has_what_the_format_requires():
     citation = load("CITATION.cff")
     assert citation["cff-version"] == "1.2.0"
@@ -142,7 +204,7 @@ def test_the_licence_file_has_both_licences():
     assert "creativecommons.org/licenses/by/4.0" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_files_and_commands_that_the_pages_name_exist(page):
     text = read(page)
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
