@@ -62,6 +62,10 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Tokenise with a progress bar on the terminal."""
     for name in args.input:  # before the tokenizer is loaded, so that a mistyped name is told at once
         check_input(name, args.documents)
+    if not 0 < args.train_ratio < 1:
+        raise CourseError(f"--train-ratio {args.train_ratio} is not possible. It has to be above 0 and below 1.")
+    if args.shard_tokens < 1:
+        raise CourseError(f"--shard-tokens {args.shard_tokens} is not possible. It has to be at least 1.")
     import tempfile
 
     from tqdm import tqdm

@@ -16,7 +16,7 @@ from course_lib.errors import CourseError
 
 WORDS = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout", "holdout"),
+    "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout"),
     "test": ("test", "tests", "testing"),
 }
 PART_OF_WORD = {word: part for part, words in WORDS.items() for word in words}
@@ -27,7 +27,7 @@ ONE_BY_ONE = 3  # files with names that differ by a number only are listed one b
 
 def part_named(name: str) -> str:
     """The part that a name tells: "train", "validation", "test" or "". Of several such words the last one decides."""
-    name = re.sub(r"(held|hold)[-_. ]?(out)", r"\1\2", name, flags=re.I)
+    name = re.sub(r"(?:held|hold)[-_. ]?out", "heldout", name, flags=re.I)
     words = (word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))
     found = [PART_OF_WORD[word] for word in words if word in PART_OF_WORD]
     return found[-1] if found else ""
