@@ -28,8 +28,9 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
 
 --dataset: keepers_log (in the package), tinystories or wikitext2 (from the hub or its cache), a text
 file, a folder with wiki.train.raw, a folder of token shards (course prepare), or records (.json,
-.jsonl, also .gz: Alpaca, chat, ShareGPT ...), of which the response is trained. A part is held out:
-the corpus's own, else the last tenth.
+.jsonl, .ndjson, .csv, .parquet or a folder of them: Alpaca, chat, ShareGPT ...), of which the
+response is trained. A part is held out: the data set's own validation or test part, else the last
+tenth. course data check says what is in a file of records.
 
 --model: smollm2-135m-instruct (in a package), a folder, a hub name; or a shape of ours to train from
 random weights: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m.
@@ -68,13 +69,17 @@ def add_parser(subparsers) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Print the plan, train, print what came out. Under torchrun the first process alone prints."""
-    from course_lib.training.distributed import finish, start
-
     explicit = {key: value for key, value in vars(args).items() if key in setting_names()}
     if "target_modules" in explicit:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
         raise CourseError("--resume goes on with a run and --force replaces it: give one of them.")
+    if "dataset" in explicit:  # before torch is imported, so that a mistyped name is told at once
+        from course_lib.finetuning.sources import check_source
+
+        check_source(explicit["dataset"], explicit.get("format", "auto"), explicit.get("map"))
+    from course_lib.training.distributed import finish, start
+
     world = start(explicit.get("device", "auto"))
     try:
         return _train(explicit, args.output or default_output(explicit), world, args.resume, args.force, args.dry_run)
@@ -140,6 +145,7 @@ def header(plan, processes: int = 1) -> str:
     lines += [f"trainable: {plan.trainable:,} of {plan.parameters:,} ({percent:.2f} %){_shape_of_adapter(s)}"]
     held_out = len(plan.source.held_out)
     lines += [rule, f"data: {s.dataset}: {plan.source.what}, {plan.source.tokens:,} tokens; {held_out:,} rows held out"]
+    lines += [f"  {note}" for note in plan.source.notes]
     passes = len(plan.batches) / plan.batches.per_pass
     lines += [
         f"schedule: {plan.steps:,} steps ({passes:.1f} passes), learning rate {s.lr:.1e} after "

@@ -19,6 +19,7 @@ from course_lib.finetuning.settings import FREE, Settings, complete
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
+BEFORE = {"too_long": "cut-end", "format": "auto", "map": None}  # what version 0.1 did, before these were settings
 RENAMED = {  # in version 0.2
     "dropout": "lora_dropout",
     "rslora": "use_rslora",
@@ -70,7 +71,7 @@ def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
 
 def stored_settings(known: dict) -> dict:
     """The settings in a run.json by today's names: version 0.1 had others."""
-    stored = {}
+    stored = dict(BEFORE)
     for key, value in known["settings"].items():
         stored[RENAMED.get(key, key)] = tuple(value) if isinstance(value, list) else value
     return stored

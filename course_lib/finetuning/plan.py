@@ -12,7 +12,8 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.memory import MemoryEstimate, estimate_memory
 from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapter_shape
 from course_lib.finetuning.settings import Settings
-from course_lib.finetuning.sources import MicroBatches, Source, largest_id, read_source
+from course_lib.finetuning.source import Source, largest_id
+from course_lib.finetuning.sources import MicroBatches, read_source
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 
 
@@ -42,7 +43,7 @@ def make_plan(settings: Settings) -> Plan:
     tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
     model = shape_of(s, tokenizer)
     limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and s.seq_len > limit:
+    if limit and s.seq_len and s.seq_len > limit:
         raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
     s = with_adapter_shape(s, model)
     parameters = sum(p.numel() for p in model.parameters())
@@ -51,12 +52,17 @@ def make_plan(settings: Settings) -> Plan:
         s.dataset,
         tokenizer,
         s.seq_len,
+        positions=limit,
         max_train=s.max_train_samples,
         max_eval=s.max_eval_samples,
         by_document=s.tokens_per_step is not None,
+        too_long=s.too_long,
         template=s.template,
         train_on=s.train_on,
+        format=s.format,
+        map=s.map,
     )
+    s = replace(s, seq_len=source.seq_len)
     largest = max(map(largest_id, (source.train, source.held_out)))
     if largest >= model.config.vocab_size:
         raise CourseError(
