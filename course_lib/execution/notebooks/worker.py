@@ -19,22 +19,12 @@ from typing import Any
 
 import papermill
 import psutil
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-
-class ThisInterpreter(AsyncKernelManager):
-    """Starts the kernel with the Python that runs us, whatever `python3` kernel a user has registered elsewhere."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """The command that starts the kernel."""
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+from course_lib.execution.notebooks.kernel import ThisInterpreter
 
 
 class Client(PapermillNotebookClient):
