@@ -8,6 +8,7 @@ from dataclasses import Field, field, fields
 from typing import Any
 
 from course_lib.errors import CourseError
+from course_lib.vocabulary import canonical_value
 
 
 def option(
@@ -78,7 +79,7 @@ def _argument(each: Field, kind: Any) -> dict[str, Any]:
     if value is tuple:
         return common | {"nargs": "+", "metavar": about["metavar"]}
     if about["choices"]:
-        return common | {"choices": about["choices"], "type": lambda text: text.replace("_", "-")}
+        return common | {"choices": about["choices"], "type": lambda text: canonical_value(text, about["choices"])}
     letters = {int: "N", float: "X"}
     return common | {"type": value, "metavar": about["metavar"] or letters.get(value)}
 

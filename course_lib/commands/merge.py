@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_adapter
 from course_lib.files import refuse_filled
 
 if TYPE_CHECKING:
@@ -54,14 +54,17 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
+    refuse_filled(args.output)
+    require_adapter(args.adapter)
     from course_lib.adapters import load_adapter, merge, save_merged
-    from course_lib.finetuning.export import as_adapter, named_base, run_settings
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, run_settings
     from course_lib.models.pretrained import load
 
-    refuse_filled(args.output)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = as_adapter(args.adapter, Path(scratch))
         base = args.base or named_base(adapter)
+        for name, other in other_bases(base, {str(args.adapter): adapter}).items():
+            print(f"note: {name} was trained on {other}, and is merged into {base} here", flush=True)
         model, tokenizer = load(base, args.dtype)
         print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
         load_adapter(model, adapter)
