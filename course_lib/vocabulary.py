@@ -170,6 +170,6 @@ def other_names(verb: str, known: Iterable[str]) -> str:
         if words[0] in options:
             meant.setdefault(" ".join(words), []).append(other)
     lines = [f"  {own:26} {' '.join(others)}" for own, others in sorted(meant.items())]
-    values = ", ".join(f"{other} for {own}" for other, own in OTHER_VALUES.items())
-    title = "names of other programs that are understood (underscores count as hyphens):"
-    return "\n".join([title, *lines, f"  values: {values}"])
+    if options & {"--mode", "--dtype", "--schedule"}:
+        lines.append("  values: " + ", ".join(f"{other} for {own}" for other, own in OTHER_VALUES.items()))
+    return "\n".join(["names of other programs that are understood (underscores count as hyphens):", *lines])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from course_lib.commands import Subparsers, require_adapter
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
+from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
     from course_lib.evaluation.comparison import Comparison
@@ -64,6 +65,7 @@ prints the same text. The adapters have to belong to one base. Defaults are in b
     parser.add_argument(
         "--force", action="store_true", help="let --html replace a file that this command did not write"
     )
+    parser.epilog = other_names("compare", parser._option_string_actions)
     parser.set_defaults(run=run_compare)
 
 

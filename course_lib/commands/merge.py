@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from course_lib.commands import Subparsers, require_adapter
 from course_lib.files import refuse_filled
+from course_lib.vocabulary import DTYPES, canonical_value, other_names
 
 if TYPE_CHECKING:
     from course_lib.adapters.merge import MergeReport
@@ -42,13 +43,14 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the model (needed)"
     )
-    dtypes = ("float32", "bfloat16", "float16")
     parser.add_argument(
         "--dtype",
-        choices=dtypes,
+        choices=DTYPES,
+        type=lambda text: canonical_value(text, DTYPES),
         default="float32",
         help="what the base is loaded in and the result saved in (float32)",
     )
+    parser.epilog = other_names("merge", parser._option_string_actions)
     parser.set_defaults(run=run_merge)
 
 

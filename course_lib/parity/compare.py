@@ -135,8 +135,8 @@ def compare_runs(a: Run, b: Run, tolerance: float = 0.02, offset: int = 0) -> Ru
         without := [run.name for run in (a, b) if run.settings.get("dump_gradients") == "0"]
     ):
         notes.append(
-            f"No gradients are compared: {' and '.join(without)} wrote none. Give both runs --dump-gradients N to write "
-            "those of the first N steps."
+            f"No gradients are compared: {' and '.join(without)} wrote none. With --dump-gradients N each run writes "
+            "those of its first N steps."
         )
     if a.weights and b.weights:
         parts["weights"] = _compare_tensors(a.weights, b.weights, "", unmatched)
