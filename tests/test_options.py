@@ -61,6 +61,11 @@ def test_the_help_has_headings_and_defaults():
         ({"rate": 0.0}, "--rate 0.0 is not possible. It has to be above 0 and below 1."),
         ({"rate": 1.0}, "below 1"),
         ({"rate": float("nan")}, "--rate nan is not possible"),
+        ({"rate": "fast"}, "--rate fast is not possible. It has to be a number."),
+        ({"size": 1.5}, "--size 1.5 is not possible. It has to be a whole number."),
+        ({"size": True}, "It has to be a whole number."),
+        ({"fast": 1}, "--fast 1 is not possible. It has to be true or false."),
+        ({"names": "q_proj"}, "--names q_proj is not possible. It has to be a list of names."),
         ({"rate": float("-inf")}, "--rate -inf is not possible"),
     ],
 )
@@ -73,6 +78,7 @@ def test_impossible_values_are_named(values, message):
 def test_possible_values_pass():
     check_options(Settings())
     check_options(Settings(size=1, rate=0.999, names=(), fast=True, plain=-5))
+    check_options(Settings(names=["q_proj"]))
 
 
 def test_flags_and_types():

@@ -52,9 +52,8 @@ def read_state_dict(model: nn.Module, path: Path | str) -> dict[str, torch.Tenso
 
 def _renamed(model: nn.Module, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors without a wrapper's prefix, and with the model's own where it is missing."""
-    for wrapper in WRAPPERS:
-        if saved and all(name.startswith(wrapper) for name in saved):
-            saved = {name.removeprefix(wrapper): tensor for name, tensor in saved.items()}
+    while wrapper := next((each for each in WRAPPERS if saved and all(name.startswith(each) for name in saved)), None):
+        saved = {name.removeprefix(wrapper): tensor for name, tensor in saved.items()}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     if any(name.startswith(prefix) for name in saved):
         return saved
