@@ -1,18 +1,22 @@
 """The `course` command: parse, call, print. The verbs are the files of `course_lib.commands`."""
 
 import argparse
+import difflib
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from types import FrameType
+from typing import Any, NoReturn
 
 import course_lib
 from course_lib import commands
 from course_lib.errors import CourseError
-from course_lib.vocabulary import canonical
+from course_lib.vocabulary import OPTION, canonical, nearest_option
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
@@ -25,11 +29,51 @@ DESCRIPTION = """Adapting language models: run the chapters, build the book, tak
   course weights                    which models load without a network"""
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors show the usage of the command that was meant, and name the nearest option or choice.
+
+    argparse itself reports an unknown option of a sub-command with the usage of the top level. The parsers of the
+    sub-commands are of this class too, because `add_subparsers` takes the class of its parent.
+    """
+
+    def parse_known_args(  # type: ignore[override] # argparse's own overloads say the same in four signatures
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """argparse's, but a command without sub-commands refuses what it does not know."""
+        words = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is not None:
+            return super().parse_known_args(words, namespace)
+        self._refuse_unknown_options(words)
+        namespace, left = super().parse_known_args(words, namespace)
+        if left:
+            self.error(f"{left[0]!r} belongs to no option. Each value follows the option that it is for.")
+        return namespace, left
+
+    def _refuse_unknown_options(self, words: list[str]) -> None:
+        known = self._option_string_actions
+        for word in words:
+            if word == "--":
+                return
+            flag = word.partition("=")[0]
+            # A beginning is enough for argparse: --step is --steps.
+            if not OPTION.fullmatch(word) or any(option.startswith(flag) for option in known):
+                continue
+            nearest = nearest_option(flag, known, self.prog.split()[1])
+            hint = f" Did you mean {nearest}?" if nearest else ""
+            self.error(f"there is no option {flag}.{hint} {self.prog} --help lists them all.")
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and `message`, and exit with status 2."""
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found and (near := difflib.get_close_matches(found[1], re.findall(r"[\w.-]+", found[2]), n=1)):
+            message = f"{message}. Did you mean {near[0]}?"
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser() -> Parser:
     """The whole command line. Cheap: the rooms' heavy imports wait until a command runs."""
-    top = argparse.ArgumentParser(
-        prog="course", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = Parser(prog="course", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"course {course_lib.__version__}")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in pkgutil.iter_modules(commands.__path__):  # every file of course_lib/commands is a verb

@@ -2,9 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
+
+TEXT_ENDINGS = (".txt", ".md", ".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".gz", ".raw", ".tokens")
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
@@ -22,7 +26,51 @@ def write_json(path: Path, value: dict | list) -> Path:
     return write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def apply_umask(path: Path) -> Path:
+    """Give a file, or a folder with all that is in it, the permissions that the umask allows. Returns the path.
+
+    safetensors makes its files readable for their owner alone, and so does tempfile its folders; what is meant for
+    others has to be opened to them.
+    """
+    mask = os.umask(0o022)
+    os.umask(mask)  # the only way to read it is to set it
+    for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
+    return path
+
+
 def refuse_filled(folder: Path) -> None:
     """CourseError unless `folder` is absent or empty: nothing of a user's is written over."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CourseError(f"{folder} exists and is not empty: choose another folder.")
+
+
+def refuse_missing_path(option: str, value: str, endings: tuple[str, ...] = ()) -> None:
+    """CourseError where `value` is written like a path and nothing is there; a name passes, others look it up.
+
+    Args:
+        option: that was given, for the message.
+        value: a path, or the name of a model or a data set.
+        endings: of names that can only be files.
+    """
+    like_a_path = value.startswith((".", "/", "~")) or value.endswith(endings)
+    path = Path(value).expanduser()
+    if like_a_path and not path.exists():
+        raise CourseError(f"{option} {value}: there is no such file or folder.{similar_paths(path)}")
+
+
+def refuse_unknown_source(option: str, value: str, names: Iterable[str]) -> None:
+    """CourseError where `value` is neither one of `names` nor a file or folder; with a slash it may be a hub's name.
+
+    Args:
+        option: that was given, for the message.
+        value: what a command is to read.
+        names: the data sets that it knows.
+    """
+    refuse_missing_path(option, value, TEXT_ENDINGS)
+    known = list(names)
+    if value not in known and "/" not in value and not Path(value).exists():
+        raise CourseError(
+            f"{option} {value} is not one of {', '.join(known)}, and no file or folder here has that name."
+            f"{similar_paths(Path(value), known)}"
+        )

@@ -8,6 +8,9 @@ from dataclasses import Field, field, fields
 from typing import Any
 
 from course_lib.errors import CourseError
+from course_lib.vocabulary import canonical_value
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "a list of names"}
 
 
 def option(
@@ -78,7 +81,7 @@ def _argument(each: Field, kind: Any) -> dict[str, Any]:
     if value is tuple:
         return common | {"nargs": "+", "metavar": about["metavar"]}
     if about["choices"]:
-        return common | {"choices": about["choices"], "type": lambda text: text.replace("_", "-")}
+        return common | {"choices": about["choices"], "type": lambda text: canonical_value(text, about["choices"])}
     letters = {int: "N", float: "X"}
     return common | {"type": value, "metavar": about["metavar"] or letters.get(value)}
 
@@ -91,16 +94,27 @@ def value_type(kind: Any) -> type:
 
 
 def check_options(settings: Any) -> None:
-    """CourseError where a value of `settings` is out of the range, or not among the choices, of its `option`."""
+    """CourseError where a value of `settings` is of another type, out of the range or not a choice of its `option`."""
+    kinds = typing.get_type_hints(type(settings))
     for each in fields(settings):
         value, about = getattr(settings, each.name), each.metadata
         if value is None or not about:
             continue
-        given = f"{flag_of(each.name)} {value}"
+        given, kind = f"{flag_of(each.name)} {value}", value_type(kinds[each.name])
+        if not _is_of_kind(value, kind):
+            raise CourseError(f"{given} is not possible. It has to be {KINDS[kind]}.")
         if about["choices"] and value not in about["choices"]:
             raise CourseError(f"{given} is not possible. Choose one of {', '.join(about['choices'])}.")
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(given, value, about)
+
+
+def _is_of_kind(value: Any, kind: type) -> bool:
+    if kind is tuple:
+        return isinstance(value, tuple | list)
+    if isinstance(value, bool) or kind is bool:  # True is an int to Python
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _check_number(given: str, value: float, about: typing.Mapping[str, Any]) -> None:

@@ -4,6 +4,12 @@ One setting has one name everywhere: in a profile, a command, a class and a chec
 by another; `OTHER_NAMES` is the one table of those. Cheap to import: the command line needs it before torch.
 """
 
+import difflib
+import re
+from collections.abc import Iterable
+
+from course_lib.errors import CourseError
+
 MODES = ("full", "lora", "qlora", "butterfly", "butterfly-block")  # of course train
 MIN_LR_RATIO = {"cosine": 0.1, "linear": 0.0, "constant": 1.0}  # where each schedule ends, if nothing else is said
 SCHEDULES = tuple(MIN_LR_RATIO)
@@ -15,6 +21,7 @@ _ANYWHERE = {
     "--output-dir": "--output",
     "--learning-rate": "--lr",
     "--num-train-epochs": "--epochs",
+    "--num-epochs": "--epochs",
     "--max-steps": "--steps",
     "--per-device-train-batch-size": "--batch-size",
     "--per-device-eval-batch-size": "--eval-batch-size",
@@ -23,19 +30,27 @@ _ANYWHERE = {
     "--gradient-accumulation-steps": "--grad-accum-steps",
     "--accumulate": "--grad-accum-steps",
     "--lora-r": "--rank",
+    "--lora-rank": "--rank",
     "--lora-alpha": "--alpha",
     "--dropout": "--lora-dropout",
     "--rslora": "--use-rslora",
     "--targets": "--target-modules",
+    "--lora-target-modules": "--target-modules",
     "--torch-dtype": "--dtype",
     "--clip": "--max-grad-norm",
     "--floor": "--min-lr-ratio",
     "--max-seq-length": "--seq-len",
+    "--max-length": "--seq-len",
     "--lr-scheduler-type": "--schedule",
 }
 _TRAIN = {
     "--data": "--dataset",
+    "--data-dir": "--dataset",
+    "--dataset-name": "--dataset",
     "--model-name-or-path": "--model",
+    "--model-dir": "--model",
+    "--pretrained-dir": "--model",
+    "--lora-out": "--output",
     "--block-size": "--seq-len",
     "--stages": "--butterfly-stages",
     "--target-tokens-per-step": "--tokens-per-step",
@@ -58,24 +73,40 @@ _TRAIN = {
 _ALIGN = {
     "--data-dir": "--data",
     "--dataset": "--data",
+    "--model-name-or-path": "--model",
     "--pretrained-dir": "--model",
     "--model-dir": "--model",
     "--lora-out": "--output",
+    "--block-size": "--seq-len",
+    "--no-cuda": ("--device", "cpu"),
 }
-_COMPARE = {"--lora": "--adapter", "--adapter-path": "--adapter", "--model": "--base", "--model-path": "--base"}
+_MERGE = {"--lora": "--adapter", "--adapter-path": "--adapter", "--model": "--base", "--model-path": "--base"}
+_COMPARE = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
 OTHER_NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
-    "": _ANYWHERE,
-    "train": _TRAIN,
-    "align": _ALIGN,
-    "compare": _COMPARE,
-    "merge": _COMPARE,
+    "": dict(_ANYWHERE),
+    "train": dict(_TRAIN),
+    "align": dict(_ALIGN),
+    "compare": dict(_COMPARE),
+    "merge": dict(_MERGE),
 }
+# Values of options that choose from a list.
+OTHER_VALUES = {
+    "baseline": "full",
+    "constant-with-warmup": "constant",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 def canonical(argv: list[str]) -> list[str]:
     """The command line with the names that our parsers know: hyphens for underscores, then `OTHER_NAMES`.
 
-    What follows a bare ``--`` and what does not begin with two hyphens is left alone, so values are never changed.
+    What follows a bare ``--`` and what does not look like an option is left alone, so values are never changed.
+
+    Raises:
+        CourseError: an option that stands for another with its value (``--no-cuda``) was given a value.
     """
     verb = next((word for word in argv if not word.startswith("-")), "")
     names = OTHER_NAMES[""] | OTHER_NAMES.get(verb, {})
@@ -83,21 +114,62 @@ def canonical(argv: list[str]) -> list[str]:
     for position, word in enumerate(argv):
         if word == "--":
             return words + argv[position:]
-        if not word.startswith("--"):
+        if not OPTION.fullmatch(word):
             words.append(word)
             continue
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
         meant = names.get(flag, flag)
-        first, *rest = (meant,) if isinstance(meant, str) else meant
-        words += [first + equals + value, *rest]
+        if isinstance(meant, str):
+            words.append(meant + equals + value)
+        elif equals:
+            raise CourseError(f"{flag} takes no value: it stands for {' '.join(meant)}. Leave ={value} out.")
+        else:
+            words += meant
     return words
 
 
-def other_names(verb: str) -> str:
-    """A paragraph for a command's help: which names of other programs it understands."""
+def canonical_value(text: str, choices: Iterable[str]) -> str:
+    """The choice that `text` means, with hyphens for underscores and by `OTHER_VALUES`; `text` where it means none."""
+    known = tuple(choices)
+    hyphens = text.replace("_", "-")
+    for value in (text, hyphens, OTHER_VALUES.get(hyphens)):
+        if value in known:
+            return value
+    return text
+
+
+def nearest_option(flag: str, known: Iterable[str], verb: str) -> str | None:
+    """The option of a command that `flag` was probably meant to be, by its own name; None where nothing is near.
+
+    Args:
+        flag: what was written, such as "--stepps".
+        known: the options of the command.
+        verb: the command, whose other names count too.
+    """
+    own = {option: option for option in known if option.startswith("--")}
+    for other, meant in (OTHER_NAMES[""] | OTHER_NAMES.get(verb, {})).items():
+        first = meant if isinstance(meant, str) else meant[0]
+        if first in own:
+            own.setdefault(other, first)
+    found = difflib.get_close_matches(flag.replace("_", "-"), own, n=1, cutoff=0.7)
+    return own[found[0]] if found else None
+
+
+def other_names(verb: str, known: Iterable[str]) -> str:
+    """A paragraph for a command's help: which names of other programs it understands.
+
+    Args:
+        verb: the command.
+        known: its options; names that stand for an option which it does not have are left out.
+    """
+    options = set(known)
     meant: dict[str, list[str]] = {}
-    for other, own in OTHER_NAMES.get(verb, {}).items():
-        meant.setdefault(own if isinstance(own, str) else " ".join(own), []).append(other)
+    for other, own in (OTHER_NAMES[""] | OTHER_NAMES.get(verb, {})).items():
+        words = (own,) if isinstance(own, str) else own
+        if words[0] in options:
+            meant.setdefault(" ".join(words), []).append(other)
     lines = [f"  {own:26} {' '.join(others)}" for own, others in sorted(meant.items())]
-    return "\n".join(["other names of options (underscores count as hyphens):", *lines])
+    if options & {"--mode", "--dtype", "--schedule"}:
+        lines.append("  values: " + ", ".join(f"{other} for {own}" for other, own in OTHER_VALUES.items()))
+    return "\n".join(["names of other programs that are understood (underscores count as hyphens):", *lines])

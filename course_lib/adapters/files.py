@@ -8,6 +8,7 @@ parts in a thousand of its base.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from course_lib.adapters.butterfly import butterfly_layers, butterfly_parameter_
 from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, refuse_merged
 from course_lib.adapters.lora import adapter_names, inject_lora, lora_layers, lora_scaling, set_adapter
 from course_lib.errors import CourseError
+from course_lib.files import apply_umask
 from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import name_here, name_in_file
 
@@ -59,6 +61,7 @@ def save_adapter(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    apply_umask(directory / f"{WEIGHTS}.tmp")
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
     for file in (WEIGHTS, CONFIG):
         os.replace(directory / f"{file}.tmp", directory / file)
@@ -257,18 +260,40 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
         raise CourseError(f"{path.name}: {error}") from error
 
 
-def layer_lines(config: dict, tensors: dict) -> dict[str, str]:
-    """For each layer its shapes and the size of its change: the Frobenius norm of s B A, or the angles' RMS."""
-    lines = {}
+@dataclass(frozen=True)
+class LayerChange:
+    """What an adapter does at one layer.
+
+    Attributes:
+        shape: the layer's size, "576 x 192" (out x in) for LoRA; empty for a butterfly, which does not say.
+        parameters: how many are trained.
+        size: of the change: the Frobenius norm of scaling * B A for LoRA, the root mean square of the angles, in
+            radians, for a butterfly.
+    """
+
+    shape: str
+    parameters: int
+    size: float
+
+
+def layer_changes(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, LayerChange]:
+    """What an adapter does at each of its layers, by the layer's name and in the order of the blocks.
+
+    Args:
+        config: the adapter's settings.
+        tensors: its weights, by their names in the file.
+    """
+    changes = {}
     for key, tensor in tensors.items():
-        layer = key.removeprefix("base_model.model.")
+        layer = key.removeprefix(PREFIX)
         if key.endswith(".lora_A.weight"):
-            B = tensors[key.replace(".lora_A.", ".lora_B.")].float()
+            A, B = tensor.float(), tensors[key.replace(".lora_A.", ".lora_B.")].float()
             scaling = lora_scaling(config.get("lora_alpha", 8), config.get("r", 8), config.get("use_rslora", False))
-            norm = scaling * (B @ tensor.float()).norm().item()
-            sizes = f"{B.shape[0]} x {tensor.shape[1]}"
-            lines[layer.removesuffix(".lora_A.weight")] = f"{sizes}, +{tensor.numel() + B.numel():,}, change {norm:.4g}"
+            size = scaling * (B @ A).norm().item()
+            shape = f"{B.shape[0]} x {A.shape[1]}"
+            changes[layer.removesuffix(".lora_A.weight")] = LayerChange(shape, A.numel() + B.numel(), size)
         elif key.endswith(".butterfly.angles"):
-            rms = tensor.float().square().mean().sqrt().item()
-            lines[layer.removesuffix(".butterfly.angles")] = f"+{tensor.numel():,} angles, RMS {rms:.4g} rad"
-    return lines
+            size = tensor.float().square().mean().sqrt().item()
+            changes[layer.removesuffix(".butterfly.angles")] = LayerChange("", tensor.numel(), size)
+    in_order = sorted(changes, key=lambda name: [part.zfill(6) for part in name.split(".")])  # block 2 before block 10
+    return {name: changes[name] for name in in_order}

@@ -9,10 +9,12 @@
 
 The code is that of `lora`, `merge` and `files`; here are only the names, and a file that is a PyTorch archive instead
 of safetensors. Such a file is read with ``weights_only=True``: it may hold tensors, numbers and text, and no code runs.
+Its layers have the names that transformers gives them, so that a file of a transformers model fits our decoder too.
 """
 
 import os
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, base_of
-from course_lib.adapters.lora import LoRALinear, LowRank, inject_lora, lora_layers, lora_parameters
-from course_lib.adapters.merge import MergeReport, merge
+from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, base_of, load_adapter
+from course_lib.adapters.layers import layer_sizes, linear_layers, refuse_merged
+from course_lib.adapters.lora import LoRALinear, LowRank, inject_lora, lora_layers, lora_parameters, lora_scaling
+from course_lib.adapters.merge import MergeReport, merge, unload
 from course_lib.errors import CourseError, first_line
-from course_lib.files import write_json
+from course_lib.files import apply_umask, write_json
+from course_lib.models.decoder import Decoder
+from course_lib.models.huggingface import name_here, name_in_file
+from course_lib.suggestions import similar_paths
 
 LoRALayer = LowRank
 LinearWithLoRA = LoRALinear
@@ -33,7 +39,13 @@ FORMAT = "course-lora-1"
 
 
 def apply_lora_to_model(
-    model: nn.Module, rank: int = 8, alpha: float = 16.0, target_modules: Sequence[str] | None = None
+    model: nn.Module,
+    rank: int = 8,
+    alpha: float = 16.0,
+    target_modules: Sequence[str] | None = None,
+    *,
+    dropout: float = 0.0,
+    use_rslora: bool = False,
 ) -> nn.Module:
     """Freeze `model` and wrap its attention projections with LoRA, in place; prints a line for each.
 
@@ -42,13 +54,18 @@ def apply_lora_to_model(
         rank: of the adapters.
         alpha: the change is scaled by alpha / rank.
         target_modules: ends of layers' names; by default c_attn for GPT-2, else q_proj and v_proj.
+        dropout: the share of the adapters' inputs that training drops.
+        use_rslora: scale by alpha / sqrt(rank) instead.
 
     Returns:
         The model.
+
+    Raises:
+        CourseError: a target matches no linear layer, the rank is impossible for one, or the model has LoRA already.
     """
     if target_modules is None:
         target_modules = default_targets(model)
-    inject_lora(model, target_modules, rank, alpha)
+    inject_lora(model, target_modules, rank, alpha, dropout, use_rslora)
     for name, layer in lora_layers(model):
         print(f"Applied LoRA to {name}: +{layer.A.numel() + layer.B.numel():,} trainable params")
     return model
@@ -66,62 +83,111 @@ def get_lora_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def save_lora_weights(model: nn.Module, path: Path | str) -> Path:
-    """Write the adapter alone to the file `path` (.pt), whole or not at all. Returns the path."""
+    """Write the active LoRA adapter alone to a file, whole or not at all.
+
+    Args:
+        model: a model with a LoRA adapter.
+        path: the file (.pt); folders above it are made.
+
+    Returns:
+        The path.
+
+    Raises:
+        CourseError: the model has no LoRA adapter.
+    """
     layers = dict(lora_layers(model))
     if not layers:
         raise CourseError("This model has no LoRA adapter to save. Call apply_lora_to_model first.")
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        tensors |= {f"{name}.A": layer.A.detach().cpu(), f"{name}.B": layer.B.detach().cpu()}
+        outside = _in_file(model, name)
+        tensors |= {f"{outside}.A": layer.A.detach().cpu(), f"{outside}.B": layer.B.detach().cpu()}
     first = next(iter(layers.values()))
+    rslora = first.adapters[first.active].rslora
+    about = {"format": FORMAT, "rank": first.rank, "alpha": first.alpha, "use_rslora": rslora, "base": base_of(model)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    about = {"format": FORMAT, "rank": first.rank, "alpha": first.alpha, "base": base_of(model), "tensors": tensors}
-    torch.save(about, temporary)
+    torch.save(about | {"tensors": tensors}, temporary)
     os.replace(temporary, path)
     return path
 
 
 def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
-    """Read a file of `save_lora_weights` into the adapter on `model`; a model without one is wrapped first.
+    """Read an adapter into the one on `model`; a model without an adapter is wrapped first.
+
+    Args:
+        model: a transformers model or our decoder.
+        path: a file of `save_lora_weights`, or the folder of an adapter (a run of `course train`, or PEFT's).
+
+    Returns:
+        The model.
 
     Raises:
-        CourseError: the file is damaged or holds something else, or the adapter is of another shape. Nothing is
-            changed then.
+        CourseError: the file is damaged or holds something else, or the adapter is of another model or shape. Nothing
+            is changed then.
     """
+    if Path(path).is_dir():
+        load_adapter(model, path)
+        return model
     saved = read_lora_archive(path)
-    tensors, names = saved["tensors"], sorted({name.rpartition(".")[0] for name in saved["tensors"]})
-    if not dict(lora_layers(model)):
-        inject_lora(model, names, saved["rank"], saved["alpha"])
-    ours = {f"{name}.{which}": getattr(layer, which) for name, layer in lora_layers(model) for which in "AB"}
-    for name in sorted(ours.keys() | tensors.keys()):
-        here, there = (tuple(side[name].shape) if name in side else "absent" for side in (ours, tensors))
+    rank, alpha, rslora = saved["rank"], saved["alpha"], saved["use_rslora"]
+    tensors = {f"{_here(model, name[:-2])}{name[-2:]}": tensor for name, tensor in saved["tensors"].items()}
+    names = sorted({name[:-2] for name in tensors})
+    refuse_merged(model)
+    present = dict(lora_layers(model))
+    linear = linear_layers(model)
+    if missing := [name for name in names if name not in linear]:
+        raise CourseError(f"{path} is not for this model, which has no layer {missing[0]}.")
+    wanted = {}
+    for name, layer in (present or {name: linear[name] for name in names}).items():
+        (out_features, in_features), r = layer_sizes(layer), layer.rank if present else rank
+        wanted |= {f"{name}.A": (r, in_features), f"{name}.B": (out_features, r)}
+    for name in sorted(wanted.keys() | tensors.keys()):
+        here, there = wanted.get(name, "absent"), tuple(tensors[name].shape) if name in tensors else "absent"
         if here != there:
             raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
+    if not present:
+        inject_lora(model, names, rank, alpha, rslora=rslora)
     with torch.no_grad():
-        for name, parameter in ours.items():
-            parameter.copy_(tensors[name])
-    for _, layer in lora_layers(model):
-        layer.alpha, layer.scaling = saved["alpha"], saved["alpha"] / saved["rank"]
+        for name, layer in lora_layers(model):
+            layer.A.copy_(tensors[f"{name}.A"])
+            layer.B.copy_(tensors[f"{name}.B"])
+            layer.alpha, layer.scaling = alpha, lora_scaling(alpha, rank, rslora)
+            layer.adapters[layer.active].rslora = rslora
     return model
 
 
 def merge_all_lora_weights(model: nn.Module) -> MergeReport:
-    """Add every adapter to its base's weight: the model then computes without any overhead. `unmerge` undoes it."""
-    return merge(model)
+    """Add every adapter to its base's weight and take the wrappers off, in place: what is left is a plain model.
+
+    It computes without any overhead, and `model.state_dict()` is that of a model without adapters. `merge` with
+    `unmerge` is the way that can be gone back.
+    """
+    report = merge(model)
+    unload(model)
+    return report
 
 
 def archive_as_adapter(path: Path | str, folder: Path) -> Path:
-    """Write the adapter of a `save_lora_weights` file in PEFT's layout into `folder`; returns the folder."""
+    """Write the adapter of a `save_lora_weights` file in PEFT's layout.
+
+    Args:
+        path: the file.
+        folder: for the adapter; it is made where it is absent.
+
+    Returns:
+        The folder.
+    """
     saved = read_lora_archive(path)
-    names = sorted({name.rpartition(".")[0] for name in saved["tensors"]})
+    names = sorted({name[:-2] for name in saved["tensors"]})
     tensors = {f"{PREFIX}{name[:-2]}.lora_{name[-1]}.weight": tensor for name, tensor in saved["tensors"].items()}
     config = {
         "peft_type": "LORA",
         "r": saved["rank"],
         "lora_alpha": saved["alpha"],
         "lora_dropout": 0.0,
+        "use_rslora": saved["use_rslora"],
         "fan_in_fan_out": any(name.endswith(("c_attn", "c_proj", "c_fc")) for name in names),
         "bias": "none",
         "task_type": "CAUSAL_LM",
@@ -131,8 +197,17 @@ def archive_as_adapter(path: Path | str, folder: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS)
+    apply_umask(folder / WEIGHTS)
     write_json(folder / CONFIG, config)
     return folder
+
+
+def _in_file(model: nn.Module, name: str) -> str:
+    return name_in_file(name, model.config.model_type) if isinstance(model, Decoder) else name
+
+
+def _here(model: nn.Module, name: str) -> str:
+    return name_here(name, model.config.model_type) if isinstance(model, Decoder) else name
 
 
 def read_lora_archive(path: Path | str) -> dict:
@@ -140,7 +215,12 @@ def read_lora_archive(path: Path | str) -> dict:
     saved = read_archive(path)
     if saved.get("format") != FORMAT:
         raise CourseError(f"{path} holds no LoRA weights of save_lora_weights. A model's weights go to --weights.")
-    return saved
+    tensors = saved.get("tensors")
+    if not isinstance(tensors, dict) or not tensors or not all(name.endswith((".A", ".B")) for name in tensors):
+        raise CourseError(f"{path} is damaged: it holds no tensors A and B.")
+    if not isinstance(saved.get("rank"), int) or not isinstance(saved.get("alpha"), int | float):
+        raise CourseError(f"{path} is damaged: it does not say its rank and its alpha.")
+    return {"base": None, "use_rslora": False} | saved
 
 
 def read_archive(path: Path | str) -> dict:
@@ -149,10 +229,25 @@ def read_archive(path: Path | str) -> dict:
     Raises:
         CourseError: there is no such file, or it holds more than tensors, numbers and text.
     """
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        if (folder / CONFIG).is_file():
+            raise CourseError(f"There is no file {path}. The adapter there is in PEFT's layout: name {folder}.")
+        raise CourseError(f"There is no file {path}.{similar_paths(Path(path))}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CourseError(f"{path} could not be read as PyTorch weights: {first_line(error)}") from error
+        # Mapped, where the format allows it: only what is used is read.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error).upper():  # so torch names what it would have had to import
+            raise CourseError(f"{path} is damaged, or torch.save did not write it.") from error
+        raise CourseError(
+            f"{path} holds more than tensors, numbers and text, and reading that could run code. Save the weights "
+            "alone: torch.save(model.state_dict(), FILE)."
+        ) from error
+    except OSError as error:
+        raise CourseError(f"{path} could not be read: {first_line(error)}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CourseError(f"{path} is damaged, or torch.save did not write it.") from error
     if not isinstance(content, dict):
-        raise CourseError(f"{path} holds a {type(content).__name__} and no dictionary of weights.")
+        raise CourseError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
     return content

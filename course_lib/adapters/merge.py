@@ -20,7 +20,7 @@ from torch import nn
 from course_lib.adapters.layers import AdaptedLayer, adapted_layers
 from course_lib.adapters.lora import LoRALinear, LowRank, adapter_names, inject_lora, lora_layers
 from course_lib.errors import CourseError
-from course_lib.files import refuse_filled
+from course_lib.files import apply_umask, refuse_filled
 from course_lib.models.twin import twin
 
 
@@ -195,5 +195,5 @@ def save_merged(model: Any, directory: Path | str) -> Path:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
         plain.save_pretrained(Path(partial) / "model")
-        os.replace(Path(partial) / "model", directory)
+        os.replace(apply_umask(Path(partial) / "model"), directory)
     return directory

@@ -4,7 +4,23 @@
 """
 
 import argparse
+from pathlib import Path
 from typing import TypeAlias
+
+from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
 
 # What `add_subparsers` returns and every `add_parser` receives; argparse has no public name for it.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def require_adapter(path: Path) -> None:
+    """CourseError where there is no such file or folder, with adapters that there are: before torch is imported."""
+    if path.exists():
+        return
+    hint = similar_paths(path)
+    if not hint:
+        configs = [each for depth in ("*", "*/*") for each in Path().glob(f"{depth}/adapter_config.json")]
+        found = sorted(str(each.parent) for each in configs)
+        hint = f" Adapters below this folder: {', '.join(found[:3])}." if found else ""
+    raise CourseError(f"There is no adapter {path}.{hint}")

@@ -2,10 +2,23 @@
 
 import argparse
 import math
+import re
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_adapter
 from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
+
+if TYPE_CHECKING:
+    from course_lib.adapters.files import LayerChange
+
+LORA_CHANGE = """change: how much the adapter adds to the weight of a layer, as the Frobenius norm of scaling * B A
+(the square root of the sum of all its squared entries). Before training it is 0."""
+BUTTERFLY_CHANGE = """change: how far the rotation turns the input of a layer, as the root mean square of its angles in
+radians. Before training it is 0."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -35,11 +48,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "info",
         help="one adapter's settings and layers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="An adapter's settings, and for each layer its shapes and how large its change is: the Frobenius\n"
+        description="An adapter's settings, and the shapes of its layers with the size of their change: the Frobenius\n"
         "norm of scaling * B A for LoRA, the root mean square of the angles for a butterfly.\n\n"
-        "  course adapters info runs/notes",
+        "  course adapters info runs/notes\n"
+        "  course adapters info runs/notes --layers",
     )
     one.add_argument("folder", type=Path, metavar="DIR", help="the adapter's folder, ours or PEFT's")
+    one.add_argument("--layers", action="store_true", help="one line for each layer, instead of one for those alike")
     one.set_defaults(run=run_info)
     export = actions.add_parser(
         "export",
@@ -58,7 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """One line an adapter; a damaged one is named with its reason."""
+    """One line for each adapter; a damaged one is named with its reason."""
     if not args.folder.is_dir():
         raise CourseError(f"There is no folder {args.folder}.")
     found = sorted(path.parent for path in args.folder.rglob("adapter_config.json"))
@@ -79,7 +94,7 @@ def _row(folder: Path) -> tuple[str, ...]:
         config, shapes = adapter_config(folder), tensor_shapes(folder)
     except CourseError as problem:
         return (str(folder), "damaged", str(problem), "", "", "")
-    count = sum(_size(shape) for shape in shapes.values())
+    count = sum(math.prod(shape) for shape in shapes.values())
     size = (folder / "adapter_model.safetensors").stat().st_size
     base = str(config.get("base_model_name_or_path") or "not said")
     return (str(folder), describe(config), _targets(config), base, f"{count:,}", f"{size:,}")
@@ -91,33 +106,59 @@ def _targets(config: dict) -> str:
     return " ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _size(shape: list[int]) -> int:
-    return math.prod(shape)
-
-
 def run_info(args: argparse.Namespace) -> int:
-    """Settings, then a line a layer."""
+    """Settings, then one line for the layers that are alike, or with --layers one for each."""
+    require_adapter(args.folder)
     from safetensors.torch import load_file
 
-    from course_lib.adapters.files import adapter_config, describe, layer_lines, tensor_shapes
+    from course_lib.adapters.files import adapter_config, describe, layer_changes, tensor_shapes
     from course_lib.finetuning.export import run_settings
 
     config, shapes = adapter_config(args.folder), tensor_shapes(args.folder)
-    count = sum(_size(shape) for shape in shapes.values())
+    count = sum(math.prod(shape) for shape in shapes.values())
     print(f"{args.folder}: {describe(config)}, {count:,} parameters")
     print(f"  base     {config.get('base_model_name_or_path') or 'not said'}")
     print(f"  targets  {_targets(config)}")
     if run := run_settings(args.folder):
         print(f"  trained  {run['mode']} on {run['dataset']}, learning rate {run['lr']:g}, seed {run['seed']}")
-    lines = layer_lines(config, load_file(args.folder / "adapter_model.safetensors"))
-    in_order = sorted(lines, key=lambda name: [part.zfill(6) for part in name.split(".")])  # 2 before 10
-    for layer, text in ((layer, lines[layer]) for layer in in_order):
-        print(f"  {layer}: {text}")
+    changes = layer_changes(config, load_file(args.folder / "adapter_model.safetensors"))
+    print(*(_each(changes) if args.layers else _grouped(changes)), sep="\n")
+    butterfly = str(config.get("peft_type")).upper() == "BUTTERFLY"
+    print(BUTTERFLY_CHANGE if butterfly else LORA_CHANGE)
     return 0
+
+
+def _each(changes: "Mapping[str, LayerChange]") -> list[str]:
+    return [f"  {name}: {_about(change)}, change {change.size:.4g}" for name, change in changes.items()]
+
+
+def _grouped(changes: "Mapping[str, LayerChange]") -> list[str]:
+    """One line for the layers that differ by their block's number alone, as the header of `course train` has it."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for name, change in changes.items():
+        key = re.sub(r"\.\d+\.", ".*.", name), _about(change)
+        groups.setdefault(key, []).append(change.size)
+    lines = []
+    for (name, about), sizes in groups.items():
+        if len(sizes) == 1:
+            lines.append(f"  {name}: {about}, change {sizes[0]:.4g}")
+        else:
+            smallest, median, largest = min(sizes), statistics.median(sizes), max(sizes)
+            lines.append(
+                f"  {name}, {len(sizes)} layers: {about} each, change {smallest:.4g} to {largest:.4g}, "
+                f"median {median:.4g}"
+            )
+    return lines
+
+
+def _about(change: "LayerChange") -> str:
+    return f"{change.shape}, +{change.parameters:,}" if change.shape else f"+{change.parameters:,} angles"
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Export, and say how much."""
+    if not args.checkpoint.exists():
+        raise CourseError(f"There is no checkpoint {args.checkpoint}.{similar_paths(args.checkpoint)}")
     from course_lib.finetuning.export import export
 
     count = export(args.checkpoint, args.output)

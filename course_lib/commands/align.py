@@ -4,10 +4,13 @@ import argparse
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_adapter
 from course_lib.errors import CourseError
+from course_lib.files import refuse_missing_path, refuse_unknown_source
+from course_lib.finetuning.settings import BUNDLED
 from course_lib.options import add_options, flag_of
 from course_lib.parity.recipes import RECIPES, Settings, targets_of
+from course_lib.suggestions import similar_paths
 from course_lib.vocabulary import other_names
 
 EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
@@ -35,7 +38,6 @@ def _add_run(actions: Subparsers) -> None:
     run = actions.add_parser(
         "run",
         usage="course align run RECIPE [options]",
-        epilog=other_names("align"),
         help="train a reference, or --ours",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Train with PEFT and transformers in a plain torch loop, or (--ours) with our LoRA and
@@ -69,6 +71,7 @@ brackets.
         help="LoRA on: light, queries and values; full, all of attention; all, every linear layer",
     )
     add_options(run, Settings)
+    run.epilog = other_names("align", run._option_string_actions)
     run.set_defaults(run=run_run)
 
 
@@ -101,6 +104,7 @@ Exit status: 0 within the tolerance, 1 outside it, 2 where the runs cannot be co
 def run_run(args: argparse.Namespace) -> int:
     """Train, and say where the run is."""
     settings = _settings(args)
+    _check_inputs(args, settings)
     output = args.output or Path("runs", f"{args.recipe}-ours" if args.ours else args.recipe)
     if args.dry_run:
         for name, value in (asdict(settings) | {"output": output}).items():
@@ -114,6 +118,16 @@ def run_run(args: argparse.Namespace) -> int:
     run(settings, output, ours=args.ours, init=args.init, device=args.device)
     print(f"{output}: compare it with another run by `course align compare`")
     return 0
+
+
+def _check_inputs(args: argparse.Namespace, settings: Settings) -> None:
+    """CourseError where a file or folder that was named is not there: said before torch is imported."""
+    from course_lib.data.corpora import NAMED
+
+    refuse_missing_path("--model", settings.model)
+    refuse_unknown_source("--data", settings.data, (BUNDLED, *NAMED))
+    if args.init:
+        require_adapter(args.init)
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -136,6 +150,10 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def run_compare(args: argparse.Namespace) -> int:
     """Print the table; the exit status says whether the runs agree."""
+    for run in (args.a, args.b):
+        if not Path(run).exists():
+            hint = similar_paths(Path(run)) or " Give a folder, a log (JSONL or text) or a .safetensors file."
+            raise CourseError(f"There is no run {run}.{hint}")
     from course_lib.parity.compare import compare_runs, draw, write_new
     from course_lib.parity.runs import read_run
 

@@ -1,20 +1,23 @@
 """`course compare`: what a base and its adapters say to the same prompts."""
 
 import argparse
+import shutil
 import tempfile
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_adapter
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
+from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
     from course_lib.evaluation.comparison import Comparison
 
 MARK = "<!-- written by course compare -->"
 DEFAULT_PROMPT = "Once upon a time in"
+NOTHING = "(white space alone)"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -23,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "compare",
         help="what a base and its adapters say to the same prompts",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="""Continue prompts with the base and with each adapter, and show them together.
+        description="""Continue prompts with the base and with each adapter, and show the texts in columns side by side.
 
   course compare --adapter runs/notes
   course compare --adapter runs/notes --samples 1 --temperature 0 --max-new-tokens 80
@@ -32,7 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
   course compare --adapter runs/chat --chat --prompts questions.txt --html comparison.html
 
 All models draw with the same random numbers: what differs is due to the weights. The same command
-prints the same text. Defaults are in brackets.""",
+prints the same text. The adapters have to belong to one base. Defaults are in brackets.""",
     )
     parser.add_argument(
         "--base", metavar="NAME", help="the model: a name or a folder (the one the first adapter names)"
@@ -62,26 +65,32 @@ prints the same text. Defaults are in brackets.""",
     parser.add_argument(
         "--force", action="store_true", help="let --html replace a file that this command did not write"
     )
+    parser.epilog = other_names("compare", parser._option_string_actions)
     parser.set_defaults(run=run_compare)
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Generate with the base and each adapter, print them one after another and side by side, write the page."""
+    """Generate with the base and each adapter, print the texts side by side, write the page."""
     prompts = read_prompts(args)
     if args.samples < 1 or args.max_new_tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
         raise CourseError("--samples and --max-new-tokens are at least 1, --temperature 0 or more, --top-p in (0, 1].")
     if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
-        raise CourseError(f"{args.html} exists and is not of this command: choose another name, or --force.")
+        raise CourseError(f"{args.html} exists, and this command did not write it. Choose another name, or --force.")
+    for adapter in args.adapter:
+        require_adapter(adapter)
     from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
-    from course_lib.finetuning.export import as_adapter, named_base
+    from course_lib.finetuning.export import as_adapter, common_base, other_bases
 
     samples = 1 if args.temperature == 0 else args.samples
     sampling = Sampling(samples, args.max_new_tokens, args.temperature, args.top_p, args.seed, args.chat)
     with tempfile.TemporaryDirectory() as scratch:
         adapters = [as_adapter(folder, Path(scratch, str(number))) for number, folder in enumerate(args.adapter)]
-        base = args.base or named_base(adapters[0])
+        given = dict(zip(map(str, args.adapter), adapters, strict=True))
+        base = args.base or common_base(given)
+        for name, other in other_bases(base, given).items():
+            print(f"note: {name} was trained on {other}, and is put on {base} here", flush=True)
         comparison = compare_adapters(base, adapters, prompts, sampling, args.device)
-    print(as_text(comparison, [(p, i + 1) for p in prompts for i in range(samples)]))
+    print(as_text(comparison, base, samples, shutil.get_terminal_size((100, 24)).columns))
     for name, texts in comparison.completions.items():
         if name != "base" and texts == comparison.completions["base"]:
             print(f"\n{name} says what the base says: train it for more --steps, with a higher --lr or --rank.")
@@ -110,28 +119,25 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return prompts or [DEFAULT_PROMPT]
 
 
-def as_text(comparison: "Comparison", labels: list[tuple[str, int]]) -> str:
-    """One part a model, then all of them under each prompt."""
-    rule, blocks = "=" * 72, []
-    for name, texts in comparison.completions.items():
-        title = "BASE MODEL" if name == "base" else f"ADAPTER {name}"
-        blocks.append(f"{rule}\n{title}\n{rule}")
-        blocks += [
-            f"[Sample {n}] {_plain(prompt + _after(text))}" for (prompt, n), text in zip(labels, texts, strict=True)
-        ]
-    blocks.append(f"{rule}\nSIDE BY SIDE\n{rule}")
-    for row, (prompt, number) in enumerate(labels):
-        sides = [f"  {name}:\n    {_indented(texts[row])}" for name, texts in comparison.completions.items()]
-        blocks.append("\n".join([f"[Sample {number}] Prompt: {_plain(prompt)}", *sides]))
+def as_text(comparison: "Comparison", base: str, samples: int, width: int) -> str:
+    """Each prompt once, and under it every sample in columns: the base and its adapters.
+
+    Args:
+        comparison: its rows are, prompt by prompt, the samples.
+        base: the model's name, for the first line.
+        samples: how many of each prompt there are.
+        width: of the terminal.
+    """
+    from course_lib.evaluation.comparison import side_by_side
+
+    blocks = [f"{base} and its adapters, side by side"]
+    for row, prompt in enumerate(comparison.prompts):
+        if row % samples == 0:
+            rule = "=" * min(width, 72)
+            blocks.append(f"{rule}\nPrompt: {_plain(prompt)}\n{rule}")
+        texts = {name: _plain(each[row].strip()) or NOTHING for name, each in comparison.completions.items()}
+        blocks.append(f"[Sample {row % samples + 1}]\n{side_by_side(texts, width)}")
     return "\n\n".join(blocks)
-
-
-def _after(text: str) -> str:
-    return text if text[:1].isspace() or not text else f" | {text}"
-
-
-def _indented(text: str) -> str:
-    return _plain(text.strip()).replace("\n", "\n    ") or "(white space alone)"
 
 
 def _plain(text: str) -> str:

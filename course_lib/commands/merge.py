@@ -5,8 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_adapter
 from course_lib.files import refuse_filled
+from course_lib.vocabulary import DTYPES, canonical_value, other_names
 
 if TYPE_CHECKING:
     from course_lib.adapters.merge import MergeReport
@@ -42,26 +43,30 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder for the model (needed)"
     )
-    dtypes = ("float32", "bfloat16", "float16")
     parser.add_argument(
         "--dtype",
-        choices=dtypes,
+        choices=DTYPES,
+        type=lambda text: canonical_value(text, DTYPES),
         default="float32",
         help="what the base is loaded in and the result saved in (float32)",
     )
+    parser.epilog = other_names("merge", parser._option_string_actions)
     parser.set_defaults(run=run_merge)
 
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
+    refuse_filled(args.output)
+    require_adapter(args.adapter)
     from course_lib.adapters import load_adapter, merge, save_merged
-    from course_lib.finetuning.export import as_adapter, named_base, run_settings
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, run_settings
     from course_lib.models.pretrained import load
 
-    refuse_filled(args.output)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = as_adapter(args.adapter, Path(scratch))
         base = args.base or named_base(adapter)
+        for name, other in other_bases(base, {str(args.adapter): adapter}).items():
+            print(f"note: {name} was trained on {other}, and is merged into {base} here", flush=True)
         model, tokenizer = load(base, args.dtype)
         print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
         load_adapter(model, adapter)

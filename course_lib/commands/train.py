@@ -6,11 +6,18 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
-from course_lib.finetuning.settings import Settings, setting_names
+from course_lib.finetuning.folder import claim, clear
+from course_lib.finetuning.settings import GPT2, Settings, check_inputs, setting_names
 from course_lib.options import add_options
 from course_lib.vocabulary import other_names
+
+if TYPE_CHECKING:
+    from course_lib.finetuning.plan import Plan
+    from course_lib.training.distributed import World
 
 DESCRIPTION = """Train a model or an adapter for it, and say what it cost and what it brought.
 
@@ -47,14 +54,13 @@ course compare --adapter runs/notes --prompt "Once upon a time"
 MANY_PASSES = "  so many passes teach a text by heart: watch --eval-every, or give fewer --steps or --epochs 3"
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Register `course train` (cheap: nothing heavy is imported before it runs)."""
     parser = subparsers.add_parser(
         "train",
         usage="course train [--output DIR] [options]",
         help="train a model, or an adapter for it",
         description=DESCRIPTION,
-        epilog=EPILOG + other_names("train"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder, new or empty (runs/MODE-DATASET)")
@@ -64,6 +70,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--force", action="store_true", help="replace the run that is in --output")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
     add_options(parser, Settings)
+    parser.epilog = EPILOG + other_names("train", parser._option_string_actions)
     parser.set_defaults(run=run_train)
 
 
@@ -73,16 +80,21 @@ def run_train(args: argparse.Namespace) -> int:
     if "target_modules" in explicit:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
-        raise CourseError("--resume goes on with a run and --force replaces it: give one of them.")
-    if "dataset" in explicit:  # before torch is imported, so that a mistyped name is told at once
+        raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
+    folder = args.output or default_output(explicit)
+    if "dataset" in explicit:  # a mistyped name is told at once
         from course_lib.finetuning.sources import check_source
 
         check_source(explicit["dataset"], explicit.get("format", "auto"), explicit.get("map"))
+    # All that can be refused without torch is refused before it is imported, which takes seconds.
+    settings, known = claim(folder, explicit, args.resume, args.force)
+    check_inputs(settings)
+
     from course_lib.training.distributed import finish, start
 
-    world = start(explicit.get("device", "auto"))
+    world = start(settings.device)
     try:
-        return _train(explicit, args.output or default_output(explicit), world, args.resume, args.force, args.dry_run)
+        return _train(settings, known, folder, world, args)
     finally:
         finish()
 
@@ -90,13 +102,14 @@ def run_train(args: argparse.Namespace) -> int:
 def default_output(explicit: dict) -> Path:
     """runs/lora-notes for --mode lora --dataset data/notes.txt."""
     mode, dataset = explicit.get("mode", Settings.mode), explicit.get("dataset", Settings.dataset)
-    return Path("runs", f"{mode}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(dataset).stem)}")
+    path = Path(dataset).expanduser()
+    stem = (path.resolve() if path.exists() else path).stem  # "." and ".." have a name only when they are resolved
+    return Path("runs", f"{mode}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}")
 
 
-def _train(explicit: dict, folder: Path, world, resume: bool, force: bool, dry: bool) -> int:
+def _train(settings: Settings, known: dict, folder: Path, world: "World", args: argparse.Namespace) -> int:
     import torch
 
-    from course_lib.finetuning.folder import claim, clear
     from course_lib.finetuning.plan import make_plan
     from course_lib.finetuning.run import train
     from course_lib.models.devices import choose_device
@@ -105,22 +118,26 @@ def _train(explicit: dict, folder: Path, world, resume: bool, force: bool, dry: 
         if world.is_main:
             print(text, flush=True)
 
-    settings, known = claim(folder, explicit, resume, force)
-    if resume and not known:
+    if args.resume and not known:
         say(f"{folder} holds no run to go on with: a new one begins")
     choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    plan = make_plan(settings)
+    try:
+        plan = make_plan(settings)
+    except CourseError as error:
+        if settings.model == GPT2 and "model" not in vars(args):
+            raise CourseError(f"{error} (--target-modules names layers of GPT-2, so --model is {GPT2}.)") from error
+        raise
     say(header(plan, world.size))
-    if dry:
+    if args.dry_run:
         say(memory_table(plan))
         return 0
     world.barrier()  # all have looked into the folder before the first writes there
-    if force and folder.is_dir() and world.is_main:
+    if args.force and folder.is_dir() and world.is_main:
         clear(folder)
     try:
-        summary = train(plan, folder, resume, known, say, world)
+        summary = train(plan, folder, args.resume, known, say, world)
     except KeyboardInterrupt:
         if world.is_main:
             command = f"course train --output {shlex.quote(str(folder))} --resume"
@@ -135,8 +152,13 @@ def _train(explicit: dict, folder: Path, world, resume: bool, force: bool, dry: 
     return 0
 
 
-def header(plan, processes: int = 1) -> str:
-    """The plan in the words of the course's guide: model, layers, data, schedule."""
+def header(plan: "Plan", processes: int = 1) -> str:
+    """The plan in the words of the course's guide: model, layers, data, schedule.
+
+    Args:
+        plan: the run before it begins.
+        processes: how many of them share out each batch.
+    """
     s, rule = plan.settings, "=" * 72
     percent = 100 * plan.trainable / plan.parameters
     precision = f"NF4, embeddings and norms {s.dtype}" if s.mode == "qlora" else s.dtype
@@ -166,7 +188,7 @@ def _adapted(layers: dict[str, int]) -> list[str]:
     ]
 
 
-def _shape_of_adapter(s) -> str:
+def _shape_of_adapter(s: Settings) -> str:
     if s.mode in ("lora", "qlora"):
         return f", rank {s.rank}, alpha {s.alpha:g}{', rsLoRA' if s.use_rslora else ''}"
     if s.mode == "full":
@@ -176,7 +198,7 @@ def _shape_of_adapter(s) -> str:
     )
 
 
-def _effective(plan) -> str:
+def _effective(plan: "Plan") -> str:
     s = plan.settings
     if s.tokens_per_step:
         return f"micro-batches of {s.batch_size} rows until a step has {s.tokens_per_step:,} tokens"
@@ -187,7 +209,7 @@ def _effective(plan) -> str:
     )
 
 
-def memory_table(plan) -> str:
+def memory_table(plan: "Plan") -> str:
     """The estimate's parts in MB."""
     from dataclasses import asdict
 

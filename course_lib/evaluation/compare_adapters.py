@@ -101,5 +101,6 @@ def continue_all(model: nn.Module, tokenizer: ModelTokenizer, prompts: Sequence[
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed + number,
+            from_template=sampling.chat,
         )
     return texts

@@ -1,7 +1,9 @@
 """What a run of `course train` has left, as adapters: its checkpoints, and the base that was made for it."""
 
+import filecmp
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -10,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, adapter_config
 from course_lib.adapters.guide import archive_as_adapter
 from course_lib.errors import CourseError
-from course_lib.files import refuse_filled, write_json
+from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.folder import BASE, RUN, stored_settings
+from course_lib.models.pretrained import PACKAGED, resolve
 
 
 def run_settings(folder: Path) -> dict | None:
@@ -30,6 +33,70 @@ def named_base(folder: Path) -> str:
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
     return name
+
+
+def common_base(adapters: Mapping[str, Path]) -> str:
+    """The one base that all adapters were trained on.
+
+    Args:
+        adapters: their folders, by the names that the user gave.
+
+    Raises:
+        CourseError: an adapter does not name its base, or two name different ones.
+    """
+    first, *_ = adapters
+    base = named_base(adapters[first])
+    for name, other in other_bases(base, adapters).items():
+        raise CourseError(
+            f"{first} was trained on {base}, and {name} on {other}. Compare adapters of one base at a time, or name "
+            "the base of all by --base."
+        )
+    return base
+
+
+def other_bases(base: str, adapters: Mapping[str, Path]) -> dict[str, str]:
+    """The adapters that were trained on another base than `base`, each with that base's name.
+
+    Args:
+        base: a model's name or folder.
+        adapters: their folders, by the names that the user gave. One that does not name its base counts as fitting.
+    """
+    named = {name: folder for name, folder in adapters.items() if _names_base(folder)}
+    bases = {name: named_base(folder) for name, folder in named.items()}
+    return {name: other for name, other in bases.items() if not _same_model(base, other)}
+
+
+def _names_base(folder: Path) -> bool:
+    return (folder / BASE / "config.json").is_file() or bool(adapter_config(folder).get("base_model_name_or_path"))
+
+
+def _same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: the same folder, or folders whose weights are the same bytes."""
+    if one == other:
+        return True
+    folders = _local_folder(one), _local_folder(other)
+    if folders[0] is None or folders[1] is None:
+        return False
+    if folders[0].resolve() == folders[1].resolve():
+        return True
+    weights = [sorted(folder.glob("*.safetensors")) for folder in folders if folder]
+    if [path.stat().st_size for path in weights[0]] != [path.stat().st_size for path in weights[1]]:
+        return False
+    return all(filecmp.cmp(*pair, shallow=False) for pair in zip(*weights, strict=True))
+
+
+def _local_folder(name: str) -> Path | None:
+    """Where the model lies on this machine; None where it does not. Nothing is downloaded."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.lower() in PACKAGED:
+        return resolve(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # the hub's client raises many kinds: not in the cache, no possible name
+        return None
 
 
 def as_adapter(path: Path, scratch: Path) -> Path:
@@ -55,9 +122,9 @@ def export(checkpoint: Path, output: Path) -> int:
     folder = checkpoint.resolve().parent.parent
     run = run_settings(folder)
     if run is None or not is_checkpoint(checkpoint):
-        raise CourseError(f"{checkpoint} is no checkpoint in the folder of a run of `course train`.")
+        raise CourseError(f"{checkpoint} is not a checkpoint in the folder of a run of `course train`.")
     if run["mode"] == "full":
-        raise CourseError(f"{checkpoint} holds a whole model's weights, and no adapter.")
+        raise CourseError(f"{checkpoint} holds the weights of a whole model, not of an adapter.")
     refuse_filled(output)
     try:
         tensors = load_file(checkpoint / "weights.safetensors")
@@ -65,6 +132,7 @@ def export(checkpoint: Path, output: Path) -> int:
         raise CourseError(f"{checkpoint} is damaged: {error}") from error
     output.mkdir(parents=True, exist_ok=True)
     save_file({peft_name(key): tensor for key, tensor in tensors.items()}, output / WEIGHTS)
+    apply_umask(output / WEIGHTS)
     write_json(output / CONFIG, exported_config(run, checkpoint.parent.parent))
     return sum(tensor.numel() for tensor in tensors.values())
 

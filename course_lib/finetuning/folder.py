@@ -9,6 +9,7 @@ model.safetensors            the model, with config.json and the tokenizer (Hugg
 base/                        the untrained model, where it was made for this run
 """
 
+import difflib
 import json
 import shutil
 from dataclasses import replace
@@ -16,10 +17,18 @@ from pathlib import Path
 
 from course_lib.errors import CourseError
 from course_lib.finetuning.settings import FREE, Settings, complete
+from course_lib.options import check_options, flag_of
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
 BEFORE = {"too_long": "cut-end", "format": "auto", "map": None}  # what version 0.1 did, before these were settings
+LEFT_BY_A_RUN = (
+    *("adapter_model.safetensors", "adapter_config.json"),
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "bpe_tokenizer.json"),
+    *(LOG, SUMMARY, PLOT, RUN),  # run.json last: it says whose the folder is, also when this is cut short
+)
 RENAMED = {  # in version 0.2
     "dropout": "lora_dropout",
     "rslora": "use_rslora",
@@ -35,38 +44,105 @@ RENAMED = {  # in version 0.2
 
 
 def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Settings, dict]:
-    """The settings of the run in `folder`, and what its run.json says besides; nothing where it is new.
+    """The settings of the run in `folder`, and what its run.json says besides. Nothing is written.
 
-    A new run takes an empty or absent folder. resume: go on with the settings in run.json; what is given again must
-    agree, but for threads, device and how often to save. force: what an earlier run left is removed by `clear`.
-    Raises CourseError where the folder is another's. Nothing is written.
+    Args:
+        folder: for a new run absent or empty.
+        explicit: the settings that were given.
+        resume: go on with the settings in run.json. What is given again has to agree, but for those that change
+            neither the numbers nor the files. Where there is no run yet, the same command begins one, so that a
+            cluster can send it again and again; but see `_refuse_mistyped`.
+        force: what an earlier run left there is no obstacle; `clear` removes it later.
+
+    Returns:
+        The complete settings, and the content of run.json, which is empty for a new run.
+
+    Raises:
+        CourseError: the folder is another's, or settings disagree or exclude each other.
     """
     path = folder / RUN
-    filled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if folder.exists() and not folder.is_dir():
-        raise CourseError(f"{folder} is a file: --output wants a folder.")
+        raise CourseError(f"{folder} is a file. Give --output a folder.")
     if resume and path.is_file():
         return _resumed(path, explicit)
+    if resume:
+        _refuse_mistyped(folder, explicit)
+    filled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if filled and not force:
-        what = "a run already: --resume goes on with it, --force replaces it" if path.is_file() else "other files"
-        raise CourseError(f"{folder} holds {what}; or choose another --output.")
-    return complete(explicit), {}
+        if path.is_file():
+            raise CourseError(
+                f"{folder} holds a run already. --resume goes on with it, --force replaces it; or choose another "
+                "--output."
+            )
+        raise CourseError(f"{folder} holds other files, and no run. Choose another --output.")
+    settings = complete(explicit)
+    if filled:
+        _refuse_to_clear(folder, settings)
+    return settings, {}
+
+
+def _refuse_to_clear(folder: Path, settings: Settings) -> None:
+    """CourseError where --force would remove what is not a run's, or what the new run reads."""
+    foreign = [path.name for pattern in LEFT_BY_A_RUN for path in folder.glob(pattern)]
+    if foreign and not (folder / RUN).is_file():
+        raise CourseError(
+            f"{folder} holds {foreign[0]} and no {RUN}: it is not the folder of a run, so --force does not replace it. "
+            "Choose another --output."
+        )
+    for name in ("model", "tokenizer", "dataset", "weights"):
+        value = getattr(settings, name)
+        read = Path(value or "").resolve()
+        if value and read.exists() and folder.resolve() in (read, *read.parents):
+            raise CourseError(
+                f"{flag_of(name)} {value} lies in {folder}, which --force would clear. Choose another --output."
+            )
+
+
+def _refuse_mistyped(folder: Path, explicit: dict) -> None:
+    """CourseError where --resume names a folder without a run and was meant for another one.
+
+    That is so where nothing says what a new run should train on, and where a folder of a similar name holds a run with
+    just these settings.
+    """
+    runs = {path.parent.name: path.parent for path in folder.absolute().parent.glob(f"*/{RUN}")}
+    similar = difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)
+    meant = [name for name in similar if _agrees(runs[name] / RUN, explicit)]
+    if "dataset" in explicit and not meant:
+        return
+    found = [str(folder.parent / name) for name in (meant or similar or sorted(runs)[:5])]
+    if meant or similar:
+        hint = f" Did you mean {' or '.join(found)}?"
+    else:
+        hint = f" The runs beside it are {', '.join(found)}." if found else ""
+    without = "Without --resume" if meant else "With --dataset, or without --resume,"
+    raise CourseError(f"{folder} holds no run to go on with.{hint} {without} a new run begins there.")
+
+
+def _agrees(path: Path, explicit: dict) -> bool:
+    """Whether the run of the run.json at `path` has all these settings."""
+    try:
+        stored = stored_settings(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return all(stored.get(name) == value for name, value in explicit.items() if name not in FREE)
 
 
 def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         stored = stored_settings(known)
         settings = replace(complete({"mode": stored["mode"]}), **stored)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{path} is no record of a run ({error}): start anew with --force.") from error
-    for key, value in explicit.items():
-        if key not in FREE and value != stored[key]:
-            option = key.replace("_", "-")
+        check_options(settings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CourseError) as error:
+        raise CourseError(f"{path} is not the record of a run ({error}). Begin anew with --force.") from error
+    for name, value in explicit.items():
+        begun = getattr(settings, name)
+        if name not in FREE and value != begun:
             raise CourseError(
-                f"{path.parent} was begun with --{option} {stored[key]}, not {value}: it cannot go on so."
+                f"{path.parent} was begun with {flag_of(name)} {begun}, not {value}: it cannot go on with another "
+                f"value. Leave {flag_of(name)} out, or choose another --output."
             )
-    return replace(settings, **{key: explicit[key] for key in FREE & explicit.keys()}), known
+    return replace(settings, **{name: explicit[name] for name in FREE & explicit.keys()}), known
 
 
 def stored_settings(known: dict) -> dict:
@@ -78,11 +154,13 @@ def stored_settings(known: dict) -> dict:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier run left in `folder`, by its names, and nothing else."""
-    for name in (RUN, LOG, SUMMARY, PLOT, "adapter_model.safetensors", "adapter_config.json"):
-        (folder / name).unlink(missing_ok=True)
+    """Remove what an earlier run left in `folder`, by its names, and nothing else.
+
+    All of a model goes, its shards, tokenizer and generation settings too: what stays would be loaded with the next
+    model, or instead of it.
+    """
     for name in (CHECKPOINTS, BASE):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in ("model*.safetensors", "model.safetensors.index.json", "config.json"):
+    for pattern in LEFT_BY_A_RUN:
         for path in folder.glob(pattern):
             path.unlink()

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,14 @@ import torch
 from torch import nn
 
 from course_lib.adapters import inject_butterfly, inject_lora
-from course_lib.adapters.guide import default_targets, read_archive
+from course_lib.adapters.guide import default_targets
 from course_lib.adapters.layers import layer_sizes, select_layers
 from course_lib.data.shards import len_of
 from course_lib.errors import CourseError
+from course_lib.files import apply_umask
 from course_lib.finetuning.folder import BASE
 from course_lib.finetuning.settings import Settings
+from course_lib.finetuning.weights import load_state_dict
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
@@ -44,7 +45,8 @@ def shape_of(settings: Settings, tokenizer) -> nn.Module:
     """The transformers model without weights, on the meta device: shapes and names cost no memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    named = settings.weights is not None and settings.model in CONFIGS  # the file has the weights, we know the shape
+    # The file has the weights, and we know the shape.
+    named = settings.weights is not None and settings.model in CONFIGS and not Path(settings.model).is_dir()
     if is_scratch(settings) or named:
         config = config_settings(CONFIGS[settings.model] if named else scratch_config(settings, tokenizer))
         config |= {"bos_token_id": None, "eos_token_id": None}
@@ -99,38 +101,15 @@ def make_base(settings: Settings, folder: Path, tokenizer) -> None:
     save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
 
 
-def load_state_dict(model: nn.Module, path: str) -> None:
-    """Fill `model` with the weights that `torch.save(other.state_dict(), path)` wrote; no code in the file is run.
-
-    Raises:
-        CourseError: the file cannot be read, or the first tensor that is missing, too much or of another shape.
-    """
-    saved = read_archive(path)
-    model.tie_weights()
-    ours = model.state_dict()
-    # Older versions of transformers wrote the causal mask of GPT-2 beside the weights.
-    theirs = {name: tensor for name, tensor in saved.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
-    tied = set(getattr(model, "all_tied_weights_keys", {}))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name in tied and name not in theirs:
-            continue
-        here, there = (tuple(side[name].shape) if name in side else "absent" for side in (ours, theirs))
-        if here != there:
-            raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
-    model.load_state_dict(theirs, strict=False)
-    model.tie_weights()
-
-
 def save_base(model: nn.Module, tokenizer, folder: Path) -> None:
     """The model in Hugging Face's layout, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as staging:
+    with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as temporary:
+        staging = Path(temporary, BASE)
         model.save_pretrained(staging)
         if hasattr(tokenizer, "save_pretrained"):
             tokenizer.save_pretrained(staging)
-        os.chmod(staging, 0o755)  # a temporary folder is closed to others
-        shutil.copytree(staging, f"{folder}.tmp")
-        os.replace(f"{folder}.tmp", folder)
+        os.replace(apply_umask(staging), folder)
 
 
 def base_name(settings: Settings, folder: Path) -> str:

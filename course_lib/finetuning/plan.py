@@ -14,6 +14,7 @@ from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapte
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.source import Source, largest_id
 from course_lib.finetuning.sources import MicroBatches, read_source
+from course_lib.finetuning.weights import read_state_dict
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 
 
@@ -45,6 +46,8 @@ def make_plan(settings: Settings) -> Plan:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and s.seq_len and s.seq_len > limit:
         raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
+    if s.weights is not None:
+        read_state_dict(model, s.weights)  # what does not fit is said before anything is written
     s = with_adapter_shape(s, model)
     parameters = sum(p.numel() for p in model.parameters())
     adapt(model, s)

@@ -13,7 +13,7 @@ from torch import nn
 from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
 from course_lib.evaluation import evaluate, perplexity
-from course_lib.files import write_json, write_whole
+from course_lib.files import apply_umask, write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
 from course_lib.finetuning.model import adapt, base_name, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
@@ -110,7 +110,7 @@ def save_result(model: nn.Module, plan: Plan, folder: Path) -> list[Path]:
         else:
             plan.tokenizer.save(Path(staging, "bpe_tokenizer.json"))
         # config.json last: without it a folder is not loaded
-        paths = sorted(Path(staging).iterdir(), key=lambda path: path.name == "config.json")
+        paths = sorted(apply_umask(Path(staging)).iterdir(), key=lambda path: path.name == "config.json")
         for path in paths:
             os.replace(path, folder / path.name)
     return [folder / path.name for path in paths if path.suffix == ".safetensors"]

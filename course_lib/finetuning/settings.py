@@ -5,11 +5,14 @@ too, the Trainer's. To add one, add a field, and use it where it counts.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError
+from course_lib.files import refuse_missing_path, refuse_unknown_source
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, flag_of, option
+from course_lib.suggestions import similar_paths
 from course_lib.vocabulary import DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, SCHEDULES
 
 BUNDLED = "keepers_log"  # the text in the package
@@ -18,6 +21,8 @@ STEPS, MEMORY = "steps", "precision and memory"
 LORA_MODES = ("lora", "qlora")
 BUTTERFLY_MODES = ("butterfly", "butterfly-block")
 EVAL_STRATEGIES = ("no", "steps", "epoch")
+GPT2 = "distilgpt2"  # the default model where --target-modules names layers that only GPT-2 has
+GPT2_LAYERS = ("c_attn", "c_proj", "c_fc")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,11 @@ class Settings:
         choices=MODES,
     )
     model: str = option(
-        DEFAULT, "a model's name or folder, or a shape: see above", group=RUN, metavar="NAME", shown=DEFAULT
+        DEFAULT,
+        "a model's name or folder, or a shape: see above",
+        group=RUN,
+        metavar="NAME",
+        shown=f"{DEFAULT}; with GPT-2's --target-modules {GPT2}",
     )
     weights: str | None = option(
         None, "start from this state_dict (.pt) of the model, read without running any code in it", group=RUN,
@@ -196,10 +205,21 @@ def complete(explicit: dict[str, Any]) -> Settings:
     check_options(given)
     _check_together(given, explicit)
     missing = {name: value for name, value in _defaults(given).items() if getattr(given, name) is None}
+    if "model" not in explicit and _are_gpt2s(given.target_modules):
+        missing["model"] = GPT2
+    if given.eval_strategy == "steps" and "eval_every" not in explicit:
+        missing["eval_every"] = given.log_every  # as transformers' eval_steps follow its logging_steps
     settings = replace(given, **missing)
+    if settings.eval_strategy == "steps" and not settings.eval_every:
+        raise CourseError("--eval-strategy steps needs --eval-every N: after how many steps to evaluate.")
     if settings.min_lr_ratio > 1:
         raise CourseError(f"--min-lr-ratio {settings.min_lr_ratio} is not possible. It is a share of --lr, up to 1.")
     return settings
+
+
+def _are_gpt2s(targets: tuple[str, ...] | None) -> bool:
+    """Whether these are names of GPT-2's layers, which no other model of the course has."""
+    return bool(targets) and all(target.split(".")[-1] in GPT2_LAYERS for target in targets or ())
 
 
 def _defaults(given: Settings) -> dict[str, Any]:
@@ -244,6 +264,21 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
         raise CourseError(
             "--mode full in --dtype float16 underflows. Use float32 with --autocast float16, or bfloat16."
         )
+
+
+def check_inputs(settings: Settings) -> None:
+    """CourseError where a file or folder that the settings name is not there: said at once, before torch is imported.
+
+    Names of models and data sets are looked up later, by those who know where they can be.
+    """
+    from course_lib.data.corpora import NAMED
+
+    weights = Path(settings.weights or ".")
+    if not weights.exists():
+        raise CourseError(f"--weights {weights}: there is no such file.{similar_paths(weights)}")
+    refuse_missing_path("--model", settings.model)
+    refuse_missing_path("--tokenizer", settings.tokenizer or "", (".json",))
+    refuse_unknown_source("--dataset", settings.dataset, (BUNDLED, *NAMED))
 
 
 def shared_settings(settings: Settings, config: type) -> dict[str, Any]:

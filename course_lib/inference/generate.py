@@ -3,7 +3,7 @@
 Left out, for chapter 08: caches of our own, stopping sequences, repetition penalties, streaming.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,28 @@ def generate(
     *,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Iterable[int] | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Continue each prompt (token ids) by at most `max_new_tokens`; returns only the new tokens, end token excluded.
+    """Continue each prompt (token ids) by at most `max_new_tokens` tokens.
 
     Prompts of unequal length are padded on the left and told their true positions: a row's result is the same
     alone and in a batch (tests/parity/test_generate.py).
+
+    Args:
+        model: a transformers model or our decoder.
+        prompts: the token ids of each.
+        max_new_tokens: how many tokens to add at most.
+        temperature: 0 takes the likeliest token each time; otherwise see `sample`.
+        top_p: see `sample`.
+        eos_token_id: the end token, or several; a row stops at the first of them.
+        seed: of the draws.
+
+    Returns:
+        For each prompt the new tokens alone, without the end token.
+
+    Raises:
+        CourseError: a prompt is empty, or does not fit into the model's positions.
     """
     if not prompts or not all(prompts):
         raise CourseError("generate needs at least one prompt, and each prompt at least one token.")
@@ -37,13 +52,14 @@ def generate(
     tokens, mask = _pad_left(prompts, device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     generator = torch.Generator(device).manual_seed(seed)
+    ends = torch.tensor(sorted(_as_set(eos_token_id)), dtype=torch.long, device=device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     cache, rows = None, []
     for _ in range(max_new_tokens):
         output = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
         cache, logits = output.past_key_values, output.logits[:, -1]
         chosen = sample(logits, temperature, top_p, generator)
-        done |= chosen == (-1 if eos_token_id is None else eos_token_id)
+        done |= torch.isin(chosen, ends)
         rows.append(chosen.masked_fill(done, -1))  # -1 marks the end token and what follows it
         if done.all():
             break
@@ -71,9 +87,61 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[t
 
 
 def complete(
-    model: nn.Module, tokenizer: ModelTokenizer, prompts: Sequence[str], max_new_tokens: int, **options: Any
+    model: nn.Module,
+    tokenizer: ModelTokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    from_template: bool = False,
+    **options: Any,
 ) -> list[str]:
-    """`generate` for text: the completions of `prompts`, given to the model as they are, without a chat template."""
-    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    new = generate(model, ids, max_new_tokens, eos_token_id=tokenizer.eos_token_id, **options)
+    """`generate` for text: the completions of `prompts`, given to the model as they are.
+
+    Args:
+        model: a transformers model or our decoder.
+        tokenizer: the model's.
+        prompts: the texts to continue.
+        max_new_tokens: how many tokens to add at most.
+        from_template: the prompts were written by a chat template, which has put in all special tokens itself: the
+            tokenizer adds none.
+        options: those of `generate`.
+    """
+    ids = [prompt_ids(tokenizer, prompt, from_template) for prompt in prompts]
+    new = generate(model, ids, max_new_tokens, eos_token_id=end_tokens(model, tokenizer), **options)
     return [tokenizer.decode(tokens) for tokens in new]
+
+
+def prompt_ids(tokenizer: ModelTokenizer, prompt: str, from_template: bool = False) -> list[int]:
+    """The ids of a text to continue: one begin token where the tokenizer adds one, and never an end token.
+
+    Args:
+        tokenizer: the model's.
+        prompt: the text.
+        from_template: it is the work of a chat template, see `complete`.
+    """
+    begin, end = getattr(tokenizer, "bos_token", None), getattr(tokenizer, "eos_token_id", None)
+    if from_template or (begin and prompt.startswith(begin)):  # the begin token is in the text already
+        return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(prompt)["input_ids"])
+    if len(ids) > 1 and ids[-1] == end and not prompt.endswith(tokenizer.decode(ids[-1:])):
+        return ids[:-1]  # add_eos_token: right for a document, but there is nothing after its end
+    return ids
+
+
+def end_tokens(model: nn.Module, tokenizer: ModelTokenizer) -> set[int]:
+    """Every token that ends a text: the tokenizer's, and those that the model's configuration names.
+
+    A chat model ends a turn with a token of its own, which often stands in generation_config.json alone: Llama 3
+    Instruct has <|end_of_text|>, <|eom_id|> and <|eot_id|> there, and only one of them in its tokenizer.
+    """
+    ends = _as_set(getattr(tokenizer, "eos_token_id", None))
+    for name in ("generation_config", "config"):
+        if named := _as_set(getattr(getattr(model, name, None), "eos_token_id", None)):
+            return ends | named  # the first is what transformers' own `generate` goes by
+    return ends
+
+
+def _as_set(ids: int | Iterable[int] | None) -> set[int]:
+    if ids is None:
+        return set()
+    return {ids} if isinstance(ids, int) else set(ids)

@@ -13,6 +13,7 @@ import re
 import tempfile
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
+from course_lib.files import apply_umask
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.pretrained import resolve
@@ -97,7 +99,20 @@ def load_decoder(
     names = sorted(state, key=lambda ours: state[ours].numel(), reverse=True)
     tensors = {ours: _read(*places[ours], DTYPES[dtype], device) for ours in names}
     model.load_state_dict(tensors, assign=True)
+    model.generation_config = SimpleNamespace(eos_token_id=_end_tokens(directory))
     return model.eval()
+
+
+def _end_tokens(directory: Path) -> int | list[int] | None:
+    """The tokens that end a text: generation_config.json often names more of them than config.json."""
+    for name in ("generation_config.json", CONFIG):
+        try:
+            ends = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if ends is not None:
+            return ends
+    return None
 
 
 def save_decoder(
@@ -122,6 +137,7 @@ def save_decoder(
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         save_file(_for_file(model), Path(staging, WEIGHTS), metadata={"format": "pt"})
+        apply_umask(Path(staging, WEIGHTS))
         ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
         Path(staging, CONFIG).write_text(json.dumps(config_settings(config) | ids | {"dtype": dtype}, indent=2))

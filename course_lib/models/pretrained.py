@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError, first_line
+from course_lib.files import apply_umask
 
 if TYPE_CHECKING:
     from course_lib.scratch import BPETokenizer
@@ -106,7 +107,10 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
     options |= {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     directory = resolve(name)
     with in_one_sentence(name):
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
+    # An adapter of this model names it as the user did: the folder may be this machine's cache.
+    model.name_or_path = model.config._name_or_path = str(name)
+    return model
 
 
 def load_tokenizer(name: str | Path = DEFAULT) -> Any:
@@ -245,6 +249,7 @@ def _convert(gguf: Path, target: Path) -> None:
             raise OSError("the converter stopped, see above")
         sizes = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
         (staging / "sizes.json").write_text(json.dumps(sizes, indent=1))
+        apply_umask(staging)  # a cache may be shared
         shutil.rmtree(target, ignore_errors=True)
         os.replace(staging, target)
     finally:

@@ -131,6 +131,13 @@ def compare_runs(a: Run, b: Run, tolerance: float = 0.02, offset: int = 0) -> Ru
         for step in sorted(a.gradients.keys() & gradients.keys())
         for difference in _compare_tensors(a.gradients[step], gradients[step], f"step {step}: ", unmatched)
     ]
+    if not parts["gradients"] and (
+        without := [run.name for run in (a, b) if run.settings.get("dump_gradients") == "0"]
+    ):
+        notes.append(
+            f"No gradients are compared: {' and '.join(without)} wrote none. With --dump-gradients N each run writes "
+            "those of its first N steps."
+        )
     if a.weights and b.weights:
         parts["weights"] = _compare_tensors(a.weights, b.weights, "", unmatched)
     parts = {kind: part for kind, part in parts.items() if part}

@@ -33,7 +33,11 @@ class Settings:
 
     model: str = option("", "a model's name or folder", group=RUN, metavar="NAME", shown="the recipe's")
     data: str = option(
-        "wikitext2", "wikitext2, tinystories, a WikiText folder or a text file", group=RUN, metavar="SOURCE"
+        "wikitext2",
+        "wikitext2 or tinystories (from the hub or its cache), keepers_log (in the package), a WikiText folder or a "
+        "text file",
+        group=RUN,
+        metavar="SOURCE",
     )
     split: str = option("train", "of a WikiText folder", group=RUN, choices=("train", "val", "test"))
     documents: int | None = option(None, "read the first N documents", group=RUN, at_least=1, shown="all")

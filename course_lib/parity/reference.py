@@ -29,10 +29,12 @@ from transformers.pytorch_utils import Conv1D
 
 from course_lib.adapters import load_adapter, lora_layers, save_adapter
 from course_lib.adapters.files import CONFIG, DEFAULTS, PREFIX, WEIGHTS
+from course_lib.data import style_corpus
 from course_lib.data.corpora import read_corpus
 from course_lib.data.text import batches, token_blocks
 from course_lib.errors import CourseError
-from course_lib.files import refuse_filled, write_json
+from course_lib.files import apply_umask, refuse_filled, write_json
+from course_lib.finetuning.settings import BUNDLED
 from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
 from course_lib.models.pretrained import load
@@ -92,7 +94,10 @@ def token_rows(settings: Settings, model: nn.Module, tokenizer) -> np.ndarray:
     longest = getattr(model.config, "max_position_embeddings", settings.seq_len)
     if settings.seq_len > longest:
         raise CourseError(f"seq_len={settings.seq_len} is more than the {longest} positions of {settings.model}.")
-    documents = read_corpus(settings.data, settings.split, settings.documents)
+    if settings.data == BUNDLED and not Path(BUNDLED).exists():
+        documents = [style_corpus()]
+    else:
+        documents = read_corpus(settings.data, settings.split, settings.documents)
     tokenizer.model_max_length = 10**9  # the text is cut into rows below: no warning about its length
     between = "" if Path(settings.data).expanduser().exists() else "\n\n"  # a file's articles end with their own
     return token_blocks(between.join(documents), tokenizer, settings.seq_len)
@@ -216,7 +221,7 @@ def save_reference(model: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         model.save_pretrained(temporary, **options)
-        for path in Path(temporary).iterdir():
+        for path in apply_umask(Path(temporary)).iterdir():
             if path.name != "README.md":
                 os.replace(path, folder / path.name)
 
@@ -273,7 +278,7 @@ def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) 
             gradients = {name: p.grad.contiguous() for name, p in trained.items() if p.grad is not None}
             target = folder / f"step_{step:06d}.safetensors"
             save_file(gradients, f"{target}.tmp")
-            os.replace(f"{target}.tmp", target)
+            os.replace(apply_umask(Path(f"{target}.tmp")), target)
 
     return write
 

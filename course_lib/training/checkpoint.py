@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from course_lib.errors import CourseError
+from course_lib.files import apply_umask
 from course_lib.models.fingerprint import fingerprint
 from course_lib.training.distributed import World, distribute_like, full_tensor
 
@@ -59,6 +60,7 @@ class Checkpoints:
         save_file(weights, temporary / "weights.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
+        apply_umask(temporary)
         _move(temporary, target)
 
     def load(self, folder: Path | None = None) -> dict | None:

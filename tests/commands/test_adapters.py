@@ -1,4 +1,4 @@
-"""`course merge`, `course adapters` and `course compare` on tiny models."""
+"""`course merge` and `course adapters` on tiny models."""
 
 import json
 import math
@@ -6,65 +6,13 @@ import re
 
 import pytest
 import torch
+from tiny_runs import course, loaded
 from torch import nn
 
-from course_lib.adapters import inject_butterfly, inject_lora, load_adapter, lora_layers, save_adapter
-from course_lib.adapters.files import describe, layer_lines
+from course_lib.adapters import inject_butterfly, load_adapter, lora_layers, save_adapter
+from course_lib.adapters.files import LayerChange, describe, layer_changes
 from course_lib.cli import main
-from course_lib.commands.compare import MARK
-from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
 from course_lib.finetuning.export import exported_config
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: number for number, letter in enumerate(["<pad>", "<bos>", "<eos>", *letters])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-
-
-@pytest.fixture
-def base(tmp_path, tokenizer):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": len(tokenizer)}
-    config = LlamaConfig(**shape, max_position_embeddings=128, initializer_range=0.2, **ids)  # weights that matter
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def loaded(folder):
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-@pytest.fixture
-def adapter(base):
-    """adapter(name, size) saves a LoRA adapter with random B of that size."""
-
-    def make(name, size=0.3, **options):
-        model = loaded(base)
-        inject_lora(model, ["q_proj", "v_proj"], rank=4, **options)
-        for _, layer in lora_layers(model):
-            nn.init.normal_(layer.B, std=size)
-        save_adapter(model, base.parent / "runs" / name, str(base))
-        return base.parent / "runs" / name
-
-    return make
-
-
-def course(*arguments):
-    return main([str(argument) for argument in arguments])
-
 
 # --- merge ---
 
@@ -104,7 +52,7 @@ def test_merge_refuses(base, adapter, tmp_path, capsys):
     cases = {
         "not empty": ["--adapter", folder, "--output", tmp_path / "full"],
         "needs no base": ["--adapter", base, "--output", tmp_path / "m"],
-        "holds no adapter": ["--adapter", tmp_path / "nowhere", "--output", tmp_path / "m"],
+        "There is no adapter": ["--adapter", tmp_path / "nowhere", "--output", tmp_path / "m"],
         "no such": ["--base", "no such model", "--adapter", folder, "--output", tmp_path / "m"],
     }
     for said, arguments in cases.items():
@@ -128,13 +76,13 @@ def test_a_butterfly_merges_too(base, tmp_path, capsys):
 # --- list and info ---
 
 
-def test_list_finds_all_and_names_the_damaged(base, adapter, capsys):
+def test_list_finds_all_and_names_the_damaged(adapter, tmp_path, capsys):
     first = adapter("a")
     adapter("deep/b", rslora=True)
-    broken = base.parent / "runs" / "broken"
+    broken = tmp_path / "runs" / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")
-    assert course("adapters", "list", base.parent / "runs") == 0
+    assert course("adapters", "list", tmp_path / "runs") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert re.search(r"runs/a +lora rank 4 alpha 16 +q_proj v_proj +\S+base +1,024 ", lines[1])  # 2 * 2 * 4 * (32 + 32)
@@ -149,22 +97,50 @@ def test_list_refuses_a_folder_without_any(tmp_path, capsys):
     assert course("adapters", "list", tmp_path / "nowhere") == 2
 
 
-def test_info_gives_the_size_of_each_layers_change(adapter, capsys):
+def test_info_gives_the_size_of_each_layers_change(base, adapter, capsys):
+    folder = adapter("a")
+    assert course("adapters", "info", folder, "--layers") == 0
+    printed = capsys.readouterr().out
+    assert "lora rank 4 alpha 16, 1,024 parameters" in printed
+    model = loaded(base)
+    load_adapter(model, folder)
+    for name, layer in lora_layers(model):
+        assert f"  {name}: 32 x 32, +256, change {layer.delta().norm().item():.4g}\n" in printed
+
+
+def test_info_groups_what_is_alike_and_explains_the_change(base, adapter, capsys):
+    """A line for the layers that differ by their block's number alone, as the header of `course train` has it."""
     folder = adapter("a")
     assert course("adapters", "info", folder) == 0
     printed = capsys.readouterr().out
-    assert "lora rank 4 alpha 16, 1,024 parameters" in printed
-    model = loaded(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+    model = loaded(base)
     load_adapter(model, folder)
-    for name, layer in lora_layers(model):
-        assert f"  {name}: 32 x 32, +256, change {layer.delta().norm().item():.4g}" in printed
+    sizes = {name: layer.delta().norm().item() for name, layer in lora_layers(model)}
+    for which in ("q_proj", "v_proj"):
+        low, high = sorted(size for name, size in sizes.items() if name.endswith(which))
+        expected = f"change {low:.4g} to {high:.4g}, median {(low + high) / 2:.4g}"
+        assert f"  model.layers.*.self_attn.{which}, 2 layers: 32 x 32, +256 each, {expected}\n" in printed
+    assert "change: how much the adapter adds to the weight of a layer, as the Frobenius norm" in printed
+    assert len(printed.splitlines()) < 10
 
 
-def test_a_butterflys_angles_are_described():
+def test_info_orders_blocks_by_their_number():
+    tensors = {f"base_model.model.h.{n}.x.lora_{which}.weight": torch.ones(1, 1) for n in (10, 2, 1) for which in "AB"}
+    assert list(layer_changes({}, tensors)) == ["h.1.x", "h.2.x", "h.10.x"]
+
+
+def test_a_butterflys_angles_are_described(base, tmp_path, capsys):
     angles = torch.tensor([0.3, -0.3])
-    lines = layer_lines({"peft_type": "BUTTERFLY"}, {"base_model.model.h.0.c_attn.butterfly.angles": angles})
-    assert lines == {"h.0.c_attn": "+2 angles, RMS 0.3 rad"}
+    changes = layer_changes({"peft_type": "BUTTERFLY"}, {"base_model.model.h.0.c_attn.butterfly.angles": angles})
+    assert changes == {"h.0.c_attn": LayerChange("", 2, pytest.approx(0.3))}
     assert describe({"peft_type": "BUTTERFLY", "stages": 8, "block_size": 256}) == "butterfly 8 stages block 256"
+    model = loaded(base)
+    inject_butterfly(model, ["q_proj"], stages=3)
+    save_adapter(model, tmp_path / "fly", str(base))
+    assert course("adapters", "info", tmp_path / "fly") == 0
+    printed = capsys.readouterr().out
+    assert "model.layers.*.self_attn.q_proj, 2 layers: +48 angles each, change 0 to 0, median 0" in printed
+    assert "change: how far the rotation turns" in printed
 
 
 def test_an_adapter_that_peft_saved(base, tmp_path, capsys):
@@ -175,80 +151,6 @@ def test_an_adapter_that_peft_saved(base, tmp_path, capsys):
     assert course("adapters", "info", tmp_path / "p") == 0
     assert "lora rank 2 alpha 6, 256 parameters" in capsys.readouterr().out
     assert course("compare", "--adapter", tmp_path / "p", "--base", base, "--samples", 1, "--max-new-tokens", 3) == 0
-
-
-# --- compare ---
-
-
-def test_compare_is_seeded_and_the_base_is_the_base(base, adapter, capsys):
-    folder = adapter("a", size=1.0)
-    command = ["compare", "--adapter", folder, "--prompt", "Storm", "--samples", 2, "--max-new-tokens", 8]
-    outputs = []
-    for seed in (0, 0, 1):
-        assert course(*command, "--seed", seed) == 0
-        outputs.append(capsys.readouterr().out)
-    assert outputs[0] == outputs[1] != outputs[2]
-    assert re.findall(r"^=+\n(.*)\n=+$", outputs[0], re.M) == ["BASE MODEL", "ADAPTER a", "SIDE BY SIDE"]
-    assert all(character.isprintable() or character == "\n" for character in outputs[0])
-    assert outputs[0].count("[Sample 2]") == 3
-
-
-def test_each_side_says_what_it_says_alone(base, adapter, tmp_path, capsys):
-    """Two adapters on one base, switched: each gives what it gives by itself, and the page holds the same texts."""
-    from transformers import AutoTokenizer
-
-    from course_lib.inference import complete
-
-    folders = [adapter("a", size=1.0), adapter("deep/a", size=0.5)]
-    (tmp_path / "prompts.txt").write_text("At dawn\n\nThe lamp\n")
-    result = compare_adapters(str(base), folders, ["At dawn", "The lamp"], Sampling(2, 6, seed=3))
-    assert list(result.completions) == ["base", "a", "a_2"]
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    for name, folder in [("base", None), ("a", folders[0]), ("a_2", folders[1])]:
-        alone = loaded(base)
-        if folder:
-            load_adapter(alone, folder)
-        expected = [
-            text
-            for number, prompt in enumerate(["At dawn", "The lamp"])
-            for text in complete(alone, tokenizer, [prompt] * 2, 6, temperature=0.8, seed=3 + number)
-        ]
-        assert result.completions[name] == expected
-    assert len({tuple(texts) for texts in result.completions.values()}) == 3
-
-
-def test_butterflies_take_turns(base, adapter, tmp_path):
-    """One base has one butterfly at a time: each of two, and a LoRA adapter between them, gives what it gives alone."""
-    from transformers import AutoTokenizer
-
-    from course_lib.inference import complete
-
-    lora = adapter("a", size=1.0)
-    folders, alone = [tmp_path / "first", lora, tmp_path / "second"], []
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    for folder in [None, *folders]:
-        model = loaded(base)
-        if folder == lora:
-            load_adapter(model, lora)
-        elif folder:
-            inject_butterfly(model, ["q_proj", "v_proj", "o_proj"], stages=3)
-            for name, parameter in model.named_parameters():
-                if name.endswith("angles"):
-                    nn.init.normal_(parameter, std=2.0)
-            save_adapter(model, folder, str(base))
-        alone.append(complete(model, tokenizer, ["At dawn"], 12, temperature=0.8, seed=0))
-    together = compare_adapters(str(base), folders, ["At dawn"], Sampling(1, 12)).completions
-    assert list(together) == ["base", "first", "a", "second"]
-    assert list(together.values()) == alone
-    assert len({texts[0] for texts in alone}) == 4
-
-
-def test_an_adapter_that_changes_nothing_is_said_to(base, adapter, capsys):
-    command = ["compare", "--samples", 1, "--max-new-tokens", 6, "--adapter", adapter("a", size=1.0)]
-    assert course(*command, "--adapter", adapter("zero", size=0.0)) == 0
-    assert [line for line in capsys.readouterr().out.splitlines() if "says what the base says" in line] == [
-        "zero says what the base says: train it for more --steps, with a higher --lr or --rank."
-    ]
 
 
 @pytest.mark.parametrize(
@@ -283,51 +185,10 @@ def test_an_exported_checkpoint_is_the_adapter_of_that_step(base, tmp_path, caps
     assert ours == theirs
 
 
-def test_the_page_escapes_everything(base, adapter, tmp_path, capsys):
-    page, attack = tmp_path / "page.html", "<script>alert('x')</script> & so"
-    command = ["compare", "--adapter", adapter("a"), "--prompt", attack, "--samples", 1, "--max-new-tokens", 4]
-    assert course(*command, "--html", page) == 0
-    text = page.read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; so" in text
-    assert "<th>base</th><th>a</th>" in text
-    assert course(*command, "--html", page) == 0  # our own page may be written again
-    (tmp_path / "mine.html").write_text("<p>mine</p>")
-    assert course(*command, "--html", tmp_path / "mine.html") == 2
-    assert (tmp_path / "mine.html").read_text() == "<p>mine</p>"
-    assert course(*command, "--html", tmp_path / "mine.html", "--force") == 0
-    assert MARK in (tmp_path / "mine.html").read_text()
-
-
-def test_temperature_zero_is_one_sample(base, adapter, capsys):
-    assert course("compare", "--adapter", adapter("a"), "--temperature", 0, "--max-new-tokens", 3) == 0
-    printed = capsys.readouterr().out
-    assert "[Sample 1] " in printed
-    assert "[Sample 2]" not in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--samples", 0], "at least 1"),
-        (["--temperature", -1], "at least 1"),
-        (["--prompt", " "], "empty"),
-        (["--prompts", "nowhere.txt"], "nowhere.txt"),
-        (["--chat"], "no chat template"),
-        (["--base", "nowhere at all"], "nowhere at all"),
-    ],
-)
-def test_compare_refuses_in_a_sentence(base, adapter, capsys, arguments, said):
-    assert course("compare", "--adapter", adapter("a"), *arguments) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert "Traceback" not in error
-
-
 def test_the_shown_norm_is_the_formulas():
     tensors = {"base_model.model.x.lora_A.weight": torch.eye(2), "base_model.model.x.lora_B.weight": 3 * torch.eye(2)}
-    line = layer_lines({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tensors)["x"]
-    assert line.endswith(f"change {2 * 3 * math.sqrt(2):.4g}")
+    change = layer_changes({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tensors)["x"]
+    assert change == LayerChange("2 x 2", 8, pytest.approx(2 * 3 * math.sqrt(2)))
 
 
 @pytest.mark.parametrize("command", ["train", "prepare", "merge", "compare"])

@@ -1,3 +1,3 @@
 """Fixtures of small runs."""
 
-from tiny_runs import models, text, tokenizer  # noqa: F401
+from tiny_runs import model_folders, models, text, tokenizer  # noqa: F401
