@@ -40,7 +40,7 @@ def gradient_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     if not gradients:
         return torch.zeros(())
     norms = [
-        torch.linalg.vector_norm(piece, dtype=torch.float32)
+        torch.linalg.vector_norm(piece, dtype=torch.promote_types(gradient.dtype, torch.float32)).float()
         for gradient in gradients
         for piece in gradient.detach().flatten().split(PIECE)  # a view, where the gradient is contiguous
     ]
