@@ -2,19 +2,26 @@
 # Clipping finite float16 gradients can set all of them to zero, without a word.
 #
 # Library: torch 2.13.0, torch.nn.utils.clip_grad_norm_.
-# The guess: gradients that are all finite are scaled down to the norm that was asked for; where something overflows,
+# Guess: gradients that are all finite are scaled down to the norm that was asked for; where something overflows,
 #   there is an error or a warning.
-# What happens: the norm is computed in the gradients' own dtype. In float16 it overflows to infinity above 65,504, which a
+# Behaviour: the norm is computed in the gradients' own dtype. In float16 it overflows to infinity above 65,504, which a
 #   million entries of 66 reach. The factor max_norm / norm is then 0, every gradient becomes 0, and nothing is said
 #   (error_if_nonfinite is False by default). The optimiser step that follows moves nothing but the moments. In float32
 #   the same gradients come out with norm 1.
-# Whom it hurts: runs with float16 weights, or gradients that were not unscaled before clipping. A loss scale of 65,536
+# Here: runs with float16 weights, or gradients that were not unscaled before clipping. A loss scale of 65,536
 #   makes large norms ordinary.
 set -euo pipefail
+packages=(torch==2.13.0)
+if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi
+
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy
+could_not_run() { echo "could not run: $1" >&2; exit 2; }
+
+python3 -m venv "$folder/env" || could_not_run "python3 -m venv failed"
+"$folder/env/bin/python" -m pip --quiet --disable-pip-version-check install "${packages[@]}" ||
+  could_not_run "pip could not install ${packages[*]}"
+
 cat >"$folder/check.py" <<'PYTHON'
 import torch
 
@@ -31,4 +38,9 @@ for dtype in (torch.float32, torch.float16):
     else:
         assert norm.isinf() and after == 0.0, "the behaviour has changed"
 PYTHON
-"$folder/venv/bin/python" -W ignore "$folder/check.py"
+if "$folder/env/bin/python" -W ignore "$folder/check.py"; then
+  echo "as stated"
+else
+  echo "changed"
+  exit 1
+fi
