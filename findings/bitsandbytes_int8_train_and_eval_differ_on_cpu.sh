@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # On a CPU, an 8-bit linear layer of bitsandbytes computes another function in train() than in eval().
 #
-# Library: bitsandbytes 0.50.2 (with torch 2.13.0), bnb.nn.Linear8bitLt with has_fp16_weights=False, as transformers
+# Library: bitsandbytes 0.50.2 with torch 2.13.0, bnb.nn.Linear8bitLt with has_fp16_weights=False, as transformers
 #   makes it for load_in_8bit.
 # Guess: LLM.int8() quantises weights and activations alike in both modes (the layer has no dropout), so that train()
 #   and eval() give the same output; the outlier threshold keeps large features exact in both.
 # Behaviour: in train() on a CPU only the weight is 8-bit; the activations stay as they are and the threshold is not
 #   looked at. In eval() the activations are rounded to 8 bits row by row, and the threshold counts. With one feature
 #   50 times as large as the others and threshold 0, the error in eval() is more than three times that in train().
-#   A held-out loss measured in eval() belongs to another model than the training loss beside it.
+# Here: a held-out loss measured in eval() belongs to another model than the training loss beside it.
 set -euo pipefail
 packages=(torch==2.13.0 bitsandbytes==0.50.2)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi
