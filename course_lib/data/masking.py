@@ -4,6 +4,7 @@ Checked token by token against TRL's SFTTrainer on real instructions in tests/pa
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -230,7 +231,7 @@ class Encoded:
 
 
 def encode_records(
-    records: list[Record],
+    records: Iterable[Record],
     tokenizer: Tokenizer,
     *,
     too_long: str = "error",

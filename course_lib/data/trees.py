@@ -89,7 +89,7 @@ def _lowest_below(answer: Tree, siblings: list[Tree]) -> str | None:
 
 def _rank(message: Tree) -> float | None:
     """A message's rank: a whole number, which a table with gaps makes a float and a CSV file a text."""
-    rank = message.get("rank")
+    rank: Any = message.get("rank")
     if isinstance(rank, bool) or is_empty(rank):
         return None
     try:

@@ -1,5 +1,7 @@
 """Records as a training source: which of them are held out, how long their rows are, and what was left out."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,9 @@ from course_lib.data.reading import Reading, read_records
 from course_lib.data.records import Record
 from course_lib.data.tokenizers import Tokenizer, has_chat_template
 from course_lib.errors import CourseError
-from course_lib.finetuning.source import HELD_OUT, Source, SourceOptions, pad_id, told_of_longer
+from course_lib.finetuning.source import HELD_OUT, SHARE, Source, SourceOptions, pad_id, told_of_longer
 
 MOST_FITTED = 1024  # tokens of a row at most, where the records decide
-FATES = {
-    "skip": "are left out (--too-long cut-start or cut-end keeps them in part)",
-    "cut-start": "lose their beginning",
-    "cut-end": "lose their end, where the answer stands",
-    "error": "are not allowed (--too-long error)",
-}
 
 
 def read_record_source(path: Path, tokenizer: Tokenizer, options: SourceOptions) -> Source:
@@ -33,25 +29,32 @@ def read_record_source(path: Path, tokenizer: Tokenizer, options: SourceOptions)
     """
     reading, held_out, notes = _read(path, options)
     template = options.template or ("chat" if has_chat_template(tokenizer) else "instruction")
-    limits = options.max_train or None, options.max_eval or None
     whole, whole_held_out = (
-        encode_records(records[:limit], tokenizer, too_long="skip", template=template, train_on=options.train_on)
-        for records, limit in zip((reading.records, held_out), limits, strict=True)
+        encode_records(_shown(records), tokenizer, too_long="skip", template=template, train_on=options.train_on)
+        for records in (reading.records[: options.max_train or None], held_out[: options.max_eval or None])
     )
     if not (whole.examples and whole_held_out.examples):
         raise CourseError(f"No record of {path} can be used: {[*whole.problems, *whole_held_out.problems][0]}")
     too_long = options.too_long or "skip"
-    fitting = fitting_length(whole.lengths, 1.0 if too_long == "error" else 0.99)
+    fitting = fitting_length(whole.lengths, 1.0 if too_long == "error" else SHARE)
     seq_len = options.seq_len or min(fitting, MOST_FITTED, options.positions or MOST_FITTED)
-    longer = told_of_longer(whole.lengths, seq_len, FATES[too_long], "records", options.positions)
+    longer = told_of_longer(whole.lengths, options, seq_len, too_long, "records")
     if too_long == "error" and longer:
         raise CourseError(f"{path}: {longer}.")
     train, evaluated = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
     if not (train.examples and evaluated.examples):
-        raise CourseError(f"No record of {path} leaves a response within {seq_len} tokens: {longer or 'raise it'}.")
+        cure = longer or "raise it"
+        raise CourseError(f"No record of {path} leaves a response within {seq_len} tokens: {cure}.")
     notes += [*_left_out(reading, whole, train), *([longer] if longer else [])]
     what = f"{len(train.examples):,} examples in the {template} template, {train.trained:,} targets"
     return Source(what, train.examples, evaluated.examples, train.tokens, pad_id(tokenizer), seq_len, tuple(notes))
+
+
+def _shown(records: list[Record]) -> Iterable[Record]:
+    """The records, with a progress bar on a terminal where they take longer than two seconds."""
+    from tqdm import tqdm
+
+    return tqdm(records, desc="encoding", unit=" records", delay=2, disable=not sys.stderr.isatty())
 
 
 def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
@@ -72,7 +75,8 @@ def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], li
         raise CourseError(f"{path} has no record for training: all of its rows say that they are held out.")
     if not held_out:
         if len(reading.records) < 2:
-            raise CourseError(f"{path} has one record: two are needed, one of them to hold out.")
+            malformed = f" Malformed: {reading.problems[0]}." if reading.problems else ""
+            raise CourseError(f"{path} has one record: two are needed, one of them to hold out.{malformed}")
         count = max(1, round(HELD_OUT * len(reading.records)))
         reading.records, held_out = reading.records[:-count], reading.records[-count:]
         notes.append(f"held out: the last {count:,} records")

@@ -11,6 +11,13 @@ from course_lib.data.tokenizers import TextEncoder
 
 HELD_OUT = 0.1  # of a source that has no part of its own for it
 SEQ_LEN = 128  # tokens of a row of text
+SHARE = 0.99  # of the records that fit into a row, where they decide its length
+FATES = {
+    "skip": " and are left out (--too-long cut-start or cut-end keeps a part of them)",
+    "cut-start": " and lose their beginning",
+    "cut-end": " and lose their end",
+    "error": ", which --too-long error does not allow",
+}
 Rows = np.ndarray | TokenShards | list[Example]
 
 
@@ -73,22 +80,26 @@ class SourceOptions:
         return self.seq_len or min(SEQ_LEN, self.positions or SEQ_LEN)
 
 
-def told_of_longer(lengths: list[int], seq_len: int, fate: str, what: str, positions: int | None = None) -> str:
+def told_of_longer(lengths: list[int], wanted: SourceOptions, seq_len: int, too_long: str, what: str) -> str:
     """How many examples are longer than a row, what becomes of them, and which length would fit; "" where none is.
 
     Args:
         lengths: tokens of each example.
+        wanted: how the source is read.
         seq_len: tokens of a row.
-        fate: what becomes of the longer ones.
+        too_long: what becomes of the longer ones.
         what: what the examples are called.
-        positions: tokens that the model can take; None for any number.
     """
     longer = sum(length > seq_len for length in lengths)
     if not longer:
         return ""
-    share, fitting = longer / len(lengths), min(fitting_length(lengths), positions or max(lengths))
-    cure = f"--seq-len {fitting} fits 99 % of them" if fitting > seq_len else f"the longest has {max(lengths):,}"
-    return f"{longer:,} of {len(lengths):,} {what} ({share:.1%}) have more than {seq_len:,} tokens and {fate}; {cure}"
+    share = 1.0 if too_long == "error" else SHARE
+    fitting = min(fitting_length(lengths, share), wanted.positions or max(lengths) + 8)
+    cure = f"the longest has {max(lengths):,}"
+    if fitting > seq_len:
+        cure = f"--seq-len {fitting} fits {share:.0%} of them"
+    told = f"{longer:,} of {len(lengths):,} {what} ({longer / len(lengths):.1%}) have more than {seq_len:,} tokens"
+    return f"{told}{FATES[too_long]}; {cure}"
 
 
 def pad_id(tokenizer: TextEncoder) -> int:

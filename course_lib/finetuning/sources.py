@@ -25,8 +25,6 @@ from course_lib.finetuning.settings import BUNDLED
 from course_lib.finetuning.source import HELD_OUT, Source, SourceOptions, pad_id, told_of_longer
 from course_lib.suggestions import similar_paths
 
-FATES = {"skip": "are left out", "cut-start": "lose their beginning", "cut-end": "lose their end"}
-
 
 class MicroBatches(Sequence):
     """Numbered micro-batches, each made when it is asked for: the same for the same seed, whenever a run is resumed.
@@ -143,7 +141,11 @@ def _texts(parts: tuple[list[str], list[str]], tokenizer: Tokenizer, wanted: Sou
     too_long = wanted.too_long or "cut-end"
     train, lengths = _documents(parts[0], tokenizer, seq_len, too_long)
     train = train[:rows]
-    longer = told_of_longer(lengths, seq_len, FATES.get(too_long, ""), "documents", wanted.positions)
+    longer = told_of_longer(lengths, wanted, seq_len, too_long, "documents")
+    if too_long == "error" and longer:
+        raise CourseError(f"Of this text, {longer}.")
+    if not train:
+        raise CourseError(f"A part of this text has no document of 2 to {seq_len} tokens.")
     tokens = sum(len(row["input_ids"]) for row in train)
     what, notes = f"{len(train):,} documents of up to {seq_len} tokens", (longer,) if longer else ()
     return Source(what, train, held_out, tokens, pad_id(tokenizer), seq_len, notes)
@@ -197,16 +199,10 @@ def _documents(
     """(an example of each document within seq_len, the documents' own lengths)."""
     examples, lengths = [], []
     for ids in _encoded(documents, tokenizer):
-        if len(ids) < 2:
-            continue  # nothing to predict
-        lengths.append(len(ids))
-        example = shorten({"input_ids": ids, "labels": ids}, seq_len, too_long)
-        if example is not None:
-            examples.append(example)
-        elif too_long == "error":
-            raise CourseError(f"A document has {len(ids):,} tokens, more than --seq-len {seq_len} (--too-long error).")
-    if not examples:
-        raise CourseError(f"A part of this text has no document of 2 to {seq_len} tokens.")
+        if len(ids) > 1:  # a single token has nothing to predict
+            lengths.append(len(ids))
+            example = shorten({"input_ids": ids, "labels": ids}, seq_len, too_long)
+            examples += [example] if example is not None else []
     return examples, lengths
 
 
