@@ -18,7 +18,7 @@ from course_lib.errors import CourseError
 from course_lib.files import write_whole
 from course_lib.training.checkpoint import Checkpoints
 from course_lib.training.distributed import World, share, whole
-from course_lib.training.loss import count_targets, summed_loss_
+from course_lib.training.loss import count_targets, training_loss
 from course_lib.training.memory import peak_memory, reset_peak_memory
 from course_lib.training.schedule import schedule_named
 
@@ -201,8 +201,7 @@ class Trainer:
             labels = part.pop("labels")
             with self._synchronised(number == len(parts) - 1):
                 with self.autocast():
-                    logits = self.forward(**part).logits
-                loss = summed_loss_(logits, labels, self.world.size / targets)
+                    loss = training_loss(self.forward, part, labels, self.world.size / targets)
                 self.scaler.scale(loss).backward()
             total += loss.item()
         return self.world.total(total) / self.world.size
