@@ -189,7 +189,7 @@ def attend_eager(
 def attend_sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """The same, with the same arguments, from torch's fused kernels: they store no (time, time) weights without sinks."""
+    """The same, with the same arguments, from torch's fused kernels, which store no (time, time) weights."""
     if sinks is not None:
         # A sink is one more key and value, both zero: it scores 0 + s, the s coming in as a bias, and gives nothing.
         mask = causal_mask(q.shape[2], 0, q.device) if mask is None else mask

@@ -31,7 +31,7 @@ from course_lib.models.fused_loss import linear_cross_entropy
 
 @dataclass
 class DecoderOutput:
-    """logits: (batch, time, vocabulary), or None where they were not asked for. loss: a scalar, where labels were given.
+    """logits: (batch, time, vocabulary), or None where they were not asked for. loss: a scalar, if labels were given.
 
     past_key_values: the cache, for the next call, where one was given or asked for.
     """
@@ -76,9 +76,9 @@ class KVCache:
 class Decoder(nn.Module):
     """Token ids to logits: embeddings and blocks (`model`), then the head.
 
-    New weights are normal with standard deviation 0.02 (Radford et al. 2019), biases and sinks are zero. The layers that
-    write to the residual stream start smaller by a factor of sqrt(2 * layers): the stream is a sum of two such outputs a
-    block, and its variance should not grow with the number of blocks.
+    New weights are normal with standard deviation 0.02 (Radford et al. 2019), biases and sinks are zero. The layers
+    that write to the residual stream start smaller by a factor of sqrt(2 * layers): each block adds two such outputs
+    to the stream, whose variance should not grow with the number of blocks.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         self.config = config
         self.model = Backbone(config)
         if config.tie_word_embeddings:
-            # A tied head is no module: the embedding's table is used again, and stays one tensor wherever the model goes.
+            # A tied head is not a module: the embedding's table is used again, and stays one tensor.
             self.lm_head = None
         else:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -277,7 +277,7 @@ class Block(nn.Module):
 
 
 def norm(config: DecoderConfig) -> nn.Module:
-    """LayerNorm (x - mean) / deviation * w + b for GPT-2; RMSNorm x / rms(x) * w (arXiv:1910.07467, eq. 4) for Llama."""
+    """LayerNorm (x - mean) / deviation * w + b for GPT-2, RMSNorm x / rms(x) * w (arXiv:1910.07467, eq. 4) else."""
     kind = nn.LayerNorm if config.model_type == "gpt2" else nn.RMSNorm
     return kind(config.hidden_size, eps=config.norm_eps)
 

@@ -78,7 +78,7 @@ class _RotateAndAttend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, do):
         q, k, v, weights, cos, sin = ctx.saved_tensors
-        (batch, time, width), head_dim = do.shape, q.shape[-1]
+        (batch, time, _), head_dim = do.shape, q.shape[-1]
         do = do.view(batch, time, -1, head_dim).transpose(1, 2).reshape(q.shape)  # (B * K, group * T, D)
         dv = torch.bmm(weights.transpose(1, 2), do)  # (B * K, keys, D)
         dweights = torch.bmm(do, v.transpose(1, 2))
