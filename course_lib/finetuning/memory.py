@@ -22,7 +22,7 @@ NF4_BYTES = (4 + 0.127) / 8  # a weight, with doubly quantised constants (Dettme
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes of one training step of one micro-batch: weights, gradients, moments (AdamW's two), activations that the
-    blocks keep for the backward pass, and logits: themselves, their log-softmax, and the gradients of both."""
+    blocks keep for the backward pass, and logits, in whose place the loss leaves their gradient."""
 
     weights: int
     gradients: int
@@ -57,7 +57,8 @@ def estimate_memory(
     config: Any = model.config
     layers, kept = config.num_hidden_layers, block_elements(model, mode)
     elements = layers * config.hidden_size + kept if checkpoint else layers * kept
-    logits = tokens * config.vocab_size * (3 * 4 + width)
+    # The loss is computed in float32 and leaves the logits' gradient in their place (`training.loss.summed_loss_`).
+    logits = tokens * config.vocab_size * (4 if width == 4 else 4 + width)
     return MemoryEstimate(trained + frozen, trained, 2 * trained, tokens * elements * width, logits)
 
 
