@@ -1,12 +1,11 @@
 """The student's version of an assignment: no solutions, no hidden tests."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,32 +18,30 @@ from course_lib.errors import CourseError
 NBGRADER = "import autograder.notebook; from nbgrader.apps.nbgraderapp import main; main()"
 
 
-def nbgrader(course: Path, *arguments: str, say: Callable[[str], object] = lambda line: None) -> str:
-    """Run an nbgrader command on the course in `course`, in a process of its own; returns what it said, and passes each
-    line to `say` as it comes.
+def nbgrader(course: Path, *arguments: str) -> str:
+    """Run an nbgrader command in a process of its own.
 
     nbgrader changes the working folder and configures logging for the whole process, so ours is kept out of it. Its
-    exit status also counts submissions that failed, which `grade` tells apart by reading the results.
+    exit status does not tell whether there is a result: look for it.
+
+    Args:
+        course: The course's folder, with its `source`; it gets our configuration where it has none.
+        arguments: The command and its options.
+
+    Returns:
+        What nbgrader said.
     """
     if not (course / CONFIG.name).is_file():  # nbgrader looks for it in the course's folder
         shutil.copy(CONFIG, course)
-    # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    process = subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-c", NBGRADER, *arguments],
         cwd=course,
-        env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
     )
-    said = []
-    with process:
-        for line in process.stdout or ():
-            said.append(line)
-            say(line)
-    return "".join(said)
+    return done.stdout
 
 
 @contextmanager
@@ -57,12 +54,17 @@ def scratch_course(assignment: Assignment) -> Iterator[Path]:
 
 
 def release(assignment: Assignment) -> Notebook:
-    """The released notebook, made by nbgrader's own generate_assignment and cached for as long as its source stays."""
+    """The released notebook, made by nbgrader's own generate_assignment and cached for as long as its source stays.
+
+    Raises:
+        CourseError: nbgrader made none, with what it said.
+    """
     digest = hashlib.sha256(assignment.path.read_bytes() + CONFIG.read_bytes()).hexdigest()[:16]
     cached = cache_dir() / "assignments" / f"{assignment.name}-{digest}.ipynb"
     if not cached.is_file():
         with scratch_course(assignment) as course:
-            said = nbgrader(course, "generate_assignment", assignment.name, "--create")
+            # without a gradebook, which takes nbgrader three seconds to make
+            said = nbgrader(course, "generate_assignment", assignment.name, "--no-db")
             path = course / "release" / assignment.name / assignment.path.name
             if not path.is_file():
                 raise CourseError(f"nbgrader could not release {assignment.name}:\n{said}")
@@ -71,8 +73,19 @@ def release(assignment: Assignment) -> Notebook:
 
 
 def write_release(assignment: Assignment, folder: Path, force: bool = False) -> Path:
-    """Write the released notebook into `folder`. A notebook that is there already is somebody's work: it is only
-    replaced with `force`."""
+    """Write the released notebook into `folder`.
+
+    Args:
+        assignment: The assignment.
+        folder: Where the notebook goes, under the assignment's name.
+        force: Replace a notebook that is there already.
+
+    Returns:
+        The notebook's path.
+
+    Raises:
+        CourseError: A notebook is there already, which is somebody's work.
+    """
     target = folder / assignment.path.name
     if target.exists() and not force:
         raise CourseError(f"{target} exists and is left as it is: use --to FOLDER for a second copy, or --force.")
