@@ -11,7 +11,8 @@ STUDENT = """examples:
   course assignment check lora.ipynb    run the visible checks on your answers"""
 
 INSTRUCTOR = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
-FOLDER/STUDENT.ipynb and FOLDER/STUDENT/NAME.ipynb are understood too. The gradebook (gradebook.db), the graded
+FOLDER/STUDENT.ipynb, FOLDER/STUDENT/NAME.ipynb and a learning platform's folders are understood too, whatever the
+notebooks are called. The gradebook (gradebook.db), the graded
 notebooks (autograded/), the feedback (feedback/) and grades-NAME.csv go to COURSE, which is autograder/ in a clone.
 The submissions' code is run as you: grade only what you would run yourself. The feedback pages show the hidden tests
 too: hand them out when nobody can submit any more."""
@@ -66,14 +67,16 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from autograder.student.check import check, find_notebook
+    from autograder.student.check import Outcome, check, find_notebook
 
-    outcomes = check(find_notebook(args.notebook))
-    for outcome in outcomes:
+    def tell(outcome: Outcome) -> None:
         mark = "ok  " if not outcome.message else "FAIL"
-        print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points)")
-        if outcome.message:
-            print(f"      {outcome.message}")
+        message = f"\n      {outcome.message}" if outcome.message else ""
+        print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)
+
+    path = find_notebook(args.notebook)
+    print(f"running {path} from the top in a fresh kernel", flush=True)
+    outcomes = check(path, tell=tell, say=lambda line: print(f"      {line}", flush=True))
     passed = [outcome for outcome in outcomes if not outcome.message]
     print(f"\n{len(passed)} of {len(outcomes)} parts pass their visible checks; hidden tests decide the points.")
     return int(len(passed) < len(outcomes))
@@ -81,11 +84,14 @@ def _check(args: argparse.Namespace) -> int:
 
 def _grade(args: argparse.Namespace) -> int:
     from autograder import course
-    from autograder.grading.grade import find_submissions, grade, placed, table
+    from autograder.grading.collect import find_submissions
+    from autograder.grading.grade import grade, placed
+    from autograder.grading.report import table
 
-    assignment, state = course.find(args.name), course.state_dir(args.course)
+    state = course.state_dir(args.course)
+    assignment = placed(course.find(args.name), state)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")
     grades = grade(assignment, submissions, state, force=args.force, say=lambda line: print(line, flush=True))
-    print("\n" + table(placed(assignment, state), grades))
+    print("\n" + table(assignment, grades))
     print(f"\ngrades: {state / f'grades-{assignment.name}.csv'}\nfeedback: {state / 'feedback'}")
     return int(any(g.problem for g in grades))

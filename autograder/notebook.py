@@ -1,6 +1,5 @@
-"""An assignment notebook's parts, and putting a student's answers back among the tests they came with."""
+"""A notebook file, and the parts of an assignment in it."""
 
-import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ sys.modules.setdefault("rfc3987_syntax", ABSENT)
 # nbformat's NotebookNode, a dictionary whose keys are read as attributes too; nbformat is imported late.
 Notebook: TypeAlias = Any
 Cell: TypeAlias = Any
+Output: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -74,41 +74,3 @@ def parts(notebook: Notebook) -> list[Part]:
         elif is_test(cell):
             found.append(Part(cell.metadata.nbgrader.grade_id, title, cell.metadata.nbgrader.points))
     return found
-
-
-def rebuild(template: Notebook, submission: Notebook) -> Notebook:
-    """`template` with the student's solution cells and own cells, and nothing else of the submission.
-
-    Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. Of a
-    solution cell that is there twice the first counts. A cell that the student added stays behind the tracked cell that
-    it followed.
-    """
-    answers: dict[str, str] = {}
-    added: dict[str | None, list[Cell]] = {None: []}  # by the tracked cell that they follow
-    last = None
-    for cell in submission.cells:
-        name = grade_id(cell)
-        if name is None:
-            if cell.cell_type == "code":
-                added.setdefault(last, []).append(cell)
-        else:
-            last = name
-            answers.setdefault(name, cell.source)
-
-    whole = copy.deepcopy(template)
-    whole.cells = [_own(cell) for cell in added[None]]
-    for cell in copy.deepcopy(template.cells):
-        name = grade_id(cell)
-        if name is not None and is_solution(cell) and name in answers:
-            cell.source = answers[name]
-        whole.cells.append(cell)
-        if name is not None:
-            whole.cells += [_own(cell) for cell in added.get(name, [])]
-    return whole
-
-
-def _own(cell: Cell) -> Cell:
-    """A student's own cell as a fresh one: its source, no metadata and no outputs."""
-    import nbformat
-
-    return nbformat.v4.new_code_cell(cell.source)

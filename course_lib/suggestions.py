@@ -1,23 +1,21 @@
 """What somebody may have meant by a name that does not exist."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 MOST = 3  # suggestions in one sentence
+ALIKE = 0.7  # of 1: less would let file names be alike by their ending alone
 
 
-def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the known names that are spelt like `name`, after a blank; empty where there is none.
 
     Args:
         name: what was given.
-        known: what it could have been; of a mapping, the keys are compared and the values are shown.
+        known: what it could have been.
     """
-    shown = dict(known) if isinstance(known, Mapping) else {each: each for each in known}
-    by_lower_case = {each.lower(): each for each in shown}
-    close = get_close_matches(name.lower(), by_lower_case, MOST)
-    return f" Did you mean {' or '.join(shown[by_lower_case[each]] for each in close)}?" if close else ""
+    return _as_question(_close(name, known))
 
 
 def similar_paths(path: Path, others: Iterable[str] = ()) -> str:
@@ -29,7 +27,20 @@ def similar_paths(path: Path, others: Iterable[str] = ()) -> str:
     """
     folder = path.parent
     if folder.is_dir():
-        neighbours = {each.name: str(each) for each in folder.iterdir() if not each.name.startswith(".")}
-        return did_you_mean(path.name, {each: each for each in others} | neighbours)
+        shown = {each: each for each in others}
+        shown |= {each.name: str(each) for each in folder.iterdir() if not each.name.startswith(".")}
+        return _as_question(shown[each] for each in _close(path.name, shown))
     places = [each / path.name for each in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    return did_you_mean(folder.name, {each.parent.name: str(each) for each in places if each.exists()})
+    shown = {each.parent.name: str(each) for each in places if each.exists()}
+    return _as_question(shown[each] for each in _close(folder.name, shown))
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    """The names that are spelt like `name`, the closest first; capitals make no difference."""
+    by_lower_case = {each.lower(): each for each in known}
+    return [by_lower_case[each] for each in get_close_matches(name.lower(), by_lower_case, MOST, ALIKE)]
+
+
+def _as_question(names: Iterable[str]) -> str:
+    listed = " or ".join(names)
+    return f" Did you mean {listed}?" if listed else ""

@@ -1,6 +1,7 @@
 """The house rules on imports, read from the sources (see "The rooms" in CONTRIBUTING.md)."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_every_room_has_a_floor_and_something_in_it():
     for name in rooms:
         lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in modules(f"course_lib/{name}"))
         assert lines > 30, name
+
+
+def test_the_page_about_the_rooms_says_what_the_test_holds():
+    page = (ROOT / "book" / "architecture.md").read_text(encoding="utf-8")
+    floors = {
+        name.rstrip("/").removesuffix(".py"): int(floor)
+        for floor, name in re.findall(r"^\| (\d) \| `([\w./]+)`", page, re.M)
+    }
+    assert floors == {name: floor for name, floor in FLOORS.items() if name != "alignment"}
+    named = set(re.findall(r"`((?:course_lib|autograder|tests)/[\w/]+\.py)`", page))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
 
 
 def test_no_file_is_longer_than_a_reading():

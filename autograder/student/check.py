@@ -1,11 +1,18 @@
 """The student's check: the visible tests of the release, on the student's answers, in a fresh kernel."""
 
-import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbclient import NotebookClient
+
 from autograder import course, notebook
+from autograder.notebook import Cell, Notebook
+from autograder.rebuild import rebuild
+from autograder.recognise import assignment_of
+from autograder.running import TOO_LONG, CellRunner
+from autograder.student.explain import complaint
 from autograder.student.release import release
 from course_lib.errors import CourseError
 
@@ -18,13 +25,34 @@ class Outcome:
     message: str
 
 
-def check(path: Path, timeout: int = 120) -> list[Outcome]:
-    """Run the visible checks on the notebook at `path`, which is only read. timeout: seconds a cell may take."""
+def check(
+    path: Path,
+    timeout: int = 120,
+    tell: Callable[[Outcome], object] = lambda outcome: None,
+    say: Callable[[str], object] = lambda line: None,
+) -> list[Outcome]:
+    """Run the visible checks on the notebook at `path`, which is only read.
+
+    Args:
+        path: The student's notebook, whatever it is called.
+        timeout: Seconds that a cell may take, where the assignment does not say less.
+        tell: Called with the outcome of each part as soon as it is known.
+        say: Called with a line of progress where there is nothing to tell for a while.
+
+    Returns:
+        The outcome of each part, in order.
+
+    Raises:
+        CourseError: The file cannot be read, or is none of the course's assignments.
+    """
     submission = notebook.read(path)
-    template = release(_assignment_of(submission, path))
-    whole = notebook.rebuild(template, submission)
-    _execute(whole, path.resolve().parent, timeout)
-    return _outcomes(whole, {part.id: part for part in notebook.parts(template)})
+    assignment = assignment_of(submission, course.assignments().values())
+    if assignment is None:
+        raise CourseError(f"{path} is none of the course's assignments: get one with `course assignment get NAME`.")
+    whole = rebuild(release(assignment), submission)
+    run = _Run(whole, timeout, tell, say)
+    run.execute(path.resolve().parent)
+    return run.outcomes
 
 
 def find_notebook(given: Path | None) -> Path:
@@ -37,60 +65,47 @@ def find_notebook(given: Path | None) -> Path:
     return here[0]
 
 
-def _assignment_of(submission: notebook.Notebook, path: Path) -> course.Assignment:
-    """The assignment whose answers and tests the notebook has most of; its file may have been renamed."""
-    ids = {notebook.grade_id(cell) for cell in submission.cells if notebook.is_solution(cell) or notebook.is_test(cell)}
-    shared = {a: len(ids & set(map(notebook.grade_id, a.read().cells)) - {None}) for a in course.assignments().values()}
-    best = max(shared, key=lambda assignment: shared[assignment], default=None)
-    if best is None or not shared[best]:
-        raise CourseError(f"{path} is none of the course's assignments: get one with `course assignment get NAME`.")
-    return best
+class _Client(CellRunner, NotebookClient):
+    """nbclient's, with what `CellRunner` does when a cell takes too long or ends its kernel."""
 
 
-def _execute(whole: notebook.Notebook, folder: Path, timeout: int) -> None:
-    """Execute every cell, also behind errors; the outputs land in `whole`."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+class _Run:
+    """One execution of a rebuilt notebook, and what became of its parts so far."""
 
-    client = NotebookClient(
-        whole,
-        timeout=timeout,
-        allow_errors=True,
-        kernel_name="python3",
-        interrupt_on_timeout=True,  # the cell fails with KeyboardInterrupt and the next ones still run
-        resources={"metadata": {"path": str(folder)}},
-    )
-    try:
-        client.execute(stderr=subprocess.DEVNULL)  # the kernel's own chatter; a cell's stderr is in its outputs
-    except (CellTimeoutError, DeadKernelError) as error:
-        raise CourseError(
-            f"The notebook stopped its kernel ({type(error).__name__}): is there an endless loop, or a call of exit()?"
-        ) from error
+    def __init__(
+        self, whole: Notebook, timeout: int, tell: Callable[[Outcome], object], say: Callable[[str], object]
+    ) -> None:
+        self.whole, self.timeout, self.tell, self.say = whole, timeout, tell, say
+        self.parts = {part.id: part for part in notebook.parts(whole)}
+        self.outcomes: list[Outcome] = []
+        self.answer = ""  # what the last solution cell complained about
 
+    def execute(self, folder: Path) -> None:
+        """Execute every cell in `folder`, also behind errors."""
+        self.client = _Client(
+            self.whole,
+            timeout=self.timeout,
+            allow_errors=True,
+            interrupt_on_timeout=True,
+            error_on_timeout={"ename": TOO_LONG, "evalue": "", "traceback": []},
+            raise_on_iopub_timeout=True,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        self.client.tell = self._heard
+        self.client.execute(stderr=subprocess.DEVNULL)  # the kernel's own chatter; a cell's stderr is in its outputs
 
-def _outcomes(whole: notebook.Notebook, parts: dict[str, notebook.Part]) -> list[Outcome]:
-    """What became of each part; where its answer does not even run, what Python says of the answer."""
-    found, answer = [], ""
-    for cell in whole.cells:
-        if notebook.is_solution(cell):
-            answer = _message(cell)
-        elif notebook.is_test(cell):
-            message = _message(cell)
-            if message and answer and cell.execution_count is not None:
-                message = f"the cell with your answer stops: {answer}"
-            found.append(Outcome(parts[cell.metadata.nbgrader.grade_id], message))
-    return found
+    def _heard(self, event: str, cell: Cell, text: str) -> None:
+        """What the client tells of a cell."""
+        if event == "slow":
+            self.say(text)
+        elif event == "end" and notebook.is_solution(cell):
+            self.answer = self._complaint(cell)
+        elif event == "end" and notebook.is_test(cell):
+            message = self._complaint(cell)
+            if message and self.answer:
+                message = f"the cell with your answer stops: {self.answer}"
+            self.outcomes.append(Outcome(self.parts[notebook.grade_id(cell)], message))
+            self.tell(self.outcomes[-1])
 
-
-def _message(cell: notebook.Cell) -> str:
-    """What a cell complained about, without colours and traceback."""
-    if cell.execution_count is None:
-        return "the checks were not reached"
-    for output in cell.outputs:
-        if output.output_type == "error":
-            text = re.sub(r"\x1b\[[0-9;]*m", "", output.evalue).strip()
-            if output.ename == "KeyboardInterrupt":
-                return "it took too long and was stopped: is there an endless loop?"
-            kind = "" if output.ename == "AssertionError" else f"{output.ename}: "
-            return f"{kind}{text}" or output.ename
-    return ""
+    def _complaint(self, cell: Cell) -> str:
+        return complaint(self.whole, cell, self.client.limit_of(cell))

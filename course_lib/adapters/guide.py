@@ -17,6 +17,7 @@ import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -72,7 +73,8 @@ def apply_lora_to_model(
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:
     """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for Llama and its kin."""
-    return ("c_attn",) if model.config.model_type == "gpt2" else ("q_proj", "v_proj")
+    config: Any = model.config
+    return ("c_attn",) if config.model_type == "gpt2" else ("q_proj", "v_proj")
 
 
 def get_lora_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -96,7 +98,7 @@ def save_lora_weights(model: nn.Module, path: Path | str) -> Path:
     layers = dict(lora_layers(model))
     if not layers:
         raise CourseError("This model has no LoRA adapter to save. Call apply_lora_to_model first.")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
         outside = _in_file(model, name)
         tensors |= {f"{outside}.A": layer.A.detach().cpu(), f"{outside}.B": layer.B.detach().cpu()}

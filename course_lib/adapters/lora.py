@@ -11,6 +11,7 @@ convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and t
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -26,6 +27,7 @@ from course_lib.adapters.layers import (
 )
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.fused import Factors, can_fuse, factors_of, has_hooks, project_factors
 
 
 def lora_scaling(alpha: float, rank: int, rslora: bool = False) -> float:
@@ -122,8 +124,23 @@ class LoRALinear(AdaptedLayer):
         self.train(self.base.training)  # a model in evaluation must not get dropout with its adapter
 
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
+        factors = self.factors() if can_fuse(x) else None
+        if factors is not None:
+            return project_factors(x, [factors])[0]  # the same numbers, in one operation of autograd
         y = self.base(x)
-        return y + self.adapters[self.active](x).to(y.dtype) if self.active in self.adapters else y
+        if self.active not in self.adapters:
+            return y
+        return y + self.adapters[self.active](x).to(y.dtype)
+
+    def factors(self) -> Factors | None:
+        """What this layer computes, in numbers for `models.fused`; None where it does more, such as dropout."""
+        base = factors_of(self.base)
+        if base is None or self.merged or not self.enabled or self.active not in self.adapters:
+            return base
+        path = self.adapters[self.active]
+        if has_hooks(path) or (path.training and path.dropout.p > 0):
+            return None
+        return replace(base, A=path.A, B=path.B, scaling=path.scaling)
 
     def delta(self, name: str | None = None) -> torch.Tensor:
         """scaling * B A of the adapter `name` (default: the active one), (out, in); zero where it is not here."""

@@ -20,7 +20,14 @@ class Paired:
 
 
 def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 30, warm_up: int = 3) -> Paired:
-    """Run `ours` and `theirs` alternately, each first as often as the other, and compare pair by pair."""
+    """Run `ours` and `theirs` alternately, each first as often as the other, and compare pair by pair.
+
+    Args:
+        ours: does our side's work once.
+        theirs: does the peer's work once.
+        pairs: how many pairs count.
+        warm_up: how many pairs are run before, which do not count.
+    """
     a: list[float] = []
     b: list[float] = []
     for pair in range(warm_up + pairs):

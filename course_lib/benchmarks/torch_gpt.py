@@ -7,9 +7,17 @@ from torch.nn import functional as F
 def torch_forward(
     weights: dict[str, torch.Tensor], ids: torch.Tensor, heads: int, layers: int, tied: bool = True
 ) -> torch.Tensor:
-    """Logits (batch, time, vocabulary) of `course_lib.scratch.GPT` with these weights (by its own names).
+    """The forward pass of `course_lib.scratch.GPT` in torch; GELU is the tanh approximation, as there.
 
-    ids: integers (batch, time). GELU is the tanh approximation, as there.
+    Args:
+        weights: by the names that the NumPy edition gives them.
+        ids: integers (batch, time).
+        heads: attention heads of a block.
+        layers: blocks.
+        tied: whether the head is the embedding's table.
+
+    Returns:
+        Logits (batch, time, vocabulary).
     """
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:

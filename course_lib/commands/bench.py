@@ -30,6 +30,9 @@ def add_parser(subparsers: Subparsers) -> None:
             "--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder"
         )
         step.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+        step.add_argument(
+            "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+        )
         step.add_argument("--compile", action="store_true", help="torch.compile both sides")
         _common(step, run_step, pairs=10)
         step.set_defaults(mode="lora" if mode == "lora" else "full")
@@ -70,7 +73,7 @@ def run_step(args: argparse.Namespace) -> int:
     """Print the figures of `bench_step`."""
     from course_lib.benchmarks.steps import bench_step
 
-    figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile)
+    figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile, args.dtype)
     return report(args.mode, figures, args)
 
 

@@ -4,6 +4,18 @@ import argparse
 
 from course_lib.commands import Subparsers, prepare
 from course_lib.errors import CourseError
+from course_lib.suggestions import did_you_mean
+
+CHECK = """Read records, count them by format, and name every row that cannot be used and every field that is
+not. Exit status 1 if a row is malformed.
+
+  course data check my_records.jsonl
+  course data check a_folder --split test
+  course data check answers.csv --map prompt=question,response=answer
+  course data check openai/gsm8k --config main
+
+Formats: Alpaca, chat, ShareGPT, question and answer, preferences, HH-RLHF, OpenAssistant, GSM8K. Files:
+.json, .jsonl, .ndjson, .csv, .tsv (also .gz, .bz2, .xz), .parquet, .arrow; a folder; a name on the hub."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -12,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "data", help="check files of records, turn text into token shards, see the embedded data sets"
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    prepare.add_parser(actions)
+    prepare.add_parser(actions, "text files to token shards; `course prepare` is the same command")
     _add_check(actions)
     cards = actions.add_parser(
         "card", help="what the data sets in the package are", description="Print a data set's card, or all names."
@@ -25,14 +37,18 @@ def _add_check(actions: Subparsers) -> None:
     check = actions.add_parser(
         "check",
         help="which rows of a file of records can be used",
-        description="Read records (Alpaca, chat, ShareGPT, preference, HH-RLHF, OpenAssistant, GSM8K) from a .json or "
-        ".jsonl file (also .gz), a folder, or the hub; count them and name every malformed row. Exit status 1 if there "
-        "is one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=CHECK,
     )
     check.add_argument("source", help="file, folder, or a data set's name on the hub")
-    check.add_argument("--format", default="auto", help="the format, if it is not to be told by the keys")
-    check.add_argument("--split", default="train", help="with a hub name: which split (train)")
-    check.add_argument("--config", help="with a hub name: which configuration, such as main of openai/gsm8k")
+    check.add_argument(
+        "--format", default="auto", metavar="NAME", help="the format, if it is not to be told by the keys"
+    )
+    check.add_argument("--map", metavar="KEY=COLUMN,...", help="other keys: prompt=question,response=answer")
+    check.add_argument(
+        "--split", metavar="NAME", help="with a hub name: which split (train); with a folder: which part (all)"
+    )
+    check.add_argument("--config", metavar="NAME", help="with a hub name: which configuration")
     check.add_argument("--show", type=int, default=1, metavar="N", help="print the first N records (1)")
     check.set_defaults(run=run_check)
 
@@ -41,12 +57,15 @@ def run_check(args: argparse.Namespace) -> int:
     """Print the counts, the first problems and the first records."""
     from course_lib.data import read_records
 
-    reading = read_records(args.source, args.format, malformed="skip", split=args.split, config=args.config)
+    reading = read_records(
+        args.source, args.format, malformed="skip", split=args.split, config=args.config, map=args.map
+    )
     print(reading)
     for record in reading.records[: max(args.show, 0)]:
         print(f"\n{record.source}")
-        for message in record.messages:
-            print(f"  {message['role']}: {message['content']}")
+        for number, message in enumerate(record.messages):
+            context = " (not trained)" if number in record.untrained else ""
+            print(f"  {message['role']}{context}: {message['content']}")
         if record.rejected is not None:
             print(f"  rejected: {record.rejected}")
         if record.answer is not None:
@@ -64,5 +83,6 @@ def run_card(args: argparse.Namespace) -> int:
     elif args.name in known:
         print(known[args.name])
     else:
-        raise CourseError(f"There is no data set {args.name!r} in the package: choose from {', '.join(known)}.")
+        hint = did_you_mean(args.name, known)
+        raise CourseError(f"There is no data set {args.name!r} in the package: choose from {', '.join(known)}.{hint}")
     return 0

@@ -1,4 +1,4 @@
-"""`course run`: the command around `notebooks`."""
+"""`course run`: the command around `execution.notebooks`."""
 
 import argparse
 import sys
@@ -12,14 +12,17 @@ EXAMPLES = """examples:
   course run 03 --profile my.toml    your own sizes: copy a profile from course_lib/execution/profiles
   course run --list                  the chapters and the profiles
 
-What comes out, for each chapter, in OUT/CHAPTER: notebook.ipynb (executed), metrics.json (what it recorded, versions,
-hardware, time, memory, commit) and outputs/ (what it wrote). A chapter whose text, code, profile and package versions
-are those of its last result is skipped. Cells are numbered from 1, text cells too. The notebook of a chapter that
-failed is kept, as far as it came, in OUT/.failed, and its last good result stays."""
+For each chapter, OUT/CHAPTER gets notebook.ipynb (the executed notebook), metrics.json (what it recorded, versions,
+hardware, time, memory, commit) and outputs/ (what the notebook wrote). A chapter is skipped if its text, its code, its
+profile and the package versions are those of its last result. Cells are numbered from 1, and text cells count too. The
+notebook of a chapter that failed is kept in OUT/.failed, as far as it came; the last good result stays.
+
+Chapters run side by side, the longest first: one for each core, as long as there is memory for them. Each gets its
+share of the cores. The number of threads changes the last digits of a chapter's numbers; profile cpu uses one."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """Register `course run` (cheap: nothing heavy is imported before it runs)."""
+    """Register `course run`. This is cheap: nothing heavy is imported before the command runs."""
     parser = subparsers.add_parser(
         "run",
         help="execute chapters headless",
@@ -30,9 +33,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "chapters", nargs="*", metavar="CHAPTER", help="03, 03_lora or a notebook's path (default: all)"
     )
-    parser.add_argument("--profile", default="cpu", help="smoke, cpu, gpu or a TOML file (default: cpu)")
+    parser.add_argument("--profile", default="cpu", help="smoke, cpu, binder, gpu or a TOML file (default: cpu)")
     parser.add_argument("--out", type=Path, help="where results go (default: build/run/PROFILE in the clone)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="chapters at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=_jobs, default=None, metavar="N", help="chapters at a time (default: auto, by cores and memory)"
+    )
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds a chapter may take (default: no limit)")
     parser.add_argument("--seed", type=int, default=0, help="the seed given to every chapter (default: 0)")
     parser.add_argument("--force", action="store_true", help="execute also what has not changed")
@@ -40,23 +45,33 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run)
 
 
+def _jobs(text: str) -> int | None:
+    """The value of --jobs; None for `auto`."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+
+
 def run(args: argparse.Namespace) -> int:
-    """Execute the chapters that `args` names; 0 if all of them ran."""
+    """Execute the chapters that `args` names; return 0 if all of them ran."""
     from course_lib.errors import CourseError
     from course_lib.execution.notebooks.project import find_chapters, find_root
 
     if args.list:
         return _list()
     for name in ("jobs", "timeout"):
-        if (value := getattr(args, name)) is not None and value <= 0:
-            raise CourseError(f"--{name} {value:g} makes no sense: it must be above 0.")
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise CourseError(f"--{name} {value:g} cannot be used. Give a number above 0, or leave the option out.")
     chapters = find_chapters(args.chapters)
     out = args.out or find_root() / "build" / "run" / Path(args.profile).stem
     return _run(args, chapters, out)
 
 
 def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
-    from course_lib.execution.notebooks.runner import Runner, summary
+    from course_lib.execution.notebooks.results import summary
+    from course_lib.execution.notebooks.runner import Runner
 
     options = {"seed": args.seed, "timeout": args.timeout, "jobs": args.jobs, "force": args.force}
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
@@ -68,7 +83,7 @@ def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
 
 
 def _say(line: str) -> None:
-    """A whole line in one write: with --jobs several threads speak."""
+    """Write a whole line at once, because several threads print when chapters run side by side."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -35,8 +35,9 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
 
 --dataset: keepers_log (in the package), tinystories or wikitext2 (from the hub or its cache), a text
 file, a folder with wiki.train.raw, a folder of token shards (course prepare), or records (.json,
-.jsonl, also .gz: Alpaca, chat, ShareGPT ...), of which the response is trained. A part is held out:
-the corpus's own, else the last tenth.
+.jsonl, .ndjson, .csv, .parquet or a folder of them: Alpaca, chat, ShareGPT ...), of which the
+response is trained. A part is held out: the data set's own validation or test part, else the last
+tenth. course data check says what is in a file of records.
 
 --model: smollm2-135m-instruct (in a package), a folder, a hub name; or a shape of ours to train from
 random weights: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m.
@@ -81,6 +82,10 @@ def run_train(args: argparse.Namespace) -> int:
     if args.resume and args.force:
         raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
     folder = args.output or default_output(explicit)
+    if "dataset" in explicit:  # a mistyped name is told at once
+        from course_lib.finetuning.sources import check_source
+
+        check_source(explicit["dataset"], explicit.get("format", "auto"), explicit.get("map"))
     # All that can be refused without torch is refused before it is imported, which takes seconds.
     settings, known = claim(folder, explicit, args.resume, args.force)
     check_inputs(settings)
@@ -162,6 +167,7 @@ def header(plan: "Plan", processes: int = 1) -> str:
     lines += [f"trainable: {plan.trainable:,} of {plan.parameters:,} ({percent:.2f} %){_shape_of_adapter(s)}"]
     held_out = len(plan.source.held_out)
     lines += [rule, f"data: {s.dataset}: {plan.source.what}, {plan.source.tokens:,} tokens; {held_out:,} rows held out"]
+    lines += [f"  {note}" for note in plan.source.notes]
     passes = len(plan.batches) / plan.batches.per_pass
     lines += [
         f"schedule: {plan.steps:,} steps ({passes:.1f} passes), learning rate {s.lr:.1e} after "

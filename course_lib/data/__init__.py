@@ -1,8 +1,9 @@
 """Data shared by both editions; no torch at module level.
 
-`records` and `formats` (published formats to one type), `reading` (files, folders, the hub), `templates` and `masking`
-(records to ids and labels), `batching` (padding, packing, budgets), `text` and `shards` (plain text), `sources` and
-`generators` (what the package carries).
+From a source to rows: `rows` (JSON, CSV), `tables` (Parquet, Arrow), `parts` (a folder's training and test part), `hub`
+(names on the hub). From rows to records: `fields`, `turns`, `preferences` and `trees`, which `formats` puts together,
+and `reading`, which does all of it. From records to batches: `templates`, `masking` (ids and labels), `batching`
+(padding, packing, budgets). Plain text: `text`, `shards`, `corpora`. What the package carries: `sources`, `generators`.
 """
 
 from course_lib.data.batching import (

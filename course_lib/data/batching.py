@@ -4,20 +4,37 @@ An example is {"input_ids": [...], "labels": [...]}; batches of numbers are plan
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from course_lib.data.masking import IGNORE
+from course_lib.data.masking import IGNORE, Example
 from course_lib.data.text import at_least_one
 from course_lib.errors import CourseError
 
-Example = dict[str, list[int]]
+
+class Rows(Protocol):
+    """What is indexed by rows: token blocks (rows, time), as an array or `TokenShards`, or a list of examples."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """One row by number, or several blocks by an array of numbers."""
 
 
 def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]:
     """One batch, padded on the right to its longest example.
 
-    Returns input_ids, labels (IGNORE where padded) and attention_mask (1 for real tokens): int64 (batch, longest).
+    Args:
+        examples: {"input_ids", "labels"} of each.
+        pad_token_id: what fills up the shorter examples.
+
+    Returns:
+        input_ids, labels (IGNORE where padded) and attention_mask (1 for real tokens): int64 (batch, longest).
+
+    Raises:
+        CourseError: there is no example, or one has other numbers of ids and labels.
     """
     if not examples:
         raise CourseError("An empty batch cannot be padded.")
@@ -27,12 +44,11 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
     for row, example in enumerate(examples):
         for key, array in batch.items():
             array[row, : lengths[row]] = example[key]
-    return batch | {"attention_mask": (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)}
+    real = np.arange(shape[1]) < lengths[:, None]  # (longest,) < (batch, 1) -> (batch, longest)
+    return batch | {"attention_mask": real.astype(np.int64)}
 
 
-def collate(
-    rows: "np.ndarray | Sequence[Example]", chosen: Sequence[int], pad_token_id: int
-) -> np.ndarray | dict[str, np.ndarray]:
+def collate(rows: Rows, chosen: Sequence[int] | np.ndarray, pad_token_id: int) -> np.ndarray | dict[str, np.ndarray]:
     """The chosen rows as one batch.
 
     Args:
@@ -58,15 +74,26 @@ def _lengths(examples: Sequence[Example]) -> list[int]:
 
 
 def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which examples share a row of `capacity` tokens: best fit, the longest first.
+    """Which examples share a row: best fit, the longest first.
 
     Each example goes into the fullest row that still has room for it. Best fit decreasing needs at most 11/9 of the
-    fewest rows possible, and one more (Johnson et al. 1974). CourseError where an example is longer than a row.
+    fewest rows possible, and one more (Johnson et al. 1974).
+
+    Args:
+        lengths: tokens of each example.
+        capacity: tokens of a row.
+
+    Returns:
+        The numbers of the examples in each row.
+
+    Raises:
+        CourseError: an example is longer than a row.
     """
     if longer := [i for i, length in enumerate(lengths) if length > capacity]:
         raise CourseError(
             f"Example {longer[0]} has {lengths[longer[0]]} tokens, more than a row of {capacity}: cut it first."
         )
+    # Few different numbers of free tokens occur, so that the fullest row is found without looking at every row.
     rooms: dict[int, list[list[int]]] = {}  # free tokens -> the rows that have so many
     rows = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -85,11 +112,21 @@ def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[str, np.ndarray]:
-    """Examples laid end to end in rows of `capacity` tokens, each as blind to its neighbours as if it were alone.
+    """Examples laid end to end in rows, each as blind to its neighbours as if it were alone.
 
-    Returns int64 arrays (rows, capacity): input_ids; labels, where an example's first token is IGNORE, because what
-    comes before it is another example; position_ids, which start again at 0 with every example; segment_ids, the
-    example's number in its row, -1 for the padding at the end. `block_diagonal` makes the attention mask of the last.
+    Args:
+        examples: {"input_ids", "labels"} of each.
+        capacity: tokens of a row.
+        pad_token_id: what fills up a row's end.
+
+    Returns:
+        int64 arrays (rows, capacity): input_ids; labels, where an example's first token is IGNORE, because what comes
+        before it is another example; position_ids, which start again at 0 with every example; segment_ids, the
+        example's number in its row, -1 for the padding at the end. `block_diagonal` makes the attention mask of the
+        last.
+
+    Raises:
+        CourseError: an example is longer than a row, or has other numbers of ids and labels.
     """
     plan = plan_packing(_lengths(examples), capacity)
     shape = (len(plan), capacity)
@@ -109,17 +146,30 @@ def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[
 
 
 def block_diagonal(segment_ids: np.ndarray) -> np.ndarray:
-    """Who may attend to whom in packed rows: bool (rows, 1, time, time), True from a token (third axis) to itself and
-    the earlier tokens of its own example. Padding sees only itself, so that no row of a softmax is empty."""
+    """Who may attend to whom in packed rows: bool (rows, 1, time, time).
+
+    It is True from a token (third axis) to itself and to the earlier tokens of its own example (fourth axis). Padding
+    sees only itself, so that no row of a softmax is empty.
+    """
     time = segment_ids.shape[1]
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    causal = np.tril(np.ones((time, time), dtype=bool))
-    real = (segment_ids >= 0)[:, :, None]
-    return ((same & causal & real) | np.eye(time, dtype=bool))[:, None]
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]  # (rows, time, time)
+    causal = np.tril(np.ones((time, time), dtype=bool))  # (time, time)
+    real = (segment_ids >= 0)[:, :, None]  # (rows, time, 1)
+    allowed = (same & causal & real) | np.eye(time, dtype=bool)
+    return allowed[:, None]  # (rows, 1, time, time): the same for every head
 
 
 def shuffled(lengths: Sequence[int], batch_size: int, seed: int = 0) -> list[np.ndarray]:
-    """Batches of random examples; the last may be smaller."""
+    """Batches of random examples; the last may be smaller.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples of a batch.
+        seed: decides the order.
+
+    Returns:
+        The numbers of the examples in each batch.
+    """
     at_least_one(batch_size=batch_size)
     order = np.random.default_rng(seed).permutation(len(lengths))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -130,6 +180,15 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, windo
 
     Random examples are taken `window` batches at a time, sorted within that window and cut into batches, whose order is
     then drawn anew: the method of transformers' LengthGroupedSampler.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples of a batch.
+        seed: decides the order.
+        window: how many batches are sorted together. More of them waste less, and mix less.
+
+    Returns:
+        The numbers of the examples in each batch.
     """
     at_least_one(batch_size=batch_size, window=window)
     rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
@@ -143,10 +202,21 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, windo
 
 
 def token_budget(lengths: Sequence[int], max_tokens: int, seed: int = 0, window: int = 1000) -> list[np.ndarray]:
-    """Micro-batches that hold at most `max_tokens` tokens after padding, few long examples or many short ones.
+    """Micro-batches that hold at most so many tokens after padding: few long examples or many short ones.
 
-    Examples are shuffled, sorted within windows of `window`, and taken while batch size times longest stays in the
-    budget. CourseError where one example alone exceeds it.
+    Examples are shuffled, sorted within windows, and taken while batch size times longest stays in the budget.
+
+    Args:
+        lengths: tokens of each example.
+        max_tokens: the budget of a micro-batch, padding included.
+        seed: decides the order.
+        window: how many examples are sorted together.
+
+    Returns:
+        The numbers of the examples in each micro-batch.
+
+    Raises:
+        CourseError: one example alone exceeds the budget.
     """
     at_least_one(window=window)
     rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
@@ -170,7 +240,12 @@ def _within(ascending: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iter
 
 
 def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int] | np.ndarray]) -> float:
-    """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1."""
+    """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1.
+
+    Args:
+        lengths: tokens of each example.
+        batches: the numbers of the examples in each batch.
+    """
     sizes = np.asarray(lengths)
     computed = sum(len(batch) * sizes[np.asarray(batch)].max() for batch in batches)
     return (computed - sum(sizes[np.asarray(batch)].sum() for batch in batches)) / max(computed, 1)

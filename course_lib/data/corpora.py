@@ -4,9 +4,13 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from course_lib.data.reading import load_hub
+from course_lib.data.hub import load_hub
+from course_lib.data.records import Malformed
+from course_lib.data.rows import cure_for, refuse_stand_in
 from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
 
 # name -> (hub name, configuration, the column that holds the text)
 NAMED = {
@@ -20,8 +24,14 @@ HUB_SPLIT = {"val": "validation"}
 def read_corpus(source: str | Path, split: str = "train", limit: int | None = None) -> list[str]:
     """The documents of a corpus: stories, articles, or the one text of a file.
 
-    source: "tinystories" or "wikitext2" (from the hub or its cache), a folder with wiki.train.raw or wiki.train.tokens
-    and so on, or a UTF-8 text file (which has no splits). split: train, val or test. limit: at most so many documents.
+    Args:
+        source: "tinystories" or "wikitext2" (from the hub or its cache), a folder with wiki.train.raw or
+            wiki.train.tokens and so on, or a UTF-8 text file (which has no splits).
+        split: train, val or test.
+        limit: at most so many documents.
+
+    Raises:
+        CourseError: there is no such corpus, or a file is not UTF-8 text.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -29,15 +39,41 @@ def read_corpus(source: str | Path, split: str = "train", limit: int | None = No
     elif path.is_file():
         documents = [_read(path)]
     elif str(source) in NAMED:
-        name, config, column = NAMED[str(source)]
-        rows = (row[column] for row in load_hub(name, HUB_SPLIT.get(split, split), config))
-        texts = _articles(rows) if source == "wikitext2" else (text for text in rows if text.strip())
+        texts = _hub_texts(str(source), HUB_SPLIT.get(split, split))
         documents = list(islice(texts, limit or None))
     else:
-        raise CourseError(
-            f"There is no corpus {source!r}: give {', '.join(NAMED)}, a text file, or a folder with wiki.train.raw."
-        )
+        raise no_corpus(source)
     return documents[:limit]
+
+
+def no_corpus(source: str | Path, others: Iterable[str] = ()) -> CourseError:
+    """The error for a corpus that does not exist, with what may have been meant.
+
+    Args:
+        source: what was given.
+        others: names that could have been given besides `NAMED`.
+    """
+    hint = similar_paths(Path(source).expanduser(), (*NAMED, *others))
+    known = ", ".join((*NAMED, *others))
+    return CourseError(
+        f"There is no corpus {str(source)!r}: give {known}, a text file, or a folder with wiki.train.raw.{hint}"
+    )
+
+
+def _hub_texts(corpus: str, split: str) -> Iterator[str]:
+    """The documents of a named corpus, one by one."""
+    name, config, column = NAMED[corpus]
+    rows = load_hub(name, split, config)
+    texts = (_column(row, column, f"{name}[{split}]:{number}") for number, row in enumerate(rows))
+    return _articles(texts) if corpus == "wikitext2" else (text for text in texts if text.strip())
+
+
+def _column(row: Any, column: str, where: str) -> str:
+    if isinstance(row, Malformed):
+        raise CourseError(f"{where}: {row}.")
+    if not isinstance(row, dict) or not isinstance(row.get(column), str):
+        raise CourseError(f"{where}: the row has no text in {column!r}.")
+    return row[column]
 
 
 def _wikitext_file(folder: Path, split: str) -> Path:
@@ -45,15 +81,17 @@ def _wikitext_file(folder: Path, split: str) -> Path:
     for ending in ("raw", "tokens"):
         if (path := folder / f"wiki.{name}.{ending}").is_file():
             return path
-    found = ", ".join(sorted(path.name for path in folder.glob("wiki.*.*"))) or "no wiki.*.raw or wiki.*.tokens file"
+    found = ", ".join(sorted(path.name for path in folder.glob("wiki.*.*"))) or "none of the other parts either"
     raise CourseError(f"{folder} has no wiki.{name}.raw and no wiki.{name}.tokens; it has {found}.")
 
 
 def _read(path: Path) -> str:
+    refuse_stand_in(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CourseError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        cure = cure_for(path.name) or ": save it as UTF-8"
+        raise CourseError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}){cure}.") from error
 
 
 def split_articles(text: str) -> list[str]:

@@ -11,20 +11,27 @@ PAINT = {True: "background:#ffd166;font-weight:600", False: "background:#dfe3e8"
 
 
 class LabelView:
-    """Named examples as rows of tokens, trained ones in colour and bold; a notebook shows it, print gives plain text.
+    """Named examples as rows of tokens, the trained ones in colour and bold; print gives plain text.
 
-    decode: ids -> text, usually `tokenizer.decode`.
+    Args:
+        examples: {"input_ids", "labels"} by name.
+        decode: ids -> text, usually `tokenizer.decode`.
     """
 
     def __init__(self, examples: dict[str, dict[str, list[int]]], decode: Callable[[list[int]], str]):
         self.examples, self.decode = examples, decode
 
     def _repr_html_(self) -> str:
-        rows = (f"<p><strong>{html.escape(name)}</strong><br>{self._row(e)}</p>" for name, e in self.examples.items())
-        legend = "".join(
-            f'<span style="{STYLE}{PAINT[t]}">{text}</span> ' for t, text in ((True, "trained"), (False, "label -100"))
-        )
-        return f'<div class="labels">{"".join(rows)}<p>{legend}</p></div>'
+        """What a notebook shows."""
+        rows = [
+            f"<p><strong>{html.escape(name)}</strong><br>{self._row(example)}</p>"
+            for name, example in self.examples.items()
+        ]
+        legend = [
+            f'<span style="{STYLE}{PAINT[trained]}">{text}</span> '
+            for trained, text in ((True, "trained"), (False, "label -100"))
+        ]
+        return f'<div class="labels">{"".join(rows)}<p>{"".join(legend)}</p></div>'
 
     def _row(self, example: dict[str, list[int]]) -> str:
         return "".join(

@@ -1,223 +1,140 @@
 """The published formats, each parsed into `Record`; one place for each.
 
-A parser takes one row (a dict) and returns its records, or raises Malformed with the reason. Which format a row has is
-told by its keys. Checked in tests/data/test_formats.py against rows written as the data sets' own pages show them.
+Which format a row has is told by its keys. Checked in tests/data/test_formats.py against rows written as the data sets'
+own pages show them.
 """
 
+import dataclasses
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from course_lib.data.records import ROLES, Record, ask, reply
+from course_lib.data.fields import Fields, Names, is_empty, parsed, says_no
+from course_lib.data.preferences import PROMPTS, parse_alpaca_preference, parse_hh, parse_preference
+from course_lib.data.records import Malformed, Record, ask, reply
+from course_lib.data.trees import parse_openassistant
+from course_lib.data.turns import read_turns
+from course_lib.errors import CourseError
+from course_lib.suggestions import did_you_mean
+
+SYSTEM = ("system", "system_prompt", "system_message")
+# Fields beside any format that change what the model reads, and that a record of text has no place for.
+NOT_TEXT = ("tools", "functions", "image", "images", "audio", "audios", "video", "videos")
+# Flags of KTO's data: a false one marks an answer that is not to be learnt.
+GOOD = ("label", "kto_tag")
+ANSWERS = ("completion", "output", "solution", "targets", "target", "answer")
+QUESTIONS = ("query", "question", "input", "inputs", "problem")
 
 
-class Malformed(ValueError):
-    """A row that does not follow its format; the message says why."""
+class UnknownFormat(Malformed):
+    """A row of no format that is known."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """keys: those that tell a row of this format; parse: row -> records."""
+    """One published format.
+
+    Attributes:
+        keys: those that tell a row of this format.
+        parse: the records of a row.
+        describes: its keys in words, for messages.
+        aliases: other names of its keys.
+        optional: keys that a row can do without, although they help to tell the format.
+    """
 
     keys: frozenset[str]
-    parse: Callable[[dict], list[Record]]
+    parse: Callable[[Fields], list[Record]]
     describes: str
+    aliases: Mapping[str, Names] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+    def missing(self, row: Mapping[str, Any]) -> list[str]:
+        """The keys that a row of this format would need and this one does not have, under any name."""
+        fields = Fields(row, self.aliases)
+        return sorted(key for key in self.keys if row.get(fields.name_of(key)) is None)
 
 
-def _text(row: dict, key: str, *, empty: bool = False) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        found = "missing" if value is None else f"of type {type(value).__name__}"
-        raise Malformed(f"{key!r} is {found}, expected a text")
-    if not value.strip() and not empty:
-        raise Malformed(f"{key!r} is empty")
-    return _characters(value, key)
+def parse_alpaca(row: Fields) -> list[Record]:
+    """Stanford Alpaca: {"instruction", "input", "output"}, "input" empty or absent where there is none.
+
+    Dolly's {"instruction", "context", "response"} is the same; LLaMA-Factory adds "history", earlier pairs of question
+    and answer.
+    """
+    given = row.text("input", empty=True) if row.get("input") is not None else ""
+    asked, answered = ask(row.text("instruction"), given), reply(row.text("output"))
+    return [Record((*_history(row), asked, answered), input=given)]
 
 
-def _characters(text: str, key: str) -> str:
-    """Refuse what JSON can spell and no file or tokenizer takes: half of a surrogate pair."""
-    if re.search("[\ud800-\udfff]", text):
-        raise Malformed(f"{key!r} holds half a surrogate pair, which is no character")
-    return text
-
-
-def parse_alpaca(row: dict) -> list[Record]:
-    """Stanford Alpaca: {"instruction", "input", "output"}, "input" empty or absent where there is none."""
-    given = _text(row, "input", empty=True) if row.get("input") is not None else ""
-    return [Record((ask(_text(row, "instruction"), given), reply(_text(row, "output"))), input=given)]
-
-
-def parse_alpaca_preference(row: dict) -> list[Record]:
-    """Alpaca's instruction and input with "chosen" and "rejected" answers."""
-    given = _text(row, "input", empty=True) if row.get("input") is not None else ""
-    turns = (ask(_text(row, "instruction"), given), reply(_text(row, "chosen")))
-    return [Record(turns, rejected=_text(row, "rejected"), input=given)]
-
-
-def parse_preference(row: dict) -> list[Record]:
-    """{"prompt", "chosen", "rejected"}: texts, or lists of messages (the answers may repeat the prompt, as TRL's)."""
-    conversation = isinstance(row.get("prompt"), list)
-    prompt = _messages(row["prompt"], "prompt") if conversation else [ask(_text(row, "prompt"))]
-    chosen, rejected = (_answer(row, key, prompt) for key in ("chosen", "rejected"))
-    return [Record((*prompt, reply(chosen)), rejected=rejected)]
-
-
-def _answer(row: dict, key: str, prompt: list[dict]) -> str:
-    if not isinstance(row.get(key), list):
-        return _text(row, key)
-    messages = _messages(row[key], key)
-    if messages[:-1] not in ([], prompt):
-        raise Malformed(f"{key!r} is not the prompt's turns and one answer of the assistant")
-    return _answered([*prompt, messages[-1]], key)[-1]["content"]
-
-
-def parse_hh(row: dict) -> list[Record]:
-    r"""Anthropic's HH-RLHF: two transcripts ("\n\nHuman: ...\n\nAssistant: ...") that differ in their last answer."""
-    chosen, rejected = (_transcript(_text(row, key), key) for key in ("chosen", "rejected"))
-    if chosen[:-1] != rejected[:-1]:
-        raise Malformed("the two transcripts differ before their last answer")
-    return [Record(tuple(chosen), rejected=rejected[-1]["content"])]
-
-
-def _transcript(text: str, key: str) -> list[dict]:
-    parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
-    if parts[0].strip() or len(parts) < 5:
-        raise Malformed(f"{key!r} does not begin with a 'Human:' turn that an 'Assistant:' turn answers")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    turns = [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
-    return _answered(turns, key)
-
-
-def parse_chat(row: dict) -> list[Record]:
-    """{"messages": [{"role", "content"}, ...]}, or ShareGPT's {"conversations": [{"from", "value"}, ...]}."""
-    if "messages" in row:
-        return [Record(tuple(_answered(_messages(row["messages"], "messages"), "messages")))]
-    names = {"human": "user", "gpt": "assistant", "system": "system"}
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise Malformed("'conversations' is no list of turns")
-    renamed = [{"role": names.get(str(t.get("from")), t.get("from")), "content": t.get("value")} for t in turns]
-    return [Record(tuple(_answered(_messages(renamed, "conversations"), "conversations")))]
-
-
-def _messages(turns: object, key: str) -> list[dict]:
-    if not isinstance(turns, list) or not turns:
-        raise Malformed(f"{key!r} is no list of at least one turn")
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
-            raise Malformed(f"turn {number} of {key!r} has no role among {', '.join(ROLES)}")
-        if not isinstance(turn.get("content"), str):
-            raise Malformed(f"turn {number} of {key!r} has no text as its content")
-    return [{"role": turn["role"], "content": _characters(turn["content"], key)} for turn in turns]
-
-
-def _answered(turns: list[dict], key: str) -> list[dict]:
-    """Refuse what no trainer can use: a conversation that does not end with an answer to somebody."""
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise Malformed(f"{key!r} does not end with an answer of the assistant")
-    if not turns[-1]["content"].strip():
-        raise Malformed(f"the last answer of {key!r} is empty")
+def _history(row: Fields) -> list[dict[str, str]]:
+    """The turns before the instruction."""
+    pairs, turns = parsed(row.get("history"), "history"), []
+    if is_empty(pairs):
+        return []
+    if not isinstance(pairs, list):
+        raise Malformed(f"'history' is of type {type(pairs).__name__}, expected a list of pairs")
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise Malformed("'history' holds something else than pairs of a question and an answer")
+        turns += [ask(pair[0]), reply(pair[1])]
     return turns
 
 
-def parse_gsm8k(row: dict) -> list[Record]:
-    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168): the final answer stands after "####", and calculator marks such as
-    ``<<16-3-4=9>>`` are taken out of the solution."""
-    solution = re.sub(r"<<[^<>]*>>", "", _text(row, "answer"))
+def parse_chat(row: Fields) -> list[Record]:
+    """{"messages": [{"role", "content"}, ...]}, or ShareGPT's {"conversations": [{"from", "value"}, ...]}."""
+    key = "messages" if row.values.get("messages") is not None else "conversations"
+    conversation = read_turns(row, key).answered(row.name_of(key))
+    return [Record(tuple(conversation.turns), untrained=conversation.untrained)]
+
+
+def parse_gsm8k(row: Fields) -> list[Record]:
+    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168): the final answer stands after "####".
+
+    Calculator marks such as ``<<16-3-4=9>>`` are taken out of the solution.
+    """
+    solution = re.sub(r"<<[^<>]*>>", "", row.text("answer"))
     reasoning, *finals = (part.strip() for part in solution.split("####"))
+    if not finals:
+        raise Malformed(
+            "'answer' has no final answer after one '####', so this is not GSM8K "
+            "(--map prompt=question,response=answer reads it as plain text)"
+        )
     if len(finals) != 1 or not finals[0] or "\n" in finals[0]:
         raise Malformed("'answer' has no final answer after one '####', on the same line")
     # The commas of 1,000 are for readers; a verifier compares numbers.
     answer = re.sub(r"(?<=\d),(?=\d{3})", "", finals[0])
     text = f"{reasoning}\n#### {answer}" if reasoning else f"#### {answer}"
-    return [Record((ask(_text(row, "question")), reply(text)), answer=answer)]
+    return [Record((ask(row.text("question")), reply(text)), answer=answer)]
 
 
-def parse_openassistant(row: dict) -> list[Record]:
-    """OpenAssistant's message trees (Köpf et al. 2023, arXiv:2304.07327): a record for each answer that no later one
-    follows. Where the answers to one turn were ranked, the lowest is the `rejected` of the best. Deleted messages are
-    left out."""
-    records: list[Record] = []
-    # A stack: a thread may be longer than Python's calls may nest.
-    todo: list[tuple[object, tuple[dict, ...]]] = [(row["prompt"], ())]
-    while todo:
-        node, above = todo.pop()
-        turns, replies = (*above, _message(node)), _replies(node)
-        for answer in replies if turns[-1]["role"] == "user" else ():
-            turn = _message(answer)
-            if turn["role"] == "assistant" and not any(map(_replies, _replies(answer))):
-                records.append(Record((*turns, turn), rejected=_lowest_below(answer, replies)))
-        todo += [(following, turns) for following in reversed(replies)]
-    if not records:
-        raise Malformed("no prompt of this tree was answered")
-    return records
+def parse_prompt_response(row: Fields) -> list[Record]:
+    """TRL's {"prompt", "completion"}, MetaMath's {"query", "response"} and their kin.
+
+    Both are texts, or the prompt is a list of turns and the response a list of one.
+    """
+    prompt = read_turns(row, "prompt").turns if isinstance(row.get("prompt"), list) else [ask(row.text("prompt"))]
+    if not isinstance(row.get("response"), list | dict):
+        return [Record((*prompt, reply(row.text("response"))))]
+    name, response = row.name_of("response"), read_turns(row, "response").turns
+    if len(response) != 1:
+        raise Malformed(f"{name!r} has {len(response)} turns, expected one answer of the assistant")
+    return [Record(tuple(read_whole(prompt + response, name)))]
 
 
-def _message(node: object) -> dict[str, str]:
-    """The turn that a message of a tree is."""
-    message = _object(node)
-    role = {"prompter": "user", "assistant": "assistant"}.get(str(message.get("role")))
-    if role is None:
-        raise Malformed(f"a message has the role {message.get('role')!r}, expected 'prompter' or 'assistant'")
-    return {"role": role, "content": _text(message, "text")}
+def read_whole(turns: list[dict[str, str]], name: str) -> list[dict[str, str]]:
+    """Turns that end with an answer which is not empty.
 
+    Args:
+        turns: a whole conversation.
+        name: the field that its answer comes from.
 
-def _replies(node: object) -> list[dict]:
-    """The replies to a message that were not deleted."""
-    replies = _object(node).get("replies") or []
-    if not isinstance(replies, list):
-        raise Malformed("the 'replies' to a message are no list")
-    return [reply for reply in replies if not _object(reply).get("deleted")]
-
-
-def _object(node: object) -> dict:
-    if not isinstance(node, dict):
-        raise Malformed(f"a message of the tree is of type {type(node).__name__}, expected an object")
-    return node
-
-
-def _lowest_below(answer: dict, siblings: list[dict]) -> str | None:
-    """The text of the lowest-ranked sibling where `answer` is the best-ranked (rank 0), else None."""
-    ranked = [s for s in siblings if isinstance(s.get("rank"), int)]
-    if answer.get("rank") != 0 or len(ranked) < 2:
-        return None
-    return _text(max(ranked, key=lambda sibling: sibling["rank"]), "text")
-
-
-def assemble_trees(messages: list[tuple[str, dict]]) -> list[tuple[str, dict | Malformed]]:
-    """Message trees from OpenAssistant's flat rows (message_id, parent_id, text, role, rank), each with the place of
-    its first message; then what is wrong with single messages, each with its own place."""
-    nodes: dict[str, tuple[str, dict]] = {}
-    trees: list[tuple[str, dict]] = []
-    problems: list[tuple[str, Malformed]] = []
-    for where, row in messages:
-        try:
-            nodes |= _node(where, row, nodes)
-        except Malformed as problem:
-            problems.append((where, problem))
-    for where, node in nodes.values():
-        if node["parent_id"] is None:
-            trees.append((where, {"message_tree_id": node["message_id"], "prompt": node}))
-        elif node["parent_id"] in nodes:
-            nodes[node["parent_id"]][1]["replies"].append(node)
-    todo = [tree["prompt"] for _, tree in trees]
-    while todo:
-        nodes.pop(todo[-1]["message_id"])
-        todo += todo.pop()["replies"]
-    lost = Malformed("no chain of 'parent_id' leads from this message to a first one")
-    return [*trees, *problems, *((where, lost) for where, _ in nodes.values())]
-
-
-def _node(where: str, row: dict, others: dict) -> dict[str, tuple[str, dict]]:
-    """A flat row as {message_id: (place, message without replies yet)}."""
-    if not row.get("deleted"):
-        _message(row)
-    name = _text(row, "message_id")
-    if row["parent_id"] is not None:
-        _text(row, "parent_id")
-    if name in others:
-        raise Malformed(f"the 'message_id' {name!r} is there twice")
-    return {name: (where, row | {"replies": []})}
+    Raises:
+        Malformed: they do not.
+    """
+    if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+        raise Malformed(f"{name!r} is not an answer of the assistant, or it is empty")
+    return turns
 
 
 FORMATS = {
@@ -226,19 +143,163 @@ FORMATS = {
         parse_alpaca_preference,
         "instruction, input, chosen, rejected",
     ),
-    "preference": Format(frozenset({"prompt", "chosen", "rejected"}), parse_preference, "prompt, chosen, rejected"),
+    "preference": Format(
+        frozenset({"prompt", "chosen", "rejected"}),
+        parse_preference,
+        "prompt, chosen, rejected; or the prompt inside both answers",
+        {"prompt": PROMPTS},
+        optional=frozenset({"prompt"}),
+    ),
     "hh-rlhf": Format(frozenset({"chosen", "rejected"}), parse_hh, "two transcripts: chosen, rejected"),
-    "openassistant": Format(frozenset({"message_tree_id", "prompt"}), parse_openassistant, "message trees"),
-    "alpaca": Format(frozenset({"instruction", "output"}), parse_alpaca, "instruction, input, output"),
+    "openassistant": Format(
+        frozenset({"message_tree_id", "prompt"}),
+        parse_openassistant,
+        "message trees, or rows of message_id, parent_id, role, text",
+    ),
+    "alpaca": Format(
+        frozenset({"instruction", "output"}),
+        parse_alpaca,
+        "instruction, input, output; or instruction, context, response",
+        {"output": ("response", "completion"), "input": ("context",)},
+    ),
     "gsm8k": Format(frozenset({"question", "answer"}), parse_gsm8k, "question, answer with ####"),
     "chat": Format(frozenset({"messages"}), parse_chat, "messages of role and content"),
-    "sharegpt": Format(frozenset({"conversations"}), parse_chat, "conversations of from and value"),
+    "sharegpt": Format(
+        frozenset({"conversations"}),
+        parse_chat,
+        "conversations of from and value",
+        {"conversations": ("conversation",)},
+    ),
+    "prompt-response": Format(
+        frozenset({"prompt", "response"}),
+        parse_prompt_response,
+        f"prompt, response; also {', '.join(QUESTIONS)} and {', '.join(ANSWERS)}",
+        {"prompt": QUESTIONS, "response": ANSWERS},
+    ),
 }
 
 
-def detect(row: dict) -> str:
-    """The name of the first format whose keys are all in `row`."""
+def check_format(name: str) -> None:
+    """CourseError where `name` is neither "auto" nor one of `FORMATS`."""
+    if name not in ("auto", *FORMATS):
+        hint = did_you_mean(name, FORMATS)
+        raise CourseError(f"There is no format {name!r}: choose auto or one of {', '.join(FORMATS)}.{hint}")
+
+
+def list_of_formats() -> str:
+    """The formats and their keys, for a message."""
+    known = "; ".join(f"{name} ({each.describes})" for name, each in FORMATS.items())
+    return f"The formats are: {known}. Other keys can be mapped: --map prompt=KEY,response=KEY"
+
+
+def detect(row: Mapping[str, Any]) -> str:
+    """The name of the first format whose keys are all in `row`, under any of their names.
+
+    Raises:
+        UnknownFormat: there is none.
+    """
+    filled = {key: value for key, value in row.items() if value is not None}
+    if {"chosen", "rejected"} <= filled.keys() and not isinstance(filled["chosen"], str):
+        # Answers in turns may have the prompt in them, so that its key is not needed.
+        return "alpaca-preference" if {"instruction", "input"} <= filled.keys() else "preference"
+    for name, candidate in FORMATS.items():
+        if not candidate.missing(filled):
+            return name
+    # A key without a value still tells the format, so that the missing value can be named.
     for name, candidate in FORMATS.items():
         if candidate.keys <= row.keys():
             return name
-    raise Malformed(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}")
+    plain = ". A text without an answer is not a record: put it into a .txt file" if "text" in filled else ""
+    raise UnknownFormat(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}{plain}")
+
+
+@dataclass
+class Row:
+    """One row as it was understood: its format, its records, and how often a field was not used."""
+
+    format: str
+    records: list[Record]
+    unused: Counter[str]
+
+
+def parse_row(row: Mapping[str, Any], format: str = "auto") -> Row:
+    """The records of one row.
+
+    Args:
+        row: its values by key.
+        format: one of `FORMATS`, or "auto" to tell it by the keys.
+
+    Raises:
+        Malformed: the row does not follow the format, or says something that a record has no place for.
+    """
+    name = detect(row) if format == "auto" else format
+    fields = Fields(row, FORMATS[name].aliases)
+    needed = FORMATS[name].keys - FORMATS[name].optional
+    if missing := sorted(key for key in needed if fields.name_of(key) not in row):
+        raise Malformed(f"{name} wants {', '.join(missing)} too")
+    _refuse_what_is_lost(fields)
+    records = [_with_system(record, fields) for record in FORMATS[name].parse(fields)]
+    return Row(name, records, fields.unread())
+
+
+def _refuse_what_is_lost(row: Fields) -> None:
+    """Malformed where a field beside the format changes what is to be learnt, and a record has no place for it."""
+    for key in NOT_TEXT:
+        if not is_empty(parsed(row.get(key), key)):
+            raise Malformed(f"{key!r} is not empty, and only conversations of text can be trained")
+    for key in GOOD:
+        if says_no(row.values.get(key)):
+            raise Malformed(f"{key!r} is false: it marks this answer as one that is not to be learnt")
+        if isinstance(row.values.get(key), bool):
+            row.get(key)
+
+
+def _with_system(record: Record, row: Fields) -> Record:
+    """The record with the system text that stands beside its conversation as the first turn."""
+    key = next((key for key in SYSTEM if not is_empty(row.values.get(key))), None)
+    if key is None:
+        return record
+    system = {"role": "system", "content": row.text(key)}
+    if record.messages[0] == system:
+        return record
+    if record.messages[0]["role"] == "system":
+        raise Malformed(f"{key!r} and the conversation's own system turn say different things")
+    shifted = frozenset(number + 1 for number in record.untrained)
+    return dataclasses.replace(record, messages=(system, *record.messages), untrained=shifted)
+
+
+def parse_map(text: str) -> dict[str, str]:
+    """{"prompt": "question"} from "prompt=question,response=answer": our keys, and what the rows call them.
+
+    Raises:
+        CourseError: the text is not of this form.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not pairs or not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
+        raise CourseError(
+            f"--map {text} is not of the form KEY=COLUMN,KEY=COLUMN, such as prompt=query,response=answer."
+        )
+    chosen = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    known = sorted({key for each in FORMATS.values() for key in (*each.keys, *each.aliases)} | {"input", "system"})
+    if unknown := sorted(chosen.keys() - set(known)):
+        raise CourseError(f"--map {text}: no format has the key {', '.join(unknown)}. The keys are {', '.join(known)}.")
+    return chosen
+
+
+def renamed(row: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """A row under our keys.
+
+    Args:
+        row: its values by its own keys.
+        keys: our keys, and what the row calls them.
+
+    Raises:
+        Malformed: the row does not have one of them.
+    """
+    if missing := [theirs for theirs in keys.values() if theirs not in row]:
+        have = ", ".join(map(repr, sorted(row)))
+        raise Malformed(f"there is no key {', '.join(map(repr, missing))} to map; the row has {have or 'none'}")
+    others = {key: value for key, value in row.items() if key not in keys.values()}
+    for ours in keys.keys() & others.keys():  # it makes room, and is counted among the fields that are not used
+        others[f"{ours} (not mapped)"] = others.pop(ours)
+    return others | {ours: row[theirs] for ours, theirs in keys.items()}

@@ -1,177 +1,199 @@
 """Records from a file, a folder or the hub, with every malformed row accounted for."""
 
 import dataclasses
-import gzip
-import json
-import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from course_lib.data.formats import FORMATS, Malformed, assemble_trees, detect
-from course_lib.data.records import Record
-from course_lib.errors import CourseError, first_line
+from course_lib.data.formats import UnknownFormat, check_format, list_of_formats, parse_map, parse_row, renamed
+from course_lib.data.hub import load_hub
+from course_lib.data.parts import check_part, part_named, read_folder
+from course_lib.data.records import Malformed, Record
+from course_lib.data.rows import ENDINGS, cure_for, file_rows
+from course_lib.data.trees import assemble_trees, is_flat_message
+from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
 
-ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-BLANKS, BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
+SHOWN_PROBLEMS, SHOWN_FIELDS = 5, 8
+ROW_PARTS = ("split", "partition")  # fields in which a row itself says what it is for
+
+
+class Place(NamedTuple):
+    """Where a row stands ("file:line"), and the part of the data set that it belongs to, if that is known."""
+
+    where: str
+    part: str = ""
 
 
 @dataclass
 class Reading:
-    """What was read: the records, how many rows each format had, and what was wrong ("file:line: reason")."""
+    """What was read.
+
+    Attributes:
+        records: the records, in the order of the rows.
+        formats: how many rows each format had.
+        problems: what was wrong ("file:line: reason").
+        unused: how often a field that says something was not used, by its name.
+    """
 
     records: list[Record] = field(default_factory=list)
-    formats: Counter = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         rows = sum(self.formats.values()) + len(self.problems)
         found = ", ".join(f"{count:,} {name}" for name, count in self.formats.items()) or "none understood"
         lines = [f"{rows:,} rows ({found}): {len(self.records):,} records, {len(self.problems):,} malformed"]
-        lines += [f"  {problem}" for problem in self.problems[:5]]
-        more = len(self.problems) - 5
+        parts = Counter(record.part or "of no part" for record in self.records)
+        if len(parts) > 1:
+            lines.append(f"  parts: {', '.join(f'{count:,} {part}' for part, count in parts.items())}")
+        if self.unused:
+            lines.append(f"  {self.unused_fields()}")
+        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        more = len(self.problems) - SHOWN_PROBLEMS
         return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
+
+    def unused_fields(self) -> str:
+        """The fields that were not used, in words; empty where there is none."""
+        if not self.unused:
+            return ""
+        shown = [f"{name} ({count:,})" for name, count in self.unused.most_common(SHOWN_FIELDS)]
+        more = len(self.unused) - SHOWN_FIELDS
+        return f"fields not used: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
+
+    def __add__(self, other: "Reading") -> "Reading":
+        return Reading(
+            self.records + other.records,
+            self.formats + other.formats,
+            self.problems + other.problems,
+            self.unused + other.unused,
+        )
 
 
 def read_records(
-    source: str | Path,
+    source: str | Path | Sequence[Path],
     format: str = "auto",
     *,
     malformed: str = "refuse",
-    split: str = "train",
+    split: str | None = None,
     config: str | None = None,
+    map: str | Mapping[str, str] | None = None,
 ) -> Reading:
-    """The records of `source`: a .json or .jsonl file (also .gz), a folder of such files, or a data set's name on the
-    hub (with `split`, and `config` where it has several: "main" of openai/gsm8k).
+    """The records of a file, a folder of files, several files, or a data set on the hub.
 
-    format: one of `FORMATS`, or "auto" to tell it row by row. malformed: "refuse" raises CourseError at the first
-    malformed row with file, line and reason; "skip" keeps the others and lists it in `problems`.
+    Args:
+        source: a .json, .jsonl, .ndjson, .csv, .tsv (also .gz, .bz2, .xz), .parquet or .arrow file, a folder of such
+            files, a list of files, or a data set's name on the hub.
+        format: one of `formats.FORMATS`, or "auto" to tell it row by row.
+        malformed: "refuse" raises at the first malformed row; "skip" keeps the others and lists it in `problems`.
+        split: of a hub name, which split (train); of a folder, which part (all).
+        config: of a hub name that has several configurations, which one: "main" of openai/gsm8k.
+        map: our keys and the rows' own, as {"prompt": "question"} or "prompt=question,response=answer".
+
+    Raises:
+        CourseError: there is no such source, a choice is not possible, a row is malformed and malformed is "refuse", or
+            no row could be read.
     """
-    if format not in ("auto", *FORMATS):
-        raise CourseError(f"There is no format {format!r}: choose auto or one of {', '.join(FORMATS)}.")
+    check_format(format)
     if malformed not in ("refuse", "skip"):
         raise CourseError(f"malformed={malformed!r}: choose 'refuse' or 'skip'.")
-    reading = Reading()
-    for where, row in _with_trees(_rows(source, split, config)):
+    keys = parse_map(map) if isinstance(map, str) else map
+    reading, hint = Reading(), ""
+    for place, value in _with_trees(_rows(source, split, config), keys):
         try:
-            if isinstance(row, Malformed):
-                raise row
-            if not isinstance(row, dict):
-                raise Malformed(f"the row is of type {type(row).__name__}, expected an object")
-            name = detect(row) if format == "auto" else format
-            if missing := FORMATS[name].keys - row.keys():
-                raise Malformed(f"{name} wants {', '.join(sorted(missing))} too")
-            records = FORMATS[name].parse(row)
+            row = parse_row(_as_object(value), format)
         except Malformed as problem:
+            if isinstance(problem, UnknownFormat):
+                hint = f"\n{list_of_formats()}."
+            said = f"{place.where}: {problem}"
             if malformed == "refuse":
-                raise CourseError(f"{where}: {problem}. (malformed='skip' keeps the other rows.)") from problem
-            reading.problems.append(f"{where}: {problem}")
+                raise CourseError(f"{said}. (malformed='skip' keeps the other rows.){hint}") from problem
+            reading.problems.append(said)
             continue
-        reading.formats[name] += 1
-        reading.records += [dataclasses.replace(record, source=where) for record in records]
+        part = _own_part(value, row.unused) or place.part
+        reading.formats[row.format] += 1
+        reading.records += [dataclasses.replace(record, source=place.where, part=part) for record in row.records]
+        reading.unused += row.unused
     if not reading.records:
-        raise CourseError(f"{source} has no record that could be read.\n{reading}")
+        raise CourseError(f"{_named(source)} has no record that could be read.\n{reading}{hint}")
     return reading
 
 
-def _with_trees(rows: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
-    """The rows; OpenAssistant's flat messages are kept back and follow at the end as the trees that they form."""
+def _named(source: str | Path | Sequence[Path]) -> str:
+    return str(source) if isinstance(source, str | Path) else ", ".join(str(path) for path in source)
+
+
+def _as_object(value: object) -> Mapping:
+    """A row's values by key; Malformed where it has none."""
+    if isinstance(value, Malformed):
+        raise value
+    if not isinstance(value, Mapping):
+        raise Malformed(f"the row is of type {type(value).__name__}, expected an object")
+    return value
+
+
+def _own_part(value: object, unused: Counter[str]) -> str:
+    """The part that a row's own field names, as in {"split": "test"}; the field then counts as used."""
+    for key in ROW_PARTS:
+        named = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(named, str) and (part := part_named(named)):
+            unused.pop(key, None)
+            return part
+    return ""
+
+
+def _with_trees(rows: Iterable[tuple[Place, object]], keys: Mapping[str, str] | None) -> Iterator[tuple[Place, object]]:
+    """The rows under our keys; OpenAssistant's flat messages are kept back and follow as the trees that they form."""
     messages = []
-    for where, row in rows:
-        if isinstance(row, dict) and {"message_id", "parent_id", "text", "role"} <= row.keys():
-            messages.append((where, row))
+    for place, row in rows:
+        if keys and isinstance(row, dict):
+            try:
+                row = renamed(row, keys)
+            except Malformed as problem:
+                row = problem
+        if isinstance(row, dict) and is_flat_message(row):
+            messages.append((place, row))
         else:
-            yield where, row
+            yield place, row
     yield from assemble_trees(messages)
 
 
-def _rows(source: str | Path, split: str, config: str | None) -> Iterator[tuple[str, object]]:
+def _rows(source: str | Path | Sequence[Path], split: str | None, config: str | None) -> Iterator[tuple[Place, object]]:
+    """Every row with its place. The parts are those of a folder's files: one file is read whatever its name is."""
+    if not isinstance(source, str | Path):
+        for path in source:
+            yield from ((Place(where), row) for where, row in file_rows(path))
+        return
     path = Path(source).expanduser()
     if path.is_file():
-        yield from _file_rows(path)
+        yield from ((Place(where), row) for where, row in file_rows(path))
     elif path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.name.endswith(ENDINGS))
-        if not files:
-            raise CourseError(f"The folder {path} has no file that ends with {', '.join(ENDINGS)}.")
-        for file in files:
-            yield from _file_rows(file)
-    elif path.name.endswith(ENDINGS):
-        raise CourseError(f"There is no file {source}.")
+        yield from _folder_rows(path, split)
+    elif path.name.lower().endswith(ENDINGS):
+        raise CourseError(f"There is no file {source}.{similar_paths(path)}")
+    elif cure := cure_for(path.name):
+        raise CourseError(f"{source} is not a file of records{cure}.")
     else:
-        for number, row in enumerate(load_hub(str(source), split, config)):
-            yield f"{source}[{split}]:{number}", row
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
-    """("file:line", row or the Malformed that stands for it) for each row of a .json or .jsonl file."""
-    if not path.name.endswith(ENDINGS):
-        raise CourseError(f"{path}: records are read from files that end with {', '.join(ENDINGS)}.")
-    opened = gzip.open if path.suffix == ".gz" else open
-    lines = path.name.removesuffix(".gz").endswith(".jsonl")
-    try:
-        with opened(path, "rb") as file:
-            rows = _lines(file) if lines else _elements(file.read().decode("utf-8-sig"))
-            for line, row in rows:
-                yield f"{path}:{line}", row
-    except UnicodeDecodeError as error:
-        yield str(path), Malformed(f"not UTF-8 text ({error.reason} at byte {error.start})")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        yield str(path), Malformed(f"cut short or no gzip file ({error})")
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                yield number, Malformed(f"not UTF-8 text ({error.reason})")
-            except (ValueError, RecursionError) as error:
-                yield number, Malformed(f"no JSON ({error})")
-
-
-def _elements(text: str) -> Iterator[tuple[int, object]]:
-    """The elements of a JSON array one by one, each with the line that it begins on; or the one value of the text."""
-    decoder, line, seen = json.JSONDecoder(), 1, 0
-    position = _after(BLANKS, text, 0)
-    array = text.startswith("[", position)
-    position = _after(BLANKS, text, position + array)
-    while position < len(text) and not (array and text[position] == "]"):
-        line, seen = line + text.count("\n", seen, position), position
+        split = split or "train"
         try:
-            row, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            # Where a broken element ends cannot be known, so nothing after it can be read.
-            yield line, Malformed(f"no JSON from here on ({error})")
-            return
-        yield line, row
-        position = _after(BETWEEN, text, position)
-    line += text.count("\n", seen, position)
-    if array and position == len(text):
-        yield line, Malformed("the file is cut short: its list is not closed")
-    elif array and text[position + 1 :].strip():
-        yield line, Malformed("something follows the end of the list, and was not read")
+            rows = load_hub(str(source), split, config)
+        except CourseError as error:
+            raise CourseError(f"{error}.{similar_paths(path)}") from error
+        for number, row in enumerate(rows):
+            yield Place(f"{source}[{split}]:{number}", part_named(split)), row
 
 
-def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Where the characters that `pattern` takes from `position` on, perhaps none, end."""
-    found = pattern.match(text, position)
-    return found.end() if found else position
-
-
-def load_hub(name: str, split: str, config: str | None = None) -> Any:
-    """Rows of a data set by its hub name, through `datasets` and its cache. CourseError where it is not to be had."""
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise CourseError(f"{name} is neither a file nor a folder, and datasets is not installed.") from error
-    try:
-        return datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises many kinds: offline, unknown name, unknown split, broken files
-        reason = first_line(error)
-        if datasets.config.HF_HUB_OFFLINE:
-            reason = "HF_HUB_OFFLINE is set and the cache does not have it; unset it, or give a file"
-        raise CourseError(f"{name} is neither a file nor a folder, and the hub did not give it: {reason}") from error
+def _folder_rows(path: Path, split: str | None) -> Iterator[tuple[Place, object]]:
+    if split is not None:
+        check_part(split)
+    files = read_folder(path).files
+    chosen = {split: files.get(split, [])} if split else files
+    if not any(chosen.values()):
+        found = ", ".join(part or "files of no part" for part in files)
+        raise CourseError(f"{path} has no {split} part. It has {found}.")
+    for part, group in chosen.items():
+        for file in group:
+            yield from ((Place(where, part), row) for where, row in file_rows(file))

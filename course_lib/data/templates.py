@@ -1,7 +1,9 @@
 """How a record becomes one text: the exercise's instruction template, and the tokenizer's own chat template."""
 
+import os.path
 import re
 
+from course_lib.data.records import RecordError
 from course_lib.data.tokenizers import ModelTokenizer, Tokenizer, has_chat_template
 from course_lib.errors import CourseError, first_line
 
@@ -26,16 +28,31 @@ class InstructionFormatter:
     """
 
     def format(self, instruction: str, input: str, output: str) -> str:
-        """The whole text of an example; the section of an empty input is left out, as Alpaca does."""
+        """The whole text of an example.
+
+        Args:
+            instruction: what is asked.
+            input: what it is asked about; where it is empty its section is left out, as Alpaca does.
+            output: the response.
+        """
         return self.prompt(instruction, input) + self.escape(output)
 
     def prompt(self, instruction: str, input: str = "") -> str:
-        """The part before the response: what the model is given, and what is not trained on."""
+        """The part before the response: what the model is given, and what is not trained on.
+
+        Args:
+            instruction: what is asked.
+            input: what it is asked about, if anything.
+        """
         middle = f"### Input:\n{self.escape(input)}\n" if input else ""
         return f"### Instruction:\n{self.escape(instruction)}\n{middle}### Response:\n"
 
     def parse(self, formatted: str) -> dict[str, str]:
-        """The record of a formatted text. ValueError where it does not follow the template."""
+        """The three parts of a formatted text.
+
+        Raises:
+            ValueError: the text does not follow the template.
+        """
         pattern = r"### Instruction:\n(.*?)\n(?:### Input:\n(.*?)\n)?### Response:\n(.*)"
         found = re.fullmatch(pattern, formatted, re.S)
         if found is None:
@@ -62,12 +79,39 @@ def with_chat_template(tokenizer: Tokenizer) -> ModelTokenizer:
 
 
 def chat_text(tokenizer: Tokenizer, messages: list[dict[str, str]], generation_prompt: bool = False) -> str:
-    """The conversation in the tokenizer's own chat template; with `generation_prompt` it ends where the assistant is
-    to begin. CourseError where there is no template, or where it refuses the conversation."""
-    from jinja2 import TemplateError
+    """The conversation in the tokenizer's own chat template.
 
+    Args:
+        tokenizer: one that has a chat template.
+        messages: turns of {"role", "content"}, at least one.
+        generation_prompt: whether the text ends where the assistant is to begin.
+
+    Raises:
+        CourseError: the tokenizer has no chat template.
+        RecordError: the template refuses this conversation, as one whose roles do not alternate.
+    """
     tokenizer = with_chat_template(tokenizer)
+    if not messages:
+        raise RecordError("A conversation without a turn cannot be written in a chat template.")
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-    except TemplateError as error:
-        raise CourseError(f"The tokenizer's chat template refuses the conversation: {first_line(error)}") from error
+    except Exception as error:  # a template is a program of the model's authors, and may fail in any way
+        raise RecordError(f"The tokenizer's chat template refuses the conversation: {first_line(error)}") from error
+
+
+def header_of(tokenizer: Tokenizer, messages: list[dict[str, str]], turn: int) -> str:
+    """The text of the conversation up to where the content of one of the assistant's turns begins.
+
+    Args:
+        tokenizer: one that has a chat template.
+        messages: the conversation.
+        turn: which of its turns.
+
+    Raises:
+        RecordError: the template refuses the conversation.
+    """
+    if turn > 0:
+        return chat_text(tokenizer, messages[:turn], generation_prompt=True)
+    # Templates write no empty conversation, so the first turn's header is what two contents have in common.
+    one, other = (chat_text(tokenizer, [messages[0] | {"content": letter}]) for letter in "XO")
+    return os.path.commonprefix([one, other])

@@ -16,7 +16,18 @@ def at_least_one(**named: int) -> None:
 
 
 def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
-    """Cut `text` between paragraphs: (training part, held-out part), the last `held_out` of the paragraphs held out."""
+    """Cut a text between paragraphs.
+
+    Args:
+        text: paragraphs with blank lines between them.
+        held_out: the share of the paragraphs that is held out, from the end.
+
+    Returns:
+        (training part, held-out part).
+
+    Raises:
+        CourseError: one of the parts would be empty.
+    """
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
     count = round(held_out * len(paragraphs)) if 0 < held_out < 1 else 0
     if not 0 < count < len(paragraphs):
@@ -25,9 +36,18 @@ def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
 
 
 def token_blocks(text: str, tokenizer: Tokenizer, block_size: int) -> np.ndarray:
-    """Tokenise `text` and cut it into rows: int64 (blocks, block_size).
+    """Tokenise a text and cut it into rows; the tail that does not fill a row is dropped.
 
-    The tail that does not fill a row is dropped, and a text shorter than one row is refused.
+    Args:
+        text: any text.
+        tokenizer: makes ids of it.
+        block_size: tokens of a row.
+
+    Returns:
+        int64 (blocks, block_size).
+
+    Raises:
+        CourseError: the text is shorter than one row.
     """
     at_least_one(block_size=block_size)
     ids = tokenizer(text)["input_ids"]
@@ -38,9 +58,21 @@ def token_blocks(text: str, tokenizer: Tokenizer, block_size: int) -> np.ndarray
 
 
 def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """`steps` batches (batch_size, block_size), each pass over the blocks in a new order that `seed` decides.
+    """Batches of random blocks, each pass over them in a new order.
 
     A pass drops the last blocks that do not fill a batch; the next pass reshuffles, so none is left out for good.
+
+    Args:
+        blocks: int64 (blocks, block_size).
+        batch_size: blocks of a batch.
+        steps: how many batches.
+        seed: decides the order.
+
+    Yields:
+        int64 (batch_size, block_size).
+
+    Raises:
+        CourseError: there are fewer blocks than one batch needs.
     """
     at_least_one(batch_size=batch_size)
     if batch_size > len(blocks):

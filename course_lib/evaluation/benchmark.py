@@ -88,6 +88,7 @@ class Benchmark:
         size = None if checkpoint is None else _size(Path(checkpoint))
         measured = evaluate(model, self.held_out, self.batch_size, accuracy=True)
         loss, accuracy = measured.loss, measured.accuracy
+        assert accuracy is not None  # it was asked for
         if not math.isfinite(loss):
             raise CourseError(f"The held-out loss of {name!r} is {loss}: this model cannot be compared.")
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

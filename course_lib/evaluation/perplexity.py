@@ -67,10 +67,10 @@ def evaluate(
             right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()
     model.train(training)
 
-    targets = world.total(targets)
-    if not targets:
+    counted = world.total(targets)
+    if not counted:
         raise CourseError("There is nothing to evaluate on: no held-out row has a target.")
-    return HeldOut(world.total(loss) / targets, world.total(right) / targets if accuracy else None)
+    return HeldOut(world.total(loss) / counted, world.total(right) / counted if accuracy else None)
 
 
 def evaluate_loss(model: nn.Module, rows: np.ndarray | Sequence[dict], batch_size: int = 8) -> float:

@@ -1,4 +1,4 @@
-"""What a run depended on: versions, hardware, commit."""
+"""What a run depends on: versions, hardware, commit, and the cores, memory and environment that it may use."""
 
 import os
 import platform
@@ -6,9 +6,11 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 import course_lib
 
-# Those that decide a chapter's numbers or its figures.
+# The packages that decide a chapter's numbers or its figures.
 PACKAGES = (
     "numpy",
     "torch",
@@ -23,8 +25,18 @@ PACKAGES = (
 )
 
 
+# Each of these keeps threads of its own: OpenMP (torch), MKL, OpenBLAS and Accelerate (NumPy), the tokenizers.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
 def versions() -> dict[str, str]:
-    """Python, the course and the packages that decide its numbers."""
+    """The versions of Python, of the course and of `PACKAGES`, as far as they are installed."""
     found = {"python": platform.python_version(), "course": course_lib.__version__}
     for name in PACKAGES:
         try:
@@ -35,14 +47,36 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict:
-    """Processor, memory and GPUs; nothing that names the machine or its user."""
+    """Processor, memory and GPUs. Nothing in it names the machine or its user."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
         "gpus": _gpus(),
     }
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_threads() -> int:
+    """As many as there are usable cores, or fewer where OMP_NUM_THREADS says so (as `course run` does)."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable_cores(), int(limit)) if limit.isdecimal() and int(limit) else usable_cores()
+
+
+def available_memory() -> int:
+    """Bytes that new processes can use without swapping; inside a container, what its limit leaves."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")  # version 2; a container sees its own group here
+    try:
+        limit = int((group / "memory.max").read_text())
+        return min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return free
 
 
 def _cpu_model() -> str:
@@ -55,7 +89,7 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
-    """Names and memory as the driver tells them; empty where there is no NVIDIA driver."""
+    """Names and memory as the driver reports them; an empty list where there is no NVIDIA driver."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
@@ -64,7 +98,7 @@ def _gpus() -> list[str]:
 
 
 def git_commit(root: Path) -> str | None:
-    """The commit that is checked out, with "+changes" where tracked files differ from it; None outside git."""
+    """The commit that is checked out, with "+changes" if tracked files differ from it; None outside git."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
@@ -77,12 +111,21 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
 
-def kernel_environment(home: Path) -> dict[str, str]:
-    """The environment of a headless kernel: reproducible hashes, no hub unless asked for, nothing written to HOME.
+def kernel_environment(home: Path, threads: int) -> dict[str, str]:
+    """The environment of a headless kernel.
 
-    Figures must appear in the notebook, so a MPLBACKEND from outside does not count, nor does a PYTHONSTARTUP file.
+    Hashes are reproducible, the hub is asked only if the user said so, and nothing is written to the user's home.
+    Figures must appear in the notebook, so MPLBACKEND and PYTHONSTARTUP are not passed on.
+
+    Args:
+        home: a folder for what Jupyter and IPython write.
+        threads: the most threads that a library in the kernel may use. A lower number that the user has set stays.
     """
     chosen = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
     private = {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
     outside = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "PYTHONSTARTUP")}
-    return {**chosen, **outside, **private}
+    limits = {}
+    for name in THREAD_VARIABLES:
+        own = outside.get(name, "")
+        limits[name] = str(min(threads, int(own)) if own.isdecimal() and int(own) else threads)
+    return {**chosen, **outside, **limits, **private}

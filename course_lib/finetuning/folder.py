@@ -21,6 +21,7 @@ from course_lib.options import check_options, flag_of
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
+BEFORE = {"too_long": "cut-end", "format": "auto", "map": None}  # what version 0.1 did, before these were settings
 LEFT_BY_A_RUN = (
     *("adapter_model.safetensors", "adapter_config.json"),
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
@@ -146,7 +147,7 @@ def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
 
 def stored_settings(known: dict) -> dict:
     """The settings in a run.json by today's names: version 0.1 had others."""
-    stored = {}
+    stored = dict(BEFORE)
     for key, value in known["settings"].items():
         stored[RENAMED.get(key, key)] = tuple(value) if isinstance(value, list) else value
     return stored

@@ -7,6 +7,7 @@ the peak of a process.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -53,9 +54,10 @@ def estimate_memory(
         linear = sum(out * into for name, (out, into) in _linear_sizes(model).items() if "lm_head" not in name)
         frozen -= int(linear * (BYTES[dtype] - NF4_BYTES))
     width = 2 if autocast else BYTES[dtype]
-    layers, kept = model.config.num_hidden_layers, block_elements(model, mode)
-    elements = layers * model.config.hidden_size + kept if checkpoint else layers * kept
-    logits = tokens * model.config.vocab_size * (3 * 4 + width)
+    config: Any = model.config
+    layers, kept = config.num_hidden_layers, block_elements(model, mode)
+    elements = layers * config.hidden_size + kept if checkpoint else layers * kept
+    logits = tokens * config.vocab_size * (3 * 4 + width)
     return MemoryEstimate(trained + frozen, trained, 2 * trained, tokens * elements * width, logits)
 
 
@@ -65,7 +67,8 @@ def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 def block_elements(model: nn.Module, mode: str) -> int:
     """Elements that one block keeps of one token for the backward pass, by `estimate_memory`'s formula."""
-    config, full = model.config, mode == "full"
+    config: Any = model.config
+    full = mode == "full"
     h, heads = config.hidden_size, config.num_attention_heads
     if config.model_type == "gpt2":
         m = config.n_inner or 4 * h
@@ -79,7 +82,7 @@ def block_elements(model: nn.Module, mode: str) -> int:
     return kept + (sum(inputs.values()) + turned) // config.num_hidden_layers
 
 
-def _of(config, name: str) -> int:
+def _of(config: Any, name: str) -> int:
     try:
         return getattr(config, name)
     except AttributeError:

@@ -12,7 +12,8 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.memory import MemoryEstimate, estimate_memory
 from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapter_shape
 from course_lib.finetuning.settings import Settings
-from course_lib.finetuning.sources import MicroBatches, Source, largest_id, read_source
+from course_lib.finetuning.source import Source, largest_id
+from course_lib.finetuning.sources import MicroBatches, read_source
 from course_lib.finetuning.weights import read_state_dict
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 
@@ -43,7 +44,7 @@ def make_plan(settings: Settings) -> Plan:
     tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
     model = shape_of(s, tokenizer)
     limit = getattr(model.config, "max_position_embeddings", None)
-    if limit and s.seq_len > limit:
+    if limit and s.seq_len and s.seq_len > limit:
         raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
     if s.weights is not None:
         read_state_dict(model, s.weights)  # what does not fit is said before anything is written
@@ -54,12 +55,17 @@ def make_plan(settings: Settings) -> Plan:
         s.dataset,
         tokenizer,
         s.seq_len,
+        positions=limit,
         max_train=s.max_train_samples,
         max_eval=s.max_eval_samples,
         by_document=s.tokens_per_step is not None,
+        too_long=s.too_long,
         template=s.template,
         train_on=s.train_on,
+        format=s.format,
+        map=s.map,
     )
+    s = replace(s, seq_len=source.seq_len)
     largest = max(map(largest_id, (source.train, source.held_out)))
     if largest >= model.config.vocab_size:
         raise CourseError(
@@ -88,16 +94,16 @@ def _trained(module: nn.Module) -> int:
 def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
     """All micro-batches of the run, and into how many steps the Trainer will take them together."""
     batches = MicroBatches(source, s.batch_size, 0, s.seed)
-    batches.count = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
+    batches.total = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
     if s.tokens_per_step is None:
-        return batches, math.ceil(batches.count / s.grad_accum_steps)
+        return batches, math.ceil(batches.total / s.grad_accum_steps)
     # Token-aware: how many micro-batches make a step depends on what is in them.
     steps, tokens, number = 0, 0, 0
-    while steps < s.steps if s.steps else number < batches.count:
+    while steps < s.steps if s.steps else number < batches.total:
         tokens, number = tokens + batches.tokens(number), number + 1
         if tokens >= s.tokens_per_step:
             steps, tokens = steps + 1, 0
-    batches.count = number
+    batches.total = number
     return batches, steps + (tokens > 0)
 
 

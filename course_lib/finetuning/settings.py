@@ -77,7 +77,16 @@ class Settings:
         metavar="NAME",
         shown="the model's own; for a shape, SmolLM2's",
     )
-    seq_len: int = option(128, "tokens in a row", group=DATA, at_least=2)
+    seq_len: int | None = option(
+        None, "tokens in a row", group=DATA, at_least=2, shown="128; of records, what 99 % of them fit, up to 1024"
+    )
+    too_long: str | None = option(
+        None,
+        "what becomes of a longer record or document: skip, cut-start (the answer keeps its end), cut-end, error",
+        group=DATA,
+        choices=("skip", "cut-start", "cut-end", "error"),
+        shown="records: skip; documents: cut-end",
+    )
     max_train_samples: int = option(
         0, "take at most N documents of a corpus, records, or blocks of a text; 0: all", group=DATA, at_least=0
     )
@@ -88,6 +97,10 @@ class Settings:
         group=DATA,
         choices=("chat", "instruction"),
         shown="chat where the tokenizer has a chat template, else instruction",
+    )
+    format: str = option("auto", "the format of records, where their keys do not tell it", group=DATA, metavar="NAME")
+    map: str | None = option(
+        None, "other keys of records: prompt=question,response=answer", group=DATA, metavar="KEY=COLUMN,..."
     )
     train_on: str = option(
         "response",

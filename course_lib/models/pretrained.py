@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from course_lib.scratch import BPETokenizer
 
 DEFAULT = "smollm2-135m-instruct"
+# Raise this number when the same GGUF file is converted into other files than before: caches of an older number are
+# then converted again by themselves. 2: the tokenizer has the split rule that the file names.
+CONVERSION = 2
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,9 @@ def _checked_directory(path: Path) -> Path:
 
 
 def _converted(name: str, packaged: PackagedWeights) -> Path:
-    """The cached conversion of `packaged`, made if it is absent or damaged."""
+    """The cached conversion of `packaged`; it is made where it is absent, damaged, or of an older version."""
     target = cache_dir() / "weights" / name
-    if _is_whole(target):
+    if _is_current(target, packaged):
         return target
     gguf = packaged.gguf_path()
     if gguf is None:
@@ -206,11 +209,11 @@ def _converted(name: str, packaged: PackagedWeights) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{name}.lock"):  # of two processes, one converts and the other waits
-            if not _is_whole(target):
+            if not _is_current(target, packaged):
                 for left_by_a_killed_run in target.parent.glob(f".{name}.staging-*"):
                     shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
                 with _joined(packaged, gguf, target.parent) as whole:
-                    _convert(whole, target)
+                    _convert(whole, target, _origin(packaged))
     except OSError as error:
         raise CourseError(
             f"The weights {name!r} could not be converted into {target} ({error}); they need about 1.5 GB: free some "
@@ -239,14 +242,14 @@ def _joined(packaged: PackagedWeights, gguf: Path, folder: Path) -> Iterator[Pat
         whole.unlink(missing_ok=True)
 
 
-def _convert(gguf: Path, target: Path) -> None:
-    """Dequantise `gguf` into `target`: written beside it, then renamed."""
-    print(f"Converting {gguf.name} to float32 safetensors, once, into {target}", file=sys.stderr, flush=True)
+def _convert(gguf: Path, target: Path, origin: dict) -> None:
+    """Dequantise `gguf` into `target`: written beside it, then renamed. An older conversion there is replaced."""
+    again = ", in place of an older or damaged conversion" if target.exists() else ""
+    print(f"Converting {gguf.name} to float32 safetensors, once, into {target}{again}", file=sys.stderr, flush=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.staging-", dir=target.parent))
     try:
-        command = [sys.executable, "-m", "course_lib.models.convert", str(gguf), str(staging)]
-        if subprocess.run(command).returncode != 0:  # its progress and its errors go where ours go
-            raise OSError("the converter stopped, see above")
+        _run_converter(gguf, staging)
+        (staging / "conversion.json").write_text(json.dumps(origin, indent=1))
         sizes = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
         (staging / "sizes.json").write_text(json.dumps(sizes, indent=1))
         apply_umask(staging)  # a cache may be shared
@@ -256,12 +259,35 @@ def _convert(gguf: Path, target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _is_whole(directory: Path) -> bool:
-    """Whether every file of a conversion is there with the size it was written with."""
+def _run_converter(gguf: Path, directory: Path) -> None:
+    """`course_lib.models.convert` in a process of its own, whose progress and errors go where ours go."""
+    from course_lib.models.convert import REFUSED
+
+    status = subprocess.run([sys.executable, "-m", "course_lib.models.convert", str(gguf), str(directory)]).returncode
+    if status == REFUSED:
+        raise CourseError(f"{gguf.name} cannot be converted; the line above says why.")
+    if status != 0:
+        raise OSError("the converter stopped, see above")
+
+
+def _origin(packaged: PackagedWeights) -> dict:
+    """What a conversion depends on: our code's version, and the package's files with their sizes."""
+    return {"version": CONVERSION, "files": {path.name: path.stat().st_size for path in packaged.paths()}}
+
+
+def _is_current(directory: Path, packaged: PackagedWeights) -> bool:
+    """Whether a conversion of this version is there, and every file of it has the size it was written with.
+
+    Where the package is not installed any more, its files cannot be compared, and the conversion serves without it.
+    """
     try:
         sizes = json.loads((directory / "sizes.json").read_text())
-        return all((directory / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
+        whole = all((directory / name).stat().st_size == size for name, size in sizes.items())
+        origin = json.loads((directory / "conversion.json").read_text())
+        expected = _origin(packaged)
+        same_files = not expected["files"] or origin["files"] == expected["files"]
+        return whole and origin["version"] == CONVERSION and same_files
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return False
 
 

@@ -77,7 +77,7 @@ class Settings:
     weight_decay: float = option(0.0, "AdamW's", group=STEPS, at_least=0)
     max_grad_norm: float = option(1.0, "gradients of a larger norm are scaled down to it", group=STEPS, above=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_options(self)
 
     @property

@@ -14,7 +14,21 @@ from course_lib.publishing.sources import assemble
 
 
 def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, force: bool = False) -> bool:
-    """Build the book into `out`, whole or not at all. Returns False where it was current already."""
+    """Build the book into `out`, whole or not at all.
+
+    Args:
+        root: the clone.
+        runs: the folder of the executed chapters.
+        out: where the pages go; an earlier book there stays until the new one has passed its checks.
+        repository: the address of the published repository, for the buttons; None: the one in book/_config.yml.
+        force: build even if nothing has changed.
+
+    Returns:
+        False where the book was current already.
+
+    Raises:
+        CourseError: Jupyter Book warned, or a page has a dead link or fetches from another server.
+    """
     sources = out.parent / "source"
     shutil.rmtree(sources, ignore_errors=True)
     assemble(root, runs, sources, repository)

@@ -21,7 +21,7 @@ TITLES = {
 
 
 def measured_rows(root: Path) -> list[dict]:
-    """What the last run of each parity test wrote down; rows of tests that are no more are left out."""
+    """What the last run of each parity test wrote down; rows of tests that no longer exist are left out."""
     rows = [json.loads(path.read_text()) for path in sorted((root / "build" / "parity").glob("*.json"))]
     return [row for row in rows if _exists(root, row["test"])]
 
@@ -44,7 +44,7 @@ def ensure_rows(root: Path) -> list[dict]:
 
 
 def parity_page(rows: list[dict]) -> str:
-    """The page: a table a room, a line a check."""
+    """The page: one table for each room, one line for each check."""
     rooms = [*TITLES, *sorted({row["room"] for row in rows} - TITLES.keys())]
     tables = "\n\n".join(_table(room, rows) for room in rooms if any(row["room"] == room for row in rows))
     newest = max((row["date"] for row in rows), default="")[:10]
@@ -65,7 +65,7 @@ def _table(room: str, rows: list[dict]) -> str:
         for r in sorted(rows, key=lambda row: row["what"])
         if r["room"] == room
     ]
-    head = ["| what | against | measured | allowed | unit | why so much |", "| --- | --- | ---: | ---: | --- | --- |"]
+    head = ["| what | against | measured | allowed | unit | why this much |", "| --- | --- | ---: | ---: | --- | --- |"]
     return "\n".join([f"## {TITLES.get(room, room.capitalize())}", "", *head, *lines])
 
 

@@ -8,7 +8,15 @@ from course_lib.errors import CourseError
 
 
 def serve(html: Path, port: int) -> int:
-    """Serve `html` on localhost until Ctrl-C, on `port` or the next free one."""
+    """Serve the folder `html` on localhost until Ctrl-C.
+
+    Args:
+        html: the built pages.
+        port: the first port to try; the next free one is taken.
+
+    Raises:
+        CourseError: none of fifty ports is free.
+    """
     handler = functools.partial(_Quiet, directory=str(html))
     for candidate in range(port, port + 50):
         try:
@@ -22,7 +30,7 @@ def serve(html: Path, port: int) -> int:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Files only, no log line a request."""
+    """Files only, without a log line for each request."""
 
     def log_message(self, *_: object) -> None:
         """Called by http.server for each request."""

@@ -47,8 +47,11 @@ class _Page(HTMLParser):
 
 
 def check_site(html: Path) -> list[str]:
-    """The problems of all pages and style sheets under `html`, a line each: dead internal links, foreign resources,
-    images without an alt attribute. Empty where there are none."""
+    """The problems of all pages and style sheets under `html`, one line each; empty where there are none.
+
+    A problem is a dead internal link, a resource that another server would have to give, or an image without an alt
+    attribute.
+    """
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in sorted(html.rglob("*.html"))}
     pages = {path: page for path, page in pages.items() if "_static" not in path.relative_to(html).parts}
     problems = _style_problems(html)

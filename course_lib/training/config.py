@@ -44,7 +44,7 @@ class TrainingConfig:
     compile: bool = False
     shard: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise CourseError(f"There is no schedule {self.schedule!r}. Choose one of {', '.join(SCHEDULES)}.")
         for name in ("grad_accum_steps", "tokens_per_step"):

@@ -1,11 +1,11 @@
 """The loss of every chapter: cross-entropy of the next token."""
 
-from collections.abc import Callable
-
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from course_lib.data.masking import IGNORE
+from course_lib.models.decoder import Decoder
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -33,19 +33,27 @@ def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0
     return _CrossEntropy.apply(logits.flatten(0, 1).float(), _targets(labels), weight)
 
 
-def training_loss(model: Callable, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
-    """`weight` times the summed loss of one micro-batch, ready for the backward pass.
+def training_loss(model: nn.Module, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
+    """`weight` times `summed_loss` of a model on a micro-batch, ready for `backward()`.
+
+    Our Decoder goes from hidden states to the loss without ever holding all logits (`models.fused_loss`). Any other
+    model, transformers' for one, gives its logits, which are then overwritten by their gradient.
 
     Args:
-        model: maps the batch without its labels to an object with `.logits` (batch, time, vocabulary).
-        batch: "input_ids" and "labels", both (batch, time), and what else the model takes.
-        weight: 1 / targets makes a mean of the sum.
+        model: maps the batch to an object with `.logits`; it may be wrapped for several processes.
+        batch: the arguments of its forward pass, "input_ids" (batch, time) among them, and "labels" (batch, time),
+            unshifted, IGNORE where a token is not trained on.
+        weight: a factor, one over the step's number of targets for a mean.
 
     Returns:
-        A scalar, in nats.
+        A scalar.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    return summed_loss_(model(**inputs).logits, batch["labels"], weight)
+    labels = batch["labels"]
+    unwrapped = getattr(model, "module", model)  # DistributedDataParallel keeps the model there
+    if isinstance(unwrapped, Decoder) and labels.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return model(**inputs, labels=labels, num_items_in_batch=1 / weight, skip_logits=True).loss
+    return summed_loss_(model(**inputs).logits, labels, weight)
 
 
 def _targets(labels: torch.Tensor) -> torch.Tensor:

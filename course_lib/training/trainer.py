@@ -16,6 +16,7 @@ from tqdm import tqdm
 from course_lib.data import block_diagonal
 from course_lib.errors import CourseError
 from course_lib.training.checkpoint import Checkpoints
+from course_lib.training.clipping import clip_grad_norm
 from course_lib.training.config import CheckpointConfig, TrainingConfig
 from course_lib.training.distributed import World, full_tensor, wrap_distributed
 from course_lib.training.log import StepRecord, TrainingLog
@@ -173,7 +174,7 @@ class Trainer:
             raise not_finite("loss", loss, number, lr)
 
         self.scaler.unscale_(self.optimizer)
-        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)))
+        norm = float(full_tensor(clip_grad_norm(self.parameters, self.config.max_grad_norm)))
         overflow = not math.isfinite(norm)
         if overflow and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):  # no scale is to blame
             raise not_finite("gradient norm", norm, number, lr)

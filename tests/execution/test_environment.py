@@ -42,7 +42,7 @@ def test_what_the_user_chose_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("PYTHONSTARTUP", "startup.py")
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    environment = kernel_environment(tmp_path)
+    environment = kernel_environment(tmp_path, threads=1)
     assert environment["HF_HUB_OFFLINE"] == "0"
     assert environment["TOKENIZERS_PARALLELISM"] == "false"
     assert "PYTHONSTARTUP" not in environment

@@ -105,14 +105,6 @@ def test_sources(tmp_path, tokenizer, text):
     labels = [label for label in answered.train[4]["labels"] if label != -100]
     assert tokenizer.decode(labels).strip().startswith("It is 4.")
 
-    records.write_text(records.read_text() + "\n{broken")
-    assert "; 1 malformed left out, such as " in read_source(str(records), tokenizer, 128).what
-    (tmp_path / "parts").mkdir()
-    records.rename(tmp_path / "parts" / "train.jsonl")
-    (tmp_path / "parts" / "test.jsonl").write_text(json.dumps(rows[0]))
-    parts = read_source(str(tmp_path / "parts"), tokenizer, 128)  # the test part is not read
-    assert (len(parts.train), len(parts.held_out)) == (27, 3)
-
 
 def _saved(tokenizer, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM

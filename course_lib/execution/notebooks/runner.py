@@ -1,53 +1,49 @@
 """Running chapters headless: `course run`.
 
-Each chapter is executed in a process of its own (`worker`), in a hidden folder beside its result, and the folder is
-renamed when everything in it is whole. A failed or stopped run leaves the last good result where it was.
+Each chapter is executed in a process of its own (`worker`), in a hidden folder beside its result. When everything in
+that folder is complete, it is renamed. So a run that failed or was stopped leaves the last good result where it was.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
-import course_lib
 from course_lib.errors import CourseError
-from course_lib.execution.environment import git_commit, hardware, kernel_environment, versions
+from course_lib.execution.environment import kernel_environment
+from course_lib.execution.notebooks.processes import (
+    is_another_live_process,
+    kill_with_descendants,
+    signals_ignored,
+    why_it_ended,
+)
 from course_lib.execution.notebooks.project import Chapter
-from course_lib.execution.profile import profile_path
+from course_lib.execution.notebooks.results import Result, content_hash, metrics, read_json, unchanged_result
+from course_lib.execution.notebooks.side_by_side import ChapterQueue, Cost, jobs_for, threads_for
+from course_lib.execution.profile import profile_path, read_profile
 from course_lib.files import write_json
 
 
-@dataclass
-class Result:
-    """What became of one chapter. status: "executed", "unchanged" or "failed"."""
-
-    chapter: str
-    status: str
-    seconds: float = 0.0
-    memory: int = 0
-    message: str = ""
-    recorded: dict = field(default_factory=dict)
-    cells: list[dict] = field(default_factory=list)
-    """{"cell": number from 1, "line": its first, "seconds": ...} of each code cell that ended"""
-
-
 class Runner:
-    """Executes chapters into `out`, at most `jobs` at a time. `say` prints a line of progress."""
+    """Executes chapters into a folder.
+
+    Args:
+        out: where the results go, one folder for each chapter.
+        profile: the name of a profile, or the path of a TOML file.
+        seed: given to every chapter.
+        timeout: seconds that a chapter may take; None: no limit.
+        jobs: chapters at a time; None: as many as there are cores and memory for.
+        force: also execute what has not changed.
+        say: prints a line of progress.
+    """
 
     def __init__(
         self,
@@ -56,34 +52,70 @@ class Runner:
         *,
         seed: int = 0,
         timeout: float | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
         force: bool = False,
         say: Callable[[str], None] = print,
     ):
         self.out, self.profile, self.seed = out.resolve(), profile, seed
         self.timeout, self.jobs, self.force, self.say = timeout, jobs, force, say
         self.profile_file = profile_path(profile)
+        self.sizes = read_profile(self.profile_file)
         self.workers: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
 
     def run(self, chapters: list[Chapter]) -> list[Result]:
-        """Execute each chapter that changed since its last result; an interrupt stops all and leaves nothing behind.
+        """Execute each chapter that has changed since its last result.
 
-        CourseError, before anything is executed, where a chapter cannot be given its parameters.
+        Args:
+            chapters: what to execute. A chapter that is named twice runs once.
+
+        Returns:
+            What came of each, in the order of `chapters`.
+
+        Raises:
+            CourseError: before anything is executed, where a chapter cannot be given its parameters or two chapters
+                would be written to one folder.
+            KeyboardInterrupt: everything that was running is killed and leaves nothing behind.
         """
         chapters = self._checked(chapters)
         self._clear_what_a_killed_run_left()
-        with ThreadPoolExecutor(self.jobs) as pool:
+        contents = {c: content_hash(c, self.profile_file, self._parameters(c)) for c in chapters}
+        results = self._unchanged(contents)
+        queue = ChapterQueue({c: Cost.of(c, self.sizes) for c in chapters if c not in results})
+        jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
+        with ThreadPoolExecutor(jobs) as pool:
             try:
-                pending = [pool.submit(self._run_one, chapter) for chapter in chapters]
-                return [future.result() for future in pending]
+                for future in [pool.submit(self._work, queue, jobs, contents, results) for _ in range(jobs)]:
+                    future.result()
             except BaseException:
-                with _deaf_to_signals():  # a second Ctrl-C must not stop the cleaning up
+                with signals_ignored():  # a second Ctrl-C must not stop the cleaning up
                     self.stopping.set()
+                    queue.clear()
                     for worker in list(self.workers):
-                        _kill_with_descendants(worker)
+                        kill_with_descendants(worker)
                     pool.shutdown(cancel_futures=True)
                 raise
+        return [results[chapter] for chapter in chapters]
+
+    def _work(
+        self, queue: ChapterQueue, jobs: int, contents: dict[Chapter, str], results: dict[Chapter, Result]
+    ) -> None:
+        """One of `jobs` threads: execute chapters until none is left."""
+        while (chapter := queue.take()) is not None:
+            try:
+                threads = self.sizes.get(chapter.id, {}).get("threads", self.sizes.get("threads", 1))
+                results[chapter] = self._run_one(chapter, contents[chapter], threads_for(jobs, threads))
+            finally:
+                queue.done(chapter)
+
+    def _unchanged(self, contents: dict[Chapter, str]) -> dict[Chapter, Result]:
+        """The results that are still good."""
+        found = {}
+        for chapter, content in contents.items():
+            if not self.force and (before := unchanged_result(chapter, self.out / chapter.id, content)):
+                self.say(f"{chapter.id}  unchanged, skipped")
+                found[chapter] = before
+        return found
 
     def _checked(self, chapters: list[Chapter]) -> list[Chapter]:
         """Each chapter once, and ready to be executed into a folder that can be written."""
@@ -100,51 +132,38 @@ class Runner:
             raise CourseError(f"Cannot write to --out {self.out}: {error.strerror}.") from error
         return list(chosen.values())
 
-    def _run_one(self, chapter: Chapter) -> Result:
+    def _run_one(self, chapter: Chapter, content: str, threads: int) -> Result:
         if self.stopping.is_set():
             return Result(chapter.id, "failed")
-        wanted = content_hash(chapter, self.profile_file, self._parameters(chapter))
-        if not self.force and (before := self._unchanged(chapter, wanted)):
-            self.say(f"{chapter.id}  unchanged, skipped")
-            return before
         partial = self.out / f".partial-{os.getpid()}-{chapter.id}"
         home = Path(tempfile.mkdtemp(prefix="course-run-"))
         try:
             partial.mkdir()
-            result = self._execute(chapter, partial, home)
+            result = self._execute(chapter, partial, home, threads)
             if result.status == "executed":
-                self._publish(chapter, partial, result, wanted)
+                self._publish(chapter, partial, result, content)
             return result
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(home, ignore_errors=True)
 
-    def _unchanged(self, chapter: Chapter, wanted: str) -> Result | None:
-        """The last result, if it is whole and of the same content."""
-        folder = self.out / chapter.id
-        before = _read_json(folder / "metrics.json") or {}
-        if before.get("content_hash") != wanted or not (folder / "notebook.ipynb").is_file():
-            return None
-        time_, memory = before["duration_s"], before["peak_memory_bytes"]
-        return Result(chapter.id, "unchanged", time_, memory, recorded=before["recorded"])
-
     def _parameters(self, chapter: Chapter) -> dict:
-        """What is injected after the notebook's `parameters` cell. Relative: no path of this machine on a page."""
+        """What is injected after the notebook's `parameters` cell. Paths are relative: no page may show one of ours."""
         profile = self.profile_file.name if self.profile.endswith(".toml") else self.profile
         return {"profile": profile, "seed": self.seed, "output_dir": "outputs"}
 
-    def _execute(self, chapter: Chapter, partial: Path, home: Path) -> Result:
-        """The chapter in a worker of its own, followed to its end or to the end of its time."""
+    def _execute(self, chapter: Chapter, partial: Path, home: Path, threads: int) -> Result:
+        """Execute the chapter in a worker, and follow it to its end or to the end of its time."""
         if self.profile.endswith(".toml"):
             shutil.copy(self.profile_file, partial)
         output, timed_out = partial / "notebook.ipynb", threading.Event()
-        worker = self._start(chapter, output, home)
-        if self.stopping.is_set():  # since before the worker was among those to be killed
-            _kill_with_descendants(worker)
+        worker = self._start(chapter, output, home, threads)
+        if self.stopping.is_set():  # the run was stopped before this worker was among those to be killed
+            kill_with_descendants(worker)
 
         def stop() -> None:
             timed_out.set()
-            _kill_with_descendants(worker)
+            kill_with_descendants(worker)
 
         timer = threading.Timer(self.timeout or 0, stop)
         try:
@@ -153,16 +172,18 @@ class Runner:
             result, last = self._listen(chapter, worker)
         finally:
             timer.cancel()
-            _kill_with_descendants(worker)
+            kill_with_descendants(worker)
             self.workers.discard(worker)
+        result.threads = threads
         if result.status == "failed" and not self.stopping.is_set():
             if timed_out.is_set():
                 result.message = f"the chapter took longer than --timeout {self.timeout:g} s"
-            error = result.message or _why(worker.returncode, home / "stderr")
+            error = result.message or why_it_ended(worker.returncode, home / "stderr")
             result.message = self._failure(chapter, last, error, output)
         return result
 
-    def _start(self, chapter: Chapter, output: Path, home: Path) -> subprocess.Popen:
+    def _start(self, chapter: Chapter, output: Path, home: Path, threads: int) -> subprocess.Popen:
+        """Start the worker that executes the chapter into `output`."""
         task = {
             "notebook": str(chapter.path),
             "output": str(output),
@@ -174,18 +195,21 @@ class Runner:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "course_lib.execution.notebooks.worker", json.dumps(task)],
                 cwd=output.parent,
-                env=kernel_environment(home),
+                env=kernel_environment(home, threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we stop the worker and its kernel in order
+                start_new_session=True,  # Ctrl-C reaches only us, and we stop the worker and its kernel in order
             )
         self.workers.add(worker)
         return worker
 
     def _listen(self, chapter: Chapter, worker: subprocess.Popen) -> tuple[Result, dict]:
-        """Follow the worker's events to its end, one line of progress a cell. Returns also the last cell begun."""
+        """Follow the worker to its end, with one line of progress for each cell.
+
+        Returns the result and the last event of a cell that began.
+        """
         started, result, last = time.perf_counter(), Result(chapter.id, "failed"), {}
         for line in worker.stdout or ():
             event = json.loads(line)
@@ -195,8 +219,8 @@ class Runner:
                 self.say(f"{chapter.id} {where} {time.perf_counter() - started:6.1f} s  {event['line'][:70]}")
             elif event["event"] == "cell done":
                 result.memory = max(result.memory, event["memory"])
-                seconds = round(event["seconds"], 3)
-                result.cells.append({"cell": last["cell"], "line": last["line"], "seconds": seconds})
+                times = {key: round(event[key], 3) for key in ("seconds", "cpu_seconds")}
+                result.cells.append({"cell": last["cell"], "line": last["line"], **times})
             elif event["event"] == "done":
                 result.status = "executed"
             elif event["event"] == "failed":
@@ -218,14 +242,14 @@ class Runner:
             message += f"\n  the partial notebook is {kept}"
         return message
 
-    def _publish(self, chapter: Chapter, partial: Path, result: Result, wanted: str) -> None:
+    def _publish(self, chapter: Chapter, partial: Path, result: Result, content: str) -> None:
         """Complete the folder of a finished chapter and put it in the place of the old one."""
         notebook = json.loads((partial / "notebook.ipynb").read_text(encoding="utf-8"))
         for key in ("input_path", "output_path"):  # folders of this machine
             notebook["metadata"].get("papermill", {}).pop(key, None)
         write_json(partial / "notebook.ipynb", notebook)
-        result.recorded = _read_json(partial / "outputs" / "record.json") or {}
-        write_json(partial / "metrics.json", self._metrics(chapter, result, wanted))
+        result.recorded = read_json(partial / "outputs" / "record.json") or {}
+        write_json(partial / "metrics.json", metrics(chapter, result, self.profile_file.stem, self.seed, content))
         final, old = self.out / chapter.id, self.out / f".old-{os.getpid()}-{chapter.id}"
         if final.exists():
             os.replace(final, old)
@@ -233,104 +257,13 @@ class Runner:
         shutil.rmtree(old, ignore_errors=True)
         (self.out / ".failed" / f"{chapter.id}.ipynb").unlink(missing_ok=True)
 
-    def _metrics(self, chapter: Chapter, result: Result, wanted: str) -> dict:
-        """What metrics.json says. The peak memory is the kernel's own process's; cells count from 1, text cells too."""
-        return {
-            "chapter": chapter.id,
-            "profile": self.profile_file.stem,
-            "seed": self.seed,
-            "recorded": result.recorded,
-            "duration_s": round(result.seconds, 1),
-            "peak_memory_bytes": result.memory,
-            "cells": result.cells,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": git_commit(chapter.path.parent),
-            "versions": versions(),
-            "hardware": hardware(),
-            "content_hash": wanted,
-        }
-
     def _clear_what_a_killed_run_left(self) -> None:
-        """Remove hidden folders whose run is gone; put back an old result whose replacement never came."""
+        """Remove the hidden folders of runs that are gone, and put back an old result whose replacement never came."""
         for folder in self.out.iterdir():
             named = re.fullmatch(r"\.(partial|old)-(\d+)-(.+)", folder.name)
-            if not named or _is_alive(int(named[2])):
+            if not named or is_another_live_process(int(named[2])):
                 continue
             if named[1] == "old" and not (self.out / named[3]).exists():
                 os.replace(folder, self.out / named[3])
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def content_hash(chapter: Chapter, profile_file: Path, parameters: dict) -> str:
-    """SHA-256 of all that decides a chapter's outputs: its cells, course_lib, the profile, parameters and versions."""
-    digest = hashlib.sha256()
-    cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]] for c in chapter.read()["cells"]]
-    digest.update(json.dumps([cells, parameters, versions()], sort_keys=True).encode())
-    digest.update(profile_file.read_bytes())
-    package = Path(course_lib.__file__).parent
-    for path in sorted(package.rglob("*")):
-        name = path.relative_to(package)
-        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in name.parts):
-            digest.update(str(name).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def summary(results: list[Result]) -> str:
-    """A table, a row a chapter: status, time, peak memory of the kernel, and the first numbers it recorded."""
-    rows = [("chapter", "status", "time", "memory", "recorded")]
-    for r in results:
-        numbers = [f"{k}={v:.4g}" for k, v in r.recorded.items() if isinstance(v, int | float)]
-        time_, memory = f"{r.seconds:.0f} s", f"{r.memory / 1e9:.2f} GB"
-        rows.append((r.chapter, r.status, time_, memory, " ".join(numbers[-3:])))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)
-
-
-@contextmanager
-def _deaf_to_signals() -> Iterator[None]:
-    """No Ctrl-C and no SIGTERM meanwhile (only the main thread, which alone hears them, can say so)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _why(status: int, stderr: Path) -> str:
-    """Why a worker ended without saying so itself."""
-    if status < 0:
-        return f"the process that ran the notebook was killed by {signal.Signals(-status).name}"
-    said = stderr.read_text(errors="replace").strip().splitlines()
-    return f"the process that ran the notebook ended with {status}: {said[-1] if said else 'no message'}"
-
-
-def _kill_with_descendants(worker: subprocess.Popen) -> None:
-    """Kill the worker, its kernel and what that started; returns when the worker is gone."""
-    try:
-        family = psutil.Process(worker.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    if worker.poll() is None:
-        worker.send_signal(signal.SIGKILL)
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    worker.wait()
-
-
-def _is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and pid != os.getpid()
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -2,8 +2,8 @@
 
     python -m course_lib.execution.notebooks.worker JSON
 
-What happens is told on standard output, a JSON object a line: {"event": "cell", ...} before each code cell,
-{"event": "done", ...} or {"event": "failed", ...} at the end. `notebooks` starts it and listens.
+It reports on standard output, one JSON object per line: {"event": "cell", ...} before each code cell, {"event": "cell
+done", ...} after it, and {"event": "done", ...} or {"event": "failed", ...} at the end. `runner` starts it and listens.
 """
 
 import ctypes
@@ -19,49 +19,54 @@ from typing import Any
 
 import papermill
 import psutil
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-
-class ThisInterpreter(AsyncKernelManager):
-    """Starts the kernel with the Python that runs us, whatever `python3` kernel a user has registered elsewhere."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """The command that starts the kernel."""
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+from course_lib.execution.notebooks.kernel import ThisInterpreter
 
 
 class Client(PapermillNotebookClient):
-    """Tells each cell as it starts, and how long it took and how much memory the kernel has used so far."""
+    """Reports each cell as it starts; at its end also its time, and the memory that the kernel has used so far."""
 
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
-        """nbclient's, with an event before and after each code cell that is not the parameters'."""
+        """nbclient's method, with an event before and after each code cell (the `parameters` cells are left out)."""
         given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         code = cell.cell_type == "code" and cell.source.strip() and not given
         where = {"cell": self.number(cell_index), "cells": self.number(len(self.nb.cells) - 1)}
         if code:
             tell("cell", **where, line=first_line(cell.source))
-        started = time.perf_counter()
+        started, cpu_before = time.perf_counter(), self.kernel_cpu_seconds()
         try:
             return super().execute_cell(cell, cell_index, **options)
         finally:
             if code:
-                tell("cell done", **where, seconds=time.perf_counter() - started, memory=self.kernel_memory())
+                times = {
+                    "seconds": time.perf_counter() - started,
+                    "cpu_seconds": max(0.0, self.kernel_cpu_seconds() - cpu_before),  # 0 if the kernel is dead
+                }
+                tell("cell done", **where, **times, memory=self.kernel_memory())
 
     def number(self, index: int) -> int:
         """The cell's number, from 1, in the notebook as it is in the repository: without papermill's injected cell."""
         injected = sum("injected-parameters" in cell.metadata.get("tags", []) for cell in self.nb.cells[: index + 1])
         return index + 1 - injected
 
+    def kernel_pid(self) -> int | None:
+        """The kernel's process id; None before it runs."""
+        return self.km.provisioner.pid if self.km and self.km.provisioner else None
+
+    def kernel_cpu_seconds(self) -> float:
+        """Processor time that the kernel and its finished children have used; 0 once the kernel is dead."""
+        try:
+            return sum(psutil.Process(self.kernel_pid()).cpu_times()[:4])
+        except psutil.Error:
+            return 0.0
+
     def kernel_memory(self) -> int:
         """The kernel's peak resident memory in bytes (Linux); elsewhere its resident memory now. 0 once it is dead."""
-        pid = self.km.provisioner.pid if self.km and self.km.provisioner else None
+        pid = self.kernel_pid()
         try:
             status = Path(f"/proc/{pid}/status")
             if status.is_file():
@@ -83,20 +88,20 @@ class Engine(NBClientEngine):
             kernel_name=kernel_name,
             kernel_manager_class=ThisInterpreter,
             startup_timeout=start_timeout,
-            timeout=None,  # the chapter as a whole has a time limit, which `notebooks` watches
+            timeout=None,  # the chapter as a whole has a time limit, which `runner` watches
             resources={"metadata": {"path": os.getcwd()}},
         )
         client.execute()
 
 
 def first_line(source: str) -> str:
-    """The first line of a cell that is code."""
+    """The first line of a cell that is code and not a comment."""
     lines = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith(("#", "%"))]
     return (lines or source.splitlines() or [""])[0].strip()
 
 
 def tell(event: str, **fields: Any) -> None:
-    """One line of JSON to whoever listens."""
+    """Write one line of JSON to the listener."""
     print(json.dumps({"event": event, **fields}), file=listener, flush=True)
 
 
@@ -104,9 +109,10 @@ listener = sys.stdout
 
 
 def keep_listener_to_ourselves() -> None:
-    """The kernel inherits file descriptor 1, where compiled code and child processes print: give it standard error.
+    """Give file descriptor 1 to the kernel as a second standard error, and keep a private copy for the listener.
 
-    Our copy is not inherited, so the listener hears the end of us even while something that we started lives on.
+    The kernel inherits descriptor 1, and compiled code and child processes print to it. Our copy is not inherited, so
+    the listener notices our end even while something that we started is still running.
     """
     global listener
     listener = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -114,7 +120,7 @@ def keep_listener_to_ourselves() -> None:
 
 
 def adopt_orphans() -> None:
-    """Linux: processes that outlive the kernel become our children, so that `kill_descendants` finds them."""
+    """On Linux, let processes that outlive the kernel become our children, so that `kill_descendants` finds them."""
     if sys.platform == "linux":
         PR_SET_CHILD_SUBREAPER = 36
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -128,10 +134,15 @@ def kill_descendants() -> None:
 
 
 def die_with(parent: int, scratch: list[str]) -> None:
-    """When process `parent` is gone, even by SIGKILL, end what we started, remove the `scratch` folders, and exit."""
+    """When process `parent` is gone, even by SIGKILL: kill what we started, remove the `scratch` folders, and exit.
+
+    Args:
+        parent: the process id to watch.
+        scratch: folders that nobody needs once the parent is gone.
+    """
 
     def watch() -> None:
-        """Twice a second; a process whose parent is gone gets another parent."""
+        """Look twice a second: a process whose parent is gone gets another parent."""
         while os.getppid() == parent:
             time.sleep(0.5)
         kill_descendants()
@@ -143,9 +154,9 @@ def die_with(parent: int, scratch: list[str]) -> None:
 
 
 def main(task: dict) -> int:
-    """Execute task["notebook"] into task["output"] with task["parameters"]; 0 if every cell ran.
+    """Execute task["notebook"] into task["output"] with task["parameters"]; return 0 if every cell ran.
 
-    task["parent"] is the process to die with, task["scratch"] the folders that are then nobody's.
+    task["parent"] is the process to die with, and task["scratch"] the folders that nobody needs after it.
     """
     die_with(task["parent"], task["scratch"])
     keep_listener_to_ourselves()
@@ -158,7 +169,7 @@ def main(task: dict) -> int:
 
 
 def execute(task: dict) -> int:
-    """Papermill, with the ways it can end told to the listener."""
+    """Run papermill, and tell the listener how it ended."""
     started = time.perf_counter()
     try:
         papermill.execute_notebook(

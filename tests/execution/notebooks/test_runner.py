@@ -16,7 +16,8 @@ import pytest
 
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_chapters
-from course_lib.execution.notebooks.runner import Runner, content_hash
+from course_lib.execution.notebooks.results import content_hash
+from course_lib.execution.notebooks.runner import Runner
 from course_lib.execution.profile import profile_path
 
 RECORD = """
@@ -75,7 +76,7 @@ def test_what_counts_as_a_change(chapter, monkeypatch):
     same = of(seed=0)
     assert of(seed=0) == same
     assert len({same, of(seed=1), of(source="a = 2", seed=0), of(profile="cpu", seed=0)}) == 4
-    monkeypatch.setattr("course_lib.execution.notebooks.runner.versions", lambda: {"numpy": "0.0"})
+    monkeypatch.setattr("course_lib.execution.notebooks.results.versions", lambda: {"numpy": "0.0"})
     assert of(seed=0) != same
 
 

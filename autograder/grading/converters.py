@@ -1,0 +1,74 @@
+"""nbgrader's own classes with what this course needs of them. `nbgrader_config.py` names the first two, so that
+nbgrader's commands and formgrader use them as `course grade` does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nbgrader import converters, preprocessors
+from nbgrader.utils import rmtree
+
+from autograder.running import CellRunner, not_reached
+
+
+class Execute(CellRunner, preprocessors.Execute):
+    """Executes a submission so that one bad cell costs no more than it must: see `CellRunner`."""
+
+
+class SaveAutoGrades(preprocessors.SaveAutoGrades):
+    """Writes the points into the gradebook; a part whose checks were not reached has none, and waits for a person."""
+
+    def _add_score(self, cell: Any, resources: Any) -> None:
+        super()._add_score(cell, resources)
+        if not_reached(cell):
+            name = cell.metadata["nbgrader"]["grade_id"]
+            grade = self.gradebook.find_grade(name, self.notebook_id, self.assignment_id, self.student_id)
+            grade.auto_score, grade.needs_manual_grade = None, True
+            self.gradebook.db.commit()
+
+
+class _OneStudent:
+    """To be put before a `BaseConverter`: it converts the submission of `student` alone.
+
+    nbgrader would look for students by a pattern of file names, and go on to the next one after an error, so that one
+    can only guess whose it was. Here an error is raised as it is.
+    """
+
+    student = ""
+
+    def init_notebooks(self: Any) -> None:
+        """Without nbgrader's pattern, in which brackets in a name have a meaning."""
+        source = self._format_source(self.coursedir.assignment_id, self.student)
+        self.assignments = {source: sorted(map(str, Path(source).glob("*.ipynb")))}
+
+    def convert_notebooks(self: Any) -> None:
+        """nbgrader's loop over students, for one."""
+        assignment, student = self.coursedir.assignment_id, self.student
+        ((_, self.notebooks),) = self.assignments.items()
+        if not self.init_destination(assignment, student):
+            return
+        try:
+            self.run_pre_convert_hook()
+            self.init_assignment(assignment, student)
+            for file in self.notebooks:
+                self.convert_single_notebook(file)
+            self.set_permissions(assignment, student)
+            self.run_post_convert_hook()
+        except BaseException:
+            unfinished = os.path.normpath(self._format_dest(assignment, student))
+            if os.path.exists(unfinished):
+                rmtree(unfinished)
+            raise
+
+
+class Autograde(_OneStudent, converters.Autograde):
+    """Grades one student, by the classes above whatever an older `nbgrader_config.py` says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        ours = {preprocessors.Execute: Execute, preprocessors.SaveAutoGrades: SaveAutoGrades}
+        self.autograde_preprocessors = [ours.get(each, each) for each in self.autograde_preprocessors]
+
+
+class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
+    """Writes the feedback of one student."""

@@ -1,0 +1,75 @@
+"""The process in which nbgrader runs while a class is graded: started once, told what to do, listened to."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autograder.course import CONFIG
+from course_lib.errors import CourseError
+
+
+class NbgraderProcess:
+    """A `worker` for the assignment NAME in the course's folder; use it in a `with` block."""
+
+    def __init__(self, state: Path, name: str) -> None:
+        if not (state / CONFIG.name).is_file():  # nbgrader looks for it in the course's folder
+            state.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CONFIG, state)
+        # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at the end
+        self.process = subprocess.Popen(
+            # -P: the course's folder, where the worker runs, may be the autograder package itself with its notebook.py
+            [sys.executable, "-P", "-m", "autograder.grading.worker", name],
+            cwd=state,
+            env={**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def __enter__(self) -> "NbgraderProcess":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        """Let it end; or end it, where something went wrong here."""
+        if kind is not None:
+            self.process.terminate()
+        with self.process:
+            pass
+        self.log.close()
+
+    def ask(self, **task: Any) -> Iterator[dict[str, Any]]:
+        """Give it a task, and pass on what it tells until that is done. The tasks and events are in `worker`.
+
+        Raises:
+            CourseError: It ended, with the end of what nbgrader had logged.
+        """
+        try:
+            print(json.dumps(task), file=self.process.stdin, flush=True)
+            for line in self.process.stdout or ():
+                event = json.loads(line)
+                if event["event"] == "done":
+                    return
+                yield event
+        except BrokenPipeError:
+            pass
+        self.process.wait()
+        self.log.seek(0)
+        raise CourseError(f"nbgrader's process ended with status {self.process.returncode}:\n{self.log.read()[-2000:]}")
+
+
+def _import_path() -> list[str]:
+    """PYTHONPATH for a process that starts in another folder: in a clone that is not installed, it needs the clone."""
+    root = Path(__file__).parents[2]
+    clone = [str(root)] if (root / "pyproject.toml").is_file() else []
+    return [*clone, os.environ.get("PYTHONPATH", "")]

@@ -1,0 +1,99 @@
+"""Puts a student's answers back among the tests they came with: nothing else of a submission counts."""
+
+import ast
+import copy
+
+from autograder import notebook
+from autograder.notebook import Cell, Notebook
+from autograder.recognise import defined_in, restored
+
+
+def rebuild(template: Notebook, submission: Notebook) -> Notebook:
+    """`template` with the student's solution cells and own cells, and nothing else of the submission.
+
+    Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. An
+    answer whose cell was split is put together again. A cell that the student added stays behind the tracked cell that
+    it followed. Cells that lost their metadata are recognised by their text (`recognise.restored`).
+
+    Args:
+        template: The released notebook.
+        submission: The student's notebook, which is not changed.
+
+    Returns:
+        A new notebook with a cell for each cell of the template, and the student's own ones between them.
+    """
+    submission = restored(template, submission)
+    tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
+    pieces, added = _sorted_out(submission, tracked)
+
+    whole = copy.deepcopy(template)
+    whole.cells = [_own(source) for source in added[None]]
+    for cell in copy.deepcopy(template.cells):
+        name = notebook.grade_id(cell)
+        if name is not None and notebook.is_solution(cell):
+            cell.source = _answer(cell, pieces.get(name, []), submission)
+        whole.cells.append(cell)
+        if name is not None:
+            whole.cells += [_own(source) for source in added.get(name, [])]
+    return whole
+
+
+def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
+    """What the student wrote: the sources of the solution cells by grade id, put together where a cell was split."""
+    tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
+    pieces, _ = _sorted_out(restored(template, submission), tracked)
+    asked = {notebook.grade_id(cell) for cell in template.cells if notebook.is_solution(cell)}
+    return {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
+
+
+def _sorted_out(
+    submission: Notebook, tracked: set[str | None]
+) -> tuple[dict[str, list[str]], dict[str | None, list[str]]]:
+    """The sources of the tracked cells by grade id (several where a cell was split), and those of the student's own
+    code cells by the grade id of the cell that they follow."""
+    pieces: dict[str, list[str]] = {}
+    added: dict[str | None, list[str]] = {None: []}
+    last, before = None, None
+    for cell in submission.cells:
+        name = notebook.grade_id(cell)
+        if name is None and before is not None and _goes_on(before, cell):
+            name = last  # other editors than JupyterLab split a cell without its metadata
+        # A cell magic works only at the top of a cell, so such a piece cannot be joined to the one before.
+        if name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
+            last, before = name, cell
+            pieces.setdefault(name, []).append(cell.source)
+        elif cell.cell_type == "code":
+            before = None
+            added.setdefault(last, []).append(cell.source)
+    return pieces, added
+
+
+def _goes_on(before: Cell, cell: Cell) -> bool:
+    """Whether the cell is the rest of the answer before it: its first line is indented, and together they parse."""
+    if not notebook.is_solution(before) or cell.source[:1] not in (" ", "\t"):
+        return False
+    try:
+        ast.parse(f"{before.source}\n{cell.source}")
+        return True
+    except SyntaxError:
+        return False
+
+
+def _answer(cell: Cell, pieces: list[str], submission: Notebook) -> str:
+    """The source of a solution cell. JupyterLab's Split Cell takes out the line break at which it splits.
+
+    Where the cell is missing it is left unwritten as in the template, unless another cell of the submission has taken
+    its code in (as Merge Cells does): the unwritten one would then overwrite the answer.
+    """
+    if pieces:
+        return "\n".join(pieces)
+    asked = defined_in(cell.source)
+    written = any(asked & defined_in(other.source) for other in submission.cells if other.cell_type == "code")
+    return "" if written else cell.source
+
+
+def _own(source: str) -> Cell:
+    """A student's own code as a fresh cell: no metadata and no outputs."""
+    import nbformat
+
+    return nbformat.v4.new_code_cell(source)

@@ -1,0 +1,95 @@
+"""Which assignment a notebook is, and which of its cells is which where an editor has dropped their metadata."""
+
+import ast
+import copy
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from autograder import notebook
+from autograder.course import Assignment
+from autograder.notebook import Cell, Notebook
+
+HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS\n?", re.S)
+DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.M)
+
+
+def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignment | None:
+    """The assignment of which the notebook has most cells, whatever its file is called; None where it is none of them.
+
+    Cells are known by their grade ids. A notebook without these is known by its text: it must define what at least half
+    of the parts ask for, as an unanswered one does, too.
+    """
+    best, most = None, 0.0
+    for assignment in known:
+        asked = _asked(assignment.path, assignment.path.stat().st_mtime_ns)
+        share = _share_by_id(submission, asked) or _share_by_text(submission, asked)
+        if share > most:
+            best, most = assignment, share
+    return best
+
+
+@lru_cache
+def _asked(path: Path, _changed: int) -> list[Cell]:
+    """The solution and test cells of a source; a class of two hundred does not read it two hundred times."""
+    return [cell for cell in notebook.read(path).cells if notebook.is_solution(cell) or notebook.is_test(cell)]
+
+
+def _share_by_id(submission: Notebook, asked: list[Cell]) -> float:
+    """The share of the cells that are asked for whose grade ids the submission has."""
+    there = {notebook.grade_id(cell) for cell in submission.cells} - {None}
+    return sum(notebook.grade_id(cell) in there for cell in asked) / len(asked)
+
+
+def _share_by_text(submission: Notebook, asked: list[Cell]) -> float:
+    """The share of them that the submission has by text; 0 where it is less than half, and may be a coincidence."""
+    code = [cell.source for cell in submission.cells if cell.cell_type == "code"]
+    names = {name for source in code for name in DEFINED.findall(source)}
+    texts = {_normal(source) for source in code}
+    found = 0
+    for cell in asked:
+        if notebook.is_solution(cell):
+            found += defined_in(cell.source.split("### BEGIN SOLUTION")[0]) <= names
+        else:
+            found += _normal(HIDDEN.sub("", cell.source)) in texts
+    return found / len(asked) if 2 * found >= len(asked) else 0.0
+
+
+def restored(template: Notebook, submission: Notebook) -> Notebook:
+    """A copy of the submission in which cells that have lost their metadata have it again, where their text allows.
+
+    A test or a given cell is known by its code, comments and layout aside; an answer by the functions and classes that
+    its unwritten form in the template defines. Cells whose grade id is still there stay as they are.
+    """
+    submission = copy.deepcopy(submission)
+    there = {notebook.grade_id(cell) for cell in submission.cells}
+    lost = [cell for cell in submission.cells if notebook.grade_id(cell) is None and cell.cell_type == "code"]
+    if not lost:
+        return submission
+    missing = [cell for cell in template.cells if notebook.grade_id(cell) not in there]
+    texts = {_normal(cell.source): cell for cell in missing if not notebook.is_solution(cell)}
+    for cell in lost:
+        original = texts.get(_normal(cell.source)) or _answered(cell, missing)
+        if original is not None:
+            cell.metadata = copy.deepcopy(original.metadata)
+    return submission
+
+
+def _answered(cell: Cell, missing: list[Cell]) -> Cell | None:
+    """The first of the missing answers of which the cell defines something."""
+    names = defined_in(cell.source)
+    return next((other for other in missing if notebook.is_solution(other) and names & defined_in(other.source)), None)
+
+
+def defined_in(source: str) -> set[str]:
+    """The functions and classes that a cell defines at its top level, also one that does not parse."""
+    return set(DEFINED.findall(source))
+
+
+def _normal(source: str) -> str:
+    """The same text for the same code, however it is laid out and commented."""
+    try:
+        return ast.dump(ast.parse(source))
+    except (SyntaxError, ValueError):
+        return source.strip()

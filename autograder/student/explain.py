@@ -1,0 +1,69 @@
+"""Says in a sentence or two why a part's checks failed: what was wrong, and where in the student's own code."""
+
+import re
+
+from autograder import notebook
+from autograder.notebook import Cell, Notebook
+from autograder.running import ENDED, NOT_REACHED, TOO_LONG
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+FRAME = re.compile(r"^\s*Cell In\[(\d+)\], line (\d+)", re.M)
+ARROW = re.compile(r"^-+> ?\d+ (.*)$", re.M)
+SAID_LINE = re.compile(r" \([^()]*, line (\d+)\)$")  # a syntax error names a file that IPython made up
+
+
+def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
+    """What a cell complained about, without colours and traceback; "" where it ran to its end.
+
+    Args:
+        whole: The executed notebook, whose cells a traceback names by their execution counts.
+        cell: The cell in question.
+        limit: Seconds after which a cell was interrupted.
+    """
+    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+    if not errors:
+        return ""
+    error, names = errors[0], {output.ename for output in errors}
+    text = COLOUR.sub("", error.evalue).strip()
+    if error.ename in (NOT_REACHED, ENDED):
+        return text
+    if TOO_LONG in names or error.ename == "KeyboardInterrupt":
+        stopped = f"it took over {limit:g} seconds and was stopped{_where(whole, cell, error)}"
+        return f"{stopped}: is there an endless loop?"
+    if error.ename == "AssertionError" and text:
+        return text
+    if found := SAID_LINE.search(text):
+        return f"{error.ename}: {text[: found.start()]} (line {found[1]} of the cell)"
+    kind = f"{error.ename}: {text}" if text else error.ename
+    return kind + _where(whole, cell, error) + _advice(text)
+
+
+def _where(whole: Notebook, cell: Cell, error: notebook.Output) -> str:
+    """The innermost line of the student's own code in a traceback, or "" where there is none."""
+    by_count = {other.execution_count: other for other in whole.cells if other.get("execution_count")}
+    trace = COLOUR.sub("", "\n".join(error.traceback))
+    frames = list(FRAME.finditer(trace))
+    for frame, following in reversed(list(zip(frames, [*frames[1:], None], strict=True))):
+        inside = by_count.get(int(frame[1]))
+        if inside is None or not (notebook.is_solution(inside) or notebook.grade_id(inside) is None):
+            continue
+        arrow = ARROW.search(trace, frame.end(), following.start() if following else len(trace))
+        line = arrow[1].strip() if arrow else ""
+        which = "the same cell" if inside is cell else _called(inside)
+        return f", in line {frame[2]} of {which}" + (f": `{line}`" if line else "")
+    return ""
+
+
+def _called(cell: Cell) -> str:
+    """A student's cell by name."""
+    name = notebook.grade_id(cell)
+    return f"your cell {name!r}" if name else "a cell of your own"
+
+
+def _advice(text: str) -> str:
+    """What a message that puzzles beginners usually means."""
+    if "NoneType" in text:
+        return " (None is what a function gives back that has no `return`; `print` shows a value and returns nothing)"
+    if "read-only" in text:
+        return " (what your function is given is not its to change: make a new array)"
+    return ""

@@ -1,0 +1,90 @@
+"""Which chapters run side by side: as many as there are cores and memory for, the longest first.
+
+Two processes with two threads each on two cores run up to twenty times slower than one after the other, because their
+threads wait for each other. So each of N chapters that run at a time gets an N-th of the cores, and no more.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from course_lib.execution.environment import available_memory, usable_cores
+from course_lib.execution.notebooks.project import Chapter
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a chapter takes at one profile, as the table `cost` in the profile says.
+
+    Attributes:
+        memory: bytes of the kernel at its peak. A chapter starts only where that much is left.
+        seconds: how long it takes on one core. The longest chapter starts first, so that none is left alone at the end.
+    """
+
+    memory: float = 3e9
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, chapter: Chapter, profile: dict) -> "Cost":
+        """The cost of a chapter in the content of a profile; a cautious guess where the profile does not say."""
+        table = profile.get(chapter.id, {}).get("cost", {})
+        return cls(1e9 * table.get("memory_gb", cls.memory / 1e9), table.get("seconds", cls.seconds))
+
+
+def jobs_for(chapters: int, device: str) -> int:
+    """How many chapters to run at a time: one for each core; one at a time on a GPU, which they would share."""
+    return 1 if device == "cuda" else max(1, min(chapters, usable_cores()))
+
+
+def threads_for(jobs: int, profile_threads: int) -> int:
+    """How many threads each of `jobs` chapters gets: its share of the cores, at most what the profile asks for."""
+    return max(1, min(profile_threads, usable_cores() // jobs))
+
+
+class ChapterQueue:
+    """Hands out chapters, the longest first, as long as there is memory for them.
+
+    Args:
+        costs: the chapters that are to run, and what each takes.
+        memory: bytes to share out, by default those that are available now.
+    """
+
+    def __init__(self, costs: dict[Chapter, Cost], memory: float | None = None):
+        self.costs = costs
+        self.memory = available_memory() if memory is None else memory
+        self.waiting = sorted(costs, key=lambda chapter: -costs[chapter].seconds)
+        self.running: set[Chapter] = set()
+        self.changed = threading.Condition()
+
+    def take(self) -> Chapter | None:
+        """The next chapter to run; blocks until there is memory for one. None: all have been handed out.
+
+        A chapter that needs more than there is runs alone: the estimate may be wrong, and waiting would not help.
+        """
+        with self.changed:
+            while self.waiting:
+                chapter = next(filter(self._fits, self.waiting), None)
+                if chapter is not None:
+                    self.waiting.remove(chapter)
+                    self.running.add(chapter)
+                    return chapter
+                self.changed.wait()
+            return None
+
+    def done(self, chapter: Chapter) -> None:
+        """Give back the memory of a chapter that has ended."""
+        with self.changed:
+            self.running.discard(chapter)
+            self.changed.notify_all()
+
+    def clear(self) -> None:
+        """Hand out nothing more."""
+        with self.changed:
+            self.waiting.clear()
+            self.changed.notify_all()
+
+    def _fits(self, chapter: Chapter) -> bool:
+        return not self.running or self._total([*self.running, chapter]) <= self.memory
+
+    def _total(self, chapters: Iterable[Chapter]) -> float:
+        return sum(self.costs[chapter].memory for chapter in chapters)

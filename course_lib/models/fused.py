@@ -1,0 +1,367 @@
+"""Parts of the decoder with gradients written by hand: fewer passes over memory, and less kept for the backward pass.
+
+Autograd takes a formula operation by operation. For each one it keeps what the backward pass will need, and each one
+reads and writes whole arrays. Written by hand, a part keeps its inputs alone, computes the rest again where that is
+cheap, and adds gradients where they belong instead of adding arrays up afterwards.
+
+Each part has its formula, its gradient and the shapes in its docstring. Its plain form, which is the one to read first,
+stands beside it (`project_plain`, `swiglu_mlp_plain`), and computes whatever the fast one is not made for (see
+`can_fuse`). tests/models/test_fused.py holds both against each other, and the gradients against finite differences.
+Left out: second derivatives, and GPUs, which have kernels of their own.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_enabled = True
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Inside `with plain_operations():` every part is computed in its plain form, by autograd.
+
+    For second derivatives, which the gradients written by hand do not have, and to compare both forms.
+    """
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def can_fuse(x: Tensor) -> bool:
+    """Whether the parts below work on x: on a CPU, while gradients are recorded, in a dtype of `DTYPES`.
+
+    Autocast chooses dtypes operation by operation and torch.compile writes its own kernels: both get the plain form.
+    """
+    return (
+        _enabled
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module also calls what somebody has registered on it."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+# --- a linear layer in numbers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A linear layer in numbers: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
+
+    weight: (out, in). bias: (out,) or None. A: (rank, in) and B: (out, rank), or None. scaling: s.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    A: Tensor | None = None
+    B: Tensor | None = None
+    scaling: float = 1.0
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """weight, bias, A and B."""
+        return self.weight, self.bias, self.A, self.B
+
+
+def factors_of(layer: nn.Module) -> Factors | None:
+    """The numbers of `layer`, or None where calling it does more than the formula of `Factors`.
+
+    A layer of another kind than nn.Linear says its own in a method `factors` (see `adapters.lora.LoRALinear`).
+    """
+    if has_hooks(layer):
+        return None
+    if type(layer) is nn.Linear:
+        return Factors(layer.weight, layer.bias)
+    own = getattr(layer, "factors", None)
+    return own() if own else None
+
+
+def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None) -> list[Factors] | None:
+    """The layers' numbers, or None where x, the norm or one of the layers asks for the plain form."""
+    if not can_fuse(x) or (norm is not None and (type(norm) is not nn.RMSNorm or has_hooks(norm))):
+        return None
+    all_factors = [factors_of(layer) for layer in layers]
+    return None if None in all_factors else all_factors
+
+
+# --- norm and projections ------------------------------------------------------------------------------------------
+
+
+def project(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = None) -> tuple[Tensor, ...]:
+    """Every layer's output for one common input: layer(n) with n = norm(x).
+
+    For RMSNorm (arXiv:1910.07467, eq. 4), with r = 1 / sqrt(mean(x^2) + eps) and z = r x in every row, n = w * z. The
+    derivative of r being -r^3 x / width, the gradient is, with g = dn * w,
+
+        dx = r (g - z mean(g * z)),    dw = sum over rows of dn * z
+
+    For a layer y = n W^T + b + s (n A^T) B^T, with D = s dy B (rows, rank), it is
+
+        dn = dy W + D A,    dW = dy^T n,    db = sum over rows of dy,    dA = D^T n,    dB = s dy^T (n A^T)
+
+    and for several layers dn is the sum, which the products themselves add up. Kept are x, once for all layers, and
+    the narrow n A^T; without a norm and a trained layer not even x. The norm is computed in float32 where x is
+    narrower, and adapters in x's dtype: a bfloat16 model rounds A and B, which are float32, for the products.
+
+    Args:
+        x: (..., in).
+        layers: linear layers, adapted ones too.
+        norm: what x goes through first, or None. Other norms than nn.RMSNorm get the plain form.
+
+    Returns:
+        One tensor (..., out) for each layer.
+    """
+    all_factors = _all_factors(x, layers, norm)
+    if all_factors is None:
+        return project_plain(x, layers, norm)
+    return project_factors(x, all_factors, norm)
+
+
+def project_plain(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = None) -> tuple[Tensor, ...]:
+    """The same by calling the modules."""
+    n = x if norm is None else norm(x)
+    return tuple(layer(n) for layer in layers)
+
+
+def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm | None = None) -> tuple[Tensor, ...]:
+    """`project` for layers that are given by their numbers."""
+    weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
+    scalings = [factors.scaling for factors in all_factors]
+    return _Project.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors.tensors))
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, norm_weight, eps, scalings, *tensors):
+        ctx.scalings, ctx.shape = scalings, x.shape
+        n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
+        kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:]) else None
+        if norm_weight is not None:
+            n, r = rms_norm_forward(n, norm_weight, eps)
+        ys, down = linear_forward(n, regrouped(tensors, scalings))
+        ctx.save_for_backward(kept, norm_weight, r, down, *tensors)
+        return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *dys):
+        x, norm_weight, r, down, *tensors = ctx.saved_tensors
+        want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
+        dys = [dy.reshape(-1, dy.shape[-1]) for dy in dys]
+        n, z = x, None
+        if norm_weight is not None:
+            n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted))
+        dn, gradients = linear_backward(dys, n, down, regrouped(tensors, ctx.scalings), want_x or want_norm, wanted)
+        dx, dnorm = dn, None
+        if norm_weight is not None and dn is not None:
+            dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
+        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *gradients
+
+
+def regrouped(tensors: Sequence[Tensor | None], scalings: Sequence[float]) -> list[Factors]:
+    """The flat list that autograd wants, as one Factors for each layer again."""
+    return [Factors(*tensors[4 * i : 4 * i + 4], scaling) for i, scaling in enumerate(scalings)]
+
+
+def any_matrix(wanted: Sequence[bool]) -> bool:
+    """Whether any layer's W or A is trained: their gradients are products with the input."""
+    return any(wanted[0::4]) or any(wanted[2::4])
+
+
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """n and r of `project`: (rows, width) in x's dtype, and (rows, 1) in float32 or better."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * r).mul_(weight).to(x.dtype), r
+
+
+def rms_norm_again(x: Tensor, weight: Tensor, r: Tensor, want_n: bool) -> tuple[Tensor | None, Tensor]:
+    """n (where wanted) and z of `project` once more, for the backward pass."""
+    z = x.to(r.dtype) * r
+    return (z * weight).to(x.dtype) if want_n else None, z
+
+
+def rms_norm_backward(
+    dn: Tensor, z: Tensor, r: Tensor, weight: Tensor, want_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """dx and dw of `project`, from dn and z (rows, width) and r (rows, 1)."""
+    wide = dn.to(z.dtype)
+    dweight = (wide * z).sum(0).to(weight.dtype) if want_weight else None
+    g = wide * weight
+    mean = torch.linalg.vecdot(g, z)[:, None].div_(-z.shape[-1])
+    return g.addcmul_(z, mean).mul_(r).to(dn.dtype), dweight
+
+
+def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tensor], Tensor | None]:
+    """What the layers make of x (rows, in), and x A^T of all their adapters side by side, (rows, ranks), or None."""
+    stacked = _stacked([factors.A for factors in all_factors], x.dtype)  # (ranks, in)
+    down = None if stacked is None else x @ stacked.T
+    ys, start = [], 0
+    for factors in all_factors:
+        y = F.linear(x, factors.weight, factors.bias)  # (rows, out)
+        if factors.A is not None:
+            stop = start + len(factors.A)
+            y.addmm_(down[:, start:stop], factors.B.to(x.dtype).T, alpha=factors.scaling)
+            start = stop
+        ys.append(y)
+    return ys, down
+
+
+def linear_backward(
+    dys: Sequence[Tensor],
+    x: Tensor | None,
+    down: Tensor | None,
+    all_factors: Sequence[Factors],
+    want_x: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of `linear_forward`, by the formulas of `project`.
+
+    Args:
+        dys: one (rows, out) for each layer.
+        x: (rows, in), or None where no W and no A is trained.
+        down: x A^T of all adapters, (rows, ranks), as `linear_forward` gave it, or None.
+        all_factors: the layers.
+        want_x: whether dx is wanted.
+        wanted: for each layer in turn, whether the gradients of W, b, A and B are.
+
+    Returns:
+        dx, (rows, in) or None, and the gradients of W, b, A and B of each layer in turn, None where not wanted.
+    """
+    dx, gradients, start = None, [], 0
+    # D^T of all adapters, (ranks, rows): this way round it is computed twice as fast.
+    narrow = None if down is None else down.new_empty(down.shape[::-1])
+    for i, (dy, factors) in enumerate(zip(dys, all_factors, strict=True)):
+        want_weight, want_bias, _, want_B = wanted[4 * i : 4 * i + 4]
+        if want_x:
+            dx = dy @ factors.weight if dx is None else dx.addmm_(dy, factors.weight)
+        dB = None
+        if factors.A is not None:
+            part = slice(start, start + len(factors.A))
+            torch.mm(factors.B.to(dy.dtype).T, dy.T, out=narrow[part]).mul_(factors.scaling)
+            if want_B:
+                dB = (down[:, part].T @ dy).mul_(factors.scaling).T.to(factors.B.dtype)
+            start = part.stop
+        gradients += [dy.T @ x if want_weight else None, dy.sum(0) if want_bias else None, None, dB]
+    if narrow is not None:
+        if want_x:
+            dx.addmm_(narrow.T, _stacked([factors.A for factors in all_factors], narrow.dtype))
+        _put_gradients_of_A(gradients, narrow, x, all_factors, wanted)
+    return dx, gradients
+
+
+def _put_gradients_of_A(gradients: list, narrow: Tensor, x: Tensor | None, all_factors, wanted) -> None:
+    """dA = D^T x for all adapters in one product, put into their places in the list of gradients."""
+    if not any(wanted[2::4]):
+        return
+    dA, start = narrow @ x, 0  # (ranks, in)
+    for i, factors in enumerate(all_factors):
+        if factors.A is not None:
+            stop = start + len(factors.A)
+            if wanted[4 * i + 2]:
+                gradients[4 * i + 2] = dA[start:stop].to(factors.A.dtype)
+            start = stop
+
+
+def _stacked(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
+    """The matrices one above the other; None where there is none."""
+    found = [matrix.to(dtype) for matrix in matrices if matrix is not None]
+    if len(found) > 1:
+        return torch.cat(found)
+    return found[0] if found else None
+
+
+# --- the MLP -------------------------------------------------------------------------------------------------------
+
+
+def swiglu_mlp(
+    x: Tensor, gate_layer: nn.Module, up_layer: nn.Module, down_layer: nn.Module, norm: nn.Module | None = None
+) -> Tensor:
+    """W_down (silu(W_gate n) * W_up n) with n = norm(x) and silu(g) = g sigmoid(g) (arXiv:2002.05202, eq. 6).
+
+    With g and u the outputs of the first two layers, h = silu(g) * u and dh from the last layer as in `project`:
+
+        du = dh * silu(g),    dg = dh * u * silu'(g),    silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
+
+    and the rest is `project` again. Kept are x, g and u. Autograd would keep n, silu(g) and h too: of ten arrays as
+    wide as the MLP's input, where its inside is three times as wide, that is seven.
+
+    Args:
+        x: (..., in).
+        gate_layer: a linear layer, in -> inside.
+        up_layer: likewise.
+        down_layer: a linear layer, inside -> out.
+        norm: what x goes through first, or None.
+
+    Returns:
+        (..., out).
+    """
+    all_factors = _all_factors(x, [gate_layer, up_layer, down_layer], norm)
+    if all_factors is None:
+        return swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm)
+    weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
+    scalings = [factors.scaling for factors in all_factors]
+    return _SwiGLU.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors.tensors))
+
+
+def swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm=None) -> Tensor:
+    """The same by calling the modules."""
+    n = x if norm is None else norm(x)
+    return down_layer(F.silu(gate_layer(n)) * up_layer(n))
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, norm_weight, eps, scalings, *tensors):
+        ctx.scalings, ctx.shape = scalings, x.shape
+        n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
+        kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:12]) else None
+        if norm_weight is not None:
+            n, r = rms_norm_forward(n, norm_weight, eps)
+        gate_up, (last,) = regrouped(tensors[:8], scalings[:2]), regrouped(tensors[8:], scalings[2:])
+        (g, u), narrow_in = linear_forward(n, gate_up)  # (rows, inside) each
+        (y,), narrow_h = linear_forward(F.silu(g).mul_(u), [last])  # (rows, out)
+        ctx.save_for_backward(kept, norm_weight, r, g, u, narrow_in, narrow_h, *tensors)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, norm_weight, r, g, u, narrow_in, narrow_h, *tensors = ctx.saved_tensors
+        want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
+        want_n, scalings = want_x or want_norm, ctx.scalings
+        activated = F.silu(g)
+        h = activated * u if any_matrix(wanted[8:]) else None
+        dys = [dy.reshape(len(g), -1)]
+        dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], scalings[2:]), True, wanted[8:])
+        del h
+        du = activated.mul_(dh)
+        dg = torch.ops.aten.silu_backward(dh.mul_(u), g)
+        n, z = x, None
+        if norm_weight is not None:
+            n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted[:8]))
+        gate_up = regrouped(tensors[:8], scalings[:2])
+        dn, first = linear_backward([dg, du], n, narrow_in, gate_up, want_n, wanted[:8])
+        dx, dnorm = dn, None
+        if norm_weight is not None and dn is not None:
+            dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
+        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *first, *last

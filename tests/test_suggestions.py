@@ -1,0 +1,21 @@
+"""Names that are nearly right."""
+
+from course_lib.suggestions import did_you_mean, similar_paths
+
+
+def test_close_names_are_asked_for_and_others_are_not():
+    assert did_you_mean("tinystorys", ["tinystories", "wikitext2"]) == " Did you mean tinystories?"
+    assert did_you_mean("TinyStories", ["tinystories"]) == " Did you mean tinystories?"
+    assert did_you_mean("gpt", ["tinystories"]) == ""
+
+
+def test_neighbours_of_a_path(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("")
+    (tmp_path / "data" / ".notes.txt").write_text("")
+    right = tmp_path / "data" / "notes.txt"
+    assert similar_paths(tmp_path / "data" / "nots.txt") == f" Did you mean {right}?"
+    assert similar_paths(tmp_path / "dta" / "notes.txt") == f" Did you mean {right}?"
+    assert similar_paths(tmp_path / "dta" / "other.txt") == ""
+    assert similar_paths(tmp_path / "absent" / "absent" / "notes.txt") == ""
+    assert similar_paths(tmp_path / "data" / "wikitext", ["wikitext2"]) == " Did you mean wikitext2?"
