@@ -90,6 +90,20 @@ def test_header_names_layers_data_schedule_and_batch(models, text, capsys):
     assert "effective 16 = 4 rows x 4 micro-batches, up to 512 tokens a step" in printed
 
 
+def test_memory_is_stated_before_and_after_wrapping(models, text, capsys):
+    """GPT-2 in bfloat16 would be too small to see: the lines stand in order, each with the memory of the process."""
+    run(models, text, "--steps", 1, model="gpt2")
+    lines = capsys.readouterr().out.splitlines()
+    before, after = (
+        next(number for number, line in enumerate(lines) if line.startswith(start))
+        for start in ("memory with the base", "memory with what is trained on it")
+    )
+    step = next(number for number, line in enumerate(lines) if line.startswith("step 0"))
+    assert before < after < step
+    sizes = [float(re.search(r"([\d,]+) MB$", lines[number])[1].replace(",", "")) for number in (before, after)]
+    assert 50 < sizes[0] <= 1.2 * sizes[1]
+
+
 def test_a_dry_run_touches_nothing_and_its_sum_is_right(models, text, capsys):
     before = sorted(models.rglob("*"))
     assert run(models, text, "--mode", "full", "--dry-run") == 0
@@ -144,8 +158,8 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
     shown = ["compare", "--adapter", str(tmp_path / "keeper"), "--samples", "1", "--max-new-tokens", "8"]
     assert main(shown) == 0
     text = capsys.readouterr().out
-    assert "BASE MODEL" in text
-    assert "SIDE BY SIDE" in text
+    assert text.splitlines()[0] == "smollm2-135m-instruct and its adapters, side by side"
+    assert re.search(r"^base +\| keeper$", text, re.M)
 
 
 # --- refusals ---
@@ -162,7 +176,13 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
         (["--batch-size", 0], "--batch-size"),
         (["--warmup-ratio", 2], "--warmup-ratio"),
         (["--seq-len", 4096], "128 positions"),
-        (["--dataset", "/nowhere/at all.txt"], "no corpus"),
+        (["--dataset", "/nowhere/at all.txt"], "/nowhere/at all.txt: there is no such file or folder"),
+        (["--dataset", "wikitxt2"], "Did you mean wikitext2?"),
+        (["--dataset", "./notes.tx"], "./notes.tx: there is no such file or folder"),
+        (["--model", "./lama"], "--model ./lama: there is no such file or folder"),
+        (["--weights", "w.pt"], "--weights w.pt: there is no such file"),
+        (["--eval-strategy", "steps", "--log-every", 0], "--eval-strategy steps needs --eval-every N"),
+        (["--eval-strategy", "epoch", "--eval-every", 3], "does not go with --eval-every"),
         (["--dataset", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--model", "no such model"], "no such model"),
         (["--from-scratch"], "from scratch"),
@@ -174,7 +194,7 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
             "belongs to --mode butterfly-block",
         ),
         (["--device", "toaster"], "no device 'toaster'"),
-        (["--resume", "--force"], "give one of them"),
+        (["--resume", "--force"], "Give one of them"),
     ],
 )
 def test_errors_are_one_sentence_and_leave_nothing(models, text, capsys, arguments, said):

@@ -22,7 +22,7 @@ def test_resume_in_a_new_folder_says_that_it_begins(models, text, capsys):
     assert "holds no run to go on with: a new one begins" in capsys.readouterr().out
 
 
-def test_a_checkpoint_is_compared_like_an_adapter_and_the_run_may_have_moved(models, text, capsys):
+def test_a_checkpoint_is_compared_like_an_adapter_and_the_run_may_have_moved(models, text, capsys, monkeypatch):
     """What the run wrote at its end is what its last checkpoint holds; a random base lies in the run's own folder."""
     options = ["--model", "tiny-gpt", "--tokenizer", models / "llama", "--dataset", text, "--lr", 1e-1]
     assert train(*options, "--output", models / "first", "--steps", 6, "--checkpoint-every", 2, "--eval-every", 4) == 0
@@ -32,8 +32,10 @@ def test_a_checkpoint_is_compared_like_an_adapter_and_the_run_may_have_moved(mod
     assert [path.name for path in found] == ["best", "step_000002", "step_000004", "step_000006"]
     each = [argument for path in (models / "moved", *found[1:]) for argument in ("--adapter", path)]
     base = ["--base", models / "moved" / "base"]
+    monkeypatch.setenv("COLUMNS", "10")  # too narrow for columns: one under another
+    capsys.readouterr()
     assert main(["compare", *map(str, base + each), "--samples", "1", "--max-new-tokens", "12"]) == 0
-    said = dict(re.findall(r"^  (\w+):\n    (.*)$", capsys.readouterr().out.split("SIDE BY SIDE")[1], re.M))
+    said = dict(re.findall(r"^(\w+):\n((?:  .*\n)+)", capsys.readouterr().out, re.M))
     assert said["moved"] == said["step_000006"] != said["step_000002"]
     assert main(["compare", "--adapter", str(models / "moved"), "--samples", "1", "--max-new-tokens", "2"]) == 0
     assert main(["adapters", "info", str(found[0])]) == 2
