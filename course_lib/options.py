@@ -5,11 +5,12 @@ import math
 import types
 import typing
 from dataclasses import Field, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from course_lib.errors import CourseError
 from course_lib.vocabulary import canonical_value
 
+Value = TypeVar("Value")
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "a list of names"}
 
 
@@ -44,6 +45,12 @@ def option(
     """
     about = {key: value for key, value in locals().items() if key != "default"}
     return field(default=default, metadata=about)
+
+
+def filled(value: Value | None) -> Value:
+    """A setting whose default depends on others, once it has its value: for the type checker, and an early stop."""
+    assert value is not None, "a setting was used before its default was filled in"
+    return value
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type) -> None:

@@ -7,6 +7,7 @@ by another; `OTHER_NAMES` is the one table of those. Cheap to import: the comman
 import difflib
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from course_lib.errors import CourseError
 
@@ -16,8 +17,10 @@ SCHEDULES = tuple(MIN_LR_RATIO)
 HALF_DTYPES = ("bfloat16", "float16")
 DTYPES = ("float32", *HALF_DTYPES)
 
+OtherNames: TypeAlias = dict[str, str | tuple[str, ...]]  # another program's option: ours, or ours and a value
+
 # Names that mean the same in every command.
-_ANYWHERE = {
+_ANYWHERE: OtherNames = {
     "--output-dir": "--output",
     "--learning-rate": "--lr",
     "--num-train-epochs": "--epochs",
@@ -43,7 +46,7 @@ _ANYWHERE = {
     "--max-length": "--seq-len",
     "--lr-scheduler-type": "--schedule",
 }
-_TRAIN = {
+_TRAIN: OtherNames = {
     "--data": "--dataset",
     "--data-dir": "--dataset",
     "--dataset-name": "--dataset",
@@ -70,7 +73,7 @@ _TRAIN = {
     "--bf16": ("--autocast", "bfloat16"),
     "--fp16": ("--autocast", "float16"),
 }
-_ALIGN = {
+_ALIGN: OtherNames = {
     "--data-dir": "--data",
     "--dataset": "--data",
     "--model-name-or-path": "--model",
@@ -80,9 +83,14 @@ _ALIGN = {
     "--block-size": "--seq-len",
     "--no-cuda": ("--device", "cpu"),
 }
-_MERGE = {"--lora": "--adapter", "--adapter-path": "--adapter", "--model": "--base", "--model-path": "--base"}
-_COMPARE = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
-OTHER_NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
+_MERGE: OtherNames = {
+    "--lora": "--adapter",
+    "--adapter-path": "--adapter",
+    "--model": "--base",
+    "--model-path": "--base",
+}
+_COMPARE: OtherNames = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
+OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
     "align": dict(_ALIGN),

@@ -67,7 +67,7 @@ class Autograde(_OneStudent, converters.Autograde):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         ours = {preprocessors.Execute: Execute, preprocessors.SaveAutoGrades: SaveAutoGrades}
-        self.autograde_preprocessors = [ours.get(each, each) for each in self.autograde_preprocessors]
+        self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
 
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):

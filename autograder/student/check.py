@@ -104,7 +104,7 @@ class _Run:
             message = self._complaint(cell)
             if message and self.answer:
                 message = f"the cell with your answer stops: {self.answer}"
-            self.outcomes.append(Outcome(self.parts[notebook.grade_id(cell)], message))
+            self.outcomes.append(Outcome(self.parts[cell.metadata.nbgrader.grade_id], message))
             self.tell(self.outcomes[-1])
 
     def _complaint(self, cell: Cell) -> str:

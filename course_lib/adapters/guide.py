@@ -15,7 +15,7 @@ Its layers have the names that transformers gives them, so that a file of a tran
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,9 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
     linear = linear_layers(model)
     if missing := [name for name in names if name not in linear]:
         raise CourseError(f"{path} is not for this model, which has no layer {missing[0]}.")
-    wanted = {}
-    for name, layer in (present or {name: linear[name] for name in names}).items():
+    layers: Mapping[str, Any] = present or {name: linear[name] for name in names}
+    wanted: dict[str, tuple[int, int]] = {}
+    for name, layer in layers.items():
         (out_features, in_features), r = layer_sizes(layer), layer.rank if present else rank
         wanted |= {f"{name}.A": (r, in_features), f"{name}.B": (out_features, r)}
     for name in sorted(wanted.keys() | tensors.keys()):

@@ -12,7 +12,7 @@ from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.finetuning.folder import claim, clear
 from course_lib.finetuning.settings import GPT2, Settings, check_inputs, setting_names
-from course_lib.options import add_options
+from course_lib.options import add_options, filled
 from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _effective(plan: "Plan") -> str:
     s = plan.settings
     if s.tokens_per_step:
         return f"micro-batches of {s.batch_size} rows until a step has {s.tokens_per_step:,} tokens"
-    rows, seq_len = s.batch_size * s.grad_accum_steps, s.seq_len
+    rows, seq_len = s.batch_size * filled(s.grad_accum_steps), filled(s.seq_len)
     return (
         f"effective {rows} = {s.batch_size} rows x {s.grad_accum_steps} micro-batches, "
         f"up to {rows * seq_len:,} tokens a step (rows of up to {seq_len})"

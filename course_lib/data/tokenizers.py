@@ -30,6 +30,7 @@ class ModelTokenizer(Tokenizer, Protocol):
     chat_template: str | None
     eos_token_id: int | None
     pad_token_id: int | None
+    model_max_length: int
 
     def __len__(self) -> int:
         """How many ids there are, added tokens included."""

@@ -1,14 +1,13 @@
 """Loss and perplexity on held-out text: the one place that measures them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from course_lib.data.batching import collate
+from course_lib.data.batching import Rows, collate
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.training.distributed import World
@@ -27,7 +26,7 @@ class HeldOut:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    rows: np.ndarray | Sequence[dict],
+    rows: Rows,
     batch_size: int = 8,
     *,
     accuracy: bool = False,
@@ -73,7 +72,7 @@ def evaluate(
     return HeldOut(world.total(loss) / counted, world.total(right) / counted if accuracy else None)
 
 
-def evaluate_loss(model: nn.Module, rows: np.ndarray | Sequence[dict], batch_size: int = 8) -> float:
+def evaluate_loss(model: nn.Module, rows: Rows, batch_size: int = 8) -> float:
     """Mean next-token loss over all targets of `rows`, in nats a token (see `evaluate`)."""
     return evaluate(model, rows, batch_size).loss
 

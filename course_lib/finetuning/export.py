@@ -82,7 +82,7 @@ def _same_model(one: str, other: str) -> bool:
     weights = [sorted(folder.glob("*.safetensors")) for folder in folders if folder]
     if [path.stat().st_size for path in weights[0]] != [path.stat().st_size for path in weights[1]]:
         return False
-    return all(filecmp.cmp(*pair, shallow=False) for pair in zip(*weights, strict=True))
+    return all(filecmp.cmp(a, b, shallow=False) for a, b in zip(*weights, strict=True))
 
 
 def _local_folder(name: str) -> Path | None:

@@ -14,6 +14,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.finetuning.settings import FREE, Settings, complete
@@ -147,7 +148,7 @@ def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
 
 def stored_settings(known: dict) -> dict:
     """The settings in a run.json by today's names: version 0.1 had others."""
-    stored = dict(BEFORE)
+    stored: dict[str, Any] = dict(BEFORE)
     for key, value in known["settings"].items():
         stored[RENAMED.get(key, key)] = tuple(value) if isinstance(value, list) else value
     return stored

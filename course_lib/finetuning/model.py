@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,16 +15,18 @@ from course_lib.adapters import inject_butterfly, inject_lora
 from course_lib.adapters.guide import default_targets
 from course_lib.adapters.layers import layer_sizes, select_layers
 from course_lib.data.shards import len_of
+from course_lib.data.tokenizers import Tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.finetuning.folder import BASE
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.weights import load_state_dict
-from course_lib.models.config import CONFIGS
+from course_lib.models.config import CONFIGS, DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load_model, resolve
+from course_lib.options import filled
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -36,21 +39,21 @@ def is_scratch(settings: Settings) -> bool:
     return settings.from_scratch or known
 
 
-def scratch_config(settings: Settings, tokenizer):
+def scratch_config(settings: Settings, tokenizer: Tokenizer) -> DecoderConfig:
     """The named shape with the tokenizer's vocabulary."""
     return replace(CONFIGS[settings.model], vocab_size=len_of(tokenizer))
 
 
-def shape_of(settings: Settings, tokenizer) -> nn.Module:
+def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
     """The transformers model without weights, on the meta device: shapes and names cost no memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # The file has the weights, and we know the shape.
     named = settings.weights is not None and settings.model in CONFIGS and not Path(settings.model).is_dir()
     if is_scratch(settings) or named:
-        config = config_settings(CONFIGS[settings.model] if named else scratch_config(settings, tokenizer))
-        config |= {"bos_token_id": None, "eos_token_id": None}
-        config = AutoConfig.for_model(config.pop("model_type"), **config)
+        about = config_settings(CONFIGS[settings.model] if named else scratch_config(settings, tokenizer))
+        about |= {"bos_token_id": None, "eos_token_id": None}
+        config = AutoConfig.for_model(about.pop("model_type"), **about)
     else:
         with in_one_sentence(settings.model):
             config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
@@ -63,9 +66,10 @@ def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
     every target's input."""
     if settings.mode == "full":
         return settings
-    settings = replace(settings, target_modules=tuple(settings.target_modules or default_targets(model)))
+    targets = tuple(settings.target_modules or default_targets(model))
+    settings = replace(settings, target_modules=targets)
     if settings.mode == "butterfly-block" and settings.butterfly_block_size is None:
-        widths = [layer_sizes(layer)[1] for layer in select_layers(model, settings.target_modules).values()]
+        widths = [layer_sizes(layer)[1] for layer in select_layers(model, targets).values()]
         settings = replace(settings, butterfly_block_size=math.gcd(256, *widths))
     return settings
 
@@ -76,9 +80,9 @@ def adapt(model: nn.Module, settings: Settings) -> nn.Module:
     if s.mode == "full":
         return model.requires_grad_(True)
     if s.mode in ("lora", "qlora"):
-        inject_lora(model, s.target_modules, s.rank, s.alpha, s.lora_dropout, s.use_rslora)
+        inject_lora(model, filled(s.target_modules), s.rank, s.alpha, s.lora_dropout, s.use_rslora)
     else:
-        inject_butterfly(model, s.target_modules, s.butterfly_stages, s.butterfly_block_size)
+        inject_butterfly(model, filled(s.target_modules), filled(s.butterfly_stages), s.butterfly_block_size)
     return model
 
 
@@ -87,7 +91,7 @@ def has_own_base(settings: Settings) -> bool:
     return is_scratch(settings) or settings.weights is not None
 
 
-def make_base(settings: Settings, folder: Path, tokenizer) -> None:
+def make_base(settings: Settings, folder: Path, tokenizer: Any) -> None:
     """A base that no name can load, made once and kept in the run's folder: random weights, or those of a file."""
     if not has_own_base(settings) or (folder / BASE / "config.json").is_file():
         return
@@ -101,7 +105,7 @@ def make_base(settings: Settings, folder: Path, tokenizer) -> None:
     save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
 
 
-def save_base(model: nn.Module, tokenizer, folder: Path) -> None:
+def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model in Hugging Face's layout, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as temporary:
@@ -119,7 +123,7 @@ def base_name(settings: Settings, folder: Path) -> str:
 
 def load_base(settings: Settings, folder: Path) -> nn.Module:
     """The base with its weights on the device."""
-    options = {"device_map": {"": choose_device(settings.device)}}
+    options: dict[str, Any] = {"device_map": {"": choose_device(settings.device)}}
     if settings.mode == "qlora":
         options["quantization_config"] = _nf4(settings)
     model = load_model(base_name(settings, folder), settings.dtype, **options)
@@ -131,7 +135,7 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def _nf4(settings: Settings):
+def _nf4(settings: Settings) -> Any:
     """How bitsandbytes is to hold the linear layers: NF4 with doubly quantised constants (arXiv:2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise CourseError(

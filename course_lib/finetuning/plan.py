@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,6 +17,7 @@ from course_lib.finetuning.source import Source, largest_id
 from course_lib.finetuning.sources import MicroBatches, read_source
 from course_lib.finetuning.weights import read_state_dict
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
+from course_lib.options import filled
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Plan:
     """A run before it begins. adapted: trained parameters by layer. steps: how many micro-batches each takes."""
 
     settings: Settings
-    tokenizer: object
+    tokenizer: Any
     source: Source
     batches: MicroBatches
     steps: int
@@ -78,7 +80,7 @@ def make_plan(settings: Settings) -> Plan:
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
     memory = estimate_memory(
         model,
-        tokens=s.batch_size * s.seq_len,
+        tokens=s.batch_size * source.seq_len,
         dtype=s.dtype,
         mode=s.mode,
         autocast=s.autocast is not None,
@@ -94,9 +96,10 @@ def _trained(module: nn.Module) -> int:
 def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
     """All micro-batches of the run, and into how many steps the Trainer will take them together."""
     batches = MicroBatches(source, s.batch_size, 0, s.seed)
-    batches.total = s.steps * s.grad_accum_steps if s.steps else math.ceil(s.epochs * batches.per_pass)
+    accumulated = filled(s.grad_accum_steps)
+    batches.total = s.steps * accumulated if s.steps else math.ceil(filled(s.epochs) * batches.per_pass)
     if s.tokens_per_step is None:
-        return batches, math.ceil(batches.total / s.grad_accum_steps)
+        return batches, math.ceil(batches.total / accumulated)
     # Token-aware: how many micro-batches make a step depends on what is in them.
     steps, tokens, number = 0, 0, 0
     while steps < s.steps if s.steps else number < batches.total:

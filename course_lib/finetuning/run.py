@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from course_lib.finetuning.model import adapt, base_name, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import shared_settings
 from course_lib.models.devices import choose_device
+from course_lib.options import filled
 from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
 from course_lib.training.distributed import World
@@ -86,7 +88,7 @@ def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Traine
         config,
         evaluate=(lambda model: held_out_loss(model, plan, world)) if s.eval_every else None,
         eval_every=s.eval_every,
-        checkpoints=CheckpointConfig(folder / CHECKPOINTS, s.checkpoint_every, s.keep),
+        checkpoints=CheckpointConfig(folder / CHECKPOINTS, filled(s.checkpoint_every), filled(s.keep)),
         log_every=s.log_every,
         log_path=folder / LOG,
         world=world,
@@ -95,11 +97,11 @@ def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Traine
 
 def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float:  # noqa: B008 - frozen
     """The loss on the rows that the plan holds out, in nats a token."""
-    rows, size = plan.source.held_out, plan.settings.eval_batch_size
+    rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
     return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
 
 
-def save_result(model: nn.Module, plan: Plan, folder: Path) -> list[Path]:
+def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
     """The adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's; returns the weight files."""
     if plan.settings.mode != "full":
         return [save_adapter(model, folder, base_name(plan.settings, folder))]
@@ -135,7 +137,9 @@ def plot(records: list[StepRecord], before: float, after: float, path: Path, say
     write_whole(path, image.getvalue())
 
 
-def _summary(plan: Plan, records, before: float, after: float, folder: Path, written: list[Path]) -> dict:
+def _summary(
+    plan: Plan, records: list[StepRecord], before: float, after: float, folder: Path, written: list[Path]
+) -> dict:
     newest = max((folder / CHECKPOINTS).glob("step_??????"), default=None)
     tokens, seconds = sum(r.tokens for r in records), sum(r.seconds for r in records)
     return {
@@ -153,7 +157,7 @@ def _summary(plan: Plan, records, before: float, after: float, folder: Path, wri
         "held_out_loss_after": after,
         "perplexity_before": perplexity(before),
         "perplexity_after": perplexity(after),
-        "peak_memory_bytes": max(r.peak_memory for r in records),
+        "peak_memory_bytes": max((r.peak_memory for r in records if r.peak_memory is not None), default=None),
         "estimated_memory_bytes": plan.memory.total,
         "result": written[0].name,
         "result_bytes": sum(path.stat().st_size for path in written),

@@ -11,7 +11,7 @@ from typing import Any
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, refuse_unknown_source
 from course_lib.models.pretrained import DEFAULT
-from course_lib.options import check_options, flag_of, option
+from course_lib.options import check_options, filled, flag_of, option
 from course_lib.suggestions import similar_paths
 from course_lib.vocabulary import DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, SCHEDULES
 
@@ -212,7 +212,7 @@ def complete(explicit: dict[str, Any]) -> Settings:
     settings = replace(given, **missing)
     if settings.eval_strategy == "steps" and not settings.eval_every:
         raise CourseError("--eval-strategy steps needs --eval-every N: after how many steps to evaluate.")
-    if settings.min_lr_ratio > 1:
+    if filled(settings.min_lr_ratio) > 1:
         raise CourseError(f"--min-lr-ratio {settings.min_lr_ratio} is not possible. It is a share of --lr, up to 1.")
     return settings
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def _make_one(path: Path | str, tensors: dict[str, torch.Tensor], first: str, se
     tensors[first] = tensors[second] = found[0]
 
 
-def load_state_dict(model: nn.Module, path: Path | str) -> None:
+def load_state_dict(model: Any, path: Path | str) -> None:
     """Fill `model` with the weights of `path`. Arguments and errors are those of `read_state_dict`."""
     model.load_state_dict(read_state_dict(model, path), strict=False)
     if hasattr(model, "tie_weights"):

@@ -99,7 +99,8 @@ def load_decoder(
     names = sorted(state, key=lambda ours: state[ours].numel(), reverse=True)
     tensors = {ours: _read(*places[ours], DTYPES[dtype], device) for ours in names}
     model.load_state_dict(tensors, assign=True)
-    model.generation_config = SimpleNamespace(eos_token_id=_end_tokens(directory))
+    about: Any = model  # a Decoder of its own has none: only what was loaded knows where a text ends
+    about.generation_config = SimpleNamespace(eos_token_id=_end_tokens(directory))
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from course_lib.adapters.files import CONFIG, DEFAULTS, PREFIX, WEIGHTS
 from course_lib.data import style_corpus
 from course_lib.data.corpora import read_corpus
 from course_lib.data.text import batches, token_blocks
+from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.settings import BUNDLED
@@ -39,6 +41,7 @@ from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
 from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
+from course_lib.options import filled
 from course_lib.parity.recipes import Settings
 from course_lib.training import StepRecord, Trainer, TrainingConfig
 from course_lib.training.memory import peak_memory
@@ -67,12 +70,13 @@ def run(
     model, tokenizer = load(settings.model, settings.dtype, device)
     no_dropout(model)
     rows = token_rows(settings, model, tokenizer)
-    settings = replace(settings, steps=count_steps(settings, len(rows)))
-    about = {"side": "ours" if ours else "reference", "base": fingerprint(model.parameters())}
+    steps = count_steps(settings, len(rows))
+    settings = replace(settings, steps=steps)
+    about: dict[str, Any] = {"side": "ours" if ours else "reference", "base": fingerprint(model.parameters())}
     about["data"] = {"rows": len(rows), "tokens": rows.size, "fingerprint": fingerprint([torch.from_numpy(rows)])}
     if settings.target_modules or init:
         settings = write_start(model, settings, output / "initial", init)
-    order = list(batches(rows, settings.batch_size, settings.steps * settings.grad_accum_steps, settings.seed))
+    order = list(batches(rows, settings.batch_size, steps * settings.grad_accum_steps, settings.seed))
 
     model, trained = (our_start if ours else reference_start)(model, output / "initial")
     about["start"] = fingerprint(trained[name] for name in sorted(trained))
@@ -89,7 +93,7 @@ def run(
 # --- what both sides share: data and start --------------------------------------------------------------------------
 
 
-def token_rows(settings: Settings, model: nn.Module, tokenizer) -> np.ndarray:
+def token_rows(settings: Settings, model: nn.Module, tokenizer: ModelTokenizer) -> np.ndarray:
     """The corpus as token ids (rows, seq_len): tokenised in one piece, a tail shorter than a row dropped."""
     longest = getattr(model.config, "max_position_embeddings", settings.seq_len)
     if settings.seq_len > longest:
@@ -111,6 +115,7 @@ def count_steps(settings: Settings, rows: int) -> int:
 
 def no_dropout(model: nn.Module) -> None:
     """Turn off the model's own dropout (GPT-2's is 0.1): its masks would depend on the order of the code."""
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -150,7 +155,7 @@ def _copy_start(init: Path, settings: Settings, folder: Path) -> Settings:
         shutil.copyfile(init / name, folder / name)
     targets = config["target_modules"]
     targets = (targets,) if isinstance(targets, str) else tuple(sorted(targets))
-    own = {"rank": config["r"], "alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
+    own: dict[str, Any] = {"rank": config["r"], "alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
     return replace(settings, target_modules=targets, **own)
 
 
@@ -167,7 +172,7 @@ def reference_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str,
 
 
 def train_reference(
-    model: nn.Module, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
+    model: Any, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
 ) -> None:
     """The loop that everyone writes: forward, backward, clip, step. Each step's record goes to output/loss.jsonl.
 
@@ -177,8 +182,9 @@ def train_reference(
     schedule = torch_schedule(optimizer, settings)
     optimizer.register_step_pre_hook(gradient_writer(trained, settings.dump_gradients, output / "gradients"))
     model.train()
+    steps = filled(settings.steps)
     with (output / "loss.jsonl").open("w") as log:
-        for step in tqdm(range(settings.steps), desc="reference", unit="step", leave=False, disable=None):
+        for step in tqdm(range(steps), desc="reference", unit="step", leave=False, disable=None):
             began, loss = time.perf_counter(), 0.0
             for batch in order[step * settings.grad_accum_steps : (step + 1) * settings.grad_accum_steps]:
                 tokens = torch.as_tensor(batch, device=model.device)
@@ -188,14 +194,14 @@ def train_reference(
             if not math.isfinite(loss):
                 raise CourseError(f"The reference's loss at step {step} is {loss}: lower the learning rate.")
             norm = float(nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm))
-            lr = schedule.get_last_lr()[0]
+            lr = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            tokens = settings.grad_accum_steps * batch.size
-            record = StepRecord(step, loss, lr, norm, time.perf_counter() - began, tokens)
+            count = settings.grad_accum_steps * order[0].size
+            record = StepRecord(step, loss, lr, norm, time.perf_counter() - began, count)
             log.write(json.dumps(asdict(record)) + "\n")
-            if step % 10 == 0 or step == settings.steps - 1:
+            if step % 10 == 0 or step == steps - 1:
                 tqdm.write(record.line())
 
 
@@ -204,7 +210,8 @@ def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSc
 
     transformers' own start at a rate of 0 and fall to 0. Checked against `warmup_cosine` and `warmup_linear`.
     """
-    fall = max(1, settings.steps - settings.warmup_steps)
+    fall = max(1, filled(settings.steps) - settings.warmup_steps)
+    decay: LRScheduler
     if settings.schedule == "cosine":
         decay = CosineAnnealingLR(optimizer, fall, eta_min=0.1 * settings.lr)
     else:
@@ -215,7 +222,7 @@ def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSc
     return SequentialLR(optimizer, [rise, decay], [settings.warmup_steps])
 
 
-def save_reference(model: nn.Module, folder: Path) -> None:
+def save_reference(model: Any, folder: Path) -> None:
     """What PEFT or transformers saves of the model, without the README: adapter or weights, and its configuration."""
     options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +278,7 @@ def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) 
     """
     steps = itertools.count()
 
-    def write(*_) -> None:
+    def write(*_: object) -> None:
         """A step's gradients to a file of its own, while there are some to write."""
         if (step := next(steps)) < count:
             folder.mkdir(exist_ok=True)
