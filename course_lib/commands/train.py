@@ -81,14 +81,13 @@ def run_train(args: argparse.Namespace) -> int:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
         raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
-    folder = args.output or default_output(explicit)
-    if "dataset" in explicit:  # a mistyped name is told at once
-        from course_lib.finetuning.sources import check_source
+    from course_lib.finetuning.sources import check_source
 
-        check_source(explicit["dataset"], explicit.get("format", "auto"), explicit.get("map"))
+    folder = args.output or default_output(explicit)
     # All that can be refused without torch is refused before it is imported, which takes seconds.
     settings, known = claim(folder, explicit, args.resume, args.force)
     check_inputs(settings)
+    check_source(settings.dataset, settings.format, settings.map)
 
     from course_lib.training.distributed import finish, start
 
