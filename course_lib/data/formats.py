@@ -209,8 +209,17 @@ def detect(row: Mapping[str, Any]) -> str:
     for name, candidate in FORMATS.items():
         if candidate.keys <= row.keys():
             return name
-    plain = ". A text without an answer is not a record: put it into a .txt file" if "text" in filled else ""
-    raise UnknownFormat(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}{plain}")
+    raise UnknownFormat(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}{_guess(filled)}")
+
+
+def _guess(row: Mapping[str, Any]) -> str:
+    """What a row of no format may be, and what to do about it."""
+    if "text" in row:
+        return ". A text without an answer is not a record: put it into a .txt file"
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if lists:
+        return f". The rows seem to be inside {', '.join(map(repr, lists))}: write each such list to a file of its own"
+    return ""
 
 
 @dataclass

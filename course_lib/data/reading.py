@@ -64,14 +64,6 @@ class Reading:
         more = len(self.unused) - SHOWN_FIELDS
         return f"fields not used: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
-    def __add__(self, other: "Reading") -> "Reading":
-        return Reading(
-            self.records + other.records,
-            self.formats + other.formats,
-            self.problems + other.problems,
-            self.unused + other.unused,
-        )
-
 
 def read_records(
     source: str | Path | Sequence[Path],

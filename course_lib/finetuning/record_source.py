@@ -1,5 +1,6 @@
 """Records as a training source: which of them are held out, how long their rows are, and what was left out."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,7 +55,8 @@ def _shown(records: list[Record]) -> Iterable[Record]:
     """The records, with a progress bar on a terminal where they take longer than two seconds."""
     from tqdm import tqdm
 
-    return tqdm(records, desc="encoding", unit=" records", delay=2, disable=not sys.stderr.isatty())
+    quiet = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"  # of several processes one shows it
+    return tqdm(records, desc="encoding", unit=" records", delay=2, disable=quiet)
 
 
 def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:

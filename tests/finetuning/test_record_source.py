@@ -213,5 +213,10 @@ def test_a_source_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
         check_source("keepers_log", "chatt")
     with pytest.raises(CourseError, match="is not of the form"):
         check_source("keepers_log", map="prompt")
+    with pytest.raises(CourseError, match="has no file that ends with"):
+        check_source(str(tmp_path))
+    write(tmp_path / "test.jsonl", rows("TEST", 2))
+    with pytest.raises(CourseError, match="has no training part"):
+        check_source(str(tmp_path))
     check_source(str(tmp_path / "notes.txt"))
     check_source("wikitext2")
