@@ -236,4 +236,3 @@ def _unchanged(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple):
         return len(old) == len(new) and all(map(_unchanged, old, new))
     return not isinstance(old, str | int | float | bytes | None) or old == new
-
