@@ -2,13 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from course_lib.errors import CourseError
 from course_lib.suggestions import similar_paths
-
-TEXT_ENDINGS = (".txt", ".md", ".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".gz", ".raw", ".tokens")
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
@@ -57,20 +54,3 @@ def refuse_missing_path(option: str, value: str, endings: tuple[str, ...] = ()) 
     path = Path(value).expanduser()
     if like_a_path and not path.exists():
         raise CourseError(f"{option} {value}: there is no such file or folder.{similar_paths(path)}")
-
-
-def refuse_unknown_source(option: str, value: str, names: Iterable[str]) -> None:
-    """CourseError where `value` is neither one of `names` nor a file or folder; with a slash it may be a hub's name.
-
-    Args:
-        option: that was given, for the message.
-        value: what a command is to read.
-        names: the data sets that it knows.
-    """
-    refuse_missing_path(option, value, TEXT_ENDINGS)
-    known = list(names)
-    if value not in known and "/" not in value and not Path(value).exists():
-        raise CourseError(
-            f"{option} {value} is not one of {', '.join(known)}, and no file or folder here has that name."
-            f"{similar_paths(Path(value), known)}"
-        )

@@ -80,8 +80,8 @@ def _argument(each: Field, kind: Any) -> dict[str, Any]:
     shown = about["shown"]
     if shown is None and default is not None and default is not False:
         shown = f"{default:g}" if isinstance(default, float) else str(default)
-    help_text = about["help"].replace("%", "%%") + (f" ({shown})" if shown else "")
-    common = {"help": help_text, "default": argparse.SUPPRESS}
+    help_text = about["help"] + (f" ({shown})" if shown else "")
+    common = {"help": help_text.replace("%", "%%"), "default": argparse.SUPPRESS}
     value = value_type(kind)
     if value is bool:
         return common | {"action": "store_true"}

@@ -14,7 +14,7 @@ class Settings:
     """One field of each kind, made like those of the commands."""
 
     kind: str = option("a-b", "which", group="one", choices=("a-b", "float16", "full"))
-    size: int | None = option(None, "how large", group="one", shown="7; c: 9", at_least=1)
+    size: int | None = option(None, "how large", group="one", shown="7 %; c: 9", at_least=1)
     rate: float = option(0.5, "how fast, in % of all", group="two", above=0, below=1)
     names: tuple[str, ...] | None = option(None, "which layers", group="two", metavar="LAYER")
     fast: bool = option(False, "be quick", group="two")
@@ -47,7 +47,7 @@ def test_the_help_has_headings_and_defaults():
     add_options(parser, Settings)
     text = " ".join(parser.format_help().split())
     assert text.index("one: --kind") < text.index("two: --rate")
-    for shown in ("which (a-b)", "how large (7; c: 9)", "how fast, in % of all (0.5)", "changes nothing (0)"):
+    for shown in ("which (a-b)", "how large (7 %; c: 9)", "how fast, in % of all (0.5)", "changes nothing (0)"):
         assert shown in text
     assert "be quick --" in text, "a switch has no default to show"
     assert "--plain" not in text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from course_lib.commands import Subparsers, require_adapter
 from course_lib.errors import CourseError
-from course_lib.files import refuse_missing_path, refuse_unknown_source
+from course_lib.files import refuse_missing_path
 from course_lib.finetuning.settings import BUNDLED
 from course_lib.options import add_options, flag_of
 from course_lib.parity.recipes import RECIPES, Settings, targets_of
@@ -122,10 +122,11 @@ def run_run(args: argparse.Namespace) -> int:
 
 def _check_inputs(args: argparse.Namespace, settings: Settings) -> None:
     """CourseError where a file or folder that was named is not there: said before torch is imported."""
-    from course_lib.data.corpora import NAMED
+    from course_lib.data.corpora import NAMED, no_corpus
 
     refuse_missing_path("--model", settings.model)
-    refuse_unknown_source("--data", settings.data, (BUNDLED, *NAMED))
+    if settings.data not in (BUNDLED, *NAMED) and not Path(settings.data).expanduser().exists():
+        raise no_corpus(settings.data, (BUNDLED,))
     if args.init:
         require_adapter(args.init)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.finetuning.folder import claim, clear
-from course_lib.finetuning.settings import GPT2, Settings, check_inputs, setting_names
+from course_lib.finetuning.settings import GPT2, Settings, check_files, setting_names
 from course_lib.options import add_options, filled
 from course_lib.vocabulary import other_names
 
@@ -81,12 +81,12 @@ def run_train(args: argparse.Namespace) -> int:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
         raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
-    from course_lib.finetuning.sources import check_source
-
     folder = args.output or default_output(explicit)
     # All that can be refused without torch is refused before it is imported, which takes seconds.
     settings, known = claim(folder, explicit, args.resume, args.force)
-    check_inputs(settings)
+    check_files(settings)
+    from course_lib.finetuning.sources import check_source
+
     check_source(settings.dataset, settings.format, settings.map)
 
     from course_lib.training.distributed import finish, start

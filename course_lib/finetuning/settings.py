@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError
-from course_lib.files import refuse_missing_path, refuse_unknown_source
+from course_lib.files import refuse_missing_path
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, filled, flag_of, option
 from course_lib.suggestions import similar_paths
@@ -266,19 +266,16 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
         )
 
 
-def check_inputs(settings: Settings) -> None:
-    """CourseError where a file or folder that the settings name is not there: said at once, before torch is imported.
+def check_files(settings: Settings) -> None:
+    """CourseError where a file of weights, a model's folder or a tokenizer that the settings name is not there.
 
-    Names of models and data sets are looked up later, by those who know where they can be.
+    It is said at once, before torch is imported. Names are looked up later, by those who know where they can be.
     """
-    from course_lib.data.corpora import NAMED
-
     weights = Path(settings.weights or ".")
     if not weights.exists():
         raise CourseError(f"--weights {weights}: there is no such file.{similar_paths(weights)}")
     refuse_missing_path("--model", settings.model)
     refuse_missing_path("--tokenizer", settings.tokenizer or "", (".json",))
-    refuse_unknown_source("--dataset", settings.dataset, (BUNDLED, *NAMED))
 
 
 def shared_settings(settings: Settings, config: type) -> dict[str, Any]:

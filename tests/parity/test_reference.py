@@ -164,7 +164,7 @@ def test_linear_schedule_falls_to_zero(align, tmp_path):
         ("--steps 1 --init nowhere", "smollm2-lora", "There is no adapter nowhere."),
         ("--steps 1 --init .", "smollm2-lora", "no adapter_model.safetensors"),
         ("--steps 1 --model ./nowhere", "smollm2-lora", "--model ./nowhere: there is no such file or folder"),
-        ("--steps 1 --data nots.txt", "smollm2-lora", "--data nots.txt: there is no such file or folder"),
+        ("--steps 1 --data nots.txt", "smollm2-lora", "There is no corpus 'nots.txt'"),
         ("--steps 1 --data wikitxt2", "smollm2-lora", "Did you mean wikitext2?"),
         ("--steps 1 --init nowhere --alpha 4", "smollm2-lora", "--alpha cannot be given with --init"),
         ("--steps 1 --split test", "smollm2-lora", "has no wiki.test.raw"),
