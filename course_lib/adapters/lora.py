@@ -11,7 +11,6 @@ convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and t
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -140,7 +139,7 @@ class LoRALinear(AdaptedLayer):
         path = self.adapters[self.active]
         if has_hooks(path) or (path.training and path.dropout.p > 0):
             return None
-        return replace(base, A=path.A, B=path.B, scaling=path.scaling)
+        return base._replace(A=path.A, B=path.B, scaling=path.scaling)
 
     def delta(self, name: str | None = None) -> torch.Tensor:
         """scaling * B A of the adapter `name` (default: the active one), (out, in); zero where it is not here."""
