@@ -235,7 +235,7 @@ class Backbone(nn.Module):
             position_ids = torch.arange(past, past + time, device=input_ids.device)[None]  # (1, T)
         attention_mask = full_attention_mask(attention_mask, batch, time, past, input_ids.device)
 
-        if shared is None:
+        if shared is None:  # noqa: SIM108 - two cases, each with its reason
             x = self.embed_tokens(input_ids)  # (B, T, C)
         else:
             x = embed(input_ids, self.embed_tokens.weight, shared)
