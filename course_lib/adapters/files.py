@@ -86,7 +86,7 @@ def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout.p,
-        "use_rslora": adapter.rslora,
+        "use_rslora": adapter.use_rslora,
         "fan_in_fan_out": _is_transposed(model, layers),
         "bias": "none",
     }
@@ -171,7 +171,7 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
         inject_lora(model, list(layers), rank, alpha, config["lora_dropout"], rslora, name)
     for layer in (layer for _, layer in lora_layers(model, name)):
         layer.alpha, layer.scaling = alpha, lora_scaling(alpha, layer.rank, rslora)
-        layer.adapters[name].rslora, layer.dropout.p = rslora, config["lora_dropout"]
+        layer.adapters[name].use_rslora, layer.dropout.p = rslora, config["lora_dropout"]
     _copy(_state(model, dict(lora_layers(model, name)), name), saved)
     return list(layers)
 
