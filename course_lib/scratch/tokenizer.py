@@ -1,137 +1,234 @@
-"""Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019).
+"""Byte-level byte-pair encoding of text (Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019).
 
-Text is cut into words by a pattern, a word is its UTF-8 bytes, and the most frequent neighbouring pair is merged into a
-new token, again and again. 256 bytes cover any text, so there is no unknown token and decoding gives back every byte.
+Text is cut into words by a pattern, a word is its UTF-8 bytes, and the most frequent pair of neighbours is merged into
+a new token, again and again (`bpe`). 256 bytes cover any text, so there is no unknown token, and decoding gives back
+every byte.
 
 Left out: normalisation and training on several processes. Checked against the `tokenizers` library, given the same
 merges, in tests/scratch/test_tokenizer.py.
 """
 
-import heapq
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from itertools import chain
+from operator import index
 from pathlib import Path
 
 from course_lib.files import write_whole
+from course_lib.scratch.bpe import BYTE_COUNT, Pair, learn_merges, merge_word, reachable_ids
+from course_lib.scratch.words import BYTES, split_text
 
-# GPT-2's: contractions, words, numbers and punctuation with the space before them, then white space.
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-
-BYTES = ("utf-8", "surrogateescape")  # Python's way to carry bytes that are no UTF-8 in a string
+CACHED_WORDS = 1 << 16  # words whose ids are remembered, of at most
+CACHED_LENGTH = 64  # characters each; together some 20 MB
 
 
 class BPETokenizer:
     """Ids 0 to 255 are the bytes, the next ones the merges in the order they were learnt, then the special tokens.
 
-    merges: pairs of ids, in order. special_tokens: texts that become one id each and are never merged with neighbours.
-    numbering: another order of the ids, as a published vocabulary has: numbering[our id] is the published one.
+    Args:
+        merges: pairs of ids, in the order in which they were learnt.
+        special_tokens: texts that become one id each and are never merged with their neighbours.
+        numbering: the ids of a published vocabulary, which are in another order: numbering[our id] is the published
+            one. They may have gaps.
+
+    Raises:
+        ValueError: a merge needs an id that does not exist before it, or is listed twice; a special token is empty,
+            is listed twice or is not text; the numbering does not give every id a number of its own.
     """
 
     def __init__(
         self,
-        merges: Sequence[tuple[int, int]] = (),
+        merges: Sequence[Pair] = (),
         special_tokens: Sequence[str] = (),
         numbering: list[int] | None = None,
     ):
-        self.merges = [tuple(pair) for pair in merges]
-        self.special_tokens = list(special_tokens)
-        self.numbering = list(numbering) if numbering else None
-        self._ours = {theirs: ours for ours, theirs in enumerate(numbering or [])}
-        if not all(self.special_tokens) or len(set(self.special_tokens)) < len(self.special_tokens):
-            raise ValueError(f"special_tokens {self.special_tokens}: each a text of its own.")
-        self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
-        self._bytes = [bytes([i]) for i in range(256)]
+        self.merges = _checked_merges(merges)
+        self.special_tokens = _checked_special_tokens(special_tokens)
+        pieces = [bytes([i]) for i in range(BYTE_COUNT)]
         for left, right in self.merges:
-            if not 0 <= max(left, right) < len(self._bytes):
-                raise ValueError(
-                    f"The merge {left, right} needs an id that does not exist yet ({len(self._bytes)} do)."
-                )
-            self._bytes.append(self._bytes[left] + self._bytes[right])
-        self._special = {text: len(self._bytes) + i for i, text in enumerate(self.special_tokens)}
-        self._cache: dict[bytes, list[int]] = {}
+            pieces.append(pieces[left] + pieces[right])
+        first_special = len(pieces)
+        pieces += [text.encode() for text in self.special_tokens]
+        self.numbering = None if numbering is None else _checked_numbering(numbering, len(pieces))
+
+        ids = self.numbering or range(len(pieces))
+        self._piece_of = dict(zip(ids, pieces, strict=True))  # id -> bytes
+        self._special_ids = dict(zip(self.special_tokens, ids[first_special:], strict=True))
+        self._vocab_size = max(ids) + 1
+        self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        self._whole_words = {pieces[i]: ids[i] for i in reachable_ids(self.merges, self._ranks)}  # bytes -> id
+        self._ids_of = _WordCache(self._encode_word)
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids."""
-        return len(self._bytes) + len(self.special_tokens)
+        """One more than the largest id: as many rows an embedding needs."""
+        return self._vocab_size
 
     @classmethod
     def train(cls, text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> "BPETokenizer":
-        """Learn merges from `text` until there are `vocab_size` ids, or no pair occurs twice.
+        """Learn merges until there are `vocab_size` ids, or no pair occurs twice.
 
         Of two pairs that are equally frequent the one with the smaller ids is merged first.
+
+        Args:
+            text: what to learn from.
+            vocab_size: bytes, merges and special tokens together.
+            special_tokens: texts that become one id each. Where they stand in `text` nothing is learnt across them.
+
+        Returns:
+            The trained tokenizer.
+
+        Raises:
+            ValueError: `vocab_size` has no room for the bytes and the special tokens.
         """
-        count = vocab_size - 256 - len(special_tokens)
+        count = vocab_size - BYTE_COUNT - len(special_tokens)
         if count < 0:
-            raise ValueError(f"vocab_size {vocab_size} is below 256 bytes and {len(special_tokens)} special tokens.")
-        words = Counter(word.encode() for word in _split(_outside(text, special_tokens)))
-        return cls(_learn(words, count), special_tokens)
+            raise ValueError(
+                f"vocab_size {vocab_size} is below 256 bytes and {len(special_tokens)} special tokens: "
+                f"it must be at least {BYTE_COUNT + len(special_tokens)}."
+            )
+        frequencies: Counter[str] = Counter()  # how often each different word occurs
+        for words, _ in split_text([text], frozenset(special_tokens)):
+            frequencies.update(words)
+        merges = learn_merges({word.encode(*BYTES): often for word, often in frequencies.items()}, count)
+        return cls(merges, special_tokens)
 
     @classmethod
     def from_gpt2(cls, vocab: Path | str, merges: Path | str) -> "BPETokenizer":
-        """The tokenizer of a GPT-2 style vocab.json (token -> id) and merges.txt (a pair a line), with their ids.
+        """The tokenizer of a GPT-2 style pair of files, with their ids. Text is cut into words by GPT-2's pattern.
 
         These files write each byte as one printable letter. Tokens that no merge makes are special tokens.
+
+        Args:
+            vocab: the path of vocab.json, {token: id}.
+            merges: the path of merges.txt, one pair of tokens per line.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: a file is damaged, or the two do not belong together.
         """
         ids = json.loads(Path(vocab).read_text(encoding="utf-8"))
-        lines = Path(merges).read_text(encoding="utf-8").splitlines()
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        made = [*byte_letters(), *(left + right for left, right in pairs)]
-        index = {token: i for i, token in enumerate(made)}
-        special = [token for token in ids if token not in index]
+        pairs = _read_pairs(Path(merges))
+        tokens = [*byte_letters(), *(left + right for left, right in pairs)]  # by our id
+        our_id = {token: i for i, token in enumerate(tokens)}
+        if len(our_id) < len(tokens):
+            [(token, _)] = Counter(tokens).most_common(1)
+            raise ValueError(f"{merges} makes the token {token!r} in two ways: only files with one way are understood.")
+        special = [token for token in ids if token not in our_id]
         try:
-            numbering = [ids[token] for token in made + special]
-            return cls([(index[left], index[right]) for left, right in pairs], special, numbering)
+            numbering = [ids[token] for token in tokens + special]
+            return cls([(our_id[left], our_id[right]) for left, right in pairs], special, numbering)
         except KeyError as error:
             raise ValueError(f"{vocab} and {merges} do not belong together: {error} is only in one of them.") from error
 
-    def encode(self, text: str | bytes) -> list[int]:
-        """The ids of `text`; decode gives the text back, and decode_bytes the bytes, which need not be UTF-8."""
-        ids = self._encode(text.decode(*BYTES) if isinstance(text, bytes) else text)
-        return [self.numbering[i] for i in ids] if self.numbering else ids
+    # --- text to ids ---
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(
+        self,
+        text: str | bytes,
+        allowed_special: str | Set[str] = "all",
+        disallowed_special: str | Collection[str] = (),
+    ) -> list[int]:
+        """The ids of `text`. `decode` gives the text back, and `decode_bytes` the bytes, which need not be UTF-8.
+
+        The two options are those of OpenAI's tiktoken, and only their defaults differ: there, the text of a special
+        token is an error unless it is allowed.
+
+        Args:
+            text: a text, or bytes. Half a surrogate pair, which stands for no character, becomes U+FFFD.
+            allowed_special: the special tokens to recognise: "all", or a set of them. Any other one is ordinary text;
+                an empty set is for text of strangers, who must not be able to end a turn by writing "<|im_end|>".
+            disallowed_special: texts that must not occur: "all" (the special tokens that are not allowed), or a set.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: a disallowed text occurs, or an allowed token is unknown.
+        """
+        whole = text.decode(*BYTES) if isinstance(text, bytes) else text
         ids: list[int] = []
-        for part in _split_special(text, self.special_tokens):
-            if part in self._special:
-                ids.append(self._special[part])
-            else:
-                for word in _split([part]):
-                    ids += self._encode_word(word.encode(*BYTES))
+        for some in self._encode([whole], allowed_special, disallowed_special):
+            ids.extend(some)
         return ids
+
+    def encode_iterable(
+        self,
+        texts: Iterable[str],
+        allowed_special: str | Set[str] = "all",
+        disallowed_special: str | Collection[str] = (),
+    ) -> Iterator[int]:
+        """The ids of "".join(texts), one by one: an open file of any size is encoded in little memory.
+
+        Where one text ends and the next one begins makes no difference: a word may lie across that place.
+
+        Args:
+            texts: parts of one text, in order; a file gives its lines.
+            allowed_special: the special tokens to recognise, as in `encode`.
+            disallowed_special: texts that must not occur, as in `encode`.
+
+        Returns:
+            An iterator over the ids.
+
+        Raises:
+            ValueError: a disallowed text occurs (said when it is reached), or an allowed token is unknown.
+        """
+        return chain.from_iterable(self._encode(texts, allowed_special, disallowed_special))
+
+    def _encode(
+        self, texts: Iterable[str], allowed_special: str | Set[str], disallowed_special: str | Collection[str]
+    ) -> Iterator[Iterable[int]]:
+        """The ids of the joined texts, some thousand at a time."""
+        allowed, disallowed = self._special_options(allowed_special, disallowed_special)
+        for words, special in split_text(texts, allowed, disallowed):
+            yield chain.from_iterable(map(self._ids_of.__getitem__, words))
+            if special is not None:
+                yield [self._special_ids[special]]
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        data = word.encode(*BYTES)
+        if data in self._whole_words:
+            return (self._whole_words[data],)
+        ids = merge_word(data, self._ranks)
+        return tuple(ids if self.numbering is None else [self.numbering[i] for i in ids])
+
+    def _special_options(
+        self, allowed_special: str | Set[str], disallowed_special: str | Collection[str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Both options as sets. ValueError where one is neither "all" nor a collection, or a token is unknown."""
+        known = frozenset(self._special_ids)
+        for name, value in (("allowed_special", allowed_special), ("disallowed_special", disallowed_special)):
+            if isinstance(value, str) and value != "all":
+                raise ValueError(f'{name} is the text {value!r}: give "all" or a set of texts.')
+        allowed = known if allowed_special == "all" else frozenset(allowed_special)
+        if not allowed <= known:
+            raise ValueError(
+                f"allowed_special has {min(allowed - known)!r}, which is not a special token of this tokenizer. "
+                f"It has: {', '.join(map(repr, self.special_tokens)) or 'none'}."
+            )
+        return allowed, known - allowed if disallowed_special == "all" else frozenset(disallowed_special)
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         """As transformers' tokenizers are called: {"input_ids": [...]}."""
         return {"input_ids": self.encode(text)}
 
+    # --- ids to text ---
+
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8 (a cut character) become the replacement character."""
+        """The text of `ids`; bytes that are not UTF-8 (a cut character) become the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of `ids`. ValueError where an id is outside the vocabulary."""
-        pieces = []
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"The id {i} is outside the vocabulary of {self.vocab_size}.")
-            i = self._ours[i] if self.numbering else int(i)  # NumPy's small integers would overflow below
-            special = i - len(self._bytes)
-            pieces.append(self._bytes[i] if special < 0 else self.special_tokens[special].encode())
-        return b"".join(pieces)
+        try:
+            return b"".join([self._piece_of[i] for i in ids])
+        except KeyError as error:
+            raise ValueError(f"The id {error.args[0]} is outside the vocabulary of {self.vocab_size}.") from None
 
-    def _encode_word(self, word: bytes) -> list[int]:
-        """Merge the word's pairs in the order in which they were learnt. Words repeat, so their ids are remembered."""
-        if (known := self._cache.get(word)) is not None:
-            return known
-        ids = list(word)
-        while len(ids) > 1:
-            pair = min(zip(ids, ids[1:], strict=False), key=lambda p: self._rank.get(p, len(self.merges)))
-            if pair not in self._rank:
-                break
-            ids = _merge(ids, pair, 256 + self._rank[pair])
-        self._cache[word] = ids
-        return ids
+    # --- on disk ---
 
     def save(self, path: Path | str) -> None:
         """Write the tokenizer as JSON, whole or not at all."""
@@ -140,12 +237,31 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: Path | str) -> "BPETokenizer":
-        """Read what `save` wrote."""
+        """Read what `save` wrote. ValueError where the file holds something else."""
         try:
-            saved = json.loads(Path(path).read_text())
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(saved["merges"], saved["special_tokens"], saved.get("numbering"))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{path} is no saved BPETokenizer ({error}).") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a saved BPETokenizer ({error}).") from error
+
+
+class _WordCache(dict[str, tuple[int, ...]]):
+    """The ids of a word, encoded when it is first asked for and remembered: most words of a text are repetitions.
+
+    Long words are seldom repeated and are not kept. A full cache is emptied, since the frequent words are soon back.
+    """
+
+    def __init__(self, encode_word: Callable[[str], tuple[int, ...]]):
+        super().__init__()
+        self.encode_word = encode_word
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self.encode_word(word)
+        if len(word) <= CACHED_LENGTH:
+            if len(self) >= CACHED_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
 
 
 def byte_letters() -> list[str]:
@@ -155,89 +271,63 @@ def byte_letters() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def _learn(words: Counter, count: int) -> list[tuple[int, int]]:
-    """`count` merges over words (bytes -> how often).
-
-    Each pair knows the words it occurs in, so a merge visits only those; the most frequent pair is found with a heap
-    whose stale entries are recognised by their outdated count.
-    """
-    spelt = [(list(word), often) for word, often in words.items()]
-    counts: Counter = Counter()
-    places = defaultdict(set)
-    for number, (ids, often) in enumerate(spelt):
-        for pair in zip(ids, ids[1:], strict=False):
-            counts[pair] += often
-            places[pair].add(number)
-    heap = [(-often, pair) for pair, often in counts.items()]
-    heapq.heapify(heap)
-
-    merges: list[tuple[int, int]] = []
-    while len(merges) < count and heap:
-        often, pair = heapq.heappop(heap)
-        if -often != counts[pair]:
-            continue  # the count changed since: a newer entry is in the heap
-        if -often < 2:
-            break
-        for changed in _apply(spelt, places, counts, pair, 256 + len(merges)):
-            heapq.heappush(heap, (-counts[changed], changed))
-        merges.append(pair)
-    return merges
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a merges.txt, whose first line may be "#version: ..."."""
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not all(parts):
+            raise ValueError(f"{path}, line {number}: {line!r} is not two tokens with a blank between them.")
+        pairs.append((parts[0], parts[1]))
+    return pairs
 
 
-def _apply(
-    spelt: list[tuple[list[int], int]],
-    places: dict[tuple[int, int], set[int]],
-    counts: Counter,
-    pair: tuple[int, int],
-    new: int,
-) -> set[tuple[int, int]]:
-    """Merge `pair` in every word that has it; returns the pairs whose counts changed."""
-    changed = set()
-    for number in places.pop(pair):
-        ids, often = spelt[number]
-        merged = _merge(ids, pair, new)
-        for old in zip(ids, ids[1:], strict=False):
-            counts[old] -= often
-            changed.add(old)
-        for fresh in zip(merged, merged[1:], strict=False):
-            counts[fresh] += often
-            changed.add(fresh)
-            places[fresh].add(number)
-        spelt[number] = (merged, often)
-    del counts[pair]
-    changed.discard(pair)
-    return changed
+# --- what a tokenizer can be made of ---
 
 
-def _merge(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """`ids` with each `pair`, from the left, replaced by `new`."""
-    out, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            out.append(new)
-            i += 2
-        else:
-            out.append(ids[i])
-            i += 1
-    return out
+def _checked_merges(merges: Sequence[Pair]) -> list[Pair]:
+    """ValueError for a merge that could never happen, or that would happen twice."""
+    checked: dict[Pair, None] = {}
+    for merge in merges:
+        known = BYTE_COUNT + len(checked)
+        try:
+            left, right = map(index, merge)
+        except (TypeError, ValueError):
+            raise ValueError(f"The merge {merge!r} is not a pair of ids.") from None
+        if not (0 <= left < known and 0 <= right < known):
+            raise ValueError(f"The merge {left, right} needs an id that does not exist yet (only 0 to {known - 1} do).")
+        if (left, right) in checked:
+            raise ValueError(f"The merge {left, right} is listed twice: the second could never happen.")
+        checked[left, right] = None
+    return list(checked)
 
 
-def _split(parts: list[str]) -> Iterator[str]:
-    import regex  # knows \p{L}, which re does not
-
-    for part in parts:
-        yield from regex.findall(PATTERN, part)
-
-
-def _split_special(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """`text` cut around the special tokens, the longest first where one begins another."""
-    if not special_tokens:
-        return [text]
-    import regex
-
-    longest_first = sorted(special_tokens, key=len, reverse=True)
-    return [part for part in regex.split(f"({'|'.join(map(regex.escape, longest_first))})", text) if part]
+def _checked_special_tokens(special_tokens: Sequence[str]) -> list[str]:
+    """ValueError unless each is a text of its own that UTF-8 can write."""
+    tokens = list(special_tokens)
+    for token in tokens:
+        if not isinstance(token, str) or not token or tokens.count(token) > 1:
+            raise ValueError(f"special_tokens {tokens}: each must be a text of its own, and {token!r} is not.")
+        try:
+            token.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"The special token {token!r} has half a surrogate pair, which is not text.") from None
+    return tokens
 
 
-def _outside(text: str, special_tokens: Sequence[str]) -> list[str]:
-    return [part for part in _split_special(text, special_tokens) if part not in special_tokens]
+def _checked_numbering(numbering: Sequence[int], count: int) -> list[int]:
+    """ValueError unless it has `count` different ids of at least 0."""
+    try:
+        ids = [index(i) for i in numbering]
+    except TypeError as error:
+        raise ValueError(f"numbering must be a list of whole numbers ({error}).") from None
+    if len(ids) != count:
+        raise ValueError(f"numbering has {len(ids)} ids, and there are {count} bytes, merges and special tokens.")
+    if min(ids) < 0:
+        raise ValueError(f"numbering has the id {min(ids)}: ids are at least 0.")
+    if len(set(ids)) < count:
+        [(twice, _)] = Counter(ids).most_common(1)
+        raise ValueError(f"numbering gives the id {twice} to two tokens: each needs one of its own.")
+    return ids
