@@ -168,8 +168,8 @@ def apart(got: float, expected: float) -> tuple[str, str]:
     for digits in range(4, 18):
         mine, right = f"{got:.{digits}g}", f"{expected:.{digits}g}"
         if mine != right:
-            break
-    return mine, right
+            return mine, right
+    return f"{got:.17g}", f"{expected:.17g}"  # equal: 17 digits tell any two floats apart
 
 
 def _first_difference(got: Any, expected: Any) -> str:

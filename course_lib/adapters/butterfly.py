@@ -150,17 +150,17 @@ class ButterflyLinear(AdaptedLayer):
 
 
 def inject_butterfly(
-    model: nn.Module, targets: Sequence[str] | str, stages: int, block_size: int | None = None
+    model: nn.Module, target_modules: Sequence[str] | str, stages: int, block_size: int | None = None
 ) -> list[str]:
-    """Freeze `model` and put a trainable butterfly rotation before each linear layer that `targets` means, in place.
+    """Freeze `model` and put a trained rotation before each linear layer that `target_modules` means, in place.
 
-    targets: as for `inject_lora`. stages, block_size: as for `ButterflyRotation`.
+    target_modules: as for `inject_lora`. stages, block_size: as for `ButterflyRotation`.
     Returns the full names of the adapted layers. Raises CourseError, with the model left as it was, where a target
     matches no linear layer, block_size does not divide an input's width, or the model has adapters already.
     """
     if any(adapted_layers(model)):
         raise CourseError("This model has adapters already: load a fresh base to inject butterflies.")
-    layers = select_layers(model, targets)
+    layers = select_layers(model, target_modules)
     for name, layer in layers.items():
         check_shape(layer_sizes(layer)[1], stages, block_size, name)
 

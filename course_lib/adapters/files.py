@@ -7,6 +7,7 @@ parts in a thousand of its base.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,22 @@ from transformers.pytorch_utils import Conv1D
 from course_lib.adapters.butterfly import butterfly_layers, butterfly_parameter_count, inject_butterfly
 from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, refuse_merged
 from course_lib.adapters.lora import adapter_names, inject_lora, lora_layers, lora_scaling, set_adapter
-from course_lib.errors import CourseError
+from course_lib.adapters.peft_settings import (
+    DEFAULTS,
+    MERGED,
+    as_plain_lora,
+    check_settings,
+    initialisation,
+    is_relative,
+)
+from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
 from course_lib.models.decoder import Decoder
+from course_lib.models.folder import plain_name
 from course_lib.models.huggingface import name_here, name_in_file
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-# What PEFT assumes where a configuration says nothing
-DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "target_modules": []}
-# Settings that change what A and B mean. Others bring tensors of their own, which are refused by name.
-UNREADABLE = ("rank_pattern", "alpha_pattern", "use_dora", "use_qalora", "layer_replication", "alora_invocation_tokens")
 
 
 def save_adapter(
@@ -80,7 +86,7 @@ def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout.p,
-        "use_rslora": adapter.rslora,
+        "use_rslora": adapter.use_rslora,
         "fan_in_fan_out": _is_transposed(model, layers),
         "bias": "none",
     }
@@ -99,51 +105,100 @@ def _targets(model: nn.Module, layers: Mapping) -> list[str]:
 def load_adapter(model: nn.Module, directory: Path | str, name: str = "default") -> list[str]:
     """Put the adapter saved in `directory` (by us or by PEFT) on `model` and make it the active one.
 
-    name: the LoRA adapter's name here; where the model has one of that name, it is refilled. Returns the names of the
-    layers it changes. Raises CourseError, with the model left as it was, naming the first tensor that does not fit.
+    An adapter whose initialisation changed the base (PiSSA, OLoRA) becomes a plain one of twice the rank, relative to
+    the base as it is (see `peft_settings`).
+
+    Args:
+        model: the base: a transformers model or our decoder, bare or with adapters.
+        directory: holds adapter_model.safetensors and adapter_config.json.
+        name: the LoRA adapter's name here; where the model has one of that name, it is refilled.
+
+    Returns:
+        The names of the layers that it changes.
+
+    Raises:
+        CourseError: a setting is not read here, or a tensor does not fit; it is named, and the model is as it was.
     """
     directory = Path(directory)
     config, saved = _read(directory)
     refuse_merged(model)
     if config.get("peft_type") == "LORA":
+        check_settings(directory, config)
         return _load_lora(model, directory, DEFAULTS | config, saved, name)
     if config.get("peft_type") == "BUTTERFLY":
         return _load_butterfly(model, directory, config, saved)
-    raise CourseError(f"{directory} holds a {config.get('peft_type')} adapter; LORA and BUTTERFLY are read here.")
+    raise CourseError(f"{directory} holds a {config.get('peft_type')} adapter. LORA and BUTTERFLY are read here.")
 
 
 def _read(directory: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    if missing := [name for name in (WEIGHTS, CONFIG) if not (directory / name).is_file()]:
-        raise CourseError(f"{directory} is no adapter: it holds no {' and no '.join(missing)}.")
+    weights = weights_file(directory)
+    config = adapter_config(directory)
     try:
-        return json.loads((directory / CONFIG).read_text()), load_file(directory / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise CourseError(f"{directory} holds a damaged adapter: {error}.") from None
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(f"{weights} is damaged: {first_line(error)}.") from None
+    return config, {plain_name(key): tensor for key, tensor in tensors.items()}
+
+
+def weights_file(folder: Path) -> Path:
+    """The path of an adapter's tensors. CourseError where they are absent, or only there as a pickle file."""
+    path = Path(folder) / WEIGHTS
+    if path.is_file():
+        return path
+    if (pickled := path.with_suffix(".bin")).is_file():
+        raise CourseError(
+            f"{folder} holds its tensors in {pickled.name}, a pickle file, which can run code when it is loaded and is "
+            f"not read here. Where you trust it, convert it, in Python: state = torch.load({str(pickled)!r}, "
+            f"weights_only=True), then safetensors.torch.save_file(state, {str(path)!r})."
+        )
+    raise CourseError(f"{folder} is not an adapter's folder: it holds no {WEIGHTS}.")
 
 
 def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, name: str) -> list[str]:
-    if foreign := [key for key in UNREADABLE if config.get(key)]:
-        raise CourseError(f"{directory} uses PEFT's {', '.join(foreign)}, which are not read here.")
-    rank, rslora = config["r"], config["use_rslora"]
     present = dict(lora_layers(model, name))
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
-    wanted: dict[str, tuple[int, int]] = {}
-    for path, layer in layers.items():
-        (out_features, in_features), r = layer_sizes(layer), layer.adapters[name].rank if present else rank
-        wanted |= {
-            _key(model, path, "lora_A.weight"): (r, in_features),
-            _key(model, path, "lora_B.weight"): (out_features, r),
-        }
-    _refuse_misfits(directory, wanted, saved)
+    saved = _without_copies(model, saved)
+    _refuse_misfits(directory, _shapes(model, layers, config["r"]), saved)
+    if is_relative(config):
+        keys = {path: PREFIX + _outside(model, path) for path in layers}
+        config, saved = as_plain_lora(directory, layers, config, saved, keys)
+    rank, alpha, rslora = config["r"], config["lora_alpha"], config["use_rslora"]
     if present:
+        here = _shapes(model, layers, next(iter(present.values())).adapters[name].rank)
+        _refuse_misfits(directory, here, saved)
         set_adapter(model, name)
     else:
-        inject_lora(model, list(layers), rank, config["lora_alpha"], config["lora_dropout"], rslora, name)
+        inject_lora(model, list(layers), rank, alpha, config["lora_dropout"], rslora, name)
     for layer in (layer for _, layer in lora_layers(model, name)):
-        layer.alpha, layer.scaling = config["lora_alpha"], lora_scaling(config["lora_alpha"], layer.rank, rslora)
-        layer.adapters[name].rslora, layer.dropout.p = rslora, config["lora_dropout"]
+        layer.alpha, layer.scaling = alpha, lora_scaling(alpha, layer.rank, rslora)
+        layer.adapters[name].use_rslora, layer.dropout.p = rslora, config["lora_dropout"]
     _copy(_state(model, dict(lora_layers(model, name)), name), saved)
     return list(layers)
+
+
+def _shapes(model: nn.Module, layers: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:
+    """The tensors that an adapter of this rank on these layers has, by their names in files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, layer in layers.items():
+        out_features, in_features = layer_sizes(layer)
+        shapes[_key(model, path, "lora_A.weight")] = (rank, in_features)
+        shapes[_key(model, path, "lora_B.weight")] = (out_features, rank)
+    return shapes
+
+
+def _without_copies(model: nn.Module, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without those that are the base's own, bit for bit: PEFT adds the embeddings to the file where
+    `target_modules` names one of them."""
+    own = {name.replace(".base.", "."): weight for name, weight in model.state_dict().items()}
+    kept = {}
+    for key, tensor in saved.items():
+        weight = own.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        same = (
+            weight is not None and weight.shape == tensor.shape and torch.equal(weight.cpu(), tensor.to(weight.dtype))
+        )
+        if not same:
+            kept[key] = tensor
+    return kept
 
 
 def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict) -> list[str]:
@@ -164,18 +219,31 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
 
 
 def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Module]:
-    """The layers `target_modules` means; where PEFT's other settings narrow it down, those the tensors name."""
-    if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
-        return matching_layers(model, _here(model, config["target_modules"]))
-    named = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in saved}
-    return {path: layer for path, layer in linear_layers(model).items() if _outside(model, path) in named}
+    """The layers `target_modules` means; where PEFT's other settings decide, or none, those that the tensors name.
+
+    "all-linear" means every linear layer but the head.
+    """
+    targets, every = config["target_modules"], linear_layers(model)
+    if config.get("layers_to_transform") is not None or config.get("exclude_modules") or targets is None:
+        named = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in saved}
+        return {path: layer for path, layer in every.items() if _outside(model, path) in named}
+    if targets == "all-linear":
+        head = getattr(model, "lm_head", None)
+        return {path: layer for path, layer in every.items() if layer is not head}
+    return matching_layers(model, _here(model, targets))
 
 
 def _refuse_misfits(directory: Path, wanted: Mapping[str, tuple], saved: dict[str, torch.Tensor]) -> None:
     for key in sorted(wanted.keys() | saved.keys()):
         ours, theirs = wanted.get(key, "absent"), tuple(saved[key].shape) if key in saved else "absent"
-        if ours != theirs:
-            raise CourseError(f"{directory} is not for this model: {key} is {theirs} there and {ours} here.")
+        if ours == theirs:
+            continue
+        if ours == "absent" and not re.search(r"\.(lora_[AB]|butterfly)\.", key):
+            raise CourseError(
+                f"{directory} holds {key} {theirs} beside the adapters of linear layers: an embedding, or a layer that "
+                f"was trained or resized as a whole. That is not read here. {MERGED}"
+            )
+        raise CourseError(f"{directory} is not for this model: {key} is {theirs} there and {ours} here.")
 
 
 @torch.no_grad()
@@ -243,7 +311,8 @@ def describe(config: dict) -> str:
     name = str(config.get("peft_type", "unknown")).lower()
     if name == "lora":
         rslora = " rslora" if config.get("use_rslora") else ""
-        return f"lora rank {config.get('r', 8)} alpha {config.get('lora_alpha', 8):g}{rslora}"
+        init = f" init {initialisation(config)} (relative to a changed base)" if is_relative(config) else ""
+        return f"lora rank {config.get('r', 8)} alpha {config.get('lora_alpha', 8):g}{rslora}{init}"
     if name == "butterfly":
         block = f" block {config['block_size']}" if config.get("block_size") else ""
         return f"butterfly {config.get('stages')} stages{block}"
@@ -252,12 +321,12 @@ def describe(config: dict) -> str:
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Tensor shapes from the file's header: the tensors themselves are not read."""
-    path = folder / WEIGHTS
+    path = weights_file(folder)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dictionary
     except (SafetensorError, OSError) as error:
-        raise CourseError(f"{path.name}: {error}") from error
+        raise CourseError(f"{path.name}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

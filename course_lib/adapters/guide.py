@@ -44,7 +44,7 @@ def apply_lora_to_model(
     alpha: float = 16.0,
     target_modules: Sequence[str] | None = None,
     *,
-    dropout: float = 0.0,
+    lora_dropout: float = 0.0,
     use_rslora: bool = False,
 ) -> nn.Module:
     """Freeze `model` and wrap its attention projections with LoRA, in place; prints a line for each.
@@ -54,7 +54,7 @@ def apply_lora_to_model(
         rank: of the adapters.
         alpha: the change is scaled by alpha / rank.
         target_modules: ends of layers' names; by default c_attn for GPT-2, else q_proj and v_proj.
-        dropout: the share of the adapters' inputs that training drops.
+        lora_dropout: the share of the adapters' inputs that training drops.
         use_rslora: scale by alpha / sqrt(rank) instead.
 
     Returns:
@@ -65,7 +65,7 @@ def apply_lora_to_model(
     """
     if target_modules is None:
         target_modules = default_targets(model)
-    inject_lora(model, target_modules, rank, alpha, dropout, use_rslora)
+    inject_lora(model, target_modules, rank, alpha, lora_dropout, use_rslora)
     for name, layer in lora_layers(model):
         print(f"Applied LoRA to {name}: +{layer.A.numel() + layer.B.numel():,} trainable params")
     return model
@@ -103,7 +103,7 @@ def save_lora_weights(model: nn.Module, path: Path | str) -> Path:
         outside = _in_file(model, name)
         tensors |= {f"{outside}.A": layer.A.detach().cpu(), f"{outside}.B": layer.B.detach().cpu()}
     first = next(iter(layers.values()))
-    rslora = first.adapters[first.active].rslora
+    rslora = first.adapters[first.active].use_rslora
     about = {"format": FORMAT, "rank": first.rank, "alpha": first.alpha, "use_rslora": rslora, "base": base_of(model)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +149,13 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
         if here != there:
             raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
     if not present:
-        inject_lora(model, names, rank, alpha, rslora=rslora)
+        inject_lora(model, names, rank, alpha, use_rslora=rslora)
     with torch.no_grad():
         for name, layer in lora_layers(model):
             layer.A.copy_(tensors[f"{name}.A"])
             layer.B.copy_(tensors[f"{name}.B"])
             layer.alpha, layer.scaling = alpha, lora_scaling(alpha, rank, rslora)
-            layer.adapters[layer.active].rslora = rslora
+            layer.adapters[layer.active].use_rslora = rslora
     return model
 
 

@@ -11,7 +11,6 @@ convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and t
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -30,12 +29,19 @@ from course_lib.models.devices import device_of
 from course_lib.models.fused import Factors, can_fuse, factors_of, has_hooks, project_factors
 
 
-def lora_scaling(alpha: float, rank: int, rslora: bool = False) -> float:
-    """The factor before B A: alpha / rank, or alpha / sqrt(rank) with `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
+def lora_scaling(alpha: float, rank: int, use_rslora: bool = False) -> float:
+    """The factor before B A.
 
-    The entries of B A x grow like sqrt(rank) in training, so that dividing by the rank slows large ranks down.
+    Args:
+        alpha: LoRA's alpha.
+        rank: LoRA's rank.
+        use_rslora: divide by sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732). The entries of B A x grow like
+            sqrt(rank) in training, so that dividing by the rank slows large ranks down.
+
+    Returns:
+        alpha / rank, or alpha / sqrt(rank).
     """
-    return alpha / (math.sqrt(rank) if rslora else rank)
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
 
 
 class LowRank(nn.Module):
@@ -50,21 +56,21 @@ class LowRank(nn.Module):
         sizes: tuple[int, int],
         rank: int,
         alpha: float,
-        dropout: float = 0.0,
-        rslora: bool = False,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
         device: torch.device | None = None,
     ):
         super().__init__()
         check_rank(rank, sizes)
-        if not 0 <= dropout < 1:
-            raise CourseError(f"LoRA dropout is a probability of at least 0 and below 1, not {dropout}.")
+        if not 0 <= lora_dropout < 1:
+            raise CourseError(f"LoRA dropout is a probability of at least 0 and below 1, not {lora_dropout}.")
         self.A = nn.Parameter(torch.empty(rank, sizes[1], device=device))
         self.B = nn.Parameter(torch.zeros(sizes[0], rank, device=device))
         # a = sqrt(5) is what nn.Linear and PEFT use: uniform in +-1 / sqrt(in) (He et al. 2015 with that slope).
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.rank, self.alpha, self.rslora = rank, alpha, rslora
-        self.scaling = lora_scaling(alpha, rank, rslora)
-        self.dropout = nn.Dropout(dropout)
+        self.rank, self.alpha, self.use_rslora = rank, alpha, use_rslora
+        self.scaling = lora_scaling(alpha, rank, use_rslora)
+        self.dropout = nn.Dropout(lora_dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         down = F.linear(self.dropout(x).to(self.A.dtype), self.A)  # (..., rank)
@@ -75,7 +81,7 @@ class LowRank(nn.Module):
         return self.scaling * (self.B @ self.A)
 
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, alpha={self.alpha}" + (", rslora=True" if self.rslora else "")
+        return f"rank={self.rank}, alpha={self.alpha}" + (", use_rslora=True" if self.use_rslora else "")
 
 
 def check_rank(rank: int, sizes: tuple[int, int]) -> None:
@@ -106,20 +112,28 @@ class LoRALinear(AdaptedLayer):
         base: nn.Module,
         rank: int,
         alpha: float,
-        dropout: float = 0.0,
-        rslora: bool = False,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
         name: str = "default",
     ):
         check_rank(rank, layer_sizes(base))
         super().__init__(base)
         self.adapters = nn.ModuleDict()
-        self.add(name, rank, alpha, dropout, rslora)
+        self.add(name, rank, alpha, lora_dropout, use_rslora)
 
-    A, B, rank, alpha, scaling, dropout = map(_of_active, ("A", "B", "rank", "alpha", "scaling", "dropout"))
+    # Of the active adapter, so that a layer with one adapter reads like the formula.
+    A = _of_active("A")
+    B = _of_active("B")
+    rank = _of_active("rank")
+    alpha = _of_active("alpha")
+    scaling = _of_active("scaling")
+    dropout = _of_active("dropout")
 
-    def add(self, name: str, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False) -> None:
+    def add(self, name: str, rank: int, alpha: float, lora_dropout: float = 0.0, use_rslora: bool = False) -> None:
         """Put another path beside the base and make it the active one."""
-        self.adapters[name] = LowRank(layer_sizes(self.base), rank, alpha, dropout, rslora, device_of(self.base))
+        self.adapters[name] = LowRank(
+            layer_sizes(self.base), rank, alpha, lora_dropout, use_rslora, device_of(self.base)
+        )
         self.active = name
         self.train(self.base.training)  # a model in evaluation must not get dropout with its adapter
 
@@ -140,7 +154,7 @@ class LoRALinear(AdaptedLayer):
         path = self.adapters[self.active]
         if has_hooks(path) or (path.training and path.dropout.p > 0):
             return None
-        return replace(base, A=path.A, B=path.B, scaling=path.scaling)
+        return base._replace(A=path.A, B=path.B, scaling=path.scaling)
 
     def delta(self, name: str | None = None) -> torch.Tensor:
         """scaling * B A of the adapter `name` (default: the active one), (out, in); zero where it is not here."""
@@ -156,35 +170,46 @@ class LoRALinear(AdaptedLayer):
 
 def inject_lora(
     model: nn.Module,
-    targets: Sequence[str] | str,
+    target_modules: Sequence[str] | str,
     rank: int = 8,
     alpha: float = 16.0,
-    dropout: float = 0.0,
-    rslora: bool = False,
+    lora_dropout: float = 0.0,
+    use_rslora: bool = False,
     name: str = "default",
 ) -> list[str]:
-    """Freeze `model` and put a new trainable adapter on each linear layer that `targets` means, in place.
+    """Freeze `model` and put a new trainable adapter on each linear layer that `target_modules` means, in place.
 
-    targets: a list of names or ends of names, ["q_proj", "v_proj"], ["c_attn"], or one regular expression for whole
-    names (see `matching_layers`). dropout: on the path's input, while training. rslora: see `lora_scaling`.
-    name: of the adapter, which becomes the active one; the base may hold others, on these layers or on different ones.
-    Returns the full names of the adapted layers. Raises CourseError, with the model left as it was, where a target
-    matches no linear layer, the rank is impossible for one, or the name is taken.
+    Args:
+        model: a transformers model or our decoder. It may hold other adapters, on these layers or on others.
+        target_modules: a list of names or ends of names, ["q_proj", "v_proj"], ["c_attn"], or one regular expression
+            for whole names (see `matching_layers`).
+        rank: r, the width of the path.
+        alpha: the change is scaled by alpha / rank.
+        lora_dropout: the share of the path's inputs that training drops.
+        use_rslora: scale by alpha / sqrt(rank) instead (see `lora_scaling`).
+        name: of the adapter, which becomes the active one.
+
+    Returns:
+        The full names of the adapted layers.
+
+    Raises:
+        CourseError: a target matches no linear layer, the rank is impossible for one, or the name is taken. The model
+            is left as it was.
     """
     refuse_merged(model)
     if any(not isinstance(layer, LoRALinear) for _, layer in adapted_layers(model)):
         raise CourseError("This model has adapters of another kind already: load a fresh base to inject LoRA.")
     _check_name(model, name)
-    layers = select_layers(model, targets)
+    layers = select_layers(model, target_modules)
     for layer in layers.values():
         check_rank(rank, layer_sizes(layer))
 
     model.requires_grad_(False)
     for path, layer in layers.items():
         if isinstance(layer, LoRALinear):
-            layer.add(name, rank, alpha, dropout, rslora)
+            layer.add(name, rank, alpha, lora_dropout, use_rslora)
         else:
-            model.set_submodule(path, LoRALinear(layer, rank, alpha, dropout, rslora, name))
+            model.set_submodule(path, LoRALinear(layer, rank, alpha, lora_dropout, use_rslora, name))
     set_adapter(model, name)
     return list(layers)
 

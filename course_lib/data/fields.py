@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from course_lib.data.records import Malformed
@@ -34,8 +33,11 @@ class Fields:
 
     def name_of(self, key: str) -> str:
         """The name under which the row has `key`; `key` itself where it has none."""
-        names = (key, *self.aliases.get(key, ()))
-        return next((name for name in names if self.values.get(name) is not None), key)
+        if self.values.get(key) is None:
+            for name in self.aliases.get(key, ()):
+                if self.values.get(name) is not None:
+                    return name
+        return key
 
     def get(self, key: str) -> Any:
         """The value of `key`, or None. It counts as read."""
@@ -72,13 +74,13 @@ class Fields:
         self._below.append(inner)
         return inner
 
-    def unread(self) -> Counter[str]:
-        """How often each field that says something was not read, here and in the objects inside."""
-        here = (key for key, value in self.values.items() if key not in self._read and not is_empty(value))
-        counted = Counter(f"{self.prefix}{key}" for key in here)
+    def unread(self) -> Iterator[str]:
+        """Each field that says something and was not read, here and in the objects inside."""
+        for key, value in self.values.items():
+            if key not in self._read and not is_empty(value):
+                yield f"{self.prefix}{key}"
         for inner in self._below:
-            counted += inner.unread()
-        return counted
+            yield from inner.unread()
 
 
 def whole_characters(text: str, where: str) -> str:

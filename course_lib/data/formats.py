@@ -6,8 +6,7 @@ own pages show them.
 
 import dataclasses
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from course_lib.suggestions import did_you_mean
 
 SYSTEM = ("system", "system_prompt", "system_message")
 # Fields beside any format that change what the model reads, and that a record of text has no place for.
-NOT_TEXT = ("tools", "functions", "image", "images", "audio", "audios", "video", "videos")
+NOT_TEXT = frozenset({"tools", "functions", "image", "images", "audio", "audios", "video", "videos"})
 # Flags of KTO's data: a false one marks an answer that is not to be learnt.
 GOOD = ("label", "kto_tag")
 ANSWERS = ("completion", "output", "solution", "targets", "target", "answer")
@@ -50,10 +49,9 @@ class Format:
     aliases: Mapping[str, Names] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
 
-    def missing(self, row: Mapping[str, Any]) -> list[str]:
-        """The keys that a row of this format would need and this one does not have, under any name."""
-        fields = Fields(row, self.aliases)
-        return sorted(key for key in self.keys if row.get(fields.name_of(key)) is None)
+    def fits(self, keys: Collection[str]) -> bool:
+        """Whether all of the format's keys are among `keys`, under any of their names."""
+        return all(key in keys or any(name in keys for name in self.aliases.get(key, ())) for key in self.keys)
 
 
 def parse_alpaca(row: Fields) -> list[Record]:
@@ -203,23 +201,32 @@ def detect(row: Mapping[str, Any]) -> str:
         # Answers in turns may have the prompt in them, so that its key is not needed.
         return "alpaca-preference" if {"instruction", "input"} <= filled.keys() else "preference"
     for name, candidate in FORMATS.items():
-        if not candidate.missing(filled):
+        if candidate.fits(filled):
             return name
     # A key without a value still tells the format, so that the missing value can be named.
     for name, candidate in FORMATS.items():
         if candidate.keys <= row.keys():
             return name
-    plain = ". A text without an answer is not a record: put it into a .txt file" if "text" in filled else ""
-    raise UnknownFormat(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}{plain}")
+    raise UnknownFormat(f"no known format has the keys {', '.join(map(repr, sorted(row))) or '(none)'}{_guess(filled)}")
+
+
+def _guess(row: Mapping[str, Any]) -> str:
+    """What a row of no format may be, and what to do about it."""
+    if "text" in row:
+        return ". A text without an answer is not a record: put it into a .txt file"
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if lists:
+        return f". The rows seem to be inside {', '.join(map(repr, lists))}: write each such list to a file of its own"
+    return ""
 
 
 @dataclass
 class Row:
-    """One row as it was understood: its format, its records, and how often a field was not used."""
+    """One row as it was understood: its format, its records, and the fields that were not used."""
 
     format: str
     records: list[Record]
-    unused: Counter[str]
+    unused: list[str]
 
 
 def parse_row(row: Mapping[str, Any], format: str = "auto") -> Row:
@@ -239,12 +246,12 @@ def parse_row(row: Mapping[str, Any], format: str = "auto") -> Row:
         raise Malformed(f"{name} wants {', '.join(missing)} too")
     _refuse_what_is_lost(fields)
     records = [_with_system(record, fields) for record in FORMATS[name].parse(fields)]
-    return Row(name, records, fields.unread())
+    return Row(name, records, list(fields.unread()))
 
 
 def _refuse_what_is_lost(row: Fields) -> None:
     """Malformed where a field beside the format changes what is to be learnt, and a record has no place for it."""
-    for key in NOT_TEXT:
+    for key in sorted(NOT_TEXT & row.values.keys()):
         if not is_empty(parsed(row.get(key), key)):
             raise Malformed(f"{key!r} is not empty, and only conversations of text can be trained")
     for key in GOOD:

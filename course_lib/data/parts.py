@@ -104,6 +104,8 @@ def read_folder(path: Path) -> Folder:
             folder.files.setdefault(part_of(inside), []).append(file)
     if not folder.files:
         found = f"It has {listed(folder.others, path)}{cure_for(folder.others[0].name)}." if folder.others else ""
+        if any(file.suffix in (".txt", ".md") for file in folder.others):
+            found += " Of plain text, name one file, or let course prepare --input FILES --output DIR make shards."
         raise CourseError(f"The folder {path} has no file that ends with {ENDINGS_IN_WORDS}. {found}".rstrip())
     return folder
 

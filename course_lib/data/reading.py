@@ -64,14 +64,6 @@ class Reading:
         more = len(self.unused) - SHOWN_FIELDS
         return f"fields not used: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
-    def __add__(self, other: "Reading") -> "Reading":
-        return Reading(
-            self.records + other.records,
-            self.formats + other.formats,
-            self.problems + other.problems,
-            self.unused + other.unused,
-        )
-
 
 def read_records(
     source: str | Path | Sequence[Path],
@@ -116,7 +108,7 @@ def read_records(
         part = _own_part(value, row.unused) or place.part
         reading.formats[row.format] += 1
         reading.records += [dataclasses.replace(record, source=place.where, part=part) for record in row.records]
-        reading.unused += row.unused
+        reading.unused.update(row.unused)
     if not reading.records:
         raise CourseError(f"{_named(source)} has no record that could be read.\n{reading}{hint}")
     return reading
@@ -135,12 +127,13 @@ def _as_object(value: object) -> Mapping:
     return value
 
 
-def _own_part(value: object, unused: Counter[str]) -> str:
+def _own_part(value: object, unused: list[str]) -> str:
     """The part that a row's own field names, as in {"split": "test"}; the field then counts as used."""
     for key in ROW_PARTS:
         named = value.get(key) if isinstance(value, Mapping) else None
         if isinstance(named, str) and (part := part_named(named)):
-            unused.pop(key, None)
+            if key in unused:
+                unused.remove(key)
             return part
     return ""
 

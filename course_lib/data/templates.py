@@ -95,6 +95,8 @@ def chat_text(tokenizer: Tokenizer, messages: list[dict[str, str]], generation_p
         raise RecordError("A conversation without a turn cannot be written in a chat template.")
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+    except ImportError:
+        raise  # jinja2 is not installed: no fault of the conversation
     except Exception as error:  # a template is a program of the model's authors, and may fail in any way
         raise RecordError(f"The tokenizer's chat template refuses the conversation: {first_line(error)}") from error
 

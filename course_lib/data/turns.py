@@ -24,7 +24,7 @@ ROLE_NAMES = {
 }
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython", "tool_call", "tool_response")
 # Fields of a turn that change what it says or what is trained, and that a turn of text has no place for.
-NOT_TEXT = ("tool_calls", "function_call", "audio", "image", "images", "refusal", "train_detail")
+NOT_TEXT = frozenset({"tool_calls", "function_call", "audio", "image", "images", "refusal", "train_detail"})
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -102,8 +102,8 @@ def _role(turn: Fields, where: str) -> str:
 
 def _content(turn: Fields, where: str) -> str:
     """The turn's text; a list of text parts is joined as chat templates write it, one part after the other."""
-    for field in NOT_TEXT:
-        if not is_empty(turn.values.get(field)):
+    for field in sorted(NOT_TEXT & turn.values.keys()):
+        if not is_empty(turn.values[field]):
             raise Malformed(f"{where} has {field!r}, and only turns of text can be trained")
     content = turn.get("content")
     if content is None:

@@ -32,6 +32,12 @@ def named_base(folder: Path) -> str:
     name = adapter_config(folder).get("base_model_name_or_path")
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
+    like_a_folder = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    if like_a_folder and not Path(name).is_dir():
+        raise CourseError(
+            f"{Path(folder) / CONFIG} names the base {name}, a folder that is not on this machine: give --base with "
+            "that model's folder or name here."
+        )
     return name
 
 

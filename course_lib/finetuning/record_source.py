@@ -1,5 +1,6 @@
 """Records as a training source: which of them are held out, how long their rows are, and what was left out."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,7 +55,8 @@ def _shown(records: list[Record]) -> Iterable[Record]:
     """The records, with a progress bar on a terminal where they take longer than two seconds."""
     from tqdm import tqdm
 
-    return tqdm(records, desc="encoding", unit=" records", delay=2, disable=not sys.stderr.isatty())
+    quiet = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"  # of several processes one shows it
+    return tqdm(records, desc="encoding", unit=" records", delay=2, disable=quiet)
 
 
 def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
@@ -77,9 +79,10 @@ def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], li
         if len(reading.records) < 2:
             malformed = f" Malformed: {reading.problems[0]}." if reading.problems else ""
             raise CourseError(f"{path} has one record: two are needed, one of them to hold out.{malformed}")
-        count = max(1, round(HELD_OUT * len(reading.records)))
+        total = len(reading.records)
+        count = max(1, round(HELD_OUT * total))
         reading.records, held_out = reading.records[:-count], reading.records[-count:]
-        notes.append(f"held out: the last {count:,} records")
+        notes.append(f"held out: the last {count:,} of {total:,} records")
     return reading, held_out, notes
 
 
@@ -99,12 +102,14 @@ def _left_out(reading: Reading, whole: Encoded, train: Encoded) -> list[str]:
     """Lines on the rows and records that are not trained on, and on the fields that no record has a place for."""
     lines = []
     if problems := reading.problems:
-        lines.append(f"{len(problems):,} malformed rows left out, such as {problems[0]}")
+        lines.append(f"malformed rows left out: {len(problems):,}, such as {problems[0]}")
     if problems := whole.problems:
-        lines.append(f"{len(problems):,} records left out, such as {problems[0]}")
+        lines.append(f"records left out: {len(problems):,}, such as {problems[0]}")
     empty = [problem for problem in train.problems[len(whole.problems) :] if "leave nothing" in problem]
     if empty:
-        lines.append(f"{len(empty):,} records left out, such as {empty[0]}")
+        lines.append(f"records left out: {len(empty):,}, such as {empty[0]}")
+    if rejected := sum(record.rejected is not None for record in reading.records):
+        lines.append(f"rejected answers not used: {rejected:,}; the chosen ones are trained")
     if reading.unused:
         lines.append(reading.unused_fields())
     return lines

@@ -16,6 +16,7 @@ from course_lib.data.batching import collate
 from course_lib.data.corpora import NAMED, no_corpus, read_corpus
 from course_lib.data.formats import check_format, parse_map
 from course_lib.data.masking import Example, shorten
+from course_lib.data.parts import read_folder
 from course_lib.data.rows import ENDINGS, cure_for
 from course_lib.data.shards import TokenShards, encode_many
 from course_lib.data.tokenizers import Tokenizer
@@ -92,9 +93,9 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
     """
     check_source(name)
     path, wanted = Path(name).expanduser(), SourceOptions(seq_len, **options)
-    if path.is_dir() and any(path.glob("train_*.npy")):
+    if _has_shards(path):
         return _shards(path, wanted)
-    if path.name.lower().endswith(ENDINGS) or (path.is_dir() and not any(path.glob("wiki.*.*"))):
+    if _has_records(path):
         return read_record_source(path, tokenizer, wanted)
     if path.is_dir() or (name in NAMED and not path.exists()):
         parts = (
@@ -104,6 +105,17 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
         return _texts(parts, tokenizer, wanted, rows=None)
     text = style_corpus() if name == BUNDLED and not path.exists() else read_corpus(name)[0]
     return _texts(_split(text, wanted.by_document), tokenizer, wanted, rows=wanted.max_train or None)
+
+
+def _has_shards(path: Path) -> bool:
+    return path.is_dir() and any(path.glob("train_*.npy"))
+
+
+def _has_records(path: Path) -> bool:
+    """Whether a path is a file of records, or a folder that has neither token shards nor WikiText files."""
+    if path.is_dir():
+        return not _has_shards(path) and not any(path.glob("wiki.*.*"))
+    return path.name.lower().endswith(ENDINGS)
 
 
 def check_source(name: str, format: str = "auto", map: str | None = None) -> None:
@@ -123,6 +135,8 @@ def check_source(name: str, format: str = "auto", map: str | None = None) -> Non
     path = Path(name).expanduser()
     if path.is_file() and not path.name.lower().endswith(ENDINGS) and (cure := cure_for(path.name)):
         raise CourseError(f"{name} cannot be trained on as it is{cure}.")
+    if path.is_dir() and _has_records(path):
+        _ = read_folder(path).training
     if path.exists() or name in (*NAMED, BUNDLED):
         return
     if path.name.lower().endswith(ENDINGS):

@@ -26,7 +26,7 @@ from course_lib.errors import CourseError
 from course_lib.models.attention import Attention, full_attention_mask, rope
 from course_lib.models.config import DecoderConfig
 from course_lib.models.fused import can_fuse, has_hooks, swiglu_mlp
-from course_lib.models.fused_loss import linear_cross_entropy
+from course_lib.models.fused_loss import TableGradient, embed, linear_cross_entropy
 
 
 @dataclass
@@ -171,12 +171,20 @@ class Decoder(nn.Module):
             )
         if position_ids is not None:
             position_ids = position_ids[:, :time]
-        hidden = self.model(input_ids[:, :time], attention_mask, position_ids, head_is_tied=self.lm_head is None)
+        shared = TableGradient() if self._shares_gradient() else None
+        hidden = self.model(input_ids[:, :time], attention_mask, position_ids, shared=shared)  # (B, time, C)
         targets = F.pad(labels[:, 1:], (0, time - labels.shape[1] + 1), value=IGNORE).flatten()  # (B * time)
         hidden, is_target = hidden.flatten(0, 1), targets != IGNORE
         if not is_target.all():
             hidden, targets = hidden[is_target], targets[is_target]
-        return linear_cross_entropy(hidden, self.output_weight, targets, 1 / (num_items_in_batch or len(targets)))
+        items = num_items_in_batch or len(targets)
+        scale = 1 / items if items else math.nan  # the mean over no targets, as in torch
+        return linear_cross_entropy(hidden, self.output_weight, targets, scale, shared)
+
+    def _shares_gradient(self) -> bool:
+        """Whether the head and the embedding are one table and may add to one gradient (see `TableGradient`)."""
+        embedding = self.model.embed_tokens
+        return self.lm_head is None and can_fuse(embedding.weight) and not has_hooks(embedding)
 
     def gradient_checkpointing_enable(self, **_) -> None:
         """In training, keep only each block's input and compute the rest again in the backward pass."""
@@ -207,7 +215,7 @@ class Backbone(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values=None,
-        head_is_tied: bool = False,
+        shared: TableGradient | None = None,
     ) -> Tensor:
         """The hidden states of every position.
 
@@ -216,7 +224,7 @@ class Backbone(nn.Module):
             attention_mask: as for Decoder.
             position_ids: as for Decoder.
             past_key_values: as for Decoder.
-            head_is_tied: the loss will be computed with the embedding's table, by `linear_cross_entropy`.
+            shared: where the table's gradient is added up, if the loss is going to use the table as well.
 
         Returns:
             (batch, time, width).
@@ -227,7 +235,11 @@ class Backbone(nn.Module):
             position_ids = torch.arange(past, past + time, device=input_ids.device)[None]  # (1, T)
         attention_mask = full_attention_mask(attention_mask, batch, time, past, input_ids.device)
 
-        x, cos, sin = self._embed(input_ids, head_is_tied), None, None  # (B, T, C)
+        if shared is None:  # noqa: SIM108 - two cases, each with its reason
+            x = self.embed_tokens(input_ids)  # (B, T, C)
+        else:
+            x = embed(input_ids, self.embed_tokens.weight, shared)
+        cos = sin = None
         if self.config.model_type == "gpt2":
             if past + time > (limit := self.config.max_position_embeddings):
                 raise CourseError(f"{past + time} tokens are more than this model's {limit} learned positions.")
@@ -242,14 +254,6 @@ class Backbone(nn.Module):
             else:
                 x = layer(x, attention_mask, cos, sin, past_key_values)
         return self.norm(x)
-
-    def _embed(self, input_ids: Tensor, head_is_tied: bool) -> Tensor:
-        """One row of the table for each token, (batch, time, width)."""
-        if head_is_tied and can_fuse(self.embed_tokens.weight) and not has_hooks(self.embed_tokens):
-            # The head's gradient fills a whole table. Ours is a few rows: sparse, it is added to that table in place
-            # instead of becoming a second one that is nearly all zeros.
-            return F.embedding(input_ids, self.embed_tokens.weight, sparse=True)
-        return self.embed_tokens(input_ids)
 
 
 class Block(nn.Module):

@@ -12,7 +12,8 @@ Left out: second derivatives, and GPUs, which have kernels of their own.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,7 @@ def has_hooks(module: nn.Module) -> bool:
 # --- a linear layer in numbers -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
+class Factors(NamedTuple):
     """A linear layer in numbers: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
 
     weight: (out, in). bias: (out,) or None. A: (rank, in) and B: (out, rank), or None. scaling: s.
@@ -74,11 +74,6 @@ class Factors:
     A: Tensor | None = None
     B: Tensor | None = None
     scaling: float = 1.0
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """weight, bias, A and B."""
-        return self.weight, self.bias, self.A, self.B
 
 
 def factors_of(layer: nn.Module) -> Factors | None:
@@ -145,7 +140,7 @@ def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm 
     """`project` for layers that are given by their numbers."""
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
     scalings = [factors.scaling for factors in all_factors]
-    return _Project.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors.tensors))
+    return _Project.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors[:4]))
 
 
 class _Project(torch.autograd.Function):
@@ -190,8 +185,13 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
     """n and r of `project`: (rows, width) in x's dtype, and (rows, 1) in float32 or better."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    r = torch.addcmul(_scalar(eps, wide.dtype), length, length, value=1 / x.shape[-1]).rsqrt_()
     return (wide * r).mul_(weight).to(x.dtype), r
+
+
+@lru_cache(maxsize=8)
+def _scalar(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype)
 
 
 def rms_norm_again(x: Tensor, weight: Tensor, r: Tensor, want_n: bool) -> tuple[Tensor | None, Tensor]:
@@ -207,8 +207,8 @@ def rms_norm_backward(
     wide = dn.to(z.dtype)
     dweight = (wide * z).sum(0).to(weight.dtype) if want_weight else None
     g = wide * weight
-    mean = torch.linalg.vecdot(g, z)[:, None].div_(-z.shape[-1])
-    return g.addcmul_(z, mean).mul_(r).to(dn.dtype), dweight
+    total = torch.linalg.vecdot(g, z)[:, None]  # (rows, 1)
+    return g.addcmul_(z, total, value=-1 / z.shape[-1]).mul_(r).to(dn.dtype), dweight
 
 
 def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tensor], Tensor | None]:
@@ -320,7 +320,7 @@ def swiglu_mlp(
         return swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm)
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
     scalings = [factors.scaling for factors in all_factors]
-    return _SwiGLU.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors.tensors))
+    return _SwiGLU.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors[:4]))
 
 
 def swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm=None) -> Tensor:

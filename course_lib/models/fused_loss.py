@@ -3,7 +3,10 @@
 The logits are the largest array of a training step: of 256 tokens and SmolLM2's vocabulary of 49,152 they are 50 MB in
 float32, and the plain form makes three more of that size. Here they are made for some rows at a time, turned into their
 own gradient in place, multiplied on to the gradients of hidden states and weight, and overwritten by the next rows'.
-The idea is that of Liger kernels (arXiv:2410.10989, section 3.2) and of Apple's cut cross-entropy (arXiv:2411.09009).
+The idea is that of Liger's kernels (arXiv:2410.10989, section 3.2) and of cut cross-entropy (arXiv:2411.09009).
+
+With tied embeddings the output layer's weight is the embedding's table as well. `TableGradient` lets both uses add to
+one gradient. tests/models/test_fused_loss.py compares all this with the plain form.
 """
 
 import torch
@@ -14,77 +17,121 @@ from torch.nn import functional as F
 from course_lib.models.fused import can_fuse
 
 BYTES_AT_ONCE = 2**26  # of logits: enough rows for a matrix product at full speed (340 of SmolLM2 in float32)
-CACHED_ELEMENTS = 2**20  # of logits that are looked at together, small enough for a processor cache
+CACHED_ELEMENTS = 2**20  # of logits that are looked at together, small enough for a processor's cache
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+class TableGradient:
+    """The gradient of a table that one step uses twice: as output layer and, before, as embedding.
+
+    Each use has a gradient as large as the table, 113 MB for SmolLM2, and the embedding's is nearly all zeros. So the
+    output layer, whose backward pass comes first, leaves its gradient here, and the embedding's adds the few rows of
+    its tokens to it and hands the sum to autograd.
+    """
+
+    def __init__(self):
+        self.value: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """The gradient, which is then no longer here."""
+        value, self.value = self.value, None
+        return value
+
+
+def embed(input_ids: Tensor, table: Tensor, gradient: TableGradient) -> Tensor:
+    """One row of `table` (vocabulary, width) for each token: (batch, time) -> (batch, time, width).
+
+    The table's gradient is zero but for the sum of dx over the places of each token, added to what `gradient` holds.
+    """
+    return _Embed.apply(input_ids, table, gradient)
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input_ids, table, gradient):
+        ctx.save_for_backward(input_ids)
+        ctx.gradient, ctx.shape = gradient, table.shape
+        return F.embedding(input_ids, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dx):
+        (input_ids,) = ctx.saved_tensors
+        dtable = ctx.gradient.take()
+        if dtable is None:  # the output layer had no part in what is being differentiated
+            dtable = dx.new_zeros(ctx.shape)
+        return None, dtable.index_add_(0, input_ids.flatten(), dx.flatten(0, -2)), None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float = 1.0, shared: TableGradient | None = None
+) -> Tensor:
     """scale times the sum over rows of -log softmax(W h)[target], in nats.
 
-    With p = softmax(W h) and e the one-hot vector of the target, the gradient of a row is, for logits, h and W,
+    With p = softmax(W h) and e the one-hot vector of the target, the gradient of a row is, for logits z, h and W,
 
         dz = scale (p - e),        dh = W^T dz,        dW = dz h^T
 
-    It does not depend on what comes after but for a factor, so it is computed on the way and kept: dh in place of the
-    logits. That makes the forward pass dearer and the backward pass free.
+    It does not depend on what comes after but for a factor, so it is computed on the way, and the logits are not kept.
+    That makes the forward pass dearer and the backward pass free.
 
     Args:
         hidden: (rows, width).
-        weight: (vocabulary, width), of the output layer; with tied embeddings, their table.
+        weight: (vocabulary, width), of the output layer.
         targets: (rows,), token ids, all of them real: rows without a target are left out before.
         scale: a factor, one over the number of targets for a mean.
+        shared: where dW goes instead of to autograd. The weight is then a table that `embed` has used with it.
 
     Returns:
         A scalar in float32, or float64 where the rows are.
     """
     if can_fuse(hidden):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, scale)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, scale, shared)
     return linear_cross_entropy_plain(hidden, weight, targets, scale)
 
 
 def linear_cross_entropy_plain(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
     """The same in two steps, with all logits."""
     logits = F.linear(hidden, weight)
-    return scale * F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="sum"
-    )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return scale * F.cross_entropy(wide, targets, reduction="sum")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
+    def forward(ctx, hidden, weight, targets, scale, shared):
         want_weight = ctx.needs_input_grad[1]
         dhidden = torch.empty_like(hidden)
-        dweight = torch.empty_like(weight) if want_weight else None
-        pieces = max(1, -(-hidden.numel() // hidden.shape[1] * len(weight) * hidden.element_size() // BYTES_AT_ONCE))
-        rows = -(-len(hidden) // pieces)
-        buffer = hidden.new_empty(rows, len(weight))
-        loss = 0.0
+        dweight = torch.empty_like(weight) if want_weight else None  # the first product fills it
+        if want_weight and not len(hidden):
+            dweight.zero_()
+        pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
+        rows = max(1, -(-len(hidden) // max(1, pieces)))
+        buffer, loss = hidden.new_empty(rows, len(weight)), torch.zeros((), dtype=_wide(hidden.dtype))
         for start in range(0, len(hidden), rows):
             h, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = torch.mm(h, weight.T, out=buffer[: len(h)])
-            loss += cross_entropy_(logits, target)
-            dlogits = logits  # they are p - e now
+            logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, vocabulary)
+            loss += cross_entropy_(logits, target)  # the logits are p - e now
             out = dhidden[start : start + rows]
-            torch.addmm(out, dlogits, weight, beta=0, alpha=scale, out=out)
+            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)
             if want_weight:
-                dweight.addmm_(dlogits.T, h, beta=0 if start == 0 else 1, alpha=scale)
-        ctx.gradients = dhidden, dweight
+                dweight.addmm_(logits.T, h, beta=0 if start == 0 else 1, alpha=scale)
+        ctx.gradients, ctx.shared = (dhidden, dweight), shared
         return scale * loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx, upstream):
         if ctx.gradients is None:
-            raise RuntimeError(
-                "The gradient of linear_cross_entropy is gone: it is computed once and then handed over."
-            )
-        # Handed over and not kept, so that autograd may add to them in place.
+            raise RuntimeError("linear_cross_entropy hands its gradient over once: call it again before backward().")
+        # Handed over and not kept, so that autograd and the optimiser may work on them in place.
         (dhidden, dweight), ctx.gradients = ctx.gradients, None
         if upstream != 1:  # not the last factor after all: a loss scale, or another term's weight
             dhidden.mul_(upstream)
             if dweight is not None:
                 dweight.mul_(upstream)
-        return dhidden, dweight, None, None
+        if ctx.shared is not None:
+            ctx.shared.value, dweight = dweight, None
+        return dhidden, dweight, None, None, None
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
@@ -93,19 +140,21 @@ def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
     Narrow logits are turned in float32, a few rows at a time. log sum exp z is not computed for itself: the largest
     softmax is exp(max z) over that sum, so it is max z - log(max softmax).
     """
-    rows = max(1, CACHED_ELEMENTS // logits.shape[1])
-    wide_dtype = torch.promote_types(logits.dtype, torch.float32)
+    rows, wide_dtype = max(1, CACHED_ELEMENTS // logits.shape[1]), _wide(logits.dtype)
     scratch = None if wide_dtype == logits.dtype else logits.new_empty(rows, logits.shape[1], dtype=wide_dtype)
-    log_likelihood = logits.new_empty(len(logits), 1, dtype=wide_dtype)
-    for part, target, found in zip(
-        logits.split(rows), targets[:, None].split(rows), log_likelihood.split(rows), strict=True
-    ):
+    log_likelihoods = []
+    for part, target in zip(logits.split(rows), targets.split(rows), strict=True):
         wide = part if scratch is None else scratch[: len(part)].copy_(part)
-        chosen, largest = wide.gather(1, target), wide.amax(1, keepdim=True)
+        row = torch.arange(len(part))
+        largest, chosen = wide.amax(1), wide[row, target]
         torch.softmax(wide, dim=1, out=wide)
-        log_sum = largest - wide.amax(1, keepdim=True).log()
-        found.copy_(chosen - log_sum)
+        log_likelihood = chosen - (largest - wide.amax(1).log())
         if scratch is not None:
             part.copy_(wide)
-        part.scatter_(1, target, found.exp().sub_(1).to(part.dtype))
-    return -log_likelihood.sum()
+        part[row, target] = log_likelihood.expm1().to(part.dtype)  # p - 1, exact also where p is nearly 1
+        log_likelihoods.append(log_likelihood)
+    return -torch.cat(log_likelihoods).sum()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

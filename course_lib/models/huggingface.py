@@ -8,16 +8,15 @@ Left out: base models whose head is elsewhere, RoPE scaling, biases in Llama's l
 """
 
 import json
-import os
 import re
+import sys
 import tempfile
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from course_lib.data.tokenizers import ModelTokenizer
@@ -25,9 +24,19 @@ from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
+from course_lib.models.folder import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    foreign_prefixes,
+    move_model,
+    open_weights,
+    say_prefixes,
+    weight_files,
+    without_prefixes,
+)
 from course_lib.models.pretrained import resolve
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 WITH_SINKS = "llama_with_sinks"  # a model_type of our own
 
 # Our config's field: its name in config.json, where that is another.
@@ -82,22 +91,37 @@ def load_decoder(
 ) -> Decoder:
     """The decoder of a directory, or of a name that `pretrained.resolve` knows; in evaluation mode.
 
-    dtype: "float32", "bfloat16" or "float16", whatever the file's is. attention: as in DecoderConfig.
-    dropout: None takes the file's: GPT-2's residual one, Llama's attention one.
     The model is built without memory and then given the file's own pages, which are read when they are first used
     (training changes the model, not the file). Only tensors whose dtype or layout changes are copied, one at a time.
-    Raises CourseError, one sentence, naming the setting or the tensor that does not fit.
+
+    Args:
+        name: the directory, or the name.
+        dtype: "float32", "bfloat16" or "float16", whatever the file's is.
+        device: where the weights go.
+        attention: as in DecoderConfig.
+        dropout: None takes the file's: GPT-2's residual one, Llama's attention one.
+
+    Returns:
+        The decoder. Its head is a matrix of its own where the file has one that differs from the embedding, also where
+        config.json says that they are one; transformers loads such a file the same way.
+
+    Raises:
+        CourseError: one sentence, which names the setting or the tensor that does not fit.
     """
     if dtype not in DTYPES:
         raise CourseError(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}.")
     directory = resolve(name)
+    config = read_config(directory, attention=attention, dropout=dropout)
+    found = _found(directory, config)
+    if config.tie_word_embeddings:
+        config = _with_head(directory, config, found)
     with torch.device("meta"):
-        model = Decoder(read_config(directory, attention=attention, dropout=dropout))
+        model = Decoder(config)
     state = model.state_dict()
-    places = _places(directory, model)
+    _check(directory, config, state, found)
     # Largest first: its copy, where one is made, stands beside its original while little else is in memory.
     names = sorted(state, key=lambda ours: state[ours].numel(), reverse=True)
-    tensors = {ours: _read(*places[ours], DTYPES[dtype], device) for ours in names}
+    tensors = {ours: _read(found[ours], DTYPES[dtype], device) for ours in names}
     model.load_state_dict(tensors, assign=True)
     about: Any = model  # a Decoder of its own has none: only what was loaded knows where a text ends
     about.generation_config = SimpleNamespace(eos_token_id=_end_tokens(directory))
@@ -121,9 +145,20 @@ def save_decoder(
 ) -> Path:
     """Write config.json and model.safetensors, in the model's dtype, and the tokenizer's files where one is given.
 
-    tokenizer: as AutoTokenizer gives it; the ids of its special tokens go to config.json, where `generate` looks.
-    Each file is written aside and then moved, config.json last: without it a directory is not loaded.
-    Raises CourseError where the directory holds a model and `overwrite` is false, or where adapters are in the model.
+    Each file is written aside and then moved, config.json last: without it a directory is not loaded. What another
+    model has left in the directory and would be loaded in place of this one is removed.
+
+    Args:
+        model: without adapters.
+        directory: a new one, or one to write over.
+        tokenizer: as AutoTokenizer gives it; the ids of its special tokens go to config.json, where `generate` looks.
+        overwrite: whether a model that is there may be replaced.
+
+    Returns:
+        The path of model.safetensors.
+
+    Raises:
+        CourseError: the directory holds a model and `overwrite` is false, or adapters are in the model.
     """
     directory, config = Path(directory), model.config
     if not overwrite and any((directory / name).exists() for name in (CONFIG, WEIGHTS, INDEX)):
@@ -142,8 +177,7 @@ def save_decoder(
         ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
         Path(staging, CONFIG).write_text(json.dumps(config_settings(config) | ids | {"dtype": dtype}, indent=2))
-        for path in sorted(Path(staging).iterdir(), key=lambda path: path.name == CONFIG):
-            os.replace(path, directory / path.name)
+        move_model(Path(staging), directory)
     return directory / WEIGHTS
 
 
@@ -234,57 +268,76 @@ def _for_file(model: Decoder) -> dict[str, torch.Tensor]:
     }
 
 
-def _places(directory: Path, model: Decoder) -> dict[str, tuple[Path, Any, str, bool]]:
-    """Where each of the model's tensors is: path, open file, name there, whether transposed. Nothing is read yet."""
-    config = model.config
-    found: dict[str, tuple[Path, Any, str, bool]] = {}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for path in _files(directory):
-        file = _opened(path)
-        for name in file.keys():  # noqa: SIM118 (not a dictionary)
-            ours, transposed = name_here(name, config.model_type), _is_transposed(name, config)
-            if BUFFERS.search(name) or (ours == "lm_head.weight" and config.tie_word_embeddings):
-                continue
-            shape, step = tuple(file.get_slice(name).get_shape()), -1 if transposed else 1
-            if ours not in wanted:
-                raise CourseError(f"{path} does not fit its config.json, by which there is no tensor {name}.")
-            if shape[::step] != (expected := wanted[ours]):
-                raise CourseError(
-                    f"{path} does not fit its config.json, by which {name} has shape {expected[::step]}, not {shape}."
-                )
-            found[ours] = path, file, name, transposed
-    if missing := sorted(wanted.keys() - found.keys()):
-        name = name_in_file(missing[0], config.model_type)
-        raise CourseError(f"{directory} is not complete: {len(missing)} tensors are missing, the first {name}.")
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor is: the path, the open file, its name there, and whether it is stored transposed."""
+
+    path: Path
+    file: Any
+    name: str
+    transposed: bool
+
+    def shape(self) -> tuple[int, ...]:
+        """As it is stored; nothing is read."""
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+
+def _found(directory: Path, config: DecoderConfig) -> dict[str, _Place]:
+    """Where each tensor of the files is, by our names. Nothing is read yet but the headers."""
+    opened = {path: open_weights(path) for path in weight_files(directory)}
+    prefixes = foreign_prefixes(name for file in opened.values() for name in file.keys())  # noqa: SIM118
+    say_prefixes(directory, prefixes)
+    found = {}
+    for path, file in opened.items():
+        for name in file.keys():  # noqa: SIM118 - not a dictionary
+            plain = without_prefixes(name, prefixes)
+            if not BUFFERS.search(plain):
+                found[name_here(plain, config.model_type)] = _Place(path, file, name, _is_transposed(plain, config))
     return found
 
 
-def _files(directory: Path) -> list[Path]:
-    """model.safetensors, or the shards that an index names."""
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
-    try:
-        shards = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(f"{directory} holds no {WEIGHTS} and no readable {INDEX}.") from error
-    if missing := [shard for shard in shards if Path(shard).name != shard or not (directory / shard).is_file()]:
-        raise CourseError(f"{directory} is not complete: {INDEX} names {missing[0]}, which is not there.")
-    return [directory / shard for shard in shards]
+def _with_head(directory: Path, config: DecoderConfig, found: dict[str, _Place]) -> DecoderConfig:
+    """The config of a tied decoder, with a head of its own where the file's differs; `found` loses a needless one."""
+    head, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
+    if head is None:
+        return config
+    if embedding is None:  # either of the two names may be the one that was saved
+        found["model.embed_tokens.weight"] = found.pop("lm_head.weight")
+        return config
+    if torch.equal(head.file.get_tensor(head.name), embedding.file.get_tensor(embedding.name)):
+        del found["lm_head.weight"]
+        return config
+    print(
+        f"{directory}: config.json ties the head to the embedding, but the file has two different matrices; both are "
+        "loaded.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return replace(config, tie_word_embeddings=False)
 
 
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CourseError(f"{path} is damaged or no safetensors file ({error}).") from error
+def _check(directory: Path, config: DecoderConfig, wanted: dict[str, torch.Tensor], found: dict[str, _Place]) -> None:
+    """CourseError for the first tensor that is too much, of another shape, or missing."""
+    for ours, place in found.items():
+        if ours not in wanted:
+            raise CourseError(f"{place.path} does not fit its config.json, by which there is no tensor {place.name}.")
+        expected = tuple(wanted[ours].shape)[:: -1 if place.transposed else 1]
+        if place.shape() != expected:
+            raise CourseError(
+                f"{place.path} does not fit its config.json, by which {place.name} has shape {expected}, not "
+                f"{place.shape()}."
+            )
+    if missing := sorted(wanted.keys() - found.keys()):
+        name = name_in_file(missing[0], config.model_type)
+        raise CourseError(f"{directory} is not complete: {len(missing)} tensors are missing, the first {name}.")
 
 
-def _read(path: Path, file: Any, name: str, transposed: bool, dtype: torch.dtype, device: str) -> torch.Tensor:
+def _read(place: _Place, dtype: torch.dtype, device: str) -> torch.Tensor:
     """The file's own pages where nothing changes, else a copy."""
-    tensor = file.get_tensor(name)  # mapped: no byte of it is read yet
-    if tensor.dtype == dtype and not transposed and str(device) == "cpu":
+    tensor = place.file.get_tensor(place.name)  # mapped: no byte of it is read yet
+    if tensor.dtype == dtype and not place.transposed and str(device) == "cpu":
         return tensor
     # What is copied comes from a mapping of its own, so that the original's pages are given back at once.
-    tensor = _opened(path).get_tensor(name)
-    tensor = tensor.T if transposed else tensor
+    tensor = open_weights(place.path).get_tensor(place.name)
+    tensor = tensor.T if place.transposed else tensor
     return tensor.to(device, dtype, memory_format=torch.contiguous_format).contiguous()

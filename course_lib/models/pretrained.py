@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
+from course_lib.models.folder import foreign_prefixes, one_model, renamings, say_prefixes, tensor_names, weight_files
 
 if TYPE_CHECKING:
     from course_lib.scratch import BPETokenizer
@@ -101,7 +102,19 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
 
 
 def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: Any) -> Any:
-    """The transformers model alone, named as for `load`. options: of `from_pretrained`, such as device_map."""
+    """The transformers model alone.
+
+    Args:
+        name: as for `load`.
+        dtype: of the weights: "float32", "bfloat16" or "float16".
+        options: of `from_pretrained`, such as device_map.
+
+    Returns:
+        The model in evaluation mode. Prefixes that wrappers put before the tensors' names are removed, and said.
+
+    Raises:
+        CourseError: the model cannot be had, or a tensor of it is missing: transformers would take random numbers.
+    """
     import torch
     import transformers
     from transformers import AutoModelForCausalLM
@@ -109,11 +122,52 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
     transformers.utils.logging.disable_progress_bar()  # reading a file is quick; a bar here would only litter notebooks
     options |= {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     directory = resolve(name)
-    with in_one_sentence(name):
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), **options)
-    # An adapter of this model names it as the user did: the folder may be this machine's cache.
-    model.name_or_path = model.config._name_or_path = str(name)
+    files = weight_files(directory)
+    names = tensor_names(files)
+    prefixes = foreign_prefixes(names)
+    say_prefixes(directory, prefixes)
+    renamed = renamings(names, prefixes)
+    with in_one_sentence(name), one_model(directory, files) as folder, _quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), key_mapping=renamed, output_loading_info=True, **options
+        )
+    _check_loaded(directory, names, info)
+    model.config._name_or_path = str(directory)
+    # transformers would put the removed prefixes back in save_pretrained, or rather their patterns.
+    model._weight_conversions = [
+        rule for rule in getattr(model, "_weight_conversions", None) or [] if rule.source_patterns[0] not in renamed
+    ]
     return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Inside, transformers reports errors only. It prints a table of missing tensors; `_check_loaded` says it in a
+    sentence."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> None:
+    """CourseError where tensors are missing; a line on stderr about those that no part of the model uses."""
+    if missing := sorted(info["missing_keys"]):
+        raise CourseError(
+            f"{directory} is not complete: {len(missing)} tensors are missing, the first {missing[0]}; the first that "
+            f"is there is {min(names, default='none')}."
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        print(
+            f"{directory}: {len(unused)} tensors are not part of the model that config.json describes and are not "
+            f"used, the first {unused[0]}.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def load_tokenizer(name: str | Path = DEFAULT) -> Any:

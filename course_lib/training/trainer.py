@@ -21,7 +21,7 @@ from course_lib.training.config import CheckpointConfig, TrainingConfig
 from course_lib.training.distributed import World, full_tensor, wrap_distributed
 from course_lib.training.log import StepRecord, TrainingLog
 from course_lib.training.loss import count_targets, training_loss
-from course_lib.training.memory import peak_memory, reset_peak_memory
+from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory
 
 Batch = np.ndarray | torch.Tensor | dict
 
@@ -59,6 +59,7 @@ class Trainer:
         self.model, self.config, self.world = model, config, world
         self.evaluate, self.eval_every = evaluate, eval_every
         self.log = TrainingLog(log_every, log_path, enabled=world.is_main)
+        return_freed_memory()
         if config.shard and world.size > 1 and config.autocast == "float16":
             raise CourseError("shard=True does not go with autocast='float16', whose loss scale is each process's own.")
         if config.gradient_checkpointing:

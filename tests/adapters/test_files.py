@@ -75,7 +75,7 @@ def test_missing_files_and_nothing_to_save(tiny_llama, tmp_path):
 
 
 def test_everything_that_matters_is_in_the_file(tiny_gpt2, tmp_path):
-    inject_lora(tiny_gpt2, ["c_attn"], rank=4, alpha=6, dropout=0.1, rslora=True)
+    inject_lora(tiny_gpt2, ["c_attn"], rank=4, alpha=6, lora_dropout=0.1, use_rslora=True)
     tiny_gpt2.config._name_or_path = "gpt2"
     save_adapter(tiny_gpt2, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

@@ -133,7 +133,7 @@ def test_worked_example_on_conv1d():
 @pytest.mark.parametrize(("rank", "rslora", "scaling"), [(4, False, 4.0), (4, True, 8.0), (16, True, 4.0)])
 def test_rank_stabilised_scaling(rank, rslora, scaling):
     """alpha 16: 16 / 4, 16 / sqrt(4), 16 / sqrt(16)."""
-    layer = LoRALinear(nn.Linear(16, 16), rank=rank, alpha=16.0, rslora=rslora)
+    layer = LoRALinear(nn.Linear(16, 16), rank=rank, alpha=16.0, use_rslora=rslora)
     assert layer.scaling == scaling == lora_scaling(16.0, rank, rslora)
     nn.init.ones_(layer.B)
     torch.testing.assert_close(layer.delta(), scaling * layer.B @ layer.A, rtol=1e-6, atol=0)
@@ -142,7 +142,7 @@ def test_rank_stabilised_scaling(rank, rslora, scaling):
 def test_dropout_is_on_the_path_and_in_training_alone():
     torch.manual_seed(0)
     base = nn.Linear(50, 1, bias=False)
-    layer = LoRALinear(base, rank=1, alpha=1.0, dropout=0.4)
+    layer = LoRALinear(base, rank=1, alpha=1.0, lora_dropout=0.4)
     nn.init.zeros_(base.weight)
     nn.init.ones_(layer.A)
     nn.init.ones_(layer.B)
@@ -152,11 +152,11 @@ def test_dropout_is_on_the_path_and_in_training_alone():
     assert kept.std() > 0.05
     assert torch.equal(layer.eval()(x), torch.full((2000, 1), 50.0))
     evaluated = nn.Sequential(nn.Linear(4, 4)).eval()
-    inject_lora(evaluated, ["0"], rank=1, dropout=0.4)
+    inject_lora(evaluated, ["0"], rank=1, lora_dropout=0.4)
     assert not any(module.training for module in evaluated.modules()), "injecting must not switch training on"
     for impossible in (-0.1, 1.0):
         with pytest.raises(CourseError, match=str(impossible)):
-            LoRALinear(nn.Linear(4, 4), rank=1, alpha=1.0, dropout=impossible)
+            LoRALinear(nn.Linear(4, 4), rank=1, alpha=1.0, lora_dropout=impossible)
 
 
 def test_gpt2_smalls_published_count():
@@ -185,7 +185,7 @@ class TestNamedAdapters:
         torch.manual_seed(1)
         inject_lora(tiny_llama, ["q_proj", "v_proj"], rank=2, name="first")
         inject_lora(tiny_llama, ["q_proj"], rank=4, alpha=8, name="second")
-        inject_lora(tiny_llama, ["down_proj"], rank=3, rslora=True, name="third")
+        inject_lora(tiny_llama, ["down_proj"], rank=3, use_rslora=True, name="third")
         for name in adapter_names(tiny_llama):
             for _, layer in lora_layers(tiny_llama, name):
                 nn.init.normal_(layer.adapters[name].B)

@@ -44,7 +44,7 @@ def model(request):
     one, other = ("c_attn", "c_fc") if request.param == "tiny_gpt2" else ("q_proj", "down_proj")
     torch.manual_seed(1)
     add(model, [one], 2, "first", alpha=6)
-    add(model, [one, other], 4, "second", rslora=True)
+    add(model, [one, other], 4, "second", use_rslora=True)
     return model
 
 

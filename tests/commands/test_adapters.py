@@ -78,7 +78,7 @@ def test_a_butterfly_merges_too(base, tmp_path, capsys):
 
 def test_list_finds_all_and_names_the_damaged(adapter, tmp_path, capsys):
     first = adapter("a")
-    adapter("deep/b", rslora=True)
+    adapter("deep/b", use_rslora=True)
     broken = tmp_path / "runs" / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")

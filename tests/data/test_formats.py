@@ -108,6 +108,10 @@ def test_a_map_that_is_none_is_refused(tmp_path):
         ({"\ud800": 1}, r"the keys '\ud800'"),
         ({"title": "x"}, "no known format has the keys 'title'"),
         ({"text": "x"}, "A text without an answer is not a record: put it into a .txt file"),
+        (
+            {"train": [ALPACA], "test": [ALPACA]},
+            "The rows seem to be inside 'train', 'test': write each such list to a",
+        ),
         ({}, "no known format has the keys (none)"),
         ("text", "the row is of type str"),
     ],

@@ -120,6 +120,9 @@ def test_a_folder_without_a_training_part_or_without_records(tmp_path):
     (tmp_path / "empty" / "all.zip").write_text("x")
     with pytest.raises(CourseError, match="It has all.zip: unpack it"):
         read_records(tmp_path / "empty")
+    (tmp_path / "empty" / "a.txt").write_text("x")
+    with pytest.raises(CourseError, match="Of plain text, name one file, or let course prepare"):
+        read_records(tmp_path / "empty")
 
 
 def test_the_names_above_the_folder_do_not_matter(tmp_path):

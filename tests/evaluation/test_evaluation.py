@@ -25,7 +25,7 @@ def test_it_is_evaluated_without_dropout_and_the_mode_is_put_back(tiny_llama):
     """Dropout in training mode would draw: two evaluations would differ, and the Trainer's own draws would move."""
     from course_lib.adapters import inject_lora, lora_layers
 
-    inject_lora(tiny_llama, ["q_proj"], rank=2, dropout=0.5)
+    inject_lora(tiny_llama, ["q_proj"], rank=2, lora_dropout=0.5)
     for _, layer in lora_layers(tiny_llama):
         torch.nn.init.normal_(layer.B)
     blocks = np.random.default_rng(0).integers(0, 97, (5, 12))

@@ -15,7 +15,7 @@ def test_a_chapter_reads_its_own_table_over_the_shared_settings():
     settings = load_profile("smoke", chapter="03_lora")
     assert settings.device == "cpu"
     assert settings.rank == 8
-    assert settings.targets == ["q_proj", "v_proj"]
+    assert settings.target_modules == ["q_proj", "v_proj"]
     assert "steps" in repr(settings)
 
 

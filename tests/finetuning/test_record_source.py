@@ -70,7 +70,7 @@ def test_what_is_not_read_is_named(tmp_path, tokenizer):
 
 def test_a_file_that_is_named_is_trained_on_whatever_its_name(tmp_path, tokenizer):
     source = read(write(tmp_path / "test.jsonl", rows("TEST", 10)), tokenizer)
-    assert (len(source.train), len(source.held_out), source.notes) == (9, 1, ("held out: the last 1 records",))
+    assert (len(source.train), len(source.held_out), source.notes) == (9, 1, ("held out: the last 1 of 10 records",))
     with pytest.raises(CourseError, match="has no training part: test.jsonl is held out"):
         read(tmp_path, tokenizer)
 
@@ -152,8 +152,11 @@ def test_malformed_rows_and_unused_fields_are_in_the_notes(tmp_path, tokenizer):
     path = write(tmp_path / "rows.jsonl", [{**row, "rating": 5} for row in rows("A", 10)])
     path.write_text(path.read_text() + "\n{broken")
     source = read(path, tokenizer)
-    assert f"1 malformed rows left out, such as {path}:11: not JSON" in source.notes[1]
+    assert f"malformed rows left out: 1, such as {path}:11: not JSON" in source.notes[1]
     assert source.notes[2] == "fields not used: rating (10)"
+    pairs = [{"prompt": f"Q {n}", "chosen": "A", "rejected": "B"} for n in range(10)]
+    source = read(write(tmp_path / "pairs.jsonl", pairs), tokenizer)
+    assert source.notes[1] == "rejected answers not used: 9; the chosen ones are trained"
 
 
 def test_one_record_that_the_template_refuses_is_left_out_and_named(tmp_path, tokenizer):
@@ -172,7 +175,7 @@ def test_one_record_that_the_template_refuses_is_left_out_and_named(tmp_path, to
     source = read(path, strict)
     assert (len(source.train), len(source.held_out)) == (7, 1)
     refused = f"{path}:4: The tokenizer's chat template refuses the conversation: roles must alternate"
-    assert f"1 records left out, such as {refused}" in source.notes
+    assert f"records left out: 1, such as {refused}" in source.notes
     with pytest.raises(CourseError, match="No record of .* can be used: .*rows.jsonl:1: The tokenizer's chat template"):
         read(write(path, [chats[3]] * 4), strict)
 
@@ -213,5 +216,10 @@ def test_a_source_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
         check_source("keepers_log", "chatt")
     with pytest.raises(CourseError, match="is not of the form"):
         check_source("keepers_log", map="prompt")
+    with pytest.raises(CourseError, match="has no file that ends with"):
+        check_source(str(tmp_path))
+    write(tmp_path / "test.jsonl", rows("TEST", 2))
+    with pytest.raises(CourseError, match="has no training part"):
+        check_source(str(tmp_path))
     check_source(str(tmp_path / "notes.txt"))
     check_source("wikitext2")

@@ -68,7 +68,7 @@ def trained(model, targets, **options):
 
 @pytest.mark.parametrize("rslora", [False, True])
 def test_peft_loads_ours(kind, base, targets, rslora, tmp_path, parity):
-    ours = trained(copy.deepcopy(base), targets, rank=4, alpha=12, dropout=0.1, rslora=rslora)
+    ours = trained(copy.deepcopy(base), targets, rank=4, alpha=12, lora_dropout=0.1, use_rslora=rslora)
     save_adapter(ours, tmp_path, base_name="a-base")
     before = logits(base)
     theirs = PeftModel.from_pretrained(base, tmp_path)
@@ -131,7 +131,7 @@ def test_a_pattern_travels_both_ways(tiny_llama, tmp_path):
 
 def test_named_adapters_switch_alike(kind, base, targets, tmp_path, parity):
     ours = trained(copy.deepcopy(base), targets, rank=2, name="first")
-    trained(ours, targets[:1], rank=4, rslora=True, name="second")
+    trained(ours, targets[:1], rank=4, use_rslora=True, name="second")
     for name in ("first", "second"):
         save_adapter(ours, tmp_path / name, name=name)
     theirs = PeftModel.from_pretrained(base, tmp_path / "first", adapter_name="first")
@@ -150,7 +150,7 @@ def test_same_training_run(kind, base, targets, tmp_path, parity):
     """Thirty steps from the same file: our Trainer on our layers, a plain torch loop on PEFT's."""
     torch.manual_seed(0)
     ours = copy.deepcopy(base)
-    inject_lora(ours, targets, rank=4, alpha=8, rslora=True)
+    inject_lora(ours, targets, rank=4, alpha=8, use_rslora=True)
     save_adapter(ours, tmp_path)
     theirs = PeftModel.from_pretrained(base, tmp_path, is_trainable=True)
     order = torch.randint(0, 97, (30, 2, 16))
@@ -217,7 +217,7 @@ def test_merged_like_pefts(kind, base, targets, dtype, tmp_path, parity):
 def test_combined_like_pefts(kind, base, targets, method, weights, tmp_path, parity):
     """Adapters on different layers and with different scalings; of different ranks where PEFT allows it."""
     ours = trained(copy.deepcopy(base), targets, rank=2, alpha=6, name="first")
-    trained(ours, targets[:1], rank=3 if method == "cat" else 2, rslora=True, name="second")
+    trained(ours, targets[:1], rank=3 if method == "cat" else 2, use_rslora=True, name="second")
     for name in ("first", "second"):
         save_adapter(ours, tmp_path / name, name=name)
     theirs = PeftModel.from_pretrained(base, tmp_path / "first", adapter_name="first")

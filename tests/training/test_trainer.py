@@ -208,7 +208,7 @@ def test_resuming_gives_bit_identical_losses(tiny_llama, tmp_path, stop):
     def run(folder, batches, resume=False):
         torch.manual_seed(3)
         model = copy.deepcopy(tiny_llama)
-        inject_lora(model, ["q_proj", "v_proj"], rank=2, dropout=0.3)
+        inject_lora(model, ["q_proj", "v_proj"], rank=2, lora_dropout=0.3)
         trainer = Trainer(
             model,
             TrainingConfig(lr=1e-2, warmup_steps=2),
