@@ -47,7 +47,8 @@ class Checkpoints:
         weights = {name: full_tensor(p.detach()).contiguous() for name, p in self.parameters.items()}
         moments = self._moments() | _random_states(self.world)
         if self.world.is_main:
-            self._write(target, weights, moments, {"step": step, "base": self.base, "extra": extra or {}})
+            state = {"step": step, "base": self.base, "moments": len(moments), "extra": extra or {}}
+            self._write(target, weights, moments, state)
             if name is None:
                 self._forget_old()
         self.world.barrier()
@@ -73,7 +74,7 @@ class Checkpoints:
         if folder is None:
             return None
         state, weights, moments = _read(folder)
-        self._check(folder, state, weights)
+        self._check(folder, state, weights, moments)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(distribute_like(weights[name], parameter))
@@ -85,7 +86,9 @@ class Checkpoints:
         """The folder of the checkpoint with the most steps."""
         return max(self.folder.glob("step_??????"), default=None, key=lambda path: path.name)
 
-    def _check(self, folder: Path, state: dict, weights: dict[str, torch.Tensor]) -> None:
+    def _check(
+        self, folder: Path, state: dict, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
+    ) -> None:
         for name in sorted(self.parameters.keys() | weights.keys()):
             ours, theirs = (
                 tuple(side[name].shape) if name in side else "absent" for side in (self.parameters, weights)
@@ -94,6 +97,12 @@ class Checkpoints:
                 raise CourseError(f"{folder} is of another model or adapter: {name} is {theirs} there and {ours} here.")
         if state["base"] != self.base:
             raise CourseError(f"{folder} belongs to another base model: the frozen weights' fingerprints differ.")
+        # A parameter without moments is one that had no gradient yet, so their number alone tells that some are lost.
+        if len(moments) != state.get("moments", len(moments)):
+            raise CourseError(
+                f"{folder} is damaged: optimizer.safetensors has {len(moments)} tensors, and {state['moments']} were "
+                "written. Delete that folder to go on from the checkpoint before it."
+            )
 
     def _moments(self) -> dict[str, torch.Tensor]:
         return {

@@ -1,5 +1,8 @@
-"""A run for tests/training/test_distributed.py, alone or under torchrun: distributed_run.py FOLDER full|lora [fsdp]
-[resume]. The model is the course's own decoder."""
+"""Runs for tests/training/test_distributed.py, alone or under torchrun: distributed_run.py RUN ...
+
+RUN is FOLDER:full or FOLDER:lora, with :fsdp and :resume after it where that is wanted; several runs follow one another
+in the same processes. The model is the course's own decoder.
+"""
 
 import sys
 from dataclasses import replace
@@ -14,11 +17,10 @@ from course_lib.evaluation import evaluate_loss
 from course_lib.models.config import CONFIGS
 from course_lib.models.decoder import Decoder
 from course_lib.training import CheckpointConfig, Trainer, TrainingConfig
-from course_lib.training.distributed import finish, start
+from course_lib.training.distributed import World, finish, start
 
 
-def main(folder: Path, options: list[str]) -> None:
-    world = start()
+def train(folder: Path, options: list[str], world: World) -> None:
     torch.manual_seed(0)
     model = Decoder(replace(CONFIGS["modern-1m"], vocab_size=97, num_hidden_layers=2))
     if "lora" in options:
@@ -42,8 +44,15 @@ def main(folder: Path, options: list[str]) -> None:
         checkpoints=CheckpointConfig(folder / "points", every=4),
     )
     trainer.train(batches, resume="resume" in options)
+
+
+def main(runs: list[str]) -> None:
+    world = start()
+    for run in runs:
+        folder, *options = run.split(":")
+        train(Path(folder), options, world)
     finish()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(sys.argv[1:])

@@ -1,5 +1,10 @@
-"""A small training run for tests/training/test_kill.py: python killed_run.py FOLDER"""
+"""Small training runs for tests/training/test_kill.py: each line of the input is a folder, and a run in it.
 
+Every run has a process of its own, which it is forked into: importing torch takes far longer than a run. Its number is
+printed, then its exit status.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -40,4 +45,11 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)  # a fork has one thread, whatever its parent had
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            main(Path(line.strip()))
+            os._exit(0)
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

@@ -1,6 +1,7 @@
 """Two gloo processes under torchrun against one process at the same global batch."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,44 +16,66 @@ from course_lib.data import IGNORE
 from course_lib.training import read_log
 from course_lib.training.distributed import World
 
-PROGRAM = str(Path(__file__).with_name("distributed_run.py"))
-
-
-ALONE = [sys.executable, PROGRAM]
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", PROGRAM]
+PROGRAM = Path(__file__).with_name("distributed_run.py")
 WHY = "float32: gradients are added in another order; the issue asks for 1e-5"
+KINDS = [(adapter, kind) for adapter in ("full", "lora") for kind in ("ddp", "fsdp")]
 
 
-def losses(command, folder, *options):
+def together(runs):
+    """All runs, one after another, in two processes: starting them takes longer than a run."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(PROGRAM)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*command, str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([*command, *runs], capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def alone(runs):
+    """The same in this process."""
+    runpy.run_path(str(PROGRAM))["main"](runs)
+
+
+def losses(folder):
     return [record.loss for record in read_log(folder / "log.jsonl")]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """By adapter and kind, the losses of four runs: alone, together, and each of them cut to half and resumed as the
+    other; and of the first two the weights of step 4."""
+    folder = tmp_path_factory.mktemp("distributed")
+    places = {(adapter, kind): folder / f"{adapter}_{kind}" for adapter, kind in KINDS}
+    alone([f"{folder}/{adapter}:{adapter}" for adapter in ("full", "lora")])
+    together([f"{place}/together:{adapter}:{kind}" for (adapter, kind), place in places.items()])
+    found = {}
+    for (adapter, _), place in places.items():
+        shutil.copytree(folder / adapter, place / "alone")
+        sides = {name: place / name for name in ("alone", "together")}
+        weights = [load_file(side / "points" / "step_000004" / "weights.safetensors") for side in sides.values()]
+        found[place] = {name: losses(side) for name, side in sides.items()} | {"weights": weights}
+        for side in sides.values():
+            shutil.rmtree(side / "points" / "step_000008")
+    together([f"{place}/alone:{adapter}:{kind}:resume" for (adapter, kind), place in places.items()])
+    alone([f"{place}/together:{adapter}:resume" for (adapter, _), place in places.items()])
+    return {
+        key: found[place] | {"crossed": losses(place / "alone"), "back": losses(place / "together")}
+        for key, place in places.items()
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_two_processes_give_the_losses_of_one(tmp_path, parity, kind, adapter):
+@pytest.mark.parametrize(("adapter", "kind"), KINDS)
+def test_two_processes_give_the_losses_of_one(runs, parity, adapter, kind):
     """Eight steps with evaluations and checkpoints; then the checkpoint of each run is resumed as the other kind."""
-    alone = losses(ALONE, tmp_path / "alone", adapter)
-    together = losses(TOGETHER, tmp_path / "together", adapter, kind)
-    assert len(together) == len(alone) == 8
+    run = runs[adapter, kind]
+    assert len(run["together"]) == len(run["alone"]) == 8
     what = f"{kind.upper()} on two processes, {adapter}, 8 steps"
-    parity.close(what, "one process, same global batch", together, alone, 1e-5, WHY)
-    ours, theirs = (
-        load_file(tmp_path / name / "points" / "step_000004" / "weights.safetensors") for name in ("together", "alone")
-    )
+    parity.close(what, "one process, same global batch", run["together"], run["alone"], 1e-5, WHY)
+    theirs, ours = run["weights"]
     assert ours.keys() == theirs.keys()
     apart = [((ours[name] - theirs[name]).norm() / theirs[name].norm()).item() for name in theirs]
     assert max(apart) < 1e-4  # not element by element: where a gradient is about 0, its sign decides Adam's step
-    for name in ("alone", "together"):
-        shutil.rmtree(tmp_path / name / "points" / "step_000008")
-    crossed = losses(TOGETHER, tmp_path / "alone", adapter, kind, "resume")
-    back = losses(ALONE, tmp_path / "together", adapter, "resume")
-    np.testing.assert_allclose(crossed, alone, rtol=1e-5)
-    np.testing.assert_allclose(back, alone, rtol=1e-5)
+    np.testing.assert_allclose(run["crossed"], run["alone"], rtol=1e-5)
+    np.testing.assert_allclose(run["back"], run["alone"], rtol=1e-5)
 
 
 def test_rows_are_shared_out():

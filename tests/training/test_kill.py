@@ -1,10 +1,11 @@
 """kill -9 at random moments, as often as it takes: the run ends with the losses of one that was left alone."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,36 +13,45 @@ import pytest
 from course_lib.training import read_log
 
 PROGRAM = Path(__file__).with_name("killed_run.py")
+STEPS = 60
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder)], stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def program():
+    """The program that forks a run for each folder it is told."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    yield process
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def run(program, folder, seconds=None):
+    """A run in `folder`, killed after so many seconds; returns its exit status, -9 for one that was killed."""
+    program.stdin.write(f"{folder}\n")
+    process = int(program.stdout.readline())
+    timer = threading.Timer(seconds or 0, os.kill, (process, signal.SIGKILL))
+    if seconds is not None:
+        timer.start()
+    status = int(program.stdout.readline())  # it has ended by now, and its number is not in use
+    timer.cancel()
+    return status
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_bit_identical_losses(tmp_path):
+def test_a_killed_run_resumes_to_bit_identical_losses(program, tmp_path):
+    """In a step, in a save, between two renames; where a run is killed before its first checkpoint it begins again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = start(whole)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-
-    rng, kills = random.Random(0), 0
-    while True:
-        process = start(cut)
-        while kills < 6 and process.poll() is None and not (cut / "checkpoints").exists():
-            time.sleep(0.01)  # before the first checkpoint there is nothing to lose
-        # from the first steps on, at any moment: in a step, in a save, between two renames
-        seconds = rng.uniform(0.0, 0.15) if kills == 0 else rng.uniform(1.5, 3.5)
-        try:
-            _, errors = process.communicate(timeout=seconds if kills < 6 else 120)
-            assert process.returncode == 0, errors
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-    assert kills >= 1
-    expected, got = (read_log(folder / "log.jsonl") for folder in (whole, cut))
+    assert run(program, whole) == 0
+    expected = read_log(whole / "log.jsonl")
+    each = sum(record.seconds for record in expected) / STEPS
+    rng, kills, midway = random.Random(0), 0, 0
+    while run(program, cut, rng.uniform(0, 25 * each) if kills < 60 else None) != 0:
+        kills += 1
+        midway += len(list((cut / "checkpoints").glob("step_*"))) > 0 and len(read_log(cut / "log.jsonl")) < STEPS
+    assert midway >= 3, f"of {kills} kills"
+    got = read_log(cut / "log.jsonl")
     assert [r.loss for r in got] == [r.loss for r in expected]
-    assert len(got) == 60
+    assert len(got) == STEPS
     assert len(list((cut / "checkpoints").glob("step_*"))) == 2

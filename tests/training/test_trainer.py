@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from course_lib.adapters import inject_lora, lora_layers
 from course_lib.data import IGNORE, pack, pad
@@ -266,6 +266,24 @@ def test_a_damaged_checkpoint_is_named(tiny_llama, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CourseError, match="step_000001 is no whole checkpoint"):
         Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
+
+
+def test_half_the_moments_missing_is_an_error(tiny_llama, tmp_path):
+    """Without them the run would go on, with other losses and no word."""
+    options = {"checkpoints": CheckpointConfig(tmp_path, every=1), "log_every": 0}
+    Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(1))
+    path = tmp_path / "step_000001" / "optimizer.safetensors"
+    moments = load_file(path)
+    save_file({name: tensor for name, tensor in moments.items() if "layers.1." not in name}, path)
+    before = [p.detach().clone() for p in tiny_llama.parameters()]
+    with pytest.raises(CourseError, match=r"is damaged: optimizer.safetensors has \d+ tensors, and \d+ were written"):
+        Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, tiny_llama.parameters(), strict=True))
+    state = json.loads((path.parent / "state.json").read_text())
+    del state["moments"]  # version 0.1 did not write their number
+    (path.parent / "state.json").write_text(json.dumps(state))
+    save_file(moments, path)
+    Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
 
 
 @pytest.mark.parametrize(
