@@ -164,8 +164,8 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
         config, saved = as_plain_lora(directory, layers, config, saved, keys)
     rank, alpha, rslora = config["r"], config["lora_alpha"], config["use_rslora"]
     if present:
-        here = _shapes(model, layers, next(iter(present.values())).adapters[name].rank)
-        _refuse_misfits(directory, here, saved)
+        first: Any = next(iter(present.values())).adapters[name]
+        _refuse_misfits(directory, _shapes(model, layers, first.rank), saved)
         set_adapter(model, name)
     else:
         inject_lora(model, list(layers), rank, alpha, config["lora_dropout"], rslora, name)

@@ -64,7 +64,8 @@ def renamings(names: Iterable[str], found: Iterable[str]) -> dict[str, str]:
 
     It removes one occurrence for each entry, so a prefix that stands twice in a name needs two, spelled differently.
     """
-    names, entries = list(names), {}
+    names = list(names)
+    entries: dict[str, str] = {}
     for pattern in found:
         most = max(len(re.findall(pattern, name)) for name in names)
         entries |= {pattern + "(?:)" * i: "" for i in range(most)}

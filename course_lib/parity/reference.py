@@ -29,7 +29,8 @@ from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.adapters import load_adapter, lora_layers, save_adapter
-from course_lib.adapters.files import CONFIG, DEFAULTS, PREFIX, WEIGHTS
+from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS
+from course_lib.adapters.peft_settings import DEFAULTS
 from course_lib.data import style_corpus
 from course_lib.data.corpora import read_corpus
 from course_lib.data.text import batches, token_blocks
