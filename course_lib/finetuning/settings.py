@@ -78,7 +78,7 @@ class Settings:
         shown="the model's own; for a shape, SmolLM2's",
     )
     seq_len: int | None = option(
-        None, "tokens in a row", group=DATA, at_least=2, shown="128; of records, what 99 in 100 of them need, up to 1024"
+        None, "tokens in a row", group=DATA, at_least=2, shown="128; of records, what 99 in 100 need, up to 1024"
     )
     too_long: str | None = option(
         None,
