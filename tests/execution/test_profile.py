@@ -21,7 +21,7 @@ def test_a_chapter_reads_its_own_table_over_the_shared_settings():
 
 def test_every_profile_has_every_chapter():
     names = available_profiles()
-    assert set(names) == {"smoke", "cpu", "gpu"}
+    assert set(names) == {"binder", "cpu", "gpu", "smoke"}
     for name in names:
         tables = tomllib.loads(profile_path(name).read_text())
         for chapter in find_chapters([]):
@@ -30,7 +30,7 @@ def test_every_profile_has_every_chapter():
 
 
 def test_unknown_names_list_what_there_is(tmp_path):
-    with pytest.raises(CourseError, match="no profile 'fast': choose one of cpu, gpu, smoke"):
+    with pytest.raises(CourseError, match="no profile 'fast': choose one of binder, cpu, gpu, smoke"):
         load_profile("fast")
     with pytest.raises(CourseError, match=r"no table \[\"99_x\"\]"):
         load_profile("smoke", "99_x")
