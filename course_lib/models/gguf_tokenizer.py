@@ -159,8 +159,11 @@ def _restore_tokens(tokenizer: Tokenizer, settings: dict[str, Any], file: str) -
     alphabet spells differently, such as GPT-NeoX's runs of spaces and DeepSeek-Coder's <｜fim▁hole｜>."""
     tokens, types = settings.get("tokens", []), settings.get("token_type", [])
     numbers = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=False)) if kind == USER_DEFINED}
-    lost = [token for token, number in numbers.items() if tokenizer.token_to_id(token) != number]
-    if lost and settings["model"] == "gpt2":
+    byte_level = settings.get("model") == "gpt2"
+    # SentencePiece vocabularies know a space as "▁".
+    spelled = {token: token if byte_level else token.replace(" ", "▁") for token in numbers}
+    lost = [token for token, number in numbers.items() if tokenizer.token_to_id(spelled[token]) != number]
+    if lost and byte_level:
         merges = [tuple(merge.split(" ")) for merge in settings["merges"]]
         tokenizer.model = BPE({token: i for i, token in enumerate(tokens)}, merges)
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in lost])

@@ -165,9 +165,11 @@ def test_cuts_are_those_of_regex(name):
 # --- files made here -------------------------------------------------------------------------------------------------
 
 
-def write_gguf(path: Path, kind: str, tokens: list[str], merges: list[str], types: list[int], **settings) -> Path:
+def write_gguf(
+    path: Path, kind: str, tokens: list[str], merges: list[str], types: list[int], architecture="llama", **settings
+) -> Path:
     """A GGUF file with a tokenizer and no weights. settings: `pre`, `add_space_prefix` and so on."""
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_tokenizer_model(kind)
     writer.add_token_list(tokens)
@@ -250,3 +252,12 @@ def test_sentencepiece_puts_a_space_before_every_text(prefix, tokens, tmp_path):
     tokenizer = load_gguf_tokenizer(path)
     assert tokenizer.tokenize(" a") == tokens
     assert tokenizer.decode(tokenizer(" a", add_special_tokens=False)["input_ids"]) == " a"
+
+
+def test_gemmas_runs_of_spaces_are_found(tmp_path):
+    """Gemma's file spells them with spaces and marks them as user-defined; its tokenizer knows them as "▁▁"."""
+    vocabulary = ["<pad>", "<eos>", "<bos>", *[f"<0x{byte:02X}>" for byte in range(256)], "  ", "▁", "a", "\n\n", "\n"]
+    types = [3, 3, 3, *[6] * 256, 4, 1, 1, 4, 4]
+    path = write_gguf(tmp_path / "x.gguf", "llama", vocabulary, ["▁ ▁"], types, "gemma3", add_space_prefix=False)
+    tokenizer = load_gguf_tokenizer(path)
+    assert tokenizer("  a\n\na a", add_special_tokens=False)["input_ids"] == [259, 261, 262, 261, 260, 261]
