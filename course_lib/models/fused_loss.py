@@ -84,7 +84,7 @@ def linear_cross_entropy(
     Returns:
         A scalar in float32, or float64 where the rows are.
     """
-    if can_fuse(hidden):
+    if can_fuse(hidden) and len(hidden):  # a process of several may have no row with a target
         return _LinearCrossEntropy.apply(hidden, weight, targets, scale, shared)
     return linear_cross_entropy_plain(hidden, weight, targets, scale)
 
