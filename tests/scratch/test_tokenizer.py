@@ -111,7 +111,7 @@ def test_save_and_load(tmp_path):
     assert again.vocab_size == TRAINED.vocab_size == 600
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
     (tmp_path / "bad.json").write_text('{"merges": 3}')
-    with pytest.raises(ValueError, match="no saved BPETokenizer"):
+    with pytest.raises(ValueError, match="not a saved BPETokenizer"):
         BPETokenizer.load(tmp_path / "bad.json")
 
 
@@ -122,7 +122,7 @@ def test_mistakes_name_the_value():
         BPETokenizer.train("x", 200)
     with pytest.raises(ValueError, match="needs an id that does not exist yet"):
         BPETokenizer([(97, 256)])
-    with pytest.raises(ValueError, match="each a text of its own"):
+    with pytest.raises(ValueError, match="each must be a text of its own"):
         BPETokenizer(special_tokens=["<a>", ""])
 
 
