@@ -39,7 +39,8 @@ class Profile:
             ) from None
 
     def __repr__(self) -> str:
-        return "\n".join([f"profile {self.name}", *(f"  {key:15} {value}" for key, value in self.values.items())])
+        shown = {key: value for key, value in self.values.items() if key != "cost"}  # `cost` is for the runner
+        return "\n".join([f"profile {self.name}", *(f"  {key:15} {value}" for key, value in shown.items())])
 
     def seed_everything(self, seed: int) -> None:
         """Seed Python, NumPy and torch, and limit torch to this profile's threads.

@@ -30,7 +30,7 @@ def test_every_profile_has_every_chapter():
 
 
 def test_unknown_names_list_what_there_is(tmp_path):
-    with pytest.raises(CourseError, match="no profile 'fast': choose one of binder, cpu, gpu, smoke"):
+    with pytest.raises(CourseError, match="no profile 'fast'. Choose one of binder, cpu, gpu, smoke"):
         load_profile("fast")
     with pytest.raises(CourseError, match=r"no table \[\"99_x\"\]"):
         load_profile("smoke", "99_x")
