@@ -165,11 +165,10 @@ def difference(got: Any, expected: Any) -> str:
 
 def apart(got: float, expected: float) -> tuple[str, str]:
     """Both numbers, with as many digits as it takes to tell them apart, and at least four."""
-    for digits in range(4, 18):
-        mine, right = f"{got:.{digits}g}", f"{expected:.{digits}g}"
-        if mine != right:
-            break
-    return mine, right
+    digits = 4
+    while f"{got:.{digits}g}" == f"{expected:.{digits}g}" and digits < 17:
+        digits += 1
+    return f"{got:.{digits}g}", f"{expected:.{digits}g}"
 
 
 def _first_difference(got: Any, expected: Any) -> str:
@@ -236,4 +235,3 @@ def _unchanged(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple):
         return len(old) == len(new) and all(map(_unchanged, old, new))
     return not isinstance(old, str | int | float | bytes | None) or old == new
-

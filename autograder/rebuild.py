@@ -59,7 +59,7 @@ def _sorted_out(
         if name is None and before is not None and _goes_on(before, cell):
             name = last  # other editors than JupyterLab split a cell without its metadata
         # A cell magic works only at the top of a cell, so such a piece cannot be joined to the one before.
-        if name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
+        if name is not None and name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
             last, before = name, cell
             pieces.setdefault(name, []).append(cell.source)
         elif cell.cell_type == "code":

@@ -40,7 +40,9 @@ class NbgraderProcess:
     def __enter__(self) -> "NbgraderProcess":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let it end; or end it, where something went wrong here."""
         if kind is not None:
             self.process.terminate()
