@@ -64,7 +64,7 @@ class _OneStudent:
 class Autograde(_OneStudent, converters.Autograde):
     """Grades one student, by the classes above whatever an older `nbgrader_config.py` says."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self: Any, **options: Any) -> None:
         super().__init__(**options)
         ours = {preprocessors.Execute: Execute, preprocessors.SaveAutoGrades: SaveAutoGrades}
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]

@@ -98,8 +98,9 @@ class Journal:
 
     def set(self, student: str, **values: str | None) -> None:
         """Note it down, whole at every moment."""
-        entry = self.known.get(student, {}) | values
-        self.known[student] = {name: value for name, value in entry.items() if value}
+        entry = self.known.pop(student, {}) | values
+        if kept := {name: value for name, value in entry.items() if value}:
+            self.known[student] = kept
         write_json(self.file, self.known)
 
 
@@ -140,11 +141,11 @@ class _Run:
     def autograde(self, nbgrader: NbgraderProcess, force: bool, say: Callable[[str], object]) -> None:
         """Have nbgrader grade what is staged and not graded yet, and write everybody's feedback."""
         digests = {student: self._digest(student) for student in self.notes}
-        graded = self.state / "autograded"  # a notebook is there once nbgrader has begun with it
+        outputs = self.state / "autograded"  # a notebook is there once nbgrader has begun with it
         known = {
             student
             for student, digest in digests.items()
-            if self.journal.get(student, "digest") == digest and self._place(graded, student).is_file()
+            if self.journal.get(student, "digest") == digest and self._place(outputs, student).is_file()
         }
         waiting = [student for student in digests if force or student not in known]
         for student in waiting:  # what a killed run leaves half graded must not pass for done
@@ -163,11 +164,10 @@ class _Run:
                 self.journal.set(student, digest=digests[student])
             else:
                 self.problems[student] = f"nbgrader could not grade it ({event['error']})"
-        say("writing feedback")
-        for event in nbgrader.ask(task="feedback"):
-            student = event["student"]
-            if student in self.notes:
-                self.notes[student] = f"nbgrader could not write its feedback ({event['error']})"
+        say("writing feedback")  # also of what did not change: a person may have commented on it
+        graded = [student for student in digests if student not in self.problems]
+        for event in nbgrader.ask(task="feedback", students=graded):
+            self.notes[event["student"]] = f"nbgrader could not write the feedback ({event['error']})"
 
     def grade_of(self, submission: Submission) -> Grade:
         """The result, from the gradebook."""

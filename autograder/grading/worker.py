@@ -6,7 +6,7 @@ Tasks come on standard input and what happens is told on standard output, a JSON
 
 - {"task": "release"}: make the release, and the assignment in the gradebook.
 - {"task": "grade", "submitted": FOLDER, "students": [...]}: grade them, one after the other.
-- {"task": "feedback"}: write the feedback of everybody who is graded.
+- {"task": "feedback", "students": [...]}: write their feedback.
 
 The answer to each ends with {"event": "done"}. Before it come {"event": "failed", "error": ...} for the task as a
 whole, and for one student "started", "slow", "stopped", "graded", and "problem" with what went wrong.
@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from autograder import notebook  # first: it makes nbformat start faster  # noqa: F401
@@ -70,14 +69,12 @@ class Worker:
                 converter.start()
                 self.tell("graded", student=student)
 
-    def feedback(self) -> None:
-        """nbgrader generate_feedback, for everybody who is graded."""
-        name = self.course.assignment_id
-        graded = sorted(Path(self.course.root, self.course.autograded_directory).glob(f"*/{name}/"))
-        for folder in graded:
-            with self.told("problem", student=folder.parent.name):
+    def feedback(self, students: list[str]) -> None:
+        """nbgrader generate_feedback."""
+        for student in students:
+            with self.told("problem", student=student):
                 converter = GenerateFeedback(coursedir=self.course, parent=self.app)
-                converter.student = folder.parent.name
+                converter.student = student
                 converter.start()
 
     def heard(self, student: str) -> Callable[[str, Cell, str], None]:

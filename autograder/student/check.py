@@ -11,7 +11,7 @@ from autograder import course, notebook
 from autograder.notebook import Cell, Notebook
 from autograder.rebuild import rebuild
 from autograder.recognise import assignment_of
-from autograder.running import TOO_LONG, CellRunner
+from autograder.running import NOT_REACHED, TOO_LONG, CellRunner
 from autograder.student.explain import complaint
 from autograder.student.release import release
 from course_lib.errors import CourseError
@@ -99,7 +99,8 @@ class _Run:
         if event == "slow":
             self.say(text)
         elif event == "end" and notebook.is_solution(cell):
-            self.answer = self._complaint(cell)
+            was_run = not any(output.get("ename") == NOT_REACHED for output in cell.outputs)
+            self.answer = self._complaint(cell) if was_run else ""
         elif event == "end" and notebook.is_test(cell):
             message = self._complaint(cell)
             if message and self.answer:

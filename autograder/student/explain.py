@@ -43,11 +43,12 @@ def _where(whole: Notebook, cell: Cell, error: notebook.Output) -> str:
     by_count = {other.execution_count: other for other in whole.cells if other.get("execution_count")}
     trace = COLOUR.sub("", "\n".join(error.traceback))
     frames = list(FRAME.finditer(trace))
-    for frame, following in reversed(list(zip(frames, [*frames[1:], None], strict=True))):
+    ends = [frame.start() for frame in frames[1:]] + [len(trace)]
+    for frame, end in list(zip(frames, ends, strict=False))[::-1]:
         inside = by_count.get(int(frame[1]))
         if inside is None or not (notebook.is_solution(inside) or notebook.grade_id(inside) is None):
             continue
-        arrow = ARROW.search(trace, frame.end(), following.start() if following else len(trace))
+        arrow = ARROW.search(trace, frame.end(), end)
         line = arrow[1].strip() if arrow else ""
         which = "the same cell" if inside is cell else _called(inside)
         return f", in line {frame[2]} of {which}" + (f": `{line}`" if line else "")

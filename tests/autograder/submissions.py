@@ -1,24 +1,35 @@
 """Submissions of every kind, made of a release and the reference answers."""
 
 import copy
+import functools
 
 import nbformat
-from in_process import reference
+from in_process import references
 
 from autograder import course, notebook
 from autograder.student.release import release
 
 
+@functools.lru_cache
+def released(name):
+    """The release, which is not to be changed."""
+    return release(course.find(name))
+
+
+@functools.lru_cache
+def solutions(name):
+    """The reference answers by part."""
+    return references(course.find(name).read())
+
+
 def filled(name="datasets", answers=None, edit=None):
     """The release with the reference answers to the parts `answers` (all by default), each passed through
     `edit(part, source)`."""
-    assignment = course.find(name)
-    sources = {notebook.grade_id(cell): cell.source for cell in assignment.read().cells}
-    nb = copy.deepcopy(release(assignment))
+    nb, right = copy.deepcopy(released(name)), solutions(name)
     for cell in nb.cells:
         part = notebook.grade_id(cell)
         if notebook.is_solution(cell) and (answers is None or part in answers):
-            cell.source = reference(sources[part])
+            cell.source = right[part]
             if edit:
                 cell.source = edit(part, cell.source)
     return nb
@@ -44,7 +55,7 @@ def split(nb, part, at, keep_metadata=True):
     cells = []
     for cell in nb.cells:
         cells.append(cell)
-        if notebook.grade_id(cell) == part:
+        if notebook.grade_id(cell) == part and at in cell.source:
             place = cell.source.index(at)
             rest = copy.deepcopy(cell)
             rest.id = f"{cell.id}-rest"

@@ -1,9 +1,12 @@
 """An answer that hands its work to the library is refused in one sentence; an honest one never is."""
 
+import re
+
 import pytest
 
 from autograder import course, notebook
 from autograder.own import own_work
+from autograder.recognise import defined_in
 
 FIRST_CELL = """
 import numpy as np
@@ -99,10 +102,15 @@ def test_numpys_comparisons_must_be_numpys(monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(course.assignments()))
-def test_every_numpy_part_asks(name):
+def test_every_numpy_part_asks_about_its_own_answer(name):
     """course_lib.scratch has no version of PyTorch's parts; inject_lora may use the library's layers, and says so."""
+    defined = set()
     for cell in course.find(name).read().cells:
         if cell.source.startswith("# The same in PyTorch"):
             break
-        if notebook.is_test(cell) and notebook.grade_id(cell) != "check-inject-lora":
-            assert "check_own(" in cell.source, notebook.grade_id(cell)
+        if notebook.is_solution(cell):
+            defined = defined_in(cell.source)
+        elif notebook.is_test(cell) and notebook.grade_id(cell) != "check-inject-lora":
+            asked = re.search(r"check_own\((\w+)", cell.source)
+            assert asked, notebook.grade_id(cell)
+            assert asked[1] in defined, notebook.grade_id(cell)

@@ -1,0 +1,113 @@
+"""A student checks: the visible tests of the release, part by part, on the student's own file, which is only read."""
+
+import nbformat
+import pytest
+from submissions import appending, filled, put, replacing
+
+from autograder import notebook
+from autograder.student.check import check, find_notebook
+from course_lib.errors import CourseError
+
+ENDLESS = "    while True:\n        import time\n        time.sleep(0.1)\n"
+
+
+def edits(*several):
+    """All these edits, one after the other."""
+
+    def edit(part, source):
+        for each in several:
+            source = each(part, source)
+        return source
+
+    return edit
+
+
+def hidden_only(part, source):
+    """Right for the visible checks' inputs, wrong for a hidden test's."""
+    return source.replace("return rows", "return rows if len(lengths) < 30 else []") if part == "first-fit" else source
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("check")
+def test_right_answers_pass_as_they_come(tmp_path):
+    """Renamed, without its tests, and wrong where only hidden tests look."""
+    nb = filled(edit=hidden_only)
+    nb.cells = [cell for cell in nb.cells if not notebook.is_test(cell)]
+    path = put(nb, tmp_path / "my work.ipynb")
+    before, told = path.read_bytes(), []
+    outcomes = check(path, tell=told.append)
+    assert [outcome.message for outcome in outcomes] == [""] * 9
+    assert [outcome.part.title for outcome in outcomes][:2] == ["Part 1: the template", "Part 2: and back"]
+    assert told == outcomes
+    assert path.read_bytes() == before, "check must never write into the student's file"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("check")
+def test_messages_teach(tmp_path):
+    """Each says what was wrong, where, and what to do; the part that ends the kernel is named."""
+    edit = edits(
+        replacing("format", '"\\n".join(sections)', '"\\n".join(sections) + "\\n"'),
+        replacing("parse", "def parse(self, formatted):", "def parse(self, formatted)"),
+        replacing("example", "        return {", "        result = {"),
+        replacing("cut", "raise ValueError(", "raise IndexError("),
+        replacing("collate", "        return {", "        np.ones((2, 3)) + np.ones((3, 2))\n        return {"),
+        replacing("packed-row", "    position_ids =", ENDLESS + "    position_ids ="),
+        replacing("grouped", "    order =", "    lengths.sort()\n    order ="),
+    )
+    nb = filled(edit=edit, answers={"format", "parse", "example", "cut", "collate", "packed-row", "grouped"})
+    end = next(i for i, cell in enumerate(nb.cells) if notebook.grade_id(cell) == "check-grouped")
+    nb.cells.insert(end + 1, nbformat.v4.new_code_cell("exit()"))
+    said = []
+    messages = {
+        o.part.id.removeprefix("check-"): o.message for o in check(put(nb, tmp_path / "x.ipynb"), 5, say=said.append)
+    }
+    assert messages["format"].startswith(
+        "the formatted record has 76 characters, expected 75; it differs from character"
+    )
+    assert messages["parse"] == "the cell with your answer stops: SyntaxError: expected ':' (line 1 of the cell)"
+    assert messages["example"] == "example returned nothing: end it with `return` (print only shows a value)"
+    assert "must raise a ValueError, and your code raised IndexError: max_length 6" in messages["cut"]
+    assert messages["collate"].startswith(
+        "ValueError: operands could not be broadcast together with shapes (2,3) (3,2)"
+    )
+    assert messages["collate"].endswith(" of your cell 'collate': `np.ones((2, 3)) + np.ones((3, 2))`")
+    assert messages["first-fit"].startswith("NotImplementedError: this part is not written yet, in line")
+    assert messages["packed-row"].startswith("it took over 5 seconds and was stopped, in line ")
+    assert messages["packed-row"].endswith("`time.sleep(0.1)`: is there an endless loop?")
+    assert messages["grouped"].startswith("length_grouped_batches changed lengths, which it was given")
+    assert "the cell 'check-packed-row' is still running (it may take 5 s)" in said
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("check")
+def test_what_was_checked_before_the_kernel_ended_stays(tmp_path):
+    nb = filled(edit=appending("example", "import os; os._exit(1)"), answers={"format", "example", "cut"})
+    messages = [outcome.message for outcome in check(put(nb, tmp_path / "x.ipynb"))]
+    assert messages[0] == ""
+    assert messages[1].startswith("NotImplementedError")
+    assert messages[2].startswith(
+        "the cell with your answer stops: the cell 'example' ended its kernel (a call of os._exit"
+    )
+    assert messages[3:] == ["not run: the cell 'example' ended its kernel"] * 6
+
+
+def test_something_else_is_refused(tmp_path):
+    path = put(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "other.ipynb")
+    with pytest.raises(CourseError, match="none of the course's assignments"):
+        check(path)
+    with pytest.raises(CourseError, match="There is no notebook"):
+        check(tmp_path / "absent.ipynb")
+
+
+def test_the_only_notebook_here_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CourseError, match="Say which notebook to check: this folder has none"):
+        find_notebook(None)
+    path = put(nbformat.v4.new_notebook(), tmp_path / "a.ipynb")
+    assert find_notebook(None) == path
+    put(nbformat.v4.new_notebook(), tmp_path / "b.ipynb")
+    with pytest.raises(CourseError, match=r"this folder has a\.ipynb, b\.ipynb"):
+        find_notebook(None)
+    assert find_notebook(path) == path

@@ -1,0 +1,176 @@
+"""A submission is only its answers: tests, order and points come from the release, whatever an editor did to it."""
+
+import copy
+
+import nbformat
+import pytest
+from submissions import bare, filled, released, replacing, split
+
+from autograder import course, notebook
+from autograder.rebuild import answers, rebuild
+from autograder.recognise import assignment_of
+
+
+@pytest.fixture
+def template():
+    return released("datasets")
+
+
+def sources(nb):
+    """The cells' sources by grade id; of own cells, under None, a list."""
+    found = {None: []}
+    for cell in nb.cells:
+        name = notebook.grade_id(cell)
+        if name is None and cell.cell_type == "code":
+            found[None].append(cell.source)
+        elif name is not None:
+            assert name not in found
+            found[name] = cell.source
+    return found
+
+
+class TestAnswers:
+    def test_an_untouched_release_is_itself(self, template):
+        assert [c.source for c in rebuild(template, template).cells] == [c.source for c in template.cells]
+
+    def test_they_survive_deleted_duplicated_edited_and_moved_tests(self, template):
+        tampered = filled()
+        for cell in tampered.cells:
+            if notebook.is_test(cell):
+                cell.source, cell.metadata.nbgrader.points = "pass", 1000
+        tests = [cell for cell in tampered.cells if notebook.is_test(cell)]
+        tampered.cells.remove(tests[0])
+        tampered.cells.append(copy.deepcopy(tests[1]))
+        tampered.cells.reverse()
+        whole, right = rebuild(template, tampered), sources(filled())
+        assert [notebook.grade_id(c) for c in whole.cells] == [notebook.grade_id(c) for c in template.cells]
+        for ours, original in zip(whole.cells, template.cells, strict=True):
+            assert ours.metadata == original.metadata
+            expected = right[notebook.grade_id(ours)] if notebook.is_solution(ours) else original.source
+            assert ours.source == expected
+
+    def test_own_cells_stay_where_they_were(self, template):
+        extended = copy.deepcopy(template)
+        at = next(i for i, cell in enumerate(extended.cells) if notebook.grade_id(cell) == "parse")
+        extended.cells.insert(at, nbformat.v4.new_code_cell("helper = 1"))
+        whole = rebuild(template, extended)
+        found = [cell.source for cell in whole.cells]
+        names = [notebook.grade_id(cell) for cell in whole.cells]
+        assert names.index("check-format") < found.index("helper = 1") < names.index("parse")
+
+    def test_the_submission_is_not_changed(self, template):
+        submission = bare(filled())
+        before = copy.deepcopy(submission)
+        rebuild(template, submission)
+        assert submission == before
+
+
+class TestSplitCells:
+    """JupyterLab's Split Cell keeps the metadata: two cells with one id."""
+
+    @pytest.mark.parametrize("at", ["    order = ", "    return [", "    ### nothing", "def shuffled"])
+    def test_they_are_put_together(self, template, at):
+        whole = filled(edit=replacing("shuffled", "    order = ", "    ### nothing\n    order = "))
+        found = rebuild(template, split(copy.deepcopy(whole), "shuffled", at))
+        assert sources(found)["shuffled"].lstrip("\n") == sources(whole)["shuffled"]
+        assert sources(found)[None] == []
+
+    def test_three_pieces(self, template):
+        nb = split(split(filled(), "shuffled", "    order"), "shuffled", "    return")
+        found = sources(rebuild(template, nb))
+        assert found["shuffled"].startswith("def shuffled_batches")
+        assert "    order = np" in found["shuffled"]
+
+    def test_a_copy_behind_the_answer_counts_as_it_does_in_the_students_kernel(self, template):
+        nb = filled()
+        at = next(i for i, cell in enumerate(nb.cells) if notebook.grade_id(cell) == "shuffled")
+        second = copy.deepcopy(nb.cells[at])
+        second.source = "shuffled_batches = None"
+        nb.cells.insert(at + 1, second)
+        names = {}
+        exec("import numpy as np\n" + sources(rebuild(template, nb))["shuffled"], names)
+        assert names["shuffled_batches"] is None
+
+    def test_a_piece_with_a_cell_magic_stays_a_cell(self, template):
+        nb = filled(edit=replacing("shuffled", "def shuffled", "x = 1\n%%time\ndef shuffled"))
+        found = sources(rebuild(template, split(nb, "shuffled", "%%time")))
+        assert found[None] == [cell for cell in found[None] if cell.startswith("%%time\ndef shuffled")]
+
+    def test_editors_that_split_without_the_metadata(self, template):
+        nb = split(filled(), "shuffled", "    return [", keep_metadata=False)
+        assert sources(rebuild(template, nb)) == sources(rebuild(template, filled()))
+
+    def test_an_indented_cell_of_ones_own_is_left_alone(self, template):
+        nb = split(filled(), "shuffled", "    return [", keep_metadata=False)
+        rest = next(cell for cell in nb.cells if cell.id.endswith("-rest"))
+        rest.source = "  print(1)"  # IPython takes the indentation away
+        assert sources(rebuild(template, nb))[None] == ["  print(1)"]
+
+
+class TestLostMetadata:
+    """Some editors drop the metadata of cells: the text says which is which."""
+
+    def test_of_all_cells(self, template):
+        assert sources(rebuild(template, bare(filled()))) == sources(rebuild(template, filled()))
+
+    def test_of_a_notebook_that_was_laid_out_anew(self, template):
+        nb = bare(filled())
+        for cell in nb.cells:
+            if "check_" in cell.source:
+                cell.source = "# laid out anew\n" + cell.source.replace("    ", "        ")
+        found = sources(rebuild(template, nb))
+        assert found[None] == []
+
+    def test_of_one_answer(self, template):
+        nb = filled()
+        cell = next(cell for cell in nb.cells if notebook.grade_id(cell) == "cut")
+        cell.metadata = nbformat.from_dict({})
+        assert sources(rebuild(template, nb)) == sources(rebuild(template, filled()))
+
+    def test_an_answer_in_several_cells(self, template):
+        helper = "def helper(x):\n    return x\n"
+        nb = split(filled(edit=replacing("cut", "def cut", helper + "def cut")), "cut", "def cut")
+        found = sources(rebuild(template, bare(nb)))
+        assert found["cut"].startswith("def cut")
+        assert [source.strip() for source in found[None]] == [helper.strip()]
+
+    def test_an_answer_that_was_merged_into_another_cell_is_not_overwritten(self, template):
+        """Merge Cells keeps one cell's metadata: the other's unwritten form must not come behind the answer."""
+        nb = filled()
+        cells = {notebook.grade_id(cell): cell for cell in nb.cells}
+        cells["shuffled"].source += "\n\n\n" + cells["grouped"].source
+        nb.cells.remove(cells["grouped"])
+        found = sources(rebuild(template, nb))
+        assert "def length_grouped_batches" in found["shuffled"]
+        assert found["grouped"] == ""
+
+    def test_an_answer_that_was_deleted_is_unwritten(self, template):
+        """Other parts rely on the class that Part 3 begins."""
+        nb = filled()
+        nb.cells = [cell for cell in nb.cells if notebook.grade_id(cell) != "example"]
+        assert "NotImplementedError" in sources(rebuild(template, nb))["example"]
+
+
+class TestWhichAssignment:
+    @pytest.mark.parametrize("name", sorted(course.assignments()))
+    @pytest.mark.parametrize("lose", [lambda nb: nb, bare])
+    def test_each_is_known(self, name, lose):
+        known = course.assignments().values()
+        assert assignment_of(lose(filled(name)), known).name == name
+        assert assignment_of(lose(filled(name, answers=[])), known).name == name
+
+    def test_another_notebook_is_none(self):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("def forward(self, x):\n    return x")])
+        assert assignment_of(nb, course.assignments().values()) is None
+        assert assignment_of(nbformat.v4.new_notebook(), course.assignments().values()) is None
+
+    def test_a_few_of_the_cells_are_enough_with_their_ids(self):
+        nb = filled()
+        nb.cells = [cell for cell in nb.cells if notebook.grade_id(cell) in ("cut", "check-cut")]
+        assert assignment_of(nb, course.assignments().values()).name == "datasets"
+
+
+def test_answers_are_the_students_own_text(template):
+    assert answers(filled(), template)["cut"] == sources(filled())["cut"]
+    assert answers(template, template)["cut"].endswith('raise NotImplementedError("this part is not written yet")')
+    assert "check-cut" not in answers(filled(), template)
