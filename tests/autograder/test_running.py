@@ -97,10 +97,8 @@ def test_a_cell_that_cannot_be_interrupted_is_killed():
         iopub_timeout=1,
     )
     assert errors == [[], [TOO_LONG], [NOT_REACHED]]
-    assert (
-        client.stopped
-        == f"your own cell that begins 'signal.signal(signal.SIGINT, signal.SIG_IGN)' took over {LIMIT} seconds and could not be interrupted"
-    )
+    begins = "your own cell that begins 'signal.signal(signal.SIGINT, signal.SIG_IGN)'"
+    assert client.stopped == f"{begins} took over {LIMIT} seconds and could not be interrupted"
     assert not not_reached(client.nb.cells[1]), "it had its time"
 
 

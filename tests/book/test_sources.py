@@ -66,7 +66,7 @@ def test_api_pages_cover_every_room(tmp_path):
     text = (tmp_path / "api/course_lib.adapters.md").read_text()
     assert ".. automodule:: course_lib.adapters.lora\n   :members:" in text
     rooms = {path.stem for path in (tmp_path / "api").glob("course_lib.*.md")}
-    for room in ("scratch", "data", "models", "training", "adapters", "quantization", "alignment", "inference"):
+    for room in ("scratch", "data", "models", "training", "adapters", "quantization", "parity", "inference"):
         assert f"course_lib.{room}" in rooms
 
 
