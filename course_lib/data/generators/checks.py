@@ -226,7 +226,7 @@ def check_comparison(answer: str, prompt: str, response: str) -> bool:
 
 
 def check_roman(answer: str, prompt: str, response: str) -> bool:
-    """The response claims one number, or one Roman numeral in capitals. A lone I is the pronoun, because no answer is I.
+    """One number is claimed, or one Roman numeral in capitals. A lone I is the pronoun, because no answer is I.
 
     Args:
         answer: the right number or numeral.

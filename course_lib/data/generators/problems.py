@@ -72,7 +72,7 @@ def _holds(equation: tuple[str, str, str, str, str]) -> bool:
 
 
 def _is_sound(question: str, answer: str, solution: str) -> bool:
-    """Whether a problem may be used: its answer is a whole number of at least 0, and its solution never rounds.
+    """Whether a problem may be used: a whole answer of at least 0, at most two decimals, and equations that hold.
 
     Some of gsm_symbolic's templates truncate ($65.02 - $7.02 = $57) and so have a wrong reference answer.
     """
