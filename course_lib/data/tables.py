@@ -94,10 +94,13 @@ def _reader_of(kind: Any) -> Callable[[Any], Any] | None:
         return _from_json
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
         inner = _reader_of(kind.value_type)
-        return inner and (lambda values: values and [inner(value) for value in values])
+        if inner is None:
+            return None
+        return lambda values: values and [inner(value) for value in values]  # None and [] stay as they are
     if pyarrow.types.is_struct(kind):
         inners = {field.name: read for field in kind if (read := _reader_of(field.type)) is not None}
         if inners:
+            # None stays None.
             return lambda value: value and value | {name: read(value[name]) for name, read in inners.items()}
     return None
 

@@ -71,7 +71,13 @@ class SGD(Optimizer):
         self.momentum, self.weight_decay = momentum, weight_decay
 
     def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """w - lr v with the new velocity v; for the arguments see `Optimizer.updated`."""
+        """w - lr v with the new velocity v.
+
+        Args:
+            index: which parameter, for its velocity.
+            value: w.
+            gradient: g, of the same shape.
+        """
         gradient = gradient + self.weight_decay * value
         velocity = self.momentum * self.memory["velocity"][index] + gradient
         self.memory["velocity"][index] = velocity
@@ -112,7 +118,10 @@ class AdamW(Optimizer):
     def updated(self, index: int, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """w (1 - lr weight_decay) - lr m^ / (sqrt(v^) + eps), where m^ and v^ are corrected for their start at zero.
 
-        For the arguments see `Optimizer.updated`.
+        Args:
+            index: which parameter, for its m and v.
+            value: w.
+            gradient: of the same shape.
         """
         beta1, beta2 = self.betas
         m = beta1 * self.memory["m"][index] + (1 - beta1) * gradient
