@@ -1,6 +1,6 @@
 """From examples of unequal length to batches: padding, packing, length grouping, token budgets.
 
-An example is {"input_ids": [...], "labels": [...]}; batches of numbers are plans that say which examples go together.
+An example is {"input_ids": [...], "labels": [...]}. A batch of numbers is a plan: it says which examples go together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
         input_ids, labels (IGNORE where padded) and attention_mask (1 for real tokens): int64 (batch, longest).
 
     Raises:
-        CourseError: there is no example, or one has other numbers of ids and labels.
+        CourseError: there is no example, or one of them has unequal numbers of ids and labels.
     """
     if not examples:
         raise CourseError("An empty batch cannot be padded.")
@@ -65,6 +65,7 @@ def collate(rows: Rows, chosen: Sequence[int] | np.ndarray, pad_token_id: int) -
 
 
 def _lengths(examples: Sequence[Example]) -> list[int]:
+    """The tokens of each example; CourseError where one has unequal numbers of ids and labels."""
     for number, example in enumerate(examples):
         if len(example["input_ids"]) != len(example["labels"]):
             raise CourseError(
@@ -112,7 +113,7 @@ def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[str, np.ndarray]:
-    """Examples laid end to end in rows, each as blind to its neighbours as if it were alone.
+    """Lay examples end to end in rows, where none of them sees its neighbours.
 
     Args:
         examples: {"input_ids", "labels"} of each.
@@ -126,7 +127,7 @@ def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[
         last.
 
     Raises:
-        CourseError: an example is longer than a row, or has other numbers of ids and labels.
+        CourseError: an example is longer than a row, or has unequal numbers of ids and labels.
     """
     plan = plan_packing(_lengths(examples), capacity)
     shape = (len(plan), capacity)
@@ -146,10 +147,14 @@ def pack(examples: Sequence[Example], capacity: int, pad_token_id: int) -> dict[
 
 
 def block_diagonal(segment_ids: np.ndarray) -> np.ndarray:
-    """Who may attend to whom in packed rows: bool (rows, 1, time, time).
+    """Which token may attend to which in packed rows.
 
-    It is True from a token (third axis) to itself and to the earlier tokens of its own example (fourth axis). Padding
-    sees only itself, so that no row of a softmax is empty.
+    Args:
+        segment_ids: (rows, time), the number of each token's example in its row; -1 for padding.
+
+    Returns:
+        bool (rows, 1, time, time): True from a token (third axis) to itself and to the earlier tokens of its own
+        example (fourth axis). Padding sees only itself, so that no row of a softmax is empty.
     """
     time = segment_ids.shape[1]
     same = segment_ids[:, :, None] == segment_ids[:, None, :]  # (rows, time, time)
@@ -169,6 +174,9 @@ def shuffled(lengths: Sequence[int], batch_size: int, seed: int = 0) -> list[np.
 
     Returns:
         The numbers of the examples in each batch.
+
+    Raises:
+        CourseError: batch_size is below 1.
     """
     at_least_one(batch_size=batch_size)
     order = np.random.default_rng(seed).permutation(len(lengths))
@@ -189,6 +197,9 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int = 0, windo
 
     Returns:
         The numbers of the examples in each batch.
+
+    Raises:
+        CourseError: batch_size or window is below 1.
     """
     at_least_one(batch_size=batch_size, window=window)
     rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
@@ -216,7 +227,7 @@ def token_budget(lengths: Sequence[int], max_tokens: int, seed: int = 0, window:
         The numbers of the examples in each micro-batch.
 
     Raises:
-        CourseError: one example alone exceeds the budget.
+        CourseError: one example alone exceeds the budget, or window is below 1.
     """
     at_least_one(window=window)
     rng, sizes = np.random.default_rng(seed), np.asarray(lengths)
@@ -240,11 +251,14 @@ def _within(ascending: np.ndarray, lengths: np.ndarray, max_tokens: int) -> Iter
 
 
 def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int] | np.ndarray]) -> float:
-    """The share of a pass's tokens that is padding when each batch is padded to its longest example: 0 to 1.
+    """The share of a pass's tokens that is padding, when each batch is padded to its longest example.
 
     Args:
         lengths: tokens of each example.
         batches: the numbers of the examples in each batch.
+
+    Returns:
+        A share from 0 to 1.
     """
     sizes = np.asarray(lengths)
     computed = sum(len(batch) * sizes[np.asarray(batch)].max() for batch in batches)

@@ -30,6 +30,9 @@ def read_corpus(source: str | Path, split: str = "train", limit: int | None = No
         split: train, val or test.
         limit: at most so many documents.
 
+    Returns:
+        The text of each document.
+
     Raises:
         CourseError: there is no such corpus, or a file is not UTF-8 text.
     """
@@ -52,6 +55,9 @@ def no_corpus(source: str | Path, others: Iterable[str] = ()) -> CourseError:
     Args:
         source: what was given.
         others: names that could have been given besides `NAMED`.
+
+    Returns:
+        The error, to be raised.
     """
     hint = similar_paths(Path(source).expanduser(), (*NAMED, *others))
     known = ", ".join((*NAMED, *others))
@@ -69,6 +75,7 @@ def _hub_texts(corpus: str, split: str) -> Iterator[str]:
 
 
 def _column(row: Any, column: str, where: str) -> str:
+    """The text of one row; CourseError where it has none."""
     if isinstance(row, Malformed):
         raise CourseError(f"{where}: {row}.")
     if not isinstance(row, dict) or not isinstance(row.get(column), str):
@@ -77,6 +84,7 @@ def _column(row: Any, column: str, where: str) -> str:
 
 
 def _wikitext_file(folder: Path, split: str) -> Path:
+    """The file of a split: .raw keeps rare words, .tokens has <unk> for them, so .raw is taken first."""
     name = WIKI_SPLIT.get(split, split)
     for ending in ("raw", "tokens"):
         if (path := folder / f"wiki.{name}.{ending}").is_file():
@@ -86,6 +94,7 @@ def _wikitext_file(folder: Path, split: str) -> Path:
 
 
 def _read(path: Path) -> str:
+    """The text of a UTF-8 file."""
     refuse_stand_in(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -95,11 +104,12 @@ def _read(path: Path) -> str:
 
 
 def split_articles(text: str) -> list[str]:
-    """A WikiText file cut before each article's title, " = Title = "; sections have two or more signs."""
+    """Cut a WikiText file before each article's title, " = Title = ". Titles of sections have two or more signs."""
     return list(_articles(text.splitlines(keepends=True)))
 
 
 def _articles(lines: Iterable[str]) -> Iterator[str]:
+    """The lines put together to articles; blank ones before the first title belong to the first article."""
     article: list[str] = []
     for line in lines:
         if re.fullmatch(r" = [^=].*[^=] = \n?", line) and any(part.strip() for part in article):

@@ -11,18 +11,18 @@ PAINT = {True: "background:#ffd166;font-weight:600", False: "background:#dfe3e8"
 
 
 class LabelView:
-    """Named examples as rows of tokens, the trained ones in colour and bold; print gives plain text.
+    """Named examples as rows of tokens. A notebook shows trained tokens in colour and bold; print gives plain text.
 
     Args:
         examples: {"input_ids", "labels"} by name.
-        decode: ids -> text, usually `tokenizer.decode`.
+        decode: makes text of ids, usually `tokenizer.decode`.
     """
 
     def __init__(self, examples: dict[str, dict[str, list[int]]], decode: Callable[[list[int]], str]):
         self.examples, self.decode = examples, decode
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that a notebook shows."""
         rows = [
             f"<p><strong>{html.escape(name)}</strong><br>{self._row(example)}</p>"
             for name, example in self.examples.items()
@@ -43,7 +43,7 @@ class LabelView:
         return self.decode([token]).replace("\n", "⏎")
 
     def __repr__(self) -> str:
-        """Trained tokens in [brackets]."""
+        """Plain text, with the trained tokens in [brackets]."""
         lines = []
         for name, example in self.examples.items():
             shown = (

@@ -52,6 +52,9 @@ class Fields:
             key: which field.
             empty: whether the text may be blank.
 
+        Returns:
+            The text.
+
         Raises:
             Malformed: it is missing, not a text, blank, or holds half of a character.
         """
@@ -64,11 +67,14 @@ class Fields:
         return whole_characters(value, repr(name))
 
     def below(self, name: str, values: Mapping[str, Any]) -> "Fields":
-        """The fields of an object inside this row; what is unread there is reported as "name[].key".
+        """The fields of an object inside this row. What is unread there is reported as "name[].key".
 
         Args:
             name: the field that the object is in.
             values: the object.
+
+        Returns:
+            The object's fields.
         """
         inner = Fields(values, prefix=f"{self.prefix}{name}[].")
         self._below.append(inner)
@@ -84,11 +90,14 @@ class Fields:
 
 
 def whole_characters(text: str, where: str) -> str:
-    """`text` itself, unless it holds what JSON can spell and neither a file nor a tokenizer takes.
+    """Refuse half of a character, which JSON can spell and neither a file nor a tokenizer takes.
 
     Args:
         text: any text.
         where: what the message calls it.
+
+    Returns:
+        `text` itself.
 
     Raises:
         Malformed: the text holds half of a surrogate pair.
@@ -104,6 +113,9 @@ def parsed(value: object, name: str) -> object:
     Args:
         value: the field's value.
         name: the field's name.
+
+    Returns:
+        The list or object, or the value as it is.
 
     Raises:
         Malformed: the text looks like a list or object and is not JSON, as when pandas writes Python's spelling.
@@ -122,6 +134,9 @@ def first_words(text: str, most: int = 40) -> str:
     Args:
         text: any text.
         most: how many characters are shown.
+
+    Returns:
+        The text, or its beginning with an ellipsis.
     """
     return text if len(text) <= most else text[: most - 1] + "…"
 

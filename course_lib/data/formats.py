@@ -1,4 +1,4 @@
-"""The published formats, each parsed into `Record`; one place for each.
+"""The published formats: a function for each one parses its rows into `Record`s.
 
 Which format a row has is told by its keys. Checked in tests/data/test_formats.py against rows written as the data sets'
 own pages show them.
@@ -50,15 +50,18 @@ class Format:
     optional: frozenset[str] = frozenset()
 
     def fits(self, keys: Collection[str]) -> bool:
-        """Whether all of the format's keys are among `keys`, under any of their names."""
+        """Whether each of the format's keys is among `keys`, under any of its names."""
         return all(key in keys or any(name in keys for name in self.aliases.get(key, ())) for key in self.keys)
 
 
 def parse_alpaca(row: Fields) -> list[Record]:
-    """Stanford Alpaca: {"instruction", "input", "output"}, "input" empty or absent where there is none.
+    """Stanford Alpaca: {"instruction", "input", "output"}; "input" may be empty or absent.
 
-    Dolly's {"instruction", "context", "response"} is the same; LLaMA-Factory adds "history", earlier pairs of question
-    and answer.
+    Dolly's {"instruction", "context", "response"} is read in the same way. LLaMA-Factory adds "history": earlier pairs
+    of question and answer.
+
+    Raises:
+        Malformed: a field is missing, empty or not a text.
     """
     given = row.text("input", empty=True) if row.get("input") is not None else ""
     asked, answered = ask(row.text("instruction"), given), reply(row.text("output"))
@@ -121,14 +124,17 @@ def parse_prompt_response(row: Fields) -> list[Record]:
 
 
 def read_whole(turns: list[dict[str, str]], name: str) -> list[dict[str, str]]:
-    """Turns that end with an answer which is not empty.
+    """Refuse turns that do not end with an answer.
 
     Args:
         turns: a whole conversation.
         name: the field that its answer comes from.
 
+    Returns:
+        `turns` itself.
+
     Raises:
-        Malformed: they do not.
+        Malformed: the last turn is not the assistant's, or is empty.
     """
     if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
         raise Malformed(f"{name!r} is not an answer of the assistant, or it is empty")
@@ -178,7 +184,7 @@ FORMATS = {
 
 
 def check_format(name: str) -> None:
-    """CourseError where `name` is neither "auto" nor one of `FORMATS`."""
+    """Raises CourseError where `name` is neither "auto" nor one of `FORMATS`."""
     if name not in ("auto", *FORMATS):
         hint = did_you_mean(name, FORMATS)
         raise CourseError(f"There is no format {name!r}: choose auto or one of {', '.join(FORMATS)}.{hint}")
@@ -194,7 +200,7 @@ def detect(row: Mapping[str, Any]) -> str:
     """The name of the first format whose keys are all in `row`, under any of their names.
 
     Raises:
-        UnknownFormat: there is none.
+        UnknownFormat: no format fits.
     """
     filled = {key: value for key, value in row.items() if value is not None}
     if {"chosen", "rejected"} <= filled.keys() and not isinstance(filled["chosen"], str):
@@ -222,7 +228,13 @@ def _guess(row: Mapping[str, Any]) -> str:
 
 @dataclass
 class Row:
-    """One row as it was understood: its format, its records, and the fields that were not used."""
+    """One row as it was understood.
+
+    Attributes:
+        format: its name in `FORMATS`.
+        records: most formats have one record in a row.
+        unused: the fields that say something and were not used.
+    """
 
     format: str
     records: list[Record]
@@ -235,6 +247,9 @@ def parse_row(row: Mapping[str, Any], format: str = "auto") -> Row:
     Args:
         row: its values by key.
         format: one of `FORMATS`, or "auto" to tell it by the keys.
+
+    Returns:
+        The format, the records and the unused fields.
 
     Raises:
         Malformed: the row does not follow the format, or says something that a record has no place for.
@@ -276,7 +291,10 @@ def _with_system(record: Record, row: Fields) -> Record:
 
 
 def parse_map(text: str) -> dict[str, str]:
-    """{"prompt": "question"} from "prompt=question,response=answer": our keys, and what the rows call them.
+    """Read "prompt=question,response=answer": our keys, and what the rows call them.
+
+    Returns:
+        Such as {"prompt": "question", "response": "answer"}.
 
     Raises:
         CourseError: the text is not of this form.
@@ -300,8 +318,11 @@ def renamed(row: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
         row: its values by its own keys.
         keys: our keys, and what the row calls them.
 
+    Returns:
+        The same values, with our keys.
+
     Raises:
-        Malformed: the row does not have one of them.
+        Malformed: the row lacks one of the keys that it should have.
     """
     if missing := [theirs for theirs in keys.values() if theirs not in row]:
         have = ", ".join(map(repr, sorted(row)))

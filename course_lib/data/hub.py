@@ -18,12 +18,15 @@ PLAIN_SPLIT = re.compile(r"\w[\w.-]*")
 
 
 def load_hub(name: str, split: str = "train", config: str | None = None) -> Iterator[Any]:
-    """The rows of a data set on the hub, or in the hub's cache on this machine; a Malformed stands for a broken row.
+    """The rows of a data set on the hub, or in the hub's cache on this machine.
 
     Args:
         name: such as "openai/gsm8k".
         split: one split, or an expression of `datasets` such as "train[:10%]".
         config: which configuration, where there are several.
+
+    Returns:
+        An iterator over the rows. A Malformed stands for a broken one.
 
     Raises:
         CourseError: `datasets` is not installed, or it has no such data set, split or configuration.
@@ -52,7 +55,7 @@ def load_hub(name: str, split: str = "train", config: str | None = None) -> Iter
 
 
 def _builder(name: str, config: str | None) -> Any:
-    """What `datasets` knows of a name's files. Without a network: of those that were downloaded before."""
+    """What `datasets` knows of a name's files. Without a network it knows those that were downloaded before."""
     import datasets
     from huggingface_hub import snapshot_download
 
@@ -73,7 +76,7 @@ def _builder(name: str, config: str | None) -> Any:
 
 
 def _can_be_read(builder: Any) -> bool:
-    """Whether all files of a data set are of kinds that `rows` reads, as they are."""
+    """Whether all files of a data set are of kinds that `rows` reads unchanged."""
     files = builder.config.data_files
     if files is None or getattr(builder.config, "field", None):  # the rows are in one field of a JSON object
         return False

@@ -33,7 +33,7 @@ def encode_record(
     train_on: str = "response",
     max_length: int | None = None,
 ) -> Example:
-    """{"input_ids", "labels"} of a record, equally long; a label is its token's id, or IGNORE where it is not trained.
+    """Turn a record into ids and labels.
 
     Args:
         record: the conversation.
@@ -42,6 +42,10 @@ def encode_record(
         train_on: "response", the last turn; "assistant", every turn of the assistant's, each with the token that ends
             it; or "all". Turns in `record.untrained` are never trained.
         max_length: a longer example is cut at the end.
+
+    Returns:
+        {"input_ids", "labels"}, equally long. A label is its token's id, or IGNORE where it is not trained. The labels
+        are not shifted: the loss compares position t with label t + 1.
 
     Raises:
         CourseError: an argument is not possible.
@@ -60,7 +64,7 @@ def _check_choices(template: str, train_on: str) -> None:
 
 
 def _encode(record: Record, tokenizer: Tokenizer, template: str, train_on: str) -> Example:
-    """The example at its full length."""
+    """The example at its full length: the template's text, its ids, and which of them are trained."""
     try:
         if template == "instruction":
             ids, trained = _instruction(record, tokenizer)
@@ -73,12 +77,14 @@ def _encode(record: Record, tokenizer: Tokenizer, template: str, train_on: str) 
         if record.untrained and template == "chat":
             trained = _without_untrained(record, with_chat_template(tokenizer), trained)
     except RecordError as error:
+        # The message is to name the record, once.
         known = record.source and not str(error).startswith(record.source)
         raise RecordError(f"{record.source}: {error}") if known else error from error
     return {"input_ids": ids, "labels": [i if t else IGNORE for i, t in zip(ids, trained, strict=True)]}
 
 
 def _instruction(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """The ids of the exercise's template, and which of them are trained: the response and the end-of-text token."""
     parts, formatter = record.alpaca(), InstructionFormatter()
     prompt = formatter.prompt(parts["instruction"], parts["input"])
     whole = formatter.format(**parts) + (getattr(tokenizer, "eos_token", None) or "")
@@ -86,13 +92,14 @@ def _instruction(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[
 
 
 def _chat_response(record: Record, tokenizer: ModelTokenizer) -> tuple[list[int], list[bool]]:
+    """The ids of the chat template, and which of them are trained: the last turn, from behind its header."""
     messages = list(record.messages)
     prompt = header_of(tokenizer, messages, len(messages) - 1)
     return _after(_chat_ids(tokenizer, prompt), _chat_ids(tokenizer, chat_text(tokenizer, messages)))
 
 
 def _after(prompt: list[int], whole: list[int]) -> tuple[list[int], list[bool]]:
-    """Train what follows the tokens that prompt and whole begin with alike.
+    """Train what follows the tokens that `prompt` and `whole` have in common at their beginning.
 
     A token may join the end of the prompt and the start of the response, and then it is the model's to predict.
     """
@@ -107,9 +114,8 @@ def _after(prompt: list[int], whole: list[int]) -> tuple[list[int], list[bool]]:
 def _assistant_turns(record: Record, tokenizer: ModelTokenizer) -> tuple[list[int], list[bool]]:
     """Every assistant's turn, from behind the role's header to the token that ends the turn.
 
-    A template that marks these turns itself ({% generation %}) is believed. For any other the turns are found by
-    rendering the conversation up to each, which asks of the template that a conversation's text begins with the text of
-    its first turns.
+    A template that marks these turns itself ({% generation %}) is believed. For any other one, each turn is found by
+    rendering the conversation up to it. This works where a conversation's text begins with the text of its first turns.
     """
     messages = list(record.messages)
     whole = chat_text(tokenizer, messages)
@@ -132,6 +138,7 @@ def _without_untrained(record: Record, tokenizer: ModelTokenizer, trained: list[
 def _in_turns(tokenizer: ModelTokenizer, messages: list[dict], turns: list[int], whole: str) -> list[bool]:
     """Which tokens of the text `whole` are in one of the turns: one value for each token."""
     spans = [_span(tokenizer, messages, turn, whole) for turn in turns]
+    # Offsets say which characters of the text each token covers: (start, end).
     offsets = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     # A token on the border counts: it is partly the model's to write.
     return [any(a < end and start < b for start, end in spans) for a, b in offsets]
@@ -150,11 +157,13 @@ def _span(tokenizer: ModelTokenizer, messages: list[dict], turn: int, whole: str
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text, with the special tokens that the tokenizer adds by itself."""
     return list(tokenizer(text)["input_ids"])
 
 
 def _chat_ids(tokenizer: ModelTokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has written them
+    """The ids of a text to which the chat template has written the special tokens already."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @dataclass
@@ -162,8 +171,8 @@ class Encoded:
     """Records as examples.
 
     Attributes:
-        examples: those that can be trained on.
-        names: where each of them comes from.
+        examples: the ones that can be trained on.
+        names: where each example comes from.
         lengths: tokens of every record that the template takes, before anything is cut.
         cut: how many examples lost a part.
         problems: which records were left out, and why.
@@ -216,6 +225,9 @@ class Encoded:
             max_length: the limit.
             too_long: see `encode_records`.
 
+        Returns:
+            A new `Encoded`. Examples that are left out are named in its `problems`.
+
         Raises:
             RecordError: too_long is "error" and an example is too long.
         """
@@ -239,7 +251,7 @@ def encode_records(
     template: str = "chat",
     train_on: str = "response",
 ) -> Encoded:
-    """`encode_record` of each.
+    """Turn records into ids and labels, as `encode_record` does for one.
 
     Args:
         records: the conversations.
@@ -251,6 +263,9 @@ def encode_records(
         max_length: the limit; None for none.
         template: see `encode_record`.
         train_on: see `encode_record`.
+
+    Returns:
+        The examples, and what was cut or left out.
 
     Raises:
         CourseError: an argument is not possible.
@@ -273,12 +288,15 @@ def encode_records(
 
 
 def shorten(example: Example, limit: int | None, too_long: str) -> Example | None:
-    """The example within the limit; None where it has to be left out.
+    """Bring an example within a limit.
 
     Args:
         example: {"input_ids", "labels"}.
         limit: how many tokens it may have; None for any number.
         too_long: one of `TOO_LONG`.
+
+    Returns:
+        The example, cut where it has to be; None where it has to be left out.
     """
     size = len(example["labels"])
     if limit is None or size <= limit:
@@ -307,6 +325,9 @@ def fitting_length(lengths: list[int], share: float = 0.99) -> int:
     Args:
         lengths: tokens of each example.
         share: above 0 and at most 1.
+
+    Returns:
+        The length, in tokens.
     """
     exact = int(np.quantile(lengths, share, method="higher"))
     return -(-exact // 8) * 8

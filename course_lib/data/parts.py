@@ -55,7 +55,7 @@ class Folder:
 
     @property
     def training(self) -> list[Path]:
-        """The files to train on: the training part, or all whose part nothing tells where there is none.
+        """The files to train on: the training part. Without one, those whose part nothing tells.
 
         Raises:
             CourseError: all files are held out.
@@ -116,6 +116,9 @@ def listed(files: Sequence[Path], folder: Path) -> str:
     Args:
         files: which files.
         folder: what their paths are shown relative to.
+
+    Returns:
+        Names and patterns, with commas between them.
     """
     alike: dict[str, list[str]] = {}
     for file in files:
@@ -128,6 +131,6 @@ def listed(files: Sequence[Path], folder: Path) -> str:
 
 
 def check_part(part: str) -> None:
-    """CourseError where `part` is none of `PARTS`."""
+    """Raises CourseError where `part` is not one of `PARTS`."""
     if part not in PARTS:
         raise CourseError(f"There is no part {part!r}. The parts of a folder are {', '.join(PARTS)}.")

@@ -11,7 +11,7 @@ PROMPTS = ("instruction", "question", "query", "input", "conversations", "conver
 
 
 def parse_alpaca_preference(row: Fields) -> list[Record]:
-    """Alpaca's instruction and input with "chosen" and "rejected" answers."""
+    """Alpaca's instruction and input, with a "chosen" and a "rejected" answer."""
     given = row.text("input", empty=True) if row.get("input") is not None else ""
     turns = (ask(row.text("instruction"), given), reply(_last_text(row, "chosen")))
     return [Record(turns, rejected=_last_text(row, "rejected"), input=given)]
@@ -28,8 +28,11 @@ def _last_text(row: Fields, key: str) -> str:
 def parse_preference(row: Fields) -> list[Record]:
     """TRL's preferences: {"prompt", "chosen", "rejected"}.
 
-    The prompt is a text or a list of turns, and may also stand inside both answers ("implicit prompt"); an answer is a
+    The prompt is a text or a list of turns, and may also stand inside both answers ("implicit prompt"). An answer is a
     text, a turn, or the turns of the prompt and the answer.
+
+    Raises:
+        Malformed: a part is missing, or the answers or the prompt contradict each other.
     """
     chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
     inside = chosen.turns[:-1]
@@ -43,7 +46,7 @@ def parse_preference(row: Fields) -> list[Record]:
 
 
 def _answer(row: Fields, key: str) -> Conversation:
-    """The turns of an answer, the last of them the assistant's and not empty."""
+    """The turns of an answer; the last one is the assistant's and not empty."""
     if isinstance(row.get(key), list | dict):
         answer = read_turns(row, key)
         if answer.turns[-1]["role"] != "assistant":
@@ -55,7 +58,7 @@ def _answer(row: Fields, key: str) -> Conversation:
 
 
 def _prompt(row: Fields, inside: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The turns before the answers; `inside` are those that stand in the answers themselves."""
+    """The turns before the answers; `inside` holds the ones that stand in the answers themselves."""
     name, given = row.name_of("prompt"), row.values.get(row.name_of("prompt"))
     if given is None or (inside and name in ("messages", "conversations", "conversation")):
         return inside  # UltraFeedback has the whole chosen conversation in "messages" besides

@@ -21,7 +21,7 @@ ROW_PARTS = ("split", "partition")  # fields in which a row itself says what it 
 
 
 class Place(NamedTuple):
-    """Where a row stands ("file:line"), and the part of the data set that it belongs to, if that is known."""
+    """Where a row stands ("file:line"), and the part of the data set that it belongs to, or "" if that is unknown."""
 
     where: str
     part: str = ""
@@ -57,7 +57,7 @@ class Reading:
         return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
     def unused_fields(self) -> str:
-        """The fields that were not used, in words; empty where there is none."""
+        """The fields that were not used, in words; "" where all were used."""
         if not self.unused:
             return ""
         shown = [f"{name} ({count:,})" for name, count in self.unused.most_common(SHOWN_FIELDS)]
@@ -85,9 +85,12 @@ def read_records(
         config: of a hub name that has several configurations, which one: "main" of openai/gsm8k.
         map: our keys and the rows' own, as {"prompt": "question"} or "prompt=question,response=answer".
 
+    Returns:
+        The records, and an account of every row.
+
     Raises:
-        CourseError: there is no such source, a choice is not possible, a row is malformed and malformed is "refuse", or
-            no row could be read.
+        CourseError: the source does not exist, a choice is not possible, no row could be read, or a row is malformed
+            and malformed is "refuse".
     """
     check_format(format)
     if malformed not in ("refuse", "skip"):
@@ -115,6 +118,7 @@ def read_records(
 
 
 def _named(source: str | Path | Sequence[Path]) -> str:
+    """The source, for a message."""
     return str(source) if isinstance(source, str | Path) else ", ".join(str(path) for path in source)
 
 
@@ -155,7 +159,7 @@ def _with_trees(rows: Iterable[tuple[Place, object]], keys: Mapping[str, str] | 
 
 
 def _rows(source: str | Path | Sequence[Path], split: str | None, config: str | None) -> Iterator[tuple[Place, object]]:
-    """Every row with its place. The parts are those of a folder's files: one file is read whatever its name is."""
+    """Every row with its place. Only a folder's files are told apart by part; a single file may have any name."""
     if not isinstance(source, str | Path):
         for path in source:
             yield from ((Place(where), row) for where, row in file_rows(path))
@@ -180,6 +184,7 @@ def _rows(source: str | Path | Sequence[Path], split: str | None, config: str | 
 
 
 def _folder_rows(path: Path, split: str | None) -> Iterator[tuple[Place, object]]:
+    """The rows of one part of a folder, or of all its files."""
     if split is not None:
         check_part(split)
     files = read_folder(path).files

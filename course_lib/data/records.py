@@ -26,7 +26,7 @@ class Record:
         answer: the final answer that a verifier compares.
         input: Alpaca's separate input; it is also the end of the user's turn.
         source: where the record came from ("file:line").
-        untrained: the numbers of assistant's turns that are context only: OpenAI's "weight": 0.
+        untrained: the numbers of the assistant's turns that are context only, as OpenAI's "weight": 0 marks them.
         part: "train", "validation" or "test" where the data set says so, else "".
     """
 
@@ -72,6 +72,9 @@ def ask(instruction: str, input: str = "") -> dict[str, str]:
     Args:
         instruction: what is asked.
         input: what it is asked about; it follows the instruction after a blank line.
+
+    Returns:
+        The turn.
     """
     return {"role": "user", "content": f"{instruction}\n\n{input}" if input else instruction}
 

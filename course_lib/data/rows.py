@@ -41,7 +41,7 @@ LFS_POINTER, WEB_PAGE = b"version https://git-lfs", (b"<!doctype html", b"<html"
 
 
 def kind_of(name: str) -> str:
-    """The kind of file that a name tells, such as ".jsonl" for data.jsonl.gz; "" for one that is not read here."""
+    """The kind of file that a name tells, such as ".jsonl" for data.jsonl.gz; "" for a kind that is not read here."""
     lowered = name.lower()
     if not lowered.endswith(ENDINGS):
         return ""
@@ -63,12 +63,15 @@ def cure_for(name: str) -> str:
 
 
 def file_rows(path: Path, name: str | None = None, **csv_options: Any) -> Rows:
-    """("file:line", value) for each row; a Malformed stands for what cannot be read.
+    """The rows of a file, as ("file:line", value). A Malformed stands for what cannot be read.
 
     Args:
         path: the file.
         name: its name where `path` does not show it, as in a cache; the ending tells the format.
         csv_options: `delimiter` and `names` of the columns, where they are known.
+
+    Returns:
+        An iterator over pairs of place and value.
 
     Raises:
         CourseError: the file is of no kind that is read here, or a pointer or web page in place of the data.
@@ -86,11 +89,14 @@ def file_rows(path: Path, name: str | None = None, **csv_options: Any) -> Rows:
 
 
 def refuse_stand_in(path: Path, name: str | None = None) -> None:
-    """CourseError where a file is a Git LFS pointer or a web page that was saved in place of the data.
+    """Refuse a file that was saved in place of the data.
 
     Args:
         path: the file.
         name: what to call it in the message.
+
+    Raises:
+        CourseError: it is a Git LFS pointer or a web page.
     """
     with open(path, "rb") as file:
         beginning = file.read(200).lstrip(b"\xef\xbb\xbf \r\n").lower()
@@ -101,6 +107,7 @@ def refuse_stand_in(path: Path, name: str | None = None) -> None:
 
 
 def _text_rows(path: Path, name: str, kind: str, csv_options: dict[str, Any]) -> Rows:
+    """The rows of a JSON, JSON Lines, CSV or TSV file, compressed or not."""
     packed = next((opener for ending, opener in COMPRESSED.items() if name.lower().endswith(ending)), open)
     readers: dict[str, Callable[[IO[bytes]], Iterator[tuple[int, object]]]] = {
         ".json": _elements,
@@ -122,7 +129,7 @@ def _text_rows(path: Path, name: str, kind: str, csv_options: dict[str, Any]) ->
 
 
 class _Decoder(json.JSONDecoder):
-    """Python's JSON decoder, which says so where an object has a key twice: of the two values one would be lost."""
+    """Python's JSON decoder, which also reports an object with a key twice: one of its two values would be lost."""
 
     def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._object)
@@ -187,7 +194,7 @@ def _elements(file: IO[bytes]) -> Iterator[tuple[int, object]]:
 
 
 def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Where the characters that `pattern` takes from `position` on, perhaps none, end."""
+    """Where the characters end that `pattern` takes from `position` on; it may take none."""
     found = pattern.match(text, position)
     return found.end() if found else position
 
@@ -207,7 +214,7 @@ class _Lines(Iterator[str]):
 def _csv_rows(
     file: IO[bytes], delimiter: str | None = None, names: list[str] | None = None
 ) -> Iterator[tuple[int, object]]:
-    """Rows of a table by the names in its first line. Every value is the text that stands in the file."""
+    """The rows of a table, by the names in its first line. Every value is the text that stands in the file."""
     csv.field_size_limit(1 << 30)  # the module's own limit is 128 KiB, less than a long conversation
     lines = _Lines(file)
     first = next(lines, "")

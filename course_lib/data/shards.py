@@ -37,12 +37,19 @@ def prepare(
     say: Callable[[str], None] = print,
     progress: Callable[[int], None] = lambda characters: None,
 ) -> dict:
-    """Tokenise text files into shards in `output`; returns the manifest (tokens per split, shards, fingerprint).
+    """Tokenise text files into shards, piece by piece. A second call with the same files and settings changes nothing.
 
-    The first `train_ratio` of the tokens are for training, the rest for validation. Between two files stands the
-    tokenizer's end-of-text token, if it has one. A second call with the same files and settings changes nothing; other
-    or damaged shards in `output` are only replaced with `force`, and not before all text has been tokenised. Text is
-    read in pieces, so memory does not grow with it.
+    Args:
+        inputs: UTF-8 text files, in order. The tokenizer's end-of-text token, if it has one, stands between them.
+        output: the folder of the shards. A CourseError refuses one with other or damaged shards, unless `force`.
+        tokenizer: makes ids of the text.
+        train_ratio: the share of the tokens, from the start, that is for training. The rest is for validation.
+        shard_tokens: tokens of a shard.
+        force: whether such shards are replaced, and not before all text has been tokenised.
+        say, progress: called with lines about what was done, and with the number of characters just tokenised.
+
+    Returns:
+        The manifest: fingerprint, dtype, and the tokens and CRC-32 of each shard.
     """
     if not 0 < train_ratio < 1:
         raise CourseError(f"train_ratio={train_ratio}: a share above 0 and below 1.")
@@ -82,7 +89,7 @@ def prepare(
 
 
 def len_of(tokenizer: Any) -> int:
-    """The number of ids that a tokenizer can give: transformers' (with added tokens), or the NumPy edition's."""
+    """The number of ids that a tokenizer can give: `len` of transformers' counts added tokens too."""
     return len(tokenizer) if hasattr(tokenizer, "__len__") else tokenizer.vocab_size
 
 
@@ -105,7 +112,7 @@ def _described(tokenizer: Any) -> list:
 
 
 def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
-    """The manifest, where `output` already holds just this; None where it may be written."""
+    """The manifest, where `output` already holds just these shards; None where they may be written."""
     if output.exists() and not output.is_dir():
         raise CourseError(f"{output} is a file: shards need a folder.")
     if force:
@@ -125,6 +132,7 @@ def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
 
 
 def _shard_files(output: Path) -> list[Path]:
+    """The finished shards in a folder."""
     return [file for split in TokenShards.SPLITS for file in sorted(output.glob(f"{split}_?????.npy"))]
 
 
@@ -136,6 +144,7 @@ def _clear(output: Path, fingerprint: str) -> None:
 
 
 def _manifest(path: Path) -> dict | None:
+    """What `shards.json` says; None without such a file."""
     if not path.is_file():
         return None
     try:
@@ -155,8 +164,9 @@ def _tokenize_to(
     say: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> int:
-    """Append every file's ids to one raw file; returns how many there are."""
+    """Append every file's ids to one raw file. Returns how many there are."""
     total, end = 0, getattr(tokenizer, "eos_token_id", None)
+    # Whether a text may be tokenised in pieces: a tokenizer that puts a blank before every text gives other ids then.
     *apart, together = encode_many(tokenizer, ["some", " words", "some words"])
     in_pieces = sum(apart, []) == together
     with path.open("wb") as file:
@@ -175,7 +185,15 @@ def _tokenize_to(
 
 
 def encode_many(tokenizer: TextEncoder, texts: list[str]) -> list[list[int]]:
-    """The ids of several texts, without the tokenizer's own beginning and end; transformers' does them in parallel."""
+    """The ids of several texts, without the tokenizer's own beginning and end.
+
+    Args:
+        tokenizer: one of transformers', which encodes the texts in parallel, or any with `encode`.
+        texts: the texts.
+
+    Returns:
+        The ids of each text.
+    """
     if hasattr(tokenizer, "backend_tokenizer"):  # asked itself, which leaves out the offsets: half as fast again
         return [found.ids for found in _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
     return [tokenizer.encode(text) for text in texts]
@@ -190,7 +208,7 @@ def _backend(tokenizer: Any) -> Any:
 
 
 def _pieces(path: Path, in_pieces: bool = True) -> Iterator[str]:
-    """A file's text in pieces that each begin with white space (but the first); or, if not `in_pieces`, all at once.
+    """A file's text in pieces that each begin with white space, except the first; or all at once, if not `in_pieces`.
 
     Byte-level tokenizers cut text into words before they merge, and a word begins with the white space before it, so
     the pieces' tokens are the whole text's. Others, such as Llama 2's, put a blank of their own before every text.
@@ -221,6 +239,7 @@ def _last_word(text: str, start: int) -> int:
 
 
 def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The items in lists of `size`; the last list may be shorter."""
     batch = []
     for item in items:
         batch.append(item)
@@ -232,7 +251,7 @@ def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: int) -> dict[str, tuple[int, int]]:
-    """Each shard is whole before it has its name. Returns {name: (tokens, CRC-32)}."""
+    """Write the shards of a split. Each one is whole before it gets its name. Returns {name: (tokens, CRC-32)}."""
     written = {}
     for number, start in enumerate(range(0, len(tokens), shard_tokens)):
         part, name = tokens[start : start + shard_tokens], f"{split}_{number:05d}.npy"
@@ -247,6 +266,7 @@ def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: in
 
 
 def _counts(manifest: dict) -> str:
+    """The tokens of each split, in words."""
     sums = {
         split: sum(n for name, n in manifest["shards"].items() if name.startswith(split))
         for split in TokenShards.SPLITS
@@ -257,9 +277,17 @@ def _counts(manifest: dict) -> str:
 class TokenShards:
     """The shards of one split as one sequence of blocks, read from disk as they are asked for.
 
-    blocks: rows of `block_size` tokens; a row does not reach from one shard into the next, and a shard's tail that does
-    not fill a row is left out. `shards[i]` is int64 (block_size,), and `shards[array]` int64 (len, block_size), so that
-    `batches` takes it in place of an array.
+    A block does not reach from one shard into the next, and a shard's tail that does not fill a block is left out.
+    `shards[i]` is int64 (block_size,), and `shards[array]` is int64 (len, block_size), so that `batches` takes it in
+    place of an array.
+
+    Args:
+        folder: where `prepare` wrote the shards.
+        split: "train" or "val".
+        block_size: tokens of a block.
+
+    Raises:
+        CourseError: shards are missing, unfinished or damaged, or they have fewer tokens than one block.
     """
 
     SPLITS = ("train", "val")
@@ -283,7 +311,11 @@ class TokenShards:
             raise CourseError(f"{folder} has {self.tokens} {split} tokens, fewer than one block of {block_size}.")
 
     def verify(self) -> None:
-        """Read everything, and raise CourseError for a shard that is not as `prepare` wrote it."""
+        """Read everything, and compare it with the checksums.
+
+        Raises:
+            CourseError: a shard is not as `prepare` wrote it.
+        """
         for (path, expected), array in zip(self._crc32.items(), self.arrays, strict=True):
             if expected is not None and zlib.crc32(array.data) != expected:
                 raise CourseError(f"The shard {path} was changed since it was made: prepare it again with --force.")
@@ -292,18 +324,21 @@ class TokenShards:
         return int(self._first[-1])
 
     def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        """A block by number, int64 (block_size,), or several by their numbers, int64 (len, block_size)."""
         numbers = np.asarray(index)
         if numbers.ndim:
             return np.stack([self[number] for number in numbers])
         if not -len(self) <= numbers < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         number = int(numbers) % len(self)
+        # _first[s] is the number of shard s's first block, so the last shard that begins at or before `number` has it.
         shard = int(np.searchsorted(self._first, number, side="right")) - 1
         start = (number - self._first[shard]) * self.block_size
         return self.arrays[shard][start : start + self.block_size].astype(np.int64)
 
 
 def _open(path: Path, expected: int | None) -> np.ndarray:
+    """A shard as an array that stays on disk; CourseError where it is damaged or its number of tokens is wrong."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OSError) as error:

@@ -12,12 +12,15 @@ BATCH = 256  # rows that are made Python objects at a time
 
 
 def table_rows(path: Path, name: str, kind: str) -> Iterator[tuple[str, object]]:
-    """("file[number]", row) for each row; a Malformed stands for what cannot be read.
+    """The rows of a table, as ("file[number]", row). A Malformed stands for what cannot be read.
 
     Args:
         path: the file.
         name: what to call it.
         kind: ".parquet", or ".arrow" as `datasets` writes it.
+
+    Yields:
+        Pairs of place and row.
 
     Raises:
         CourseError: pyarrow is not installed.
@@ -39,6 +42,7 @@ def table_rows(path: Path, name: str, kind: str) -> Iterator[tuple[str, object]]
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
+    """The record batches of a Parquet file."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
@@ -46,7 +50,10 @@ def _parquet_batches(path: Path) -> Iterator[Any]:
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
-    """`datasets` writes streams; other programs write Arrow's file format under the same ending."""
+    """The record batches of an Arrow file.
+
+    `datasets` writes streams; other programs write Arrow's file format under the same ending.
+    """
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as source:
@@ -80,17 +87,20 @@ def _values(column: Any) -> Iterable[Any]:
 
 
 def _reader_of(kind: Any) -> Callable[[Any], Any] | None:
-    """What turns a value of the Arrow type `kind` into the row's own, or None where it is that already."""
+    """A function that turns a value of the Arrow type `kind` into the row's own; None where no value changes."""
     import pyarrow
 
     if isinstance(kind, pyarrow.JsonType):
         return _from_json
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
         inner = _reader_of(kind.value_type)
-        return inner and (lambda values: values and [inner(value) for value in values])
+        if inner is None:
+            return None
+        return lambda values: values and [inner(value) for value in values]  # None and [] stay as they are
     if pyarrow.types.is_struct(kind):
         inners = {field.name: read for field in kind if (read := _reader_of(field.type)) is not None}
         if inners:
+            # None stays None.
             return lambda value: value and value | {name: read(value[name]) for name, read in inners.items()}
     return None
 

@@ -34,6 +34,9 @@ class InstructionFormatter:
             instruction: what is asked.
             input: what it is asked about; where it is empty its section is left out, as Alpaca does.
             output: the response.
+
+        Returns:
+            The text.
         """
         return self.prompt(instruction, input) + self.escape(output)
 
@@ -43,12 +46,18 @@ class InstructionFormatter:
         Args:
             instruction: what is asked.
             input: what it is asked about, if anything.
+
+        Returns:
+            The text up to and with "### Response:" and a line break.
         """
         middle = f"### Input:\n{self.escape(input)}\n" if input else ""
         return f"### Instruction:\n{self.escape(instruction)}\n{middle}### Response:\n"
 
     def parse(self, formatted: str) -> dict[str, str]:
         """The three parts of a formatted text.
+
+        Returns:
+            {"instruction", "input", "output"}; "input" is "" where its section was left out.
 
         Raises:
             ValueError: the text does not follow the template.
@@ -72,7 +81,7 @@ class InstructionFormatter:
 
 
 def with_chat_template(tokenizer: Tokenizer) -> ModelTokenizer:
-    """`tokenizer` itself, if it has a chat template; CourseError otherwise."""
+    """`tokenizer` itself, if it has a chat template. Raises CourseError if it has none."""
     if not has_chat_template(tokenizer):
         raise CourseError("This tokenizer has no chat template: choose template='instruction'.")
     return tokenizer
@@ -85,6 +94,9 @@ def chat_text(tokenizer: Tokenizer, messages: list[dict[str, str]], generation_p
         tokenizer: one that has a chat template.
         messages: turns of {"role", "content"}, at least one.
         generation_prompt: whether the text ends where the assistant is to begin.
+
+    Returns:
+        The text.
 
     Raises:
         CourseError: the tokenizer has no chat template.
@@ -108,6 +120,9 @@ def header_of(tokenizer: Tokenizer, messages: list[dict[str, str]], turn: int) -
         tokenizer: one that has a chat template.
         messages: the conversation.
         turn: which of its turns.
+
+    Returns:
+        The text, the header of that turn included.
 
     Raises:
         RecordError: the template refuses the conversation.

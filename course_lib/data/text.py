@@ -9,7 +9,14 @@ from course_lib.errors import CourseError
 
 
 def at_least_one(**named: int) -> None:
-    """CourseError that names the first argument below 1."""
+    """Refuse arguments below 1.
+
+    Args:
+        named: the arguments by name.
+
+    Raises:
+        CourseError: one of them is below 1. The message names the first.
+    """
     for name, value in named.items():
         if value < 1:
             raise CourseError(f"{name}={value}: at least 1.")
@@ -47,7 +54,7 @@ def token_blocks(text: str, tokenizer: Tokenizer, block_size: int) -> np.ndarray
         int64 (blocks, block_size).
 
     Raises:
-        CourseError: the text is shorter than one row.
+        CourseError: the text is shorter than one row, or block_size is below 1.
     """
     at_least_one(block_size=block_size)
     ids = tokenizer(text)["input_ids"]
@@ -72,7 +79,7 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
         int64 (batch_size, block_size).
 
     Raises:
-        CourseError: there are fewer blocks than one batch needs.
+        CourseError: there are fewer blocks than one batch needs, or batch_size is below 1.
     """
     at_least_one(batch_size=batch_size)
     if batch_size > len(blocks):
@@ -81,6 +88,7 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
     per_pass = len(blocks) // batch_size
     order = rng.permutation(len(blocks))
     for step in range(steps):
+        # The first order is drawn above, so that step 0 does not draw another.
         if step and step % per_pass == 0:
             order = rng.permutation(len(blocks))
         start = (step % per_pass) * batch_size

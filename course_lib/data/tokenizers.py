@@ -8,14 +8,14 @@ from typing import Any, Protocol, TypeGuard
 
 
 class TextEncoder(Protocol):
-    """Text to token ids, and no more."""
+    """It makes token ids of text."""
 
     def encode(self, text: str, /) -> list[int]:
         """The ids of `text`."""
 
 
 class Tokenizer(TextEncoder, Protocol):
-    """Text to ids and back."""
+    """It makes ids of text, and text of ids."""
 
     def __call__(self, text: str, /) -> Mapping[str, Any]:
         """{"input_ids": the ids of `text`}."""

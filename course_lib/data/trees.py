@@ -18,6 +18,9 @@ def parse_openassistant(row: Fields) -> list[Record]:
     """A record for each answer of a tree that no later one follows.
 
     Where the answers to one turn were ranked, the lowest is the `rejected` of the best. Deleted messages are left out.
+
+    Raises:
+        Malformed: a message is damaged, or no prompt was answered.
     """
     row.get("message_tree_id")
     records: list[Record] = []
@@ -49,7 +52,7 @@ def _answers(turns: tuple[dict, ...], replies: list[Tree]) -> list[Record]:
 
 
 def _turn(node: object) -> dict[str, str]:
-    """The turn that a message of a tree is."""
+    """A message of a tree as a turn."""
     message = Fields(_object(node))
     given = message.get("role")
     role = ROLES.get(given) if isinstance(given, str) else None
@@ -73,6 +76,7 @@ def is_deleted(message: Mapping[str, Any]) -> bool:
 
 
 def _object(node: object) -> Tree:
+    """`node` itself, if it is an object; Malformed if it is anything else."""
     if not isinstance(node, dict):
         raise Malformed(f"a message of the tree is of type {type(node).__name__}, expected an object")
     return node
@@ -130,6 +134,7 @@ def assemble_trees(messages: list[tuple[Place, Tree]]) -> list[tuple[Place, Tree
             trees.append((where, {"message_tree_id": node["message_id"], "prompt": node}))
         elif node["parent_id"] in nodes:
             nodes[node["parent_id"]][1]["replies"].append(node)
+    # What a walk from the first messages does not reach is an orphan, or in a circle of parents.
     reached = [node for _, node in nodes.values() if node["parent_id"] is None]
     while reached:
         node = reached.pop()

@@ -36,10 +36,13 @@ class Conversation:
     untrained: frozenset[int] = frozenset()
 
     def answered(self, name: str) -> "Conversation":
-        """The conversation up to its last trained answer: what follows it could only be trained on.
+        """The conversation up to its last trained answer. A record has to end with an answer that is trained.
 
         Args:
             name: the field that the conversation comes from.
+
+        Returns:
+            The shorter conversation.
 
         Raises:
             Malformed: it does not end with an answer to somebody, or no answer is to be trained.
@@ -61,6 +64,9 @@ def read_turns(row: Fields, key: str) -> Conversation:
     Args:
         row: the row.
         key: the field with the list of turns, or with one turn; it may be JSON text, as in a CSV file.
+
+    Returns:
+        The turns under our roles, and which of them are context only.
 
     Raises:
         Malformed: the field does not hold turns, or a turn holds something that is not text.
@@ -86,7 +92,7 @@ def read_turns(row: Fields, key: str) -> Conversation:
 
 
 def _role(turn: Fields, where: str) -> str:
-    """One of `ROLES`, whichever name the turn has for it."""
+    """The turn's role as one of `ROLES`, under any of its names."""
     given = turn.get("role")
     if given is None:
         given = turn.get("from")
@@ -101,7 +107,7 @@ def _role(turn: Fields, where: str) -> str:
 
 
 def _content(turn: Fields, where: str) -> str:
-    """The turn's text; a list of text parts is joined as chat templates write it, one part after the other."""
+    """The turn's text. Parts in a list are joined without a blank, as chat templates join them."""
     for field in sorted(NOT_TEXT & turn.values.keys()):
         if not is_empty(turn.values[field]):
             raise Malformed(f"{where} has {field!r}, and only turns of text can be trained")

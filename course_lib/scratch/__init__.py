@@ -1,4 +1,4 @@
-"""The NumPy edition: every method by hand, nothing but NumPy, imported in a fraction of a second.
+"""The NumPy edition: it writes every method by hand, needs only NumPy, and is imported in a fraction of a second.
 
 A ladder of files, each adding one idea to the last: `tensor` (autograd), `functional`, `nn`, `gpt`, `optim`,
 `tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `benchmark`.

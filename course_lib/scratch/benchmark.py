@@ -18,7 +18,12 @@ from course_lib.scratch.trainer import evaluate
 class Benchmark:
     """Loss, perplexity, accuracy and parameter counts on one evaluation set.
 
-    model: what `evaluate` looks at; may be left out where only `compare` is used.
+    Args:
+        model: what `evaluate` looks at. It may be left out where only `compare` is used.
+        eval_dataset: held-out examples, at least one.
+
+    Raises:
+        ValueError: there is no example.
     """
 
     def __init__(self, model: LanguageModel | None = None, eval_dataset: FinetuneDataset | None = None):
@@ -27,14 +32,29 @@ class Benchmark:
         self.model, self.eval_dataset = model, eval_dataset
 
     def evaluate(self) -> dict[str, float]:
-        """{"loss": nats a token, "perplexity", "accuracy": share of likeliest tokens that are right,
-        "total_params", "trainable_params"}."""
+        """Measure the benchmark's own model.
+
+        Returns:
+            "loss": nats a token; "perplexity": e to the power of the loss; "accuracy": the share of trained labels that
+            are the model's likeliest token; "total_params" and "trainable_params".
+
+        Raises:
+            ValueError: the benchmark was made without a model.
+        """
         if self.model is None:
             raise ValueError("This benchmark was made without a model: use compare({...}).")
         return self._measure(self.model)
 
     def compare(self, models: Mapping[str, LanguageModel], training: dict[str, dict] | None = None) -> dict[str, dict]:
-        """`evaluate` of each model by name; `training` adds what `measured` returned for a model's training."""
+        """Measure several models on the same examples.
+
+        Args:
+            models: the models by name.
+            training: what `measured` returned for a model's training, by the same names.
+
+        Returns:
+            By name, what `evaluate` returns, and what `training` adds.
+        """
         return {name: self._measure(model) | (training or {}).get(name, {}) for name, model in models.items()}
 
     def _measure(self, model: LanguageModel) -> dict[str, float]:
@@ -56,15 +76,19 @@ def _accuracy(model: LanguageModel, data: FinetuneDataset) -> float:
         for index in range(len(data)):
             batch = DataCollator().collate([data[index]])
             wanted = batch["labels"][:, 1:]
-            guessed = model(batch["input_ids"]).data[:, :-1].argmax(axis=-1)
+            guessed = model(batch["input_ids"]).data[:, :-1].argmax(axis=-1)  # position t guesses token t + 1
             right += int(((guessed == wanted) & (wanted != IGNORE)).sum())
             count += int((wanted != IGNORE).sum())
     return right / count
 
 
 def measured(work: Callable[[], Any]) -> dict[str, float]:
-    """Run `work` and return {"training_time": seconds, "peak_memory": bytes that NumPy and Python held at most above
-    what they held before}. Watching memory slows the work down by some tens of percent."""
+    """Run `work` and measure it. Watching memory slows the work down by some tens of percent.
+
+    Returns:
+        "training_time" in seconds, and "peak_memory": the most bytes that NumPy and Python held beyond those they held
+        before.
+    """
     watching = tracemalloc.is_tracing()
     if not watching:
         tracemalloc.start()

@@ -201,7 +201,7 @@ def learn_merges(words: Mapping[bytes, int], count: int) -> list[Pair]:
 
 
 def _recount(old: Iterable[int], new: Iterable[int], frequency: int, pair_counts: Counter[Pair]) -> set[Pair]:
-    """Take a word's old pairs out of the counts and put its new ones in. Returns the pairs on either side."""
+    """Take a word's old pairs out of the counts and put its new ones in. Returns both kinds of pairs."""
     removed, added = list(pairwise(old)), list(pairwise(new))
     for pair in removed:
         pair_counts[pair] -= frequency

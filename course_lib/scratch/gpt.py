@@ -14,7 +14,16 @@ from course_lib.scratch.tensor import Tensor, no_grad
 
 
 class Attention(Module):
-    """Causal self-attention with several heads: softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1)."""
+    """Causal self-attention with several heads: softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        embed_dim: the width of the model, a multiple of num_heads.
+        num_heads: how many heads share that width; each has d = embed_dim / num_heads.
+        options: rng and dtype of the four projections, as `Linear` takes them.
+
+    Raises:
+        ValueError: the heads cannot share the width evenly.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, **options: Any):
         if embed_dim % num_heads:
@@ -26,10 +35,12 @@ class Attention(Module):
         self.out_proj = Linear(embed_dim, embed_dim, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, time, embed_dim). Returns the same shape; position t sees positions up to t."""
+        """(batch, time, embed_dim) -> the same shape; position t sees positions up to t."""
         batch, time, width = x.shape
         q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        scores = q @ k.transpose() * (1 / np.sqrt(width // self.num_heads))
+        # Dividing by sqrt(d) keeps the scores' spread near 1 at any width, so that the softmax does not saturate.
+        scores = q @ k.transpose() * (1 / np.sqrt(width // self.num_heads))  # (batch, heads, time, time)
+        # -inf above the diagonal becomes a weight of 0: no position sees what it has to predict.
         future = np.triu(np.full((time, time), -np.inf, dtype=x.dtype), k=1)
         mixed = softmax(scores + future) @ v  # (batch, heads, time, head width)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, time, width))
@@ -41,7 +52,15 @@ class Attention(Module):
 
 
 class Block(Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide inside."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); the MLP is four times as wide inside.
+
+    Args:
+        embed_dim: the width of the model.
+        num_heads: heads of the attention.
+        p: the dropout on both residual paths, in training.
+        rng: draws the start, and then the dropouts.
+        dtype: of the parameters.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, p: float, *, rng: np.random.Generator, dtype: type):
         self.norm1, self.norm2 = LayerNorm(embed_dim, dtype), LayerNorm(embed_dim, dtype)
@@ -51,7 +70,8 @@ class Block(Module):
         self.p, self.rng = p, rng
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (batch, time, embed_dim). Returns the same shape."""
+        """(batch, time, embed_dim) -> the same shape."""
+        # Adding to x, rather than replacing it, lets gradients reach the lower blocks unchanged.
         x = x + self._drop(self.attention(self.norm1(x)))
         return x + self._drop(self.down_proj(gelu(self.up_proj(self.norm2(x)))))
 
@@ -62,8 +82,21 @@ class Block(Module):
 class GPT(Module):
     """A language model: token ids (batch, time) to logits (batch, time, vocab_size).
 
-    tied: the head reuses the token embedding's table. dropout: on the two residual paths of each block, in training.
-    rng draws the start and then the dropouts; a checkpoint keeps its state.
+    Its `rng` draws the start and then the dropouts; a checkpoint keeps its state.
+
+    Args:
+        vocab_size: how many token ids there are.
+        embed_dim: the width of the model, a multiple of num_heads.
+        num_heads: heads of each attention.
+        num_layers: how many blocks there are.
+        max_seq_len: how many positions the model knows.
+        tied: whether the head reuses the token embedding's table.
+        dropout: the probability on the two residual paths of each block, in training.
+        seed: decides the start.
+        dtype: of all parameters.
+
+    Raises:
+        ValueError: a size is below 1, or the heads cannot share the width evenly.
     """
 
     def __init__(
@@ -92,10 +125,11 @@ class GPT(Module):
         self.head = None if tied else Linear(embed_dim, vocab_size, bias=False, rng=rng, dtype=dtype)
 
     def forward(self, ids: np.ndarray) -> Tensor:
-        """ids: integers (batch, time), time at most max_seq_len. Returns logits (batch, time, vocab_size)."""
+        """Integers (batch, time), with time at most max_seq_len -> logits (batch, time, vocab_size)."""
         ids = np.asarray(ids)
         if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.max_seq_len:
             raise ValueError(f"ids have shape {ids.shape}; expected (batch, 1 to {self.max_seq_len}).")
+        # (batch, time, embed_dim) + (time, embed_dim): attention alone could not tell the order of the tokens.
         x = self.tokens(ids) + self.positions(np.arange(ids.shape[1]))
         for block in self.blocks:
             x = block(x)
@@ -103,21 +137,46 @@ class GPT(Module):
         return x @ self.tokens.weight.T if self.head is None else self.head(x)
 
     def loss(self, ids: np.ndarray, labels: np.ndarray) -> Tensor:
-        """Cross-entropy of the next token: position t predicts labels[t+1]. labels: as ids, -100 for untrained ones."""
+        """Cross-entropy of the next token: position t predicts labels[t+1].
+
+        Args:
+            ids: integers (batch, time).
+            labels: the same ids, with -100 where a token is not trained.
+
+        Returns:
+            A single number, in nats a token.
+
+        Raises:
+            ValueError: the shapes differ, or no label is left to train on.
+        """
         ids, labels = np.asarray(ids), np.asarray(labels)
         if ids.shape != labels.shape:
             raise ValueError(f"labels have shape {labels.shape} and ids {ids.shape}: they must be the same.")
+        # The last position has no next token, and nothing predicts the first one.
         return cross_entropy(self(ids)[:, :-1], labels[:, 1:])
 
     def generate(self, ids: list[int], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[int]:
-        """Continue a prompt by `max_new_tokens`; temperature 0 takes the likeliest token. Returns the new tokens."""
+        """Continue a prompt.
+
+        Args:
+            ids: the prompt. The model sees its last max_seq_len tokens.
+            max_new_tokens: how many tokens to add.
+            temperature: 0 takes the likeliest token; above 0 draws from softmax(logits / temperature).
+            seed: decides what is drawn.
+
+        Returns:
+            The new tokens.
+
+        Raises:
+            ValueError: the temperature is negative.
+        """
         if temperature < 0:
             raise ValueError(f"temperature {temperature}: 0, or a positive number.")
         rng, ids = np.random.default_rng(seed), list(ids)
         start = len(ids)
         with no_grad():
             for _ in range(max_new_tokens):
-                logits = self(np.array([ids[-self.max_seq_len :]])).data[0, -1]
+                logits = self(np.array([ids[-self.max_seq_len :]])).data[0, -1]  # (vocab_size,)
                 ids.append(_choose(logits, temperature, rng))
         return ids[start:]
 

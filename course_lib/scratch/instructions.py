@@ -16,11 +16,18 @@ from course_lib.scratch.functional import IGNORE
 class FinetuneDataset:
     """Token ids and labels of instruction records; the labels of the prompt are -100, so only the response is trained.
 
-    data: records; tokenizer: has encode(text) -> ids. max_length: a longer example is cut at the end. Where the prompt
-    alone would fill max_length, cutting there would drop the whole response and the example would silently teach
-    nothing: the start of the prompt is left out instead, the response gets up to half of max_length, and a warning
-    says so.
-    ValueError where a record lacks a field, has one that is no text, or an empty response.
+    Where the prompt alone would fill max_length, cutting the end would drop the whole response, and the example would
+    silently teach nothing. The start of the prompt is left out instead, the response gets up to half of max_length, and
+    a warning says so.
+
+    Args:
+        data: the records, at least one.
+        tokenizer: it has encode(text) -> ids.
+        max_length: a longer example is cut at the end, as far as the response allows.
+
+    Raises:
+        ValueError: there is no record, max_length is below 2, or a record lacks a field, has one that is not a text, or
+            has an empty response.
     """
 
     def __init__(self, data: list[dict], tokenizer: TextEncoder, max_length: int = 128):
@@ -46,6 +53,7 @@ class FinetuneDataset:
         if len(prompt) >= self.max_length:
             self._shortened.append(number)
             prompt = prompt[len(prompt) - self.max_length + min(len(response), self.max_length // 2) :]
+        # Labels are not shifted here: the loss compares position t with label t + 1.
         ids, labels = prompt + response, [IGNORE] * len(prompt) + response
         return {"input_ids": ids[: self.max_length], "labels": labels[: self.max_length]}
 
@@ -58,7 +66,7 @@ class FinetuneDataset:
 
 
 def _fields(number: int, record: dict) -> tuple[str, str, str]:
-    """Instruction, input ("" where there is none) and output of record `number`. ValueError where one is not usable."""
+    """The instruction, input ("" where there is none) and output of record `number`; ValueError for an unusable one."""
     if not isinstance(record, dict):
         raise ValueError(f"Record {number} is {record!r}: it must be a dictionary.")
     if missing := {"instruction", "output"} - record.keys():
@@ -73,13 +81,23 @@ def _fields(number: int, record: dict) -> tuple[str, str, str]:
 
 
 class DataCollator:
-    """Examples of unequal length to one batch: ids padded with `pad_token_id`, labels with -100."""
+    """Examples of unequal length to one batch: ids are padded with `pad_token_id`, and labels with -100.
+
+    The padding is on the right. Causal attention never looks that way, so a real token does not see it.
+    """
 
     def __init__(self, pad_token_id: int = 0):
         self.pad_token_id = pad_token_id
 
     def collate(self, batch: list[dict]) -> dict[str, np.ndarray]:
-        """Returns input_ids and labels, both int64 (batch, longest)."""
+        """Put examples into one batch.
+
+        Returns:
+            input_ids and labels, both int64 (batch, longest).
+
+        Raises:
+            ValueError: there is no example, or one has other numbers of ids and labels.
+        """
         if not batch:
             raise ValueError("An empty batch cannot be collated.")
         for example in batch:
@@ -89,6 +107,7 @@ class DataCollator:
         longest = max(len(example["input_ids"]) for example in batch)
 
         def padded(key: str, filler: int) -> np.ndarray:
+            """One field of all examples, filled up on the right: (batch, longest)."""
             return np.array([example[key] + [filler] * (longest - len(example[key])) for example in batch])
 
         return {"input_ids": padded("input_ids", self.pad_token_id), "labels": padded("labels", IGNORE)}

@@ -1,5 +1,8 @@
 """LoRA in NumPy (Hu et al. 2021, arXiv:2106.09685; level 3 of the fine-tuning exercise).
 
+Fine-tuning changes each weight W by some matrix of the same shape. LoRA trains that change as a product B A of two
+narrow matrices: rank (in_features + out_features) numbers in place of in_features * out_features.
+
 Left out: dropout, and biases as targets. Checked against torch in tests/scratch/test_lora.py.
 """
 
@@ -16,10 +19,18 @@ Values = TypeVar("Values", Tensor, np.ndarray)
 class LoRALinear(Module):
     """A frozen weight W with a trainable low-rank change beside it: W' = W + (alpha / rank) B A.
 
-    original_weight: (out_features, in_features); it is not copied and never written to.
     A: (rank, in_features), Kaiming-uniform with a = sqrt(5): uniform in +-1 / sqrt(in_features), as PEFT draws it.
-    B: (out_features, rank), zero, so that the layer starts as the base. bias: of the layer it replaces, frozen.
-    ValueError where the rank is not between 1 and the weight's smaller side.
+    B: (out_features, rank), zero, so that the layer starts as the base. Were A zero too, neither would get a gradient.
+
+    Args:
+        original_weight: W, (out_features, in_features). It is not copied and never written to.
+        rank: the inner size of B A.
+        alpha: the change is scaled by alpha / rank, so that its size depends little on the rank.
+        seed: decides A's start.
+        bias: of the layer that this one replaces, frozen.
+
+    Raises:
+        ValueError: W does not have two axes, or the rank is not between 1 and W's smaller side.
     """
 
     def __init__(
@@ -53,19 +64,23 @@ class LoRALinear(Module):
         return self.weight.data
 
     def forward(self, x: Values) -> Values:
-        """x W^T + (alpha / rank) (x A^T) B^T (+ bias). x: (..., in_features), an array or a Tensor; returns its kind.
+        """x W^T + (alpha / rank) (x A^T) B^T (+ bias): (..., in_features) -> (..., out_features).
 
-        A merged layer takes the short way: the change is in W already.
+        x is an array or a Tensor, and the result is of the same kind. A merged layer has the change in W already.
         """
         given = x if isinstance(x, Tensor) else Tensor(x)
         if given.shape[-1] != self.weight.shape[1]:
             raise ValueError(f"x has {given.shape[-1]} features and the layer takes {self.weight.shape[1]}.")
+        # A single vector becomes one row, because a matrix product needs two axes.
         rows = given if len(given.shape) > 1 else given.reshape(1, -1)
         y = rows @ self.weight.T
         if not self.merged:
+            # Through the rank first: (..., in) -> (..., rank) -> (..., out). The full matrix B A is never made.
             y = y + (rows @ self.A.T) @ self.B.T * self.scaling
-        y = y if self.bias is None else y + self.bias
-        y = y if len(given.shape) > 1 else y.reshape(-1)
+        if self.bias is not None:
+            y = y + self.bias
+        if len(given.shape) == 1:
+            y = y.reshape(-1)
         return y if isinstance(x, Tensor) else y.data
 
     def lora_parameters(self) -> list[Tensor]:
@@ -82,7 +97,11 @@ class LoRALinear(Module):
 class LoRAModel(Module):
     """A model whose target layers are adapted and whose own weights are frozen.
 
-    target_modules: last parts of the layers' names, ["q_proj", "v_proj"]. The base model is changed in place.
+    Args:
+        base_model: the model to adapt. `inject_lora` changes it in place.
+        target_modules: the last parts of the layers' names, such as ["q_proj", "v_proj"].
+        rank: of each adapted layer.
+        alpha: of each adapted layer; twice the rank where it is left out.
     """
 
     def __init__(self, base_model: Module, target_modules: list[str], rank: int = 4, alpha: float | None = None):
@@ -93,8 +112,11 @@ class LoRAModel(Module):
         self.training = base_model.training
 
     def inject_lora(self) -> None:
-        """Freeze the base and replace each target layer. ValueError where a target matches nothing; then nothing has
-        changed."""
+        """Freeze the base and replace each target layer.
+
+        Raises:
+            ValueError: a target matches nothing, or LoRA is injected already. Then nothing has changed.
+        """
         if self.layers:
             raise ValueError("LoRA is injected already.")
         found = {n: m for n, m in self.base_model.named_modules() if isinstance(m, Linear) and self._is_target(n)}
@@ -119,7 +141,7 @@ class LoRAModel(Module):
         return name.split(".")[-1] in self.target_modules
 
     def lora_parameters(self) -> list[Tensor]:
-        """A and B of every adapted layer: what the optimiser is given."""
+        """A and B of every adapted layer, as an optimiser takes them."""
         return [parameter for layer in self.layers.values() for parameter in layer.lora_parameters()]
 
     def base_parameters(self) -> list[Tensor]:
@@ -139,21 +161,30 @@ class LoRAModel(Module):
         return self.base_model(ids)
 
     def loss(self, ids: np.ndarray, labels: np.ndarray) -> Tensor:
-        """The base model's loss, through the adapted layers."""
+        """The base model's loss, through the adapted layers.
+
+        Args:
+            ids: integers (batch, time).
+            labels: integers (batch, time), -100 where a token is not trained.
+        """
         return self.base_model.loss(ids, labels)
 
     @property
     def rng(self) -> np.random.Generator:
-        """Where the base's dropout draws from; a checkpoint keeps its state."""
+        """The generator that the base's dropout draws from; a checkpoint keeps its state."""
         return self.base_model.rng
 
     def adapter(self) -> dict[str, np.ndarray]:
-        """The adapter alone: A and B by layer, copied. A few kilobytes to keep, share and swap."""
+        """The adapter alone: A and B by layer, copied. It takes a few kilobytes to keep, share and swap."""
         pairs = ((f"{name}.{which}", getattr(layer, which)) for name, layer in self.layers.items() for which in "AB")
         return {name: tensor.data.copy() for name, tensor in pairs}
 
     def load_adapter(self, adapter: dict[str, np.ndarray]) -> None:
-        """Swap another adapter in. ValueError, before anything changes, where it does not fit or one is merged."""
+        """Swap another adapter in.
+
+        Raises:
+            ValueError: it does not fit, or one is merged into the base. Then nothing has changed.
+        """
         if any(layer.merged for layer in self.layers.values()):
             raise ValueError("An adapter is merged into the base: unmerge it before loading another.")
         own = {f"{name}.{which}": getattr(layer, which) for name, layer in self.layers.items() for which in "AB"}

@@ -4,13 +4,18 @@ from course_lib.scratch.lora import LoRAModel
 
 
 class LoRAMerger:
-    """merge: W becomes W + (alpha / rank) B A, and the model runs at the base's speed. unmerge: W is what it was.
+    """Folds the change into the weights, W + (alpha / rank) B A, and takes it out again.
 
-    Subtracting the change again would leave W off by rounding, so the original is kept and put back, bit for bit.
+    A merged model runs at the base's speed. Subtracting the change again would leave W off by rounding, so the original
+    is kept and put back, bit for bit.
     """
 
     def merge(self, lora_model: LoRAModel) -> None:
-        """Fold every layer's change into its weight. ValueError where that has been done already."""
+        """Fold every layer's change into its weight.
+
+        Raises:
+            ValueError: the model has no LoRA layers, or one of them is merged already.
+        """
         layers = self._layers(lora_model)
         if any(layer.merged for layer in layers):
             raise ValueError("This model is merged already: merging twice would add the change twice.")
@@ -19,7 +24,11 @@ class LoRAMerger:
             layer.merged = True
 
     def unmerge(self, lora_model: LoRAModel) -> None:
-        """Put the original weights back. ValueError where nothing is merged."""
+        """Put the original weights back.
+
+        Raises:
+            ValueError: the model has no LoRA layers, or one of them is not merged.
+        """
         layers = self._layers(lora_model)
         if not all(layer.merged for layer in layers):
             raise ValueError("This model is not merged: there is nothing to take out.")

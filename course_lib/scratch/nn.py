@@ -11,13 +11,13 @@ from course_lib.scratch.tensor import Tensor, no_grad
 
 
 class Module:
-    """Something with parameters. Attributes that are trained tensors, modules or lists of modules are found by name."""
+    """Something with parameters: it finds those of its attributes that are tensors, modules or lists of modules."""
 
     training = True
     forward: Callable[..., Any]  # what a subclass computes; each has arguments of its own
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
-        """The modules one level down, as ("blocks.0", module)."""
+        """The modules one level down, as pairs such as ("blocks.0", module)."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -31,7 +31,7 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor once, also one that two modules share (a tied head), in the order of definition."""
+        """Every tensor with its full name, in the order of definition. One that two modules share comes once."""
         seen = set()
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
@@ -40,7 +40,7 @@ class Module:
                     yield f"{prefix}.{name}" if prefix else name, value
 
     def parameters(self) -> list[Tensor]:
-        """What an optimiser is given."""
+        """Every parameter once, as an optimiser takes them."""
         return [tensor for _, tensor in self.named_parameters()]
 
     def zero_grad(self) -> None:
@@ -82,7 +82,12 @@ class LanguageModel(Protocol):
         """Logits (batch, time, vocab_size) of integers (batch, time)."""
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, /) -> Tensor:
-        """The mean loss over the labels that are trained."""
+        """The mean loss over the labels that are trained, in nats a token.
+
+        Args:
+            ids: integers (batch, time).
+            labels: integers (batch, time), -100 where a token is not trained.
+        """
 
     def parameters(self) -> list[Tensor]:
         """Every parameter once."""
@@ -107,7 +112,16 @@ def evaluating(model: LanguageModel) -> Iterator[None]:
 
 
 def refuse_other_shapes(own: dict, given: dict, complaint: str) -> None:
-    """ValueError naming the first array that only one side has, or that has another shape there."""
+    """Refuse arrays that do not fit, before any of them is copied.
+
+    Args:
+        own: the arrays or tensors that are here, by name.
+        given: the ones that came from elsewhere, by name.
+        complaint: how the message begins.
+
+    Raises:
+        ValueError: an array is on one side only, or has another shape there. The message names the first one.
+    """
     for name in sorted(own.keys() | given.keys()):
         ours, theirs = (side[name].shape if name in side else "absent" for side in (own, given))
         if ours != theirs:
@@ -115,7 +129,18 @@ def refuse_other_shapes(own: dict, given: dict, complaint: str) -> None:
 
 
 class Linear(Module):
-    """y = x W^T + b. weight: (out_features, in_features), uniform in +-1 / sqrt(in_features), as torch's."""
+    """y = x W^T + b.
+
+    The weight is (out_features, in_features) and the bias (out_features,). Both start uniform in
+    +-1 / sqrt(in_features), as torch's do, so that the size of y does not depend on how many features are summed.
+
+    Args:
+        in_features: the width of x.
+        out_features: the width of y.
+        bias: whether there is a b.
+        rng: draws the start.
+        dtype: of the parameters.
+    """
 
     def __init__(
         self,
@@ -131,7 +156,7 @@ class Linear(Module):
         self.bias = _uniform(rng, bound, (out_features,), dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in_features). Returns (..., out_features)."""
+        """(..., in_features) -> (..., out_features). Raises ValueError where x has another width."""
         if x.shape[-1] != self.weight.shape[1]:
             raise ValueError(f"The input has {x.shape[-1]} features and this layer takes {self.weight.shape[1]}.")
         y = x @ self.weight.T
@@ -139,25 +164,39 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table of vectors, looked up by id. weight: (rows, width), normal with standard deviation 0.02 (GPT-2's)."""
+    """A table of vectors, looked up by id.
+
+    The weight is (rows, width), and starts normal with standard deviation 0.02, as GPT-2's does.
+
+    Args:
+        rows: how many ids there are.
+        width: the length of a vector.
+        rng: draws the start.
+        dtype: of the table.
+    """
 
     def __init__(self, rows: int, width: int, *, rng: np.random.Generator, dtype: type = np.float32):
         self.weight = Tensor((0.02 * rng.standard_normal((rows, width))).astype(dtype), requires_grad=True)
 
     def forward(self, ids: np.ndarray) -> Tensor:
-        """ids: integers (...). Returns (..., width)."""
+        """Integers (...) -> (..., width)."""
         return embedding(self.weight, ids)
 
 
 class LayerNorm(Module):
-    """Zero mean and unit variance over the last axis, then a learned scale and shift."""
+    """Zero mean and unit variance over the last axis, then a learned scale and shift.
+
+    Args:
+        width: the length of the last axis.
+        dtype: of the scale, which starts at 1, and the shift, which starts at 0.
+    """
 
     def __init__(self, width: int, dtype: type = np.float32):
         self.weight = Tensor(np.ones(width, dtype), requires_grad=True)
         self.bias = Tensor(np.zeros(width, dtype), requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., width). Returns the same shape."""
+        """(..., width) -> (..., width)."""
         return layer_norm(x, self.weight, self.bias)
 
 

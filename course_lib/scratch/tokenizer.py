@@ -184,11 +184,13 @@ class BPETokenizer:
         """The ids of the joined texts, some thousand at a time."""
         allowed, disallowed = self._special_options(allowed_special, disallowed_special)
         for words, special in split_text(texts, allowed, disallowed):
+            # As (id for word in words for id in self._ids_of[word]), without a step of Python for each id.
             yield chain.from_iterable(map(self._ids_of.__getitem__, words))
             if special is not None:
                 yield [self._special_ids[special]]
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
+        """The ids of one word. A word that is a token of its own needs no merging."""
         data = word.encode(*BYTES)
         if data in self._whole_words:
             return (self._whole_words[data],)

@@ -20,9 +20,20 @@ from course_lib.scratch.optim import Optimizer, clip_grad_norm, warmup_cosine
 class Trainer:
     """Forward, loss, backward, clip, update, over `epochs` shuffled passes.
 
-    model: has loss(ids, labels) and named_parameters(), and rng if it draws dropouts. The optimiser decides what is
-    trained; its learning rate is the peak of a linear warm-up over a tenth of the steps and a cosine down to a tenth of
-    it. say: prints a line a step.
+    The learning rate warms up in a straight line over a tenth of the steps, and then falls in a cosine to a tenth.
+
+    Args:
+        model: it has loss(ids, labels) and named_parameters(), and `rng` if it draws dropouts.
+        optimizer: decides what is trained. Its learning rate is the peak of the schedule.
+        dataset: the examples.
+        batch_size: examples of a batch; the last batch of a pass may be smaller.
+        epochs: passes over the examples.
+        clip: the limit of the gradients' joint norm.
+        seed: decides the order of the examples.
+        say: called with one line for each step; None for silence.
+
+    Raises:
+        ValueError: there is no example, or batch_size or epochs is below 1.
     """
 
     def __init__(
@@ -47,7 +58,14 @@ class Trainer:
         self.rng: np.random.Generator | None = getattr(model, "rng", None)
 
     def train(self, max_steps: int | None = None) -> list[float]:
-        """Go on from the current step to the last (or for `max_steps` more). Returns the loss of each step done."""
+        """Train from the current step to the last, or for `max_steps` more.
+
+        Returns:
+            The loss of each step done, in nats a token.
+
+        Raises:
+            ValueError: the loss or the gradients' norm is not finite. The weights are those of the step before.
+        """
         last = self.steps if max_steps is None else min(self.steps, self.step + max_steps)
         losses = []
         while self.step < last:
@@ -55,11 +73,12 @@ class Trainer:
         return losses
 
     def _train_step(self) -> float:
+        """One update from one batch, input_ids and labels (batch, longest). Returns the loss before the update."""
         started, batch = time.perf_counter(), self._batch(self.step)
         self.optimizer.lr = self.peak_lr * warmup_cosine(self.step, self.steps, max(1, self.steps // 10))
         self.optimizer.zero_grad()
         loss = self.model.loss(batch["input_ids"], batch["labels"])
-        self._refuse_not_finite("loss", loss.item())
+        self._refuse_not_finite("loss", loss.item())  # before backward, which would make every gradient NaN
         loss.backward()
         norm = clip_grad_norm(self.optimizer.parameters, self.clip)
         self._refuse_not_finite("gradient norm", norm)
@@ -77,8 +96,11 @@ class Trainer:
             raise ValueError(f"The {what} at step {self.step} is {value}: lower the learning rate {self.peak_lr}.")
 
     def _batch(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step. The order of a pass follows from the seed and the pass alone, so a resumed run sees what
-        an unbroken one would have seen."""
+        """The batch of a step.
+
+        The order of a pass follows from the seed and the pass alone, so a resumed run sees what an unbroken one would
+        have seen.
+        """
         a_pass, place = divmod(step, self.steps_a_pass)
         order = np.random.default_rng([self.seed, a_pass]).permutation(len(self.dataset))
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
@@ -89,18 +111,21 @@ class Trainer:
         return evaluate(self.model, eval_data, self.batch_size)
 
     def save_checkpoint(self, path: Path | str) -> None:
-        """Weights, the optimiser's memory, position, schedule and random states, in one .npz without pickle; whole or
-        not at all."""
+        """Write the weights, the optimiser's memory, position, schedule and random states in one .npz without pickle.
+
+        The file is written whole or not at all.
+        """
         buffer = io.BytesIO()
         arrays = {"state": np.array(json.dumps(self._state()))} | self._arrays()
         np.savez(buffer, allow_pickle=False, **arrays)
         write_whole(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Path | str) -> None:
-        """Go back to where `save_checkpoint` was: training on gives the losses it would have given.
+        """Go back to where `save_checkpoint` was: training on gives the losses that it would have given.
 
-        ValueError, before anything is changed, where the file is of another model or optimiser, or where its position
-        would mean other batches here.
+        Raises:
+            ValueError: the file is damaged or of another model or optimiser, or its position would mean other batches
+                here. Then nothing has changed.
         """
         arrays, saved = _read(path)
         own = self._state()
@@ -138,7 +163,7 @@ class Trainer:
 
 
 def _read(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays and the state of a checkpoint. ValueError where the file is none."""
+    """The arrays and the state of a checkpoint. Raises ValueError where the file is not one."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}
@@ -148,13 +173,23 @@ def _read(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def evaluate(model: LanguageModel, data: FinetuneDataset, batch_size: int = 4) -> float:
-    """Mean loss over every trained-on label of `data`, whatever the batches: token-weighted, not a mean of means.
-    Without dropout."""
+    """The mean loss over every trained label, without dropout.
+
+    Each batch counts by its trained tokens, so the result does not depend on how the examples are batched.
+
+    Args:
+        model: what is evaluated.
+        data: the examples.
+        batch_size: examples of a batch.
+
+    Returns:
+        The loss, in nats a token.
+    """
     total, count, collator = 0.0, 0, DataCollator()
     with evaluating(model):
         for start in range(0, len(data), batch_size):
             batch = collator.collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-            tokens = int((batch["labels"][:, 1:] != IGNORE).sum())
+            tokens = int((batch["labels"][:, 1:] != IGNORE).sum())  # nothing predicts a first token
             total += model.loss(batch["input_ids"], batch["labels"]).item() * tokens
             count += tokens
     return total / count

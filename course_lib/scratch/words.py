@@ -47,7 +47,7 @@ def split_text(
 
     Args:
         texts: parts of one text, in order.
-        special_tokens: are cut out first; of two that begin at one place the longer is taken.
+        special_tokens: these are cut out first; of two that begin at one place the longer is taken.
         forbidden: texts that must not occur.
 
     Returns:
@@ -122,6 +122,7 @@ def mended(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _mend(text: str) -> str:
+    """One text without misplaced surrogates. Nearly every text is sound, and then encoding it is the whole cost."""
     try:
         text.encode(*BYTES)
     except UnicodeEncodeError:
@@ -131,12 +132,16 @@ def _mend(text: str) -> str:
 
 
 def _join_surrogates(pair: re.Match[str]) -> str:
+    """The one character beyond U+FFFF that two surrogates stand for."""
     return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _find_words(text: str, start: int, end: int) -> list[str]:
-    """The words of text[start:end]. The standard library's `re` is twice as fast as `regex` and finds the same ones
-    in ASCII, which is most of an English text."""
+    """The words of text[start:end].
+
+    The standard library's `re` is twice as fast as `regex`, and finds the same words in ASCII, which is most of an
+    English text.
+    """
     pattern = _ascii_pattern() if text.isascii() else _unicode_pattern()
     return pattern.findall(text, start, end)
 
@@ -155,6 +160,6 @@ def _unicode_pattern() -> Any:
 
 @lru_cache(maxsize=32)
 def _any_of(tokens: frozenset[str]) -> re.Pattern[str] | None:
-    """A pattern that finds any of `tokens`, the longest where one begins with another; None where there is none."""
+    """A pattern that finds any of `tokens`, and the longest where one begins with another; None without tokens."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if tokens else None

@@ -10,7 +10,10 @@ NAMES = ("keepers_log", "instructions", "preferences", "word_problems")
 def data_card(name: str) -> str:
     """The Markdown card of one data set: "keepers_log", "instructions", "preferences" or "word_problems".
 
-    The sections follow Datasheets for Datasets (Gebru et al. 2021), shortened; a test recomputes each card's numbers.
+    The sections follow Datasheets for Datasets (Gebru et al. 2021), shortened. A test recomputes each card's numbers.
+
+    Raises:
+        CourseError: there is no such card.
     """
     if name not in NAMES:
         raise CourseError(f"There is no data card {name!r}; the cards are {', '.join(NAMES)}.")

@@ -25,7 +25,10 @@ HARMLESS = set(
 
 
 def numbers(text: str) -> list[Decimal]:
-    """Every number in `text`, in order: thousands commas read, a hyphen after a digit or letter is no minus sign."""
+    """Every number in `text`, in order.
+
+    Commas between thousands are read. A hyphen after a digit or a letter does not count as a minus sign.
+    """
     return [Decimal(found.replace(",", "")) for found in NUMBER.findall(text.replace("\u2212", "-"))]
 
 
@@ -45,7 +48,7 @@ def _unspoken(prompt_parts: tuple[str, str], response: str) -> str:
 
 
 def _one_of(found: list, asked: list, answer: object) -> bool:
-    """The answer alone is claimed; what the question itself mentions may be repeated, unless the answer is among it."""
+    """Whether `found` claims the answer alone. What the question mentions may be repeated, unless it has the answer."""
     if answer in asked:
         return set(found) == {answer}
     return set(found) - set(asked) == {answer}
@@ -58,7 +61,16 @@ def _counted(text: str) -> list[Decimal]:
 
 
 def check_number(answer: str, prompt: str, response: str) -> bool:
-    """One number is claimed, and it is `answer`; 3000, 3,000 and 3000.0 are the same."""
+    """One number is claimed, and it is `answer`; 3000, 3,000 and 3000.0 are the same.
+
+    Args:
+        answer: the right number, in digits.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     return not HEDGE.search(response) and _one_of(_counted(response), numbers(prompt), Decimal(answer))
 
 
@@ -74,7 +86,16 @@ UNIT_NAMES |= {"kg": "kilograms", "g": "grams", "l": "litres", "ml": "millilitre
 
 
 def check_quantity(answer: str, prompt: str, response: str) -> bool:
-    """`check_number`, and a unit that follows the number must be the answer's."""
+    """One number is claimed, as in `check_number`, and a unit that follows it must be the answer's.
+
+    Args:
+        answer: the number and its unit, such as "3000 metres".
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     value, unit = answer.split()
     units = [
         UNIT_NAMES[name.lower()]
@@ -88,6 +109,7 @@ def _check_mentions(pattern: str) -> Callable[[str, str, str], bool]:
     """A rule for answers that a pattern recognises: exactly one is claimed, and it is the right one."""
 
     def check(answer: str, prompt: str, response: str) -> bool:
+        """The rule for this pattern; its arguments are those of `check_number`."""
         found, asked = re.findall(pattern, response), re.findall(pattern, prompt)
         return not HEDGE.search(response) and _one_of(found, asked, answer)
 
@@ -95,7 +117,16 @@ def _check_mentions(pattern: str) -> Callable[[str, str, str], bool]:
 
 
 def check_weekday(answer: str, prompt: str, response: str) -> bool:
-    """One weekday is claimed, and no other number of days than the question's ("the one" is no number)."""
+    """One weekday is claimed, and no other number of days than the question's ("the one" is not counted as a number).
+
+    Args:
+        answer: the right weekday.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     one_day = _check_mentions(rf"\b(?:{'|'.join(WEEKDAYS)})\b")(answer, prompt, response)
     return one_day and set(_counted(response)) - {1} <= set(numbers(prompt))
 
@@ -103,7 +134,13 @@ def check_weekday(answer: str, prompt: str, response: str) -> bool:
 def check_words(answer: str, prompt: str, response: str) -> bool:
     """One word is claimed: besides it the response has only words of the prompt and `HARMLESS` ones.
 
-    `answer` may hold several words separated by ``|``, each of them right.
+    Args:
+        answer: one word, or several with ``|`` between them, each of them right.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
     """
     rights = set(answer.split("|"))
     allowed = (HARMLESS | set(re.findall(r"[a-z']+", prompt.lower()))) - rights
@@ -112,12 +149,30 @@ def check_words(answer: str, prompt: str, response: str) -> bool:
 
 
 def check_text(answer: str, prompt: str, response: str) -> bool:
-    """The final part is the answer, letter for letter but for spacing and a full stop at the end."""
+    """The final part is the answer, letter for letter. Only spacing and a full stop at the end may differ.
+
+    Args:
+        answer: the right text.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     return final_part(response) == answer.removesuffix(".")
 
 
 def check_list(answer: str, prompt: str, response: str) -> bool:
-    """The same items in the same order: separated by commas, "and" or lines, with or without bullets."""
+    """The response has the same items in the same order, separated by commas, "and" or lines, with or without bullets.
+
+    Args:
+        answer: the right items, with commas between them.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     body = response.rsplit(":", 1)[-1].strip()
     last_line = body.rpartition("\n")[2]
     body = last_line if "," in last_line else body
@@ -128,7 +183,16 @@ def check_list(answer: str, prompt: str, response: str) -> bool:
 
 
 def check_json(answer: str, prompt: str, response: str) -> bool:
-    """The one JSON object in the response has the answer's keys and values, types included."""
+    """The one JSON object in the response has the answer's keys and values, types included.
+
+    Args:
+        answer: the right object, as JSON.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     found = re.search(r"\{.*\}", response, re.DOTALL)
     try:
         return found is not None and json.loads(found[0]) == json.loads(answer)
@@ -137,7 +201,19 @@ def check_json(answer: str, prompt: str, response: str) -> bool:
 
 
 def check_comparison(answer: str, prompt: str, response: str) -> bool:
-    """One number alone; both, then the right one; or "9 is larger than 4", where 9 is right and the words agree."""
+    """The response settles on one of two numbers.
+
+    It may give one number alone, or both and then the right one, or say "9 is larger than 4", where 9 is right and the
+    words agree.
+
+    Args:
+        answer: the right number.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     found, right = numbers(response), Decimal(answer)
     if HEDGE.search(response) or right not in found or not set(found) <= set(numbers(prompt)):
         return False
@@ -150,14 +226,32 @@ def check_comparison(answer: str, prompt: str, response: str) -> bool:
 
 
 def check_roman(answer: str, prompt: str, response: str) -> bool:
-    """A number, or a Roman numeral in capitals; a lone I is the pronoun, as no answer is I."""
+    """One number is claimed, or one Roman numeral in capitals. A lone I is the pronoun, because no answer is I.
+
+    Args:
+        answer: the right number or numeral.
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     if answer.isdigit():
         return check_number(answer, prompt, response)
     return _check_mentions(r"\b(?!I\b)[IVXLCDM]+\b")(answer, prompt, response)
 
 
 def check_category(answer: str, prompt: str, response: str) -> bool:
-    """Exactly one of animal, fruit and tool is named."""
+    """Exactly one of animal, fruit and tool is named.
+
+    Args:
+        answer: the right category, with its article: "an animal".
+        prompt: the question, with its material.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     found = re.findall(r"\b(animal|fruit|tool)s?\b", response.lower())
     return not HEDGE.search(response) and set(found) == {answer.split()[-1]}
 
@@ -191,6 +285,17 @@ CHECKS: dict[str, Callable[[str, str, str], bool]] = {
 
 
 def check_response(task: str, instruction: str, given: str, answer: str, response: str) -> bool:
-    """The task's rule on `response`, once verbatim repetitions of the question are taken out of it."""
+    """Apply the task's rule, after verbatim repetitions of the question are taken out of the response.
+
+    Args:
+        task: a key of `CHECKS`.
+        instruction: what was asked.
+        given: the material that it was asked about; "" where the instruction holds it.
+        answer: what the task's rule compares with.
+        response: what was answered.
+
+    Returns:
+        Whether the response is right.
+    """
     prompt = instruction if task == "nth_word" else f"{instruction}\n{given}"
     return CHECKS[task](answer, prompt, _unspoken((instruction, given), response))

@@ -128,7 +128,7 @@ def opposite(rng: Random) -> Question:
 
 
 def change_case(rng: Random) -> Question:
-    """Upper, lower or title case: the words stay, the letters' case changes."""
+    """Upper, lower or title case: the words stay, and the letters' case changes."""
     phrase = rng.choice(SENTENCES).format(rng.choice(ADJECTIVES), *rng.sample(NOUNS, 2))
     mode, style = rng.choice((("upper case", str.upper), ("lower case", str.lower), (TITLE_CASE, str.title)))
     asks = (f"Rewrite the text in {mode}.", f"Change this to {mode}: {{x}}", f"Convert the sentence to {mode}.")
@@ -164,6 +164,7 @@ def voice(rng: Random) -> Question:
     doer, thing = f"the {rng.choice(JOBS)}", f"the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
 
     def say(to: str, doer: str, thing: str) -> str:
+        """The sentence in the voice `to`."""
         sentence = f"{doer} {past} {thing}." if to == "active" else f"{thing} was {participle} by {doer}."
         return sentence.capitalize()
 
@@ -250,7 +251,7 @@ def classify(rng: Random) -> Question:
 
 
 def remove_repeats(rng: Random) -> Question:
-    """A list with each word kept at its first place only."""
+    """A list in which each word is kept at its first place only."""
     words = rng.sample(NOUNS, rng.randint(3, 5))
     listed = rng.sample(words + rng.sample(words, 2), len(words) + 2)
     once = list(dict.fromkeys(listed))

@@ -24,7 +24,19 @@ def split_of(content: str) -> str:
 
 
 def split_size(split: str, size: int | None, sizes: dict[str, int]) -> int:
-    """`size`, or the split's own in `sizes`; refuses an unknown split and a size below one."""
+    """How many items to make.
+
+    Args:
+        split: a key of `sizes`.
+        size: how many are wanted; None for the split's own number.
+        sizes: the number of items in each split.
+
+    Returns:
+        `size`, or the split's own number.
+
+    Raises:
+        CourseError: the split is unknown, or the size is below 1.
+    """
     if split not in sizes:
         raise CourseError(f"split={split!r} is unknown; use one of {', '.join(map(repr, sizes))}.")
     if size is not None and size < 1:
@@ -33,10 +45,17 @@ def split_size(split: str, size: int | None, sizes: dict[str, int]) -> int:
 
 
 def questions(split: str, seed_text: str) -> Iterator[tuple[dict, Question]]:
-    """Endless (item, question) pairs of one split; no (instruction, input) comes twice.
+    """Draw questions without end; no pair of instruction and input comes twice.
 
     A question is drawn, its fact's hash says which split it is in, and the other split's questions are dropped.
     `random.Random` seeded with a text uses SHA-512, so a stream is the same in every process.
+
+    Args:
+        split: "train" or "held_out".
+        seed_text: decides what is drawn.
+
+    Yields:
+        (item, question): the item as `instruction_set` returns it, and the question that it was made of.
     """
     rng, seen = Random(seed_text), set()
     tasks = list(FAMILIES)
@@ -54,24 +73,43 @@ def questions(split: str, seed_text: str) -> Iterator[tuple[dict, Question]]:
 
 
 def instruction_set(split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
-    """`size` items (default 1,000 "train", 200 "held_out") of 24 task families, a function of the arguments alone.
+    """Instructions from 24 task families, each with a checkable answer; the arguments alone decide what they are.
 
-    An item: {"instruction", "input", "output", "task", "answer"}, all strings, the first three as in Stanford
-    Alpaca (Taori et al. 2023). `answer` is what `check_instruction` looks for in a response; `output` states it in a
-    short sentence or bare. A smaller size is a prefix of a larger one.
-
-    The split holds out facts, not wordings: who trains on "14 as a Roman numeral" is never tested on XIV.
+    The split holds out facts, not wordings: a model that trains on "14 as a Roman numeral" is never tested on XIV.
     Left out: questions without a computable answer (summaries, advice, stories).
+
+    Args:
+        split: "train" or "held_out".
+        size: how many items; by default 1,000 and 200. A smaller size is a prefix of a larger one.
+        seed: decides what is drawn.
+
+    Returns:
+        Items {"instruction", "input", "output", "task", "answer"}. All values are strings, and the first three are as
+        in Stanford Alpaca (Taori et al. 2023). `check_instruction` looks for `answer` in a response; `output` states it
+        in a short sentence or bare.
+
+    Raises:
+        CourseError: the split is unknown, or the size is below 1.
     """
     size = split_size(split, size, SIZES)
     return [item for item, _ in islice(questions(split, f"instructions {seed}"), size)]
 
 
 def check_instruction(item: dict, response: str) -> bool:
-    """Whether `response` answers `item` (from `instruction_set`) correctly and unambiguously.
+    """Whether a response answers an item correctly and unambiguously.
 
-    Wording around the answer is free as far as the task's rule in `checks` can tell it from a second answer;
-    refusals, hedges ("3 or 4"), repeated questions and wrong answers fail. Case counts where the task is about it.
+    Wording around the answer is free as far as the task's rule in `checks` can tell it from a second answer. Refusals,
+    hedges ("3 or 4"), repeated questions and wrong answers fail. Case counts where the task is about it.
+
+    Args:
+        item: from `instruction_set`.
+        response: what a model answered.
+
+    Returns:
+        Whether the response is right.
+
+    Raises:
+        CourseError: the item's task has no check.
     """
     if item.get("task") not in CHECKS:
         raise CourseError(f"task={item.get('task')!r} has no check; known tasks: {', '.join(CHECKS)}.")

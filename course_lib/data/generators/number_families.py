@@ -70,7 +70,7 @@ def day_of_week(rng: Random) -> Question:
 
 
 def arithmetic(rng: Random) -> Question:
-    """One operation on whole numbers, with a whole result that is not one of the two numbers."""
+    """One operation on two whole numbers. The result is whole, and is not one of the two."""
     sign, a, b = rng.choice("+-*/"), rng.randint(12, 99), rng.randint(3, 11)
     if sign == "-" and a == 2 * b:
         a += 1
@@ -97,7 +97,7 @@ def compare(rng: Random) -> Question:
 
 
 def to_roman(number: int) -> str:
-    """Roman numeral of 1 to 3,999, subtractive form (IV, IX, XL, ...)."""
+    """The Roman numeral of a number from 1 to 3,999, in the subtractive form (IV, IX, XL, ...)."""
     values = (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1)
     out = ""
     for value, numeral in zip(values, "M CM D CD C XC L XL X IX V IV I".split(), strict=True):

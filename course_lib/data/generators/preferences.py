@@ -40,37 +40,47 @@ DODGES = (
 
 
 def polite(opener: str, question: Question, answer: str) -> str:
-    """`answer` in the family's own reply, after a polite opening."""
+    """An answer in the family's own reply, after a polite opening.
+
+    Args:
+        opener: one of `OPENERS`.
+        question: its reply has the place for the answer.
+        answer: right or wrong; of several with ``|`` between them the first is used.
+
+    Returns:
+        The response.
+    """
     bare = question.reply == "{a}"
     return f"{opener}{':' if bare else '.'} {question.reply.replace('{a}', answer.split('|')[0])}"
 
 
 def _wrong(rng: Random, item: dict, question: Question, opener: str) -> str:
-    """As polite as the chosen response, and wrong."""
+    """The response is as polite as the chosen one, and wrong."""
     return polite(opener, question, question.wrong)
 
 
 def _refuses(rng: Random, item: dict, question: Question, opener: str) -> str:
+    """The response declines a harmless question."""
     return rng.choice(REFUSALS)
 
 
 def _rude(rng: Random, item: dict, question: Question, opener: str) -> str:
-    """Right, with an insult."""
+    """The response is right, and insults the reader."""
     return rng.choice(INSULTS).replace("{r}", item["output"])
 
 
 def _rambles(rng: Random, item: dict, question: Question, opener: str) -> str:
-    """Right in the end, after three sentences about nothing."""
+    """The response is right in the end, after three sentences about nothing."""
     return " ".join([*rng.sample(RAMBLES, 3), item["output"]])
 
 
 def _dodges(rng: Random, item: dict, question: Question, opener: str) -> str:
-    """Talks about the question and does not answer it."""
+    """The response talks about the question and does not answer it."""
     return rng.choice(DODGES).replace("{q}", item["instruction"])
 
 
 def _ignores_format(rng: Random, item: dict, question: Question, opener: str) -> str:
-    """The right content in another form than the one asked for; families that ask for no form cannot be used."""
+    """The response has the right content in the wrong form. It needs a family that asks for a form."""
     return polite(opener, question, question.misformatted)
 
 
@@ -86,12 +96,23 @@ REJECTIONS: dict[str, tuple[Callable[[Random, dict, Question, str], str], int]] 
 
 
 def preference_pairs(split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
-    """`size` pairs (default 600 "train", 150 "held_out"), a function of the arguments alone.
+    """Pairs of a chosen and a rejected response; the arguments alone decide what they are. No prompt comes twice.
 
-    A pair: {"prompt", "chosen", "rejected", "task", "why", "answer"}, all strings, the first three as TRL's
-    `DPOTrainer` reads them; `why` is a key of `REJECTIONS`, `answer` is what `check_preference` looks for. The prompt
-    is the instruction, with the input after a blank line where there is one. The facts are split exactly as
-    `instruction_set` splits them, so neither set's held-out facts are trained on in the other. No prompt comes twice.
+    The facts are split exactly as `instruction_set` splits them, so neither set's held-out facts are trained on in the
+    other.
+
+    Args:
+        split: "train" or "held_out".
+        size: how many pairs; by default 600 and 150.
+        seed: decides what is drawn.
+
+    Returns:
+        Pairs {"prompt", "chosen", "rejected", "task", "why", "answer"}. All values are strings, and TRL's `DPOTrainer`
+        reads the first three. The prompt is the instruction, with the input after a blank line where there is one.
+        `why` is a key of `REJECTIONS`, and `check_preference` looks for `answer`.
+
+    Raises:
+        CourseError: the split is unknown, or the size is below 1.
     """
     size = split_size(split, size, SIZES)
     rng = Random(f"preferences rejected {seed}")
@@ -99,6 +120,7 @@ def preference_pairs(split: str = "train", size: int | None = None, seed: int = 
 
 
 def _pair(rng: Random, item: dict, question: Question) -> dict:
+    """One pair from an item and the question that it was made of."""
     kinds = {why: weight for why, (_, weight) in REJECTIONS.items() if why != "ignores_format" or question.misformatted}
     why = rng.choices(list(kinds), list(kinds.values()))[0]
     opener = rng.choice(OPENERS)
@@ -113,6 +135,14 @@ def _pair(rng: Random, item: dict, question: Question) -> dict:
 
 
 def check_preference(pair: dict, response: str) -> bool:
-    """`check_instruction` for a response to a pair's prompt: right and unambiguous? It does not judge manners."""
+    """Whether a response answers a pair's prompt correctly and unambiguously. Manners are not judged.
+
+    Args:
+        pair: from `preference_pairs`.
+        response: what a model answered.
+
+    Returns:
+        Whether the response is right.
+    """
     instruction, _, given = pair["prompt"].partition("\n\n")
     return check_response(pair["task"], instruction, given, pair["answer"], response)

@@ -56,12 +56,13 @@ def _reasoning_gym() -> ModuleType:
 
 def _empty_package(spec: ModuleSpec) -> ModuleType:
     package = ModuleType(spec.name)
+    # With its real path, its subpackages are found although its own code never runs.
     package.__path__ = spec.submodule_search_locations or []
     return package
 
 
 def _holds(equation: tuple[str, str, str, str, str]) -> bool:
-    """Whether "a + b = c" is true to a cent; an equation that continues an expression to its left is not judged."""
+    """Whether "a + b = c" is true to a cent. An equation that continues an expression to its left passes unjudged."""
     before, a, sign, b, result = equation
     if before:
         return True
@@ -71,7 +72,7 @@ def _holds(equation: tuple[str, str, str, str, str]) -> bool:
 
 
 def _is_sound(question: str, answer: str, solution: str) -> bool:
-    """Leave out problems with a negative or broken answer, endless decimals, or a solution that rounds on the way.
+    """Whether a problem may be used: a whole answer of at least 0, at most two decimals, and equations that hold.
 
     Some of gsm_symbolic's templates truncate ($65.02 - $7.02 = $57) and so have a wrong reference answer.
     """
@@ -98,19 +99,30 @@ def _draw(name: str, seed: int) -> Iterator[dict]:
 
 
 def word_problems(split: str = "train", size: int | None = None, seed: int = 0) -> list[dict]:
-    """`size` problems (default 1,000 "train", 200 "held_out") with exact answers, a function of the arguments alone.
+    """Word problems with exact answers; the arguments alone decide what they are.
 
-    An item: {"question", "answer", "solution", "source"}, all strings. `solution` ends with GSM8K's "#### 42"; it has
-    steps for gsm_symbolic (Mirzadeh et al. 2024: GSM8K's problems with names and numbers drawn anew), the answer
-    alone for the arithmetic tasks. Needs reasoning-gym, imported here. The hash of its sorted words decides the split.
-
+    reasoning-gym makes them, and is imported here. The hash of a problem's sorted words decides its split.
     Left out: gsm_symbolic problems whose reference is negative, fractional or rounded on the way.
+
+    Args:
+        split: "train" or "held_out".
+        size: how many problems; by default 1,000 and 200.
+        seed: decides what is drawn.
+
+    Returns:
+        Items {"question", "answer", "solution", "source"}. All values are strings. `solution` ends with GSM8K's
+        "#### 42". It has steps for gsm_symbolic (Mirzadeh et al. 2024: GSM8K's problems with names and numbers drawn
+        anew), and the answer alone for the arithmetic tasks.
+
+    Raises:
+        CourseError: the split is unknown, the size is below 1, or reasoning-gym is not installed.
     """
     size = split_size(split, size, SIZES)
     return list(islice(_problems(split, seed), size))
 
 
 def _problems(split: str, seed: int) -> Iterator[dict]:
+    """Endless problems of one split, from all sources in their shares; none comes twice."""
     rng, seen = Random(f"word problems {seed}"), set()
     streams = {name: _draw(name, seed) for name in SOURCES}
     shares = [share for share, _ in SOURCES.values()]
@@ -128,9 +140,10 @@ def _content(question: str) -> str:
 
 
 def final_number(response: str) -> str | None:
-    """The number a response settles on: the first after its last "####", without one the last in the text, or None.
+    """The number that a response settles on: the first after its last "####", or the last one of a text without it.
 
-    Written plainly: "1,050.0" becomes "1050".
+    Returns:
+        The number written plainly ("1,050.0" becomes "1050"), or None where there is none.
     """
     _, mark, tail = response.rpartition("####")
     found = numbers(tail)
@@ -139,6 +152,7 @@ def final_number(response: str) -> str | None:
 
 @cache
 def _verifier(source: str) -> Callable[[str, dict], float]:
+    """reasoning-gym's scoring function for one source."""
     name = source.removeprefix("reasoning_gym/")
     if name not in SOURCES:
         known = ", ".join(f"reasoning_gym/{known}" for known in SOURCES)
@@ -147,11 +161,21 @@ def _verifier(source: str) -> Callable[[str, dict], float]:
 
 
 def check_answer(item: dict, response: str) -> float:
-    """1.0 if `final_number` of `response` satisfies reasoning-gym's own verifier for `item`, else 0.0.
+    """Whether the `final_number` of a response satisfies reasoning-gym's own verifier for the item.
 
     Its partial scores count as 0: they are given for form (0.01 for any number) or for containing the right digits
     (0.5 for 15 where 5 is right). Its gsm_symbolic verifier overlooks a minus sign at the start, so signs are compared
     here first.
+
+    Args:
+        item: from `word_problems`.
+        response: what a model answered.
+
+    Returns:
+        1.0 or 0.0.
+
+    Raises:
+        CourseError: the item's source has no verifier, or reasoning-gym is not installed.
     """
     verifier, number = _verifier(item["source"]), final_number(response)
     if number is None or (Decimal(number) < 0) != item["answer"].startswith("-"):

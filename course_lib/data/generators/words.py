@@ -1,4 +1,4 @@
-"""The words, pairs and units that the families in `families` draw from. All in plain English, and nobody's names."""
+"""The words, pairs and units that the families in `families` draw from. They are in plain English."""
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
