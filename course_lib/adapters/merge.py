@@ -26,10 +26,14 @@ from course_lib.models.twin import twin
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What rounding the merged weights to the base's dtype cost, over the entries of the `layers` that were changed.
+    """What rounding the merged weights to the base's dtype cost, over all entries of the layers that were changed.
 
-    max_error, mean_error: absolute, against the merge in float32 (0 for a float32 base, whose merge that is).
-    mean_change: the mean absolute change that the adapter makes, to compare them with.
+    Attributes:
+        layers: how many layers were changed.
+        dtype: the base's dtype.
+        max_error: the largest absolute difference from the merge in float32 (0 for a float32 base).
+        mean_error: the mean of these differences.
+        mean_change: the mean absolute change that the adapter makes, to compare the errors with.
     """
 
     layers: int
@@ -43,12 +47,20 @@ class MergeReport:
 def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> MergeReport:
     """Fold the adapter into the weights, in place: W becomes W + scaling * B A, or W R for a butterfly.
 
-    weights: the LoRA adapters to fold in and how much of each, {"first": 0.7, "second": 0.3}: W plus the weighted sum
-    of their changes, exactly. Default: the active adapter, once.
+    The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`, as a
+    second copy of the adapted layers.
 
-    The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`: a
-    second copy of the adapted layers. Raises CourseError where there is no adapter, one is merged already, a weight is
-    tied to another layer's (merging would change both), or is quantised (dequantise first).
+    Args:
+        model: a model with adapters.
+        weights: the LoRA adapters to fold in and how much of each, {"first": 0.7, "second": 0.3}. The result is
+            exactly W plus the weighted sum of their changes. Default: the active adapter, once.
+
+    Returns:
+        What the rounding cost.
+
+    Raises:
+        CourseError: there is no adapter, one is merged already, a weight is tied to another layer's (merging would
+            change both), or a weight is quantised (dequantise it first).
     """
     if weights is not None:
         _check_known(model, weights)
@@ -108,10 +120,11 @@ def _check_known(model: nn.Module, weights: Mapping[str, float]) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Put the original weights back, bit for bit. Raises CourseError where nothing is merged.
+    """Put the original weights back, bit for bit. It raises CourseError where nothing is merged.
 
-    Subtracting the change again would not do: (W + D) - D rounds twice, and about a tenth of the entries come back
-    different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would wear the base away.
+    Subtracting the change again is not enough: (W + D) - D rounds twice, and about a tenth of the entries come back
+    different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would change the base a little
+    more.
     """
     kept = [(layer, layer.original[0]) for _, layer in adapted_layers(model) if layer.original is not None]
     if not kept:
@@ -124,15 +137,28 @@ def unmerge(model: nn.Module) -> None:
 
 @torch.no_grad()
 def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, method: str = "cat") -> list[str]:
-    """A new LoRA adapter `name`, made active, from those on `model`: {"first": 0.7, "second": 0.3}.
+    """Make a new LoRA adapter from those on `model`, and make it the active one.
 
-    cat: the ranks side by side, A = [w1 s1 A1; w2 s2 A2], B = [B1 B2], so that B A is exactly the weighted sum of the
-    changes. Its rank is the sum of the ranks.
-    linear: A = sum of sign(w s) sqrt(w s) A_i, B = sum of sqrt(w s) B_i, for adapters of one rank, which it keeps: the
-    weighted sum of the changes plus cross terms sqrt(w1 s1 w2 s2) (B1 A2 + B2 A1), hence an approximation.
+    cat: the ranks stand side by side, A = [w1 s1 A1; w2 s2 A2] and B = [B1 B2], so that B A is exactly the weighted sum
+    of the changes. The new rank is the sum of the ranks.
+    linear: A = sum of sign(w s) sqrt(|w s|) A_i and B = sum of sqrt(|w s|) B_i, for adapters of one rank, which the new
+    one keeps. The result is the weighted sum of the changes plus cross terms such as sqrt(w1 s1 w2 s2)
+    (B1 A2 + B2 A1), hence an approximation.
 
-    Both are PEFT's add_weighted_adapter with that combination_type. Returns the adapted layers' names. Raises
-    CourseError for an unknown adapter or method, different ranks in "linear", or a sum of ranks above a layer's limit.
+    Both are PEFT's add_weighted_adapter with that combination_type.
+
+    Args:
+        model: a model with LoRA adapters.
+        weights: the adapters to combine and how much of each: {"first": 0.7, "second": 0.3}.
+        name: the new adapter's name.
+        method: "cat" or "linear".
+
+    Returns:
+        The names of the layers that the new adapter is on.
+
+    Raises:
+        CourseError: an adapter or the method is unknown, "linear" is given different ranks, or the sum of the ranks is
+            above a layer's limit.
     """
     _check_known(model, weights)
     ranks = [_path(next(iter(lora_layers(model, key)))[1], key).rank for key in weights]
@@ -153,6 +179,7 @@ def _path(layer: LoRALinear, name: str) -> LowRank:
 
 
 def _fill(layer: LoRALinear, weights: Mapping[str, float], method: str) -> None:
+    """Write the combination into A (rank, in) and B (out, rank) of the layer's new, active adapter. B is zero yet."""
     layer.A.zero_()
     row = 0
     for key, weight in weights.items():
@@ -181,8 +208,17 @@ def unload(model: nn.Module) -> nn.Module:
 def save_merged(model: Any, directory: Path | str) -> Path:
     """Write the model with its adapter folded in, for plain `from_pretrained`; `model` itself stays as it is.
 
-    model: a transformers model, merged or not. Written whole or not at all. Raises CourseError where `directory` exists
-    and is not empty, and where `merge` does.
+    The folder is written whole or not at all.
+
+    Args:
+        model: a transformers model, merged or not.
+        directory: a new or empty folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: `directory` exists and is not empty, or `merge` refuses the model.
     """
     if not hasattr(model, "save_pretrained"):
         raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
