@@ -28,7 +28,7 @@ class AdaptedLayer(nn.Module):
             parameter as a part of the model; it does not look into a tuple.
     """
 
-    base: Any  # nn.Linear, Conv1D or a quantised layer: they have a weight in common and no class
+    base: Any  # nn.Linear, Conv1D or a quantised layer: each has a weight, but they share no class
     original: tuple[nn.Parameter] | None
 
     def __init__(self, base: nn.Module):
@@ -85,13 +85,14 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     A quantised layer is known by its attributes in_features and out_features.
     """
     wrapped = {name: layer for name, layer in adapted_layers(model)}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name in wrapped
-        or (isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features")))
-        and name.rpartition(".")[0] not in wrapped
-    }
+    found = {}
+    for name, module in model.named_modules():
+        has_sizes = hasattr(module, "in_features") and hasattr(module, "out_features")
+        is_linear = isinstance(module, Conv1D) or has_sizes
+        is_inside = name.rpartition(".")[0] in wrapped  # the base of a wrapped layer: the wrapper stands for it
+        if name in wrapped or (is_linear and not is_inside):
+            found[name] = module
+    return found
 
 
 def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.Module]:
@@ -121,6 +122,7 @@ def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str,
 
 
 def _is_end(name: str, target: str) -> bool:
+    """Whether the name ends in whole parts of `target`: "q_proj" is an end of "attn.q_proj", "proj" is not."""
     return f".{name}".endswith(f".{target}")
 
 

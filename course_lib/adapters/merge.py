@@ -1,8 +1,8 @@
 """Merging: an adapter folded into the base's weights, taken out again, mixed with others, and saved as a plain model.
 
-A merged layer costs what the base costs: there is no second path. Checked against PEFT's merge_and_unload and
-add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and merging
-into quantised weights.
+A merged layer costs what the base costs, since the second path is gone. This is checked against PEFT's merge_and_unload
+and add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and
+merging into quantised weights.
 """
 
 import math
@@ -65,6 +65,7 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
     if weights is not None:
         _check_known(model, weights)
     layers = _mergeable(model)
+    # Every layer counts as merged from here on, also one that holds none of the adapters and keeps its weight.
     for layer in layers:
         layer.original = (layer.base.weight,)
     changed = [layer for layer in layers if not isinstance(layer, LoRALinear) or _holds(layer, weights)]
@@ -75,7 +76,7 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
             exact = _weighted(layer, weights)
         else:
             exact = layer.exact_weight()
-        after = exact.to(before.dtype)
+        after = exact.to(before.dtype)  # the one rounding, in the base's layout: (out, in), or (in, out) for Conv1D
         rounding = (after.to(exact.dtype) - exact).abs()
         largest = max(largest, rounding.max().item())
         error += rounding.sum(dtype=torch.float64).item()
@@ -88,16 +89,19 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
 
 
 def _weighted(layer: LoRALinear, weights: Mapping[str, float]) -> torch.Tensor:
+    """W plus the weighted sum of the adapters' changes, in the base's layout, at float32 or better."""
     changes = [weight * layer.delta(name) for name, weight in weights.items()]
     return layer.in_layout(layer.matrix() + sum(changes))
 
 
 def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
+    """The adapted layers. It raises CourseError for the first reason why they cannot be merged."""
     layers = list(adapted_layers(model))
     if not layers:
         raise CourseError("This model has no adapter to merge: inject or load one first.")
     if any(layer.merged for _, layer in layers):
         raise CourseError("This model is merged already: merging twice would apply the change twice.")
+    # A tied weight is one tensor under several names: it is counted once for each of them.
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, layer in layers:
         weight = getattr(layer.base, "weight", None)
@@ -109,6 +113,7 @@ def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
 
 
 def _holds(layer: LoRALinear, weights: Mapping[str, float] | None) -> bool:
+    """Whether one of the adapters to merge (without weights: the active one) is on this layer."""
     return any(name in layer.adapters for name in ([layer.active] if weights is None else weights))
 
 
@@ -186,10 +191,11 @@ def _fill(layer: LoRALinear, weights: Mapping[str, float], method: str) -> None:
         part = _path(layer, key)
         factor = weight * part.scaling
         if method == "linear":
+            # Half of the factor goes into A and half into B, as a root; its sign can go into one of them only.
             root = math.sqrt(abs(factor))
             layer.A.add_(part.A, alpha=math.copysign(root, factor))
             layer.B.add_(part.B, alpha=root)
-        else:  # what other layers' adapters would fill stays zero: one rank for the whole adapter, as in its file
+        else:  # rows of adapters that this layer lacks stay zero: a file has one rank for the whole adapter
             layer.A[row : row + part.rank] = factor * part.A
             layer.B[:, row : row + part.rank] = part.B
             row += part.rank
@@ -224,6 +230,7 @@ def save_merged(model: Any, directory: Path | str) -> Path:
         raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
     directory = Path(directory)
     refuse_filled(directory)
+    # The twin shares the weights, so that merging and unwrapping it costs no second model and leaves this one alone.
     plain: Any = twin(model)
     if not any(layer.merged for _, layer in adapted_layers(plain)):
         merge(plain)

@@ -27,12 +27,12 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt (token ids) by at most `max_new_tokens` tokens.
 
-    Prompts of unequal length are padded on the left and told their true positions: a row's result is the same
+    Prompts of unequal length are padded on the left and get their true positions, so that a row's result is the same
     alone and in a batch (tests/parity/test_generate.py).
 
     Args:
         model: a transformers model or our decoder.
-        prompts: the token ids of each.
+        prompts: the token ids of each, at least one.
         max_new_tokens: how many tokens to add at most.
         temperature: 0 takes the likeliest token each time; otherwise see `sample`.
         top_p: see `sample`.
@@ -55,6 +55,7 @@ def generate(
     ends = torch.tensor(sorted(_as_set(eos_token_id)), dtype=torch.long, device=device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     cache, rows = None, []
+    # The first pass reads the prompts whole and fills the cache; each later one reads a single new token per row.
     for _ in range(max_new_tokens):
         output = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
         cache, logits = output.past_key_values, output.logits[:, -1]  # (batch, vocabulary)
@@ -63,7 +64,7 @@ def generate(
         rows.append(chosen.masked_fill(done, -1))  # -1 marks the end token and what follows it
         if done.all():
             break
-        # The cache holds all earlier tokens: the next pass gets the new one of each row alone, (batch, 1).
+        # The next pass gets the new tokens alone, (batch, 1), with a mask over all tokens so far.
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
     return [[token for token in row if token >= 0] for row in torch.stack(rows, dim=1).tolist()]

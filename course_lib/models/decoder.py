@@ -170,7 +170,7 @@ class Decoder(nn.Module):
         """The loss of `forward`, from hidden states where there is a target and from nowhere else."""
         if labels is None:
             raise CourseError("skip_logits=True returns the loss alone: pass labels, or leave skip_logits out.")
-        # No later token sees a row's last one, and it predicts nothing: it need not be computed.
+        # A row's last token predicts nothing, and the tokens before it do not see it: it need not be computed.
         time = max(1, input_ids.shape[1] - 1)
         if attention_mask is not None:
             attention_mask = (

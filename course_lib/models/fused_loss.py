@@ -123,6 +123,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = torch.empty_like(weight) if want_weight else None  # the first product fills it
         if want_weight and not len(hidden):
             dweight.zero_()
+        # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size (-(-a // b) rounds up).
         pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
         rows = max(1, -(-len(hidden) // max(1, pieces)))
         buffer, loss = hidden.new_empty(rows, len(weight)), torch.zeros((), dtype=_wide(hidden.dtype))
@@ -131,8 +132,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, vocabulary)
             loss += cross_entropy_(logits, target)  # the logits are p - e now
             out = dhidden[start : start + rows]
-            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)
+            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)  # dh = scale (p - e) W
             if want_weight:
+                # beta=0 overwrites what `empty_like` left; later pieces add to the first one's product.
                 dweight.addmm_(logits.T, h, beta=0 if start == 0 else 1, alpha=scale)
         ctx.gradients, ctx.shared = (dhidden, dweight), shared
         return scale * loss
