@@ -1,6 +1,6 @@
 """What the adapters share: finding a model's linear layers by name, and the frozen layer with a trained change.
 
-Left out: embeddings and convolutions as targets. Checked in tests/adapters/test_layers.py.
+Left out: embeddings and convolutions as targets. The tests are in tests/adapters/test_layers.py.
 """
 
 import re

@@ -5,7 +5,7 @@ A layer W (out x in) stays as it was trained; beside it two small matrices learn
     W' = W + s B A        A: rank x in, B: out x rank, s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
 
 Several adapters can sit on one base under different names; one of them is active. Left out: biases, embeddings and
-convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and tests/parity/test_adapters.py.
+convolutions as targets. tests/parity/test_lora.py and tests/parity/test_adapters.py compare all this with PEFT.
 """
 
 import math
@@ -152,7 +152,7 @@ class LoRALinear(AdaptedLayer):
         self.adapters = nn.ModuleDict()
         self.add(name, rank, alpha, lora_dropout, use_rslora)
 
-    # Of the active adapter, so that a layer with one adapter reads like the formula.
+    # These are the active adapter's, so that a layer with one adapter reads like the formula.
     A = _of_active("A")
     B = _of_active("B")
     rank = _of_active("rank")

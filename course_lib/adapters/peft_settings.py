@@ -15,7 +15,7 @@ alone, so it is computed again here, and the adapter becomes a plain one of twic
 The base stays as it is, so that switching off, merging, unmerging and swapping work as for any adapter. PEFT does this
 where `save_pretrained` is given `path_initial_model_for_weight_conversion`. Other initialisations that change the base
 depend on random numbers (pissa_niter_N), on data or gradients (corda, lora_ga) or on a quantiser (loftq): those are
-refused by name. Read from PEFT 0.21.2; checked against it in tests/adapters/test_peft_settings.py.
+refused by name. The rules are those of PEFT 0.21.2; tests/adapters/test_peft_settings.py compares them with it.
 """
 
 import math

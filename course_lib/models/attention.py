@@ -1,6 +1,6 @@
 """Attention: causal, with grouped queries, rotary positions, a cache and learned sinks; its masks and its kernels.
 
-Checked against transformers, values and gradients, in tests/parity/test_decoder.py.
+tests/parity/test_decoder.py compares values and gradients with transformers.
 
 Shapes in comments: B is the batch, T the time (tokens in a row), H heads of D, K heads of keys and values.
 """

@@ -113,7 +113,8 @@ def parameter_count(config: DecoderConfig) -> int:
     - gpt2, T positions: V d + T d + L (4 d d + 2 d m + 9 d + m) + 2 d
     - llama, H query and K key-value heads of width h: V d + L (2 d h (H + K) + 3 d m + 2 d) + d
 
-    A head of its own adds V d, sinks add L H. Checked against the built models and the published counts.
+    A head that is not tied adds V d, and sinks add L H. The tests compare this with the built models and the published
+    counts.
     """
     d, m, layers, heads = (
         config.hidden_size,

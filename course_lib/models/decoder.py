@@ -5,7 +5,7 @@ Both are the same stack of blocks over a residual stream x (batch, time, width),
     x = x + attention(norm(x));    x = x + mlp(norm(x));    logits = head(norm(x))
 
 Module names are those of transformers' Llama, so that adapters find their layers (q_proj, v_proj; GPT-2's own c_attn)
-and Llama weights need no renaming. Checked against transformers, values and gradients, in tests/parity/test_decoder.py.
+and Llama weights need no renaming. tests/parity/test_decoder.py compares values and gradients with transformers.
 Parts that a training step on a CPU spends its time in have a faster form with the gradient written by hand, in `fused`,
 `fused_attention` and `fused_loss`; with `fused.plain_operations` everything is computed as it is written here.
 Left out: RoPE scaling for longer contexts, sliding windows, mixtures of experts.

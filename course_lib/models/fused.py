@@ -387,7 +387,7 @@ class _SwiGLU(torch.autograd.Function):
         dys = [dy.reshape(len(g), -1)]
         dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], scalings[2:]), True, wanted[8:])
         del h  # its memory serves the next arrays
-        du = activated.mul_(dh)  # in place: neither silu(g) nor, in the next line, dh is needed again
+        du = activated.mul_(dh)  # in place: silu(g) is not needed again, and dh not after the next line
         dg = torch.ops.aten.silu_backward(dh.mul_(u), g)
         n, z = x, None
         if norm_weight is not None:

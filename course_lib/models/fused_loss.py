@@ -32,7 +32,7 @@ class TableGradient:
         self.value: Tensor | None = None
 
     def take(self) -> Tensor | None:
-        """The gradient, which is then no longer here."""
+        """Hand the gradient over, and forget it here."""
         value, self.value = self.value, None
         return value
 
