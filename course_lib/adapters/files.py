@@ -1,8 +1,8 @@
 """Adapter files in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`.
 
 PEFT loads the LoRA adapters we save and we load those it saves (tests/parity/test_lora.py, test_adapters.py); a
-butterfly's file has the same two parts, which only this course reads. An adapter holds what was trained alone: a few
-parts in a thousand of its base.
+butterfly's file has the same two parts, which only this course reads. An adapter's file holds only what was trained:
+a few thousandths of its base.
 """
 
 import json
@@ -43,10 +43,19 @@ PREFIX = "base_model.model."
 def save_adapter(
     model: nn.Module, directory: Path | str, base_name: str | None = None, name: str | None = None
 ) -> Path:
-    """Write the model's adapter to `directory`, each file whole or not at all. Returns the weights' path.
+    """Write the model's adapter to `directory`, each file whole or not at all.
 
-    base_name: goes into the file (default: the name the model was loaded by). name: which LoRA adapter (default: the
-    active one). Raises CourseError where there is no such adapter.
+    Args:
+        model: a model with an adapter.
+        directory: the folder; it is made where it is absent.
+        base_name: the base's name in the file (default: the name the model was loaded by).
+        name: which LoRA adapter (default: the active one).
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        CourseError: there is no such adapter.
     """
     if name is not None and name not in adapter_names(model):
         raise CourseError(f"This model has no LoRA adapter named {name!r}; it has: {adapter_names(model)}.")
@@ -95,11 +104,9 @@ def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:
 def _targets(model: nn.Module, layers: Mapping) -> list[str]:
     """The last parts of the layers' names where they mean these layers and no others, and full names otherwise."""
     ends = sorted({name.split(".")[-1] for name in layers})
-    return (
-        ends
-        if matching_layers(model, ends).keys() == layers.keys()
-        else sorted(_outside(model, name) for name in layers)
-    )
+    if matching_layers(model, ends).keys() == layers.keys():
+        return ends
+    return sorted(_outside(model, name) for name in layers)
 
 
 def load_adapter(model: nn.Module, directory: Path | str, name: str = "default") -> list[str]:
@@ -117,7 +124,8 @@ def load_adapter(model: nn.Module, directory: Path | str, name: str = "default")
         The names of the layers that it changes.
 
     Raises:
-        CourseError: a setting is not read here, or a tensor does not fit; it is named, and the model is as it was.
+        CourseError: a setting is not read here, or a tensor does not fit. The error names it, and the model is as it
+            was.
     """
     directory = Path(directory)
     config, saved = _read(directory)
@@ -141,7 +149,10 @@ def _read(directory: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def weights_file(folder: Path) -> Path:
-    """The path of an adapter's tensors. CourseError where they are absent, or only there as a pickle file."""
+    """The path of an adapter's tensors.
+
+    It raises CourseError where they are absent, or where there is only a pickle file.
+    """
     path = Path(folder) / WEIGHTS
     if path.is_file():
         return path
@@ -155,6 +166,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, name: str) -> list[str]:
+    """`load_adapter` for LoRA: check every shape, then put the adapter on, then copy the numbers."""
     present = dict(lora_layers(model, name))
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
     saved = _without_copies(model, saved)
@@ -234,6 +246,7 @@ def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Modu
 
 
 def _refuse_misfits(directory: Path, wanted: Mapping[str, tuple], saved: dict[str, torch.Tensor]) -> None:
+    """Raise CourseError for the first tensor that is in one of the two only, or has another shape than `wanted`."""
     for key in sorted(wanted.keys() | saved.keys()):
         ours, theirs = wanted.get(key, "absent"), tuple(saved[key].shape) if key in saved else "absent"
         if ours == theirs:
@@ -269,7 +282,7 @@ def _key(model: nn.Module, path: str, tensor: str) -> str:
 
 
 def _outside(model: nn.Module, path: str) -> str:
-    """A layer's name in files: our own GPT-2 calls its layers otherwise than transformers', whose names files bear."""
+    """A layer's name in files. Files have transformers' names, and our own GPT-2 gives its layers other ones."""
     return name_in_file(path, model.config.model_type) if isinstance(model, Decoder) else path
 
 
@@ -290,7 +303,7 @@ def _is_transposed(model: nn.Module, layers: Mapping) -> bool:
 
 
 def adapter_config(folder: Path | str) -> dict:
-    """adapter_config.json of `folder`. CourseError where there is none, or no such thing."""
+    """The settings in adapter_config.json of `folder`. It raises CourseError where the file is absent or damaged."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         found = "a whole model, which needs no base" if (Path(folder) / "config.json").is_file() else "no adapter"
@@ -351,6 +364,9 @@ def layer_changes(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     Args:
         config: the adapter's settings.
         tensors: its weights, by their names in the file.
+
+    Returns:
+        One `LayerChange` for each layer.
     """
     changes = {}
     for key, tensor in tensors.items():

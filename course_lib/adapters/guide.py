@@ -72,7 +72,7 @@ def apply_lora_to_model(
 
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for Llama and its kin."""
+    """c_attn for GPT-2, whose one layer makes queries, keys and values; q_proj and v_proj for the Llama family."""
     config: Any = model.config
     return ("c_attn",) if config.model_type == "gpt2" else ("q_proj", "v_proj")
 
@@ -162,8 +162,8 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
 def merge_all_lora_weights(model: nn.Module) -> MergeReport:
     """Add every adapter to its base's weight and take the wrappers off, in place: what is left is a plain model.
 
-    It computes without any overhead, and `model.state_dict()` is that of a model without adapters. `merge` with
-    `unmerge` is the way that can be gone back.
+    It computes without any overhead, and `model.state_dict()` is that of a model without adapters. This cannot be
+    undone; `merge` can, with `unmerge`.
     """
     report = merge(model)
     unload(model)
@@ -179,6 +179,9 @@ def archive_as_adapter(path: Path | str, folder: Path) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        CourseError: the file is damaged or holds something else.
     """
     saved = read_lora_archive(path)
     names = sorted({name[:-2] for name in saved["tensors"]})
@@ -212,7 +215,7 @@ def _here(model: nn.Module, name: str) -> str:
 
 
 def read_lora_archive(path: Path | str) -> dict:
-    """The content of a `save_lora_weights` file. CourseError where it holds something else."""
+    """The content of a `save_lora_weights` file. It raises CourseError where the file holds something else."""
     saved = read_archive(path)
     if saved.get("format") != FORMAT:
         raise CourseError(f"{path} holds no LoRA weights of save_lora_weights. A model's weights go to --weights.")

@@ -1,6 +1,6 @@
 """What the adapters share: finding a model's linear layers by name, and the frozen layer with a trained change.
 
-Left out: embeddings and convolutions as targets. Checked in tests/adapters/test_layers.py.
+Left out: embeddings and convolutions as targets. The tests are in tests/adapters/test_layers.py.
 """
 
 import re
@@ -18,11 +18,17 @@ from course_lib.errors import CourseError
 class AdaptedLayer(nn.Module):
     """A frozen linear layer and a trained change of it, which a subclass defines by `adapted` and `exact_weight`.
 
-    base: the layer as it was. enabled: False makes the layer compute the base alone (see `disable_adapters`).
-    original: None, or the one weight that `merge` has replaced; in a tuple, since nn.Module would register it bare.
+    Args:
+        base: the linear layer to adapt. It is frozen here.
+
+    Attributes:
+        base: the layer as it was.
+        enabled: False makes the layer compute the base alone (see `disable_adapters`).
+        original: None, or a tuple with the one weight that `merge` has replaced. nn.Module would register a bare
+            parameter as a part of the model; it does not look into a tuple.
     """
 
-    base: Any  # nn.Linear, Conv1D or a quantised layer: they have a weight in common and no class
+    base: Any  # nn.Linear, Conv1D or a quantised layer: each has a weight, but they share no class
     original: tuple[nn.Parameter] | None
 
     def __init__(self, base: nn.Module):
@@ -36,6 +42,8 @@ class AdaptedLayer(nn.Module):
         return self.original is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output: (..., in) -> (..., out), without the change where it is merged or switched off."""
+        # A merged base holds the change already: adding it here would apply it twice.
         return self.base(x) if self.merged or not self.enabled else self.adapted(x)
 
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,20 +85,30 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     A quantised layer is known by its attributes in_features and out_features.
     """
     wrapped = {name: layer for name, layer in adapted_layers(model)}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name in wrapped
-        or (isinstance(module, Conv1D) or (hasattr(module, "in_features") and hasattr(module, "out_features")))
-        and name.rpartition(".")[0] not in wrapped
-    }
+    found = {}
+    for name, module in model.named_modules():
+        has_sizes = hasattr(module, "in_features") and hasattr(module, "out_features")
+        is_linear = isinstance(module, Conv1D) or has_sizes
+        is_inside = name.rpartition(".")[0] in wrapped  # the base of a wrapped layer: the wrapper stands for it
+        if name in wrapped or (is_linear and not is_inside):
+            found[name] = module
+    return found
 
 
 def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.Module]:
     """The linear layers that `targets` means, by PEFT's rule for `target_modules`; none where nothing matches.
 
-    A list holds names or ends of names: "c_attn", "self_attn.q_proj", "model.layers.0.self_attn.q_proj".
-    A string is a regular expression for the whole name: r".*layers\\.[01]\\..*(q|v)_proj".
+    Args:
+        model: a transformers model or our decoder, with or without adapters.
+        targets: a list holds names or ends of names: "c_attn", "self_attn.q_proj",
+            "model.layers.0.self_attn.q_proj". A string is a regular expression for the whole name:
+            r".*layers\\.[01]\\..*(q|v)_proj".
+
+    Returns:
+        The layers by their full names.
+
+    Raises:
+        CourseError: the string is not a valid regular expression.
     """
     if isinstance(targets, str):
         try:
@@ -104,11 +122,23 @@ def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str,
 
 
 def _is_end(name: str, target: str) -> bool:
+    """Whether the name ends in whole parts of `target`: "q_proj" is an end of "attn.q_proj", "proj" is not."""
     return f".{name}".endswith(f".{target}")
 
 
 def select_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.Module]:
-    """`matching_layers`, with a CourseError that lists names which exist where a target matches nothing."""
+    """`matching_layers` for targets that all have to match.
+
+    Args:
+        model: as for `matching_layers`.
+        targets: as for `matching_layers`.
+
+    Returns:
+        The layers by their full names.
+
+    Raises:
+        CourseError: a target matches nothing, or the list is empty. The error lists the names that exist.
+    """
     found = matching_layers(model, targets)
     names = ", ".join(sorted({name.split(".")[-1] for name in linear_layers(model)}))
     if isinstance(targets, str) and not found:
@@ -124,14 +154,17 @@ def select_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str, n
 
 
 def refuse_merged(model: nn.Module) -> None:
-    """CourseError where an adapter is folded into the weights: what would be changed is not being used."""
+    """Raise CourseError where an adapter is folded into the weights: the model no longer uses A and B then."""
     if any(layer.merged for _, layer in adapted_layers(model)):
         raise CourseError("This model's adapter is merged into its weights: unmerge it first.")
 
 
 @contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside `with disable_adapters(model):` the model is its base. CourseError where the adapter is merged."""
+    """Inside `with disable_adapters(model):` the model computes its base alone.
+
+    It raises CourseError where the adapter is merged, since the base's own weights are not in use then.
+    """
     refuse_merged(model)
     before = [(layer, layer.enabled) for _, layer in adapted_layers(model)]
     try:

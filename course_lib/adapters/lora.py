@@ -5,7 +5,7 @@ A layer W (out x in) stays as it was trained; beside it two small matrices learn
     W' = W + s B A        A: rank x in, B: out x rank, s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
 
 Several adapters can sit on one base under different names; one of them is active. Left out: biases, embeddings and
-convolutions as targets. Checked against PEFT in tests/parity/test_lora.py and tests/parity/test_adapters.py.
+convolutions as targets. tests/parity/test_lora.py and tests/parity/test_adapters.py compare all this with PEFT.
 """
 
 import math
@@ -49,6 +49,17 @@ class LowRank(nn.Module):
 
     `A` starts Kaiming-uniform and `B` at zero, so that nothing changes until the first step. Both are float32
     whatever the base's dtype, as PEFT keeps them: an update of 1e-5 is lost in bfloat16's 8 bits.
+
+    Args:
+        sizes: (out, in) of the layer.
+        rank: r, the width of the path.
+        alpha: the change is scaled by alpha / rank.
+        lora_dropout: the share of x that training drops before A.
+        use_rslora: scale by alpha / sqrt(rank) instead (see `lora_scaling`).
+        device: where A and B go.
+
+    Raises:
+        CourseError: the rank is impossible for the layer, or the dropout is not a probability.
     """
 
     def __init__(
@@ -73,8 +84,10 @@ class LowRank(nn.Module):
         self.dropout = nn.Dropout(lora_dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """scaling * B A dropout(x): (..., in) -> (..., out), in A's dtype."""
         down = F.linear(self.dropout(x).to(self.A.dtype), self.A)  # (..., rank)
-        return F.linear(self.scaling * down, self.B)  # scaled where it is narrow
+        # The factor goes onto the rank numbers of `down`, which are far fewer than the out numbers of the result.
+        return F.linear(self.scaling * down, self.B)  # (..., out)
 
     def delta(self) -> torch.Tensor:
         """scaling * B A, (out, in): what merging adds to the weight."""
@@ -85,12 +98,18 @@ class LowRank(nn.Module):
 
 
 def check_rank(rank: int, sizes: tuple[int, int]) -> None:
-    """CourseError unless 1 <= rank <= min(out, in): beyond that B A says no more than a full matrix could."""
+    """Raise CourseError unless 1 <= rank <= min(out, in). A larger rank adds nothing: B A can be any matrix by then.
+
+    Args:
+        rank: LoRA's rank.
+        sizes: (out, in) of the layer.
+    """
     if not 1 <= rank <= min(sizes):
         raise CourseError(f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: 1 to {min(sizes)}.")
 
 
 def _of_active(attribute: str) -> property:
+    """A property of a layer that reads and writes `attribute` of its active adapter."""
     return property(
         lambda layer: getattr(layer.adapters[layer.active], attribute),
         lambda layer, value: setattr(layer.adapters[layer.active], attribute, value),
@@ -103,8 +122,20 @@ class LoRALinear(AdaptedLayer):
 
         y = W x + b + scaling * B A x        x: (..., in), y: (..., out)
 
-    base: nn.Linear, transformers' `Conv1D`, or a quantised layer. adapters: the paths by name. active: the name in
-    use; a layer that has no adapter of that name computes the base.
+    Args:
+        base: nn.Linear, transformers' `Conv1D`, or a quantised layer.
+        rank: of the first adapter, as for `LowRank`.
+        alpha: as for `LowRank`.
+        lora_dropout: as for `LowRank`.
+        use_rslora: as for `LowRank`.
+        name: the first adapter's name.
+
+    Attributes:
+        adapters: the paths by name.
+        active: the name in use. A layer that has no adapter of that name computes the base.
+
+    Raises:
+        CourseError: as for `LowRank`.
     """
 
     def __init__(
@@ -121,7 +152,7 @@ class LoRALinear(AdaptedLayer):
         self.adapters = nn.ModuleDict()
         self.add(name, rank, alpha, lora_dropout, use_rslora)
 
-    # Of the active adapter, so that a layer with one adapter reads like the formula.
+    # These are the active adapter's, so that a layer with one adapter reads like the formula.
     A = _of_active("A")
     B = _of_active("B")
     rank = _of_active("rank")
@@ -130,7 +161,15 @@ class LoRALinear(AdaptedLayer):
     dropout = _of_active("dropout")
 
     def add(self, name: str, rank: int, alpha: float, lora_dropout: float = 0.0, use_rslora: bool = False) -> None:
-        """Put another path beside the base and make it the active one."""
+        """Put another path beside the base and make it the active one.
+
+        Args:
+            name: the new adapter's name.
+            rank: as for `LowRank`.
+            alpha: as for `LowRank`.
+            lora_dropout: as for `LowRank`.
+            use_rslora: as for `LowRank`.
+        """
         self.adapters[name] = LowRank(
             layer_sizes(self.base), rank, alpha, lora_dropout, use_rslora, device_of(self.base)
         )
@@ -138,6 +177,7 @@ class LoRALinear(AdaptedLayer):
         self.train(self.base.training)  # a model in evaluation must not get dropout with its adapter
 
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
+        """W x + b + scaling * B A x: (..., in) -> (..., out), in the base's dtype."""
         factors = self.factors() if can_fuse(x) else None
         if factors is not None:
             return project_factors(x, [factors])[0]  # the same numbers, in one operation of autograd
@@ -162,6 +202,7 @@ class LoRALinear(AdaptedLayer):
         return self.adapters[name].delta() if name in self.adapters else torch.zeros_like(self.matrix())
 
     def exact_weight(self) -> torch.Tensor:
+        """W + scaling * B A in the base's layout, at float32 or better."""
         return self.in_layout(self.matrix() + self.delta())
 
     def extra_repr(self) -> str:
@@ -196,6 +237,7 @@ def inject_lora(
         CourseError: a target matches no linear layer, the rank is impossible for one, or the name is taken. The model
             is left as it was.
     """
+    # Everything is checked before anything is changed, so that an error leaves the model as it was.
     refuse_merged(model)
     if any(not isinstance(layer, LoRALinear) for _, layer in adapted_layers(model)):
         raise CourseError("This model has adapters of another kind already: load a fresh base to inject LoRA.")
@@ -229,9 +271,16 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def set_adapter(model: nn.Module, name: str) -> None:
-    """Switch to the adapter `name`: it computes and trains from now on, the others rest, nothing is loaded or copied.
+    """Switch to the adapter `name`: it computes and trains from now on, and the others rest.
 
-    Raises CourseError where no adapter has that name or one is merged.
+    Nothing is loaded or copied.
+
+    Args:
+        model: a model with LoRA adapters.
+        name: the adapter to use.
+
+    Raises:
+        CourseError: no adapter has that name, or one is merged.
     """
     refuse_merged(model)
     if name not in adapter_names(model):
@@ -247,7 +296,15 @@ def _all_lora(model: nn.Module) -> Iterable[LoRALinear]:
 
 
 def lora_layers(model: nn.Module, name: str | None = None) -> Iterable[tuple[str, LoRALinear]]:
-    """The layers that hold the adapter `name` (default: the active one), each with its full name."""
+    """The layers that hold one adapter, each with its full name.
+
+    Args:
+        model: a model with or without adapters.
+        name: the adapter (default: the active one).
+
+    Returns:
+        Pairs of a full name and its layer, one after the other.
+    """
     return (
         (path, layer)
         for path, layer in adapted_layers(model)
@@ -263,6 +320,13 @@ def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
 def lora_parameter_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
     """Trainable parameters by the formula: the sum over layers (out, in) of rank * (in + out).
 
-    GPT-2 small, rank 8 on its twelve fused 2304 x 768 projections: 294,912.
+    GPT-2 small with rank 8 on its twelve fused 2304 x 768 projections has 294,912.
+
+    Args:
+        shapes: (out, in) of each adapted layer.
+        rank: LoRA's rank.
+
+    Returns:
+        The number of parameters.
     """
     return sum(rank * (in_features + out_features) for out_features, in_features in shapes)

@@ -1,8 +1,8 @@
 """Merging: an adapter folded into the base's weights, taken out again, mixed with others, and saved as a plain model.
 
-A merged layer costs what the base costs: there is no second path. Checked against PEFT's merge_and_unload and
-add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and merging
-into quantised weights.
+A merged layer costs what the base costs, since the second path is gone. This is checked against PEFT's merge_and_unload
+and add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and
+merging into quantised weights.
 """
 
 import math
@@ -26,10 +26,14 @@ from course_lib.models.twin import twin
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What rounding the merged weights to the base's dtype cost, over the entries of the `layers` that were changed.
+    """What rounding the merged weights to the base's dtype cost, over all entries of the layers that were changed.
 
-    max_error, mean_error: absolute, against the merge in float32 (0 for a float32 base, whose merge that is).
-    mean_change: the mean absolute change that the adapter makes, to compare them with.
+    Attributes:
+        layers: how many layers were changed.
+        dtype: the base's dtype.
+        max_error: the largest absolute difference from the merge in float32 (0 for a float32 base).
+        mean_error: the mean of these differences.
+        mean_change: the mean absolute change that the adapter makes, to compare the errors with.
     """
 
     layers: int
@@ -43,16 +47,25 @@ class MergeReport:
 def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> MergeReport:
     """Fold the adapter into the weights, in place: W becomes W + scaling * B A, or W R for a butterfly.
 
-    weights: the LoRA adapters to fold in and how much of each, {"first": 0.7, "second": 0.3}: W plus the weighted sum
-    of their changes, exactly. Default: the active adapter, once.
+    The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`, as a
+    second copy of the adapted layers.
 
-    The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`: a
-    second copy of the adapted layers. Raises CourseError where there is no adapter, one is merged already, a weight is
-    tied to another layer's (merging would change both), or is quantised (dequantise first).
+    Args:
+        model: a model with adapters.
+        weights: the LoRA adapters to fold in and how much of each, {"first": 0.7, "second": 0.3}. The result is
+            exactly W plus the weighted sum of their changes. Default: the active adapter, once.
+
+    Returns:
+        What the rounding cost.
+
+    Raises:
+        CourseError: there is no adapter, one is merged already, a weight is tied to another layer's (merging would
+            change both), or a weight is quantised (dequantise it first).
     """
     if weights is not None:
         _check_known(model, weights)
     layers = _mergeable(model)
+    # Every layer counts as merged from here on, also one that holds none of the adapters and keeps its weight.
     for layer in layers:
         layer.original = (layer.base.weight,)
     changed = [layer for layer in layers if not isinstance(layer, LoRALinear) or _holds(layer, weights)]
@@ -63,7 +76,7 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
             exact = _weighted(layer, weights)
         else:
             exact = layer.exact_weight()
-        after = exact.to(before.dtype)
+        after = exact.to(before.dtype)  # the one rounding, in the base's layout: (out, in), or (in, out) for Conv1D
         rounding = (after.to(exact.dtype) - exact).abs()
         largest = max(largest, rounding.max().item())
         error += rounding.sum(dtype=torch.float64).item()
@@ -76,16 +89,19 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
 
 
 def _weighted(layer: LoRALinear, weights: Mapping[str, float]) -> torch.Tensor:
+    """W plus the weighted sum of the adapters' changes, in the base's layout, at float32 or better."""
     changes = [weight * layer.delta(name) for name, weight in weights.items()]
     return layer.in_layout(layer.matrix() + sum(changes))
 
 
 def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
+    """The adapted layers. It raises CourseError for the first reason why they cannot be merged."""
     layers = list(adapted_layers(model))
     if not layers:
         raise CourseError("This model has no adapter to merge: inject or load one first.")
     if any(layer.merged for _, layer in layers):
         raise CourseError("This model is merged already: merging twice would apply the change twice.")
+    # A tied weight is one tensor under several names: it is counted once for each of them.
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, layer in layers:
         weight = getattr(layer.base, "weight", None)
@@ -97,6 +113,7 @@ def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
 
 
 def _holds(layer: LoRALinear, weights: Mapping[str, float] | None) -> bool:
+    """Whether one of the adapters to merge (without weights: the active one) is on this layer."""
     return any(name in layer.adapters for name in ([layer.active] if weights is None else weights))
 
 
@@ -108,10 +125,11 @@ def _check_known(model: nn.Module, weights: Mapping[str, float]) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Put the original weights back, bit for bit. Raises CourseError where nothing is merged.
+    """Put the original weights back, bit for bit. It raises CourseError where nothing is merged.
 
-    Subtracting the change again would not do: (W + D) - D rounds twice, and about a tenth of the entries come back
-    different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would wear the base away.
+    Subtracting the change again is not enough: (W + D) - D rounds twice, and about a tenth of the entries come back
+    different (for a D of a tenth of W, in float32 and in bfloat16 alike). Each switch would change the base a little
+    more.
     """
     kept = [(layer, layer.original[0]) for _, layer in adapted_layers(model) if layer.original is not None]
     if not kept:
@@ -124,15 +142,28 @@ def unmerge(model: nn.Module) -> None:
 
 @torch.no_grad()
 def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, method: str = "cat") -> list[str]:
-    """A new LoRA adapter `name`, made active, from those on `model`: {"first": 0.7, "second": 0.3}.
+    """Make a new LoRA adapter from those on `model`, and make it the active one.
 
-    cat: the ranks side by side, A = [w1 s1 A1; w2 s2 A2], B = [B1 B2], so that B A is exactly the weighted sum of the
-    changes. Its rank is the sum of the ranks.
-    linear: A = sum of sign(w s) sqrt(w s) A_i, B = sum of sqrt(w s) B_i, for adapters of one rank, which it keeps: the
-    weighted sum of the changes plus cross terms sqrt(w1 s1 w2 s2) (B1 A2 + B2 A1), hence an approximation.
+    cat: the ranks stand side by side, A = [w1 s1 A1; w2 s2 A2] and B = [B1 B2], so that B A is exactly the weighted sum
+    of the changes. The new rank is the sum of the ranks.
+    linear: A = sum of sign(w s) sqrt(|w s|) A_i and B = sum of sqrt(|w s|) B_i, for adapters of one rank, which the new
+    one keeps. The result is the weighted sum of the changes plus cross terms such as sqrt(w1 s1 w2 s2)
+    (B1 A2 + B2 A1), hence an approximation.
 
-    Both are PEFT's add_weighted_adapter with that combination_type. Returns the adapted layers' names. Raises
-    CourseError for an unknown adapter or method, different ranks in "linear", or a sum of ranks above a layer's limit.
+    Both are PEFT's add_weighted_adapter with that combination_type.
+
+    Args:
+        model: a model with LoRA adapters.
+        weights: the adapters to combine and how much of each: {"first": 0.7, "second": 0.3}.
+        name: the new adapter's name.
+        method: "cat" or "linear".
+
+    Returns:
+        The names of the layers that the new adapter is on.
+
+    Raises:
+        CourseError: an adapter or the method is unknown, "linear" is given different ranks, or the sum of the ranks is
+            above a layer's limit.
     """
     _check_known(model, weights)
     ranks = [_path(next(iter(lora_layers(model, key)))[1], key).rank for key in weights]
@@ -153,16 +184,18 @@ def _path(layer: LoRALinear, name: str) -> LowRank:
 
 
 def _fill(layer: LoRALinear, weights: Mapping[str, float], method: str) -> None:
+    """Write the combination into A (rank, in) and B (out, rank) of the layer's new, active adapter. B is zero yet."""
     layer.A.zero_()
     row = 0
     for key, weight in weights.items():
         part = _path(layer, key)
         factor = weight * part.scaling
         if method == "linear":
+            # Half of the factor goes into A and half into B, as a root; its sign can go into one of them only.
             root = math.sqrt(abs(factor))
             layer.A.add_(part.A, alpha=math.copysign(root, factor))
             layer.B.add_(part.B, alpha=root)
-        else:  # what other layers' adapters would fill stays zero: one rank for the whole adapter, as in its file
+        else:  # rows of adapters that this layer lacks stay zero: a file has one rank for the whole adapter
             layer.A[row : row + part.rank] = factor * part.A
             layer.B[:, row : row + part.rank] = part.B
             row += part.rank
@@ -181,13 +214,23 @@ def unload(model: nn.Module) -> nn.Module:
 def save_merged(model: Any, directory: Path | str) -> Path:
     """Write the model with its adapter folded in, for plain `from_pretrained`; `model` itself stays as it is.
 
-    model: a transformers model, merged or not. Written whole or not at all. Raises CourseError where `directory` exists
-    and is not empty, and where `merge` does.
+    The folder is written whole or not at all.
+
+    Args:
+        model: a transformers model, merged or not.
+        directory: a new or empty folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: `directory` exists and is not empty, or `merge` refuses the model.
     """
     if not hasattr(model, "save_pretrained"):
         raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
     directory = Path(directory)
     refuse_filled(directory)
+    # The twin shares the weights, so that merging and unwrapping it costs no second model and leaves this one alone.
     plain: Any = twin(model)
     if not any(layer.merged for _, layer in adapted_layers(plain)):
         merge(plain)

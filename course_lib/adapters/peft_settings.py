@@ -12,10 +12,10 @@ alone, so it is computed again here, and the adapter becomes a plain one of twic
 
     W' = W + s [B, -B0] [A; A0]
 
-The base stays as it is, so that switching off, merging, unmerging and swapping mean what they say. PEFT does the same
+The base stays as it is, so that switching off, merging, unmerging and swapping work as for any adapter. PEFT does this
 where `save_pretrained` is given `path_initial_model_for_weight_conversion`. Other initialisations that change the base
 depend on random numbers (pissa_niter_N), on data or gradients (corda, lora_ga) or on a quantiser (loftq): those are
-refused by name. Read from PEFT 0.21.2; checked against it in tests/adapters/test_peft_settings.py.
+refused by name. The rules are those of PEFT 0.21.2; tests/adapters/test_peft_settings.py compares them with it.
 """
 
 import math
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "target_modules": None,
     "init_lora_weights": True,
 }
-# Settings that change what the tensors mean, or that bring tensors which are no A and B of a linear layer.
+# Settings that change what the tensors mean, or that bring other tensors than A and B of a linear layer.
 UNREADABLE = {
     "rank_pattern": "other ranks for some layers",
     "alpha_pattern": "another alpha for some layers",
@@ -72,7 +72,15 @@ MERGED = "Load it with PEFT, and save the merged model (merge_and_unload, then s
 
 
 def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise CourseError for the first setting whose adapters are not read here; it is named with its value."""
+    """Refuse an adapter with a setting that is not read here.
+
+    Args:
+        folder: of the adapter, for errors.
+        config: its settings.
+
+    Raises:
+        CourseError: there is such a setting. The error names the first one, with its value.
+    """
     for setting, meaning in UNREADABLE.items():
         value = config.get(setting)
         if value and (setting, value) != ("bias", "none"):
@@ -95,7 +103,7 @@ def _short(value: Any) -> str:
 
 
 def initialisation(config: Mapping[str, Any]) -> str:
-    """init_lora_weights in small letters; "true" where the file does not say."""
+    """The setting init_lora_weights in small letters; "true" where the file does not say."""
     return str(config.get("init_lora_weights", True)).lower()
 
 
@@ -144,6 +152,7 @@ def _taken_out(weight: torch.Tensor, rank: int, scaling: float, init: str) -> tu
     """
     if init == "pissa":
         U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+        # Half of each singular value goes into either factor, as a square root: scaling * B0 A0 = U S Vh, cut to rank.
         root = (S[:rank] / scaling).sqrt()
         return root[:, None] * Vh[:rank], U[:, :rank] * root
     Q, R = torch.linalg.qr(weight)

@@ -1,6 +1,6 @@
 """Attention: causal, with grouped queries, rotary positions, a cache and learned sinks; its masks and its kernels.
 
-Checked against transformers, values and gradients, in tests/parity/test_decoder.py.
+tests/parity/test_decoder.py compares values and gradients with transformers.
 
 Shapes in comments: B is the batch, T the time (tokens in a row), H heads of D, K heads of keys and values.
 """
@@ -25,6 +25,10 @@ class Attention(nn.Module):
     arXiv:2508.10925): a logit s for each head joins the softmax, so that a head may attend to nothing:
 
         weight_j = exp(score_j) / (exp(s) + sum_i exp(score_i))
+
+    Args:
+        config: the decoder's shape.
+        layer: the block's number, under which a cache keeps its keys and values.
     """
 
     def __init__(self, config: DecoderConfig, layer: int):
@@ -69,11 +73,11 @@ class Attention(nn.Module):
             q, k, v = q_k_v.chunk(3, dim=-1)  # (B, T, H * D) each
         else:
             output_layer = self.o_proj
-            q, k, v = project(
-                x, [self.q_proj, self.k_proj, self.v_proj], norm
-            )  # (B, T, H * D), then twice (B, T, K * D)
+            # (B, T, H * D), then twice (B, T, K * D)
+            q, k, v = project(x, [self.q_proj, self.k_proj, self.v_proj], norm)
 
         dropout = self.config.dropout if self.training else 0.0
+        # The form with its gradient written by hand has no sinks, no dropout and no cache.
         plain_softmax = self.config.attention == "sdpa" and self.sinks is None and dropout == 0
         if plain_softmax and cos is not None and cache is None and can_attend(q):
             return output_layer(rotate_and_attend(q, k, v, cos, sin, attention_mask, self.config.head_dim))
@@ -103,7 +107,7 @@ def rope(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Ten
     Returns:
         cos and sin, (batch or 1, 1, time, head_dim) each: the angles of all pairs, twice, for `rotate`.
     """
-    # Written as models were trained with it: theta ** -x rounds otherwise, which moves SmolLM2's logits by 1e-4.
+    # This is how models were trained with it: theta ** -x rounds differently, which moves SmolLM2's logits by 1e-4.
     frequencies = 1 / theta ** (torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)  # (D / 2)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, T, D / 2)
     angles = torch.cat([angles, angles], dim=-1)
@@ -111,9 +115,17 @@ def rope(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Ten
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn every pair (a, b) of x (batch, heads, time, head_dim) to (a cos - b sin, b cos + a sin).
+    """Turn every pair (a, b) of x to (a cos - b sin, b cos + a sin).
 
-    A pair is number i of either half, as Llama's files have them. cos and sin are those of `rope`.
+    A pair is number i of the first half and number i of the second, as Llama's files have them.
+
+    Args:
+        x: queries or keys, (batch, heads, time, head_dim).
+        cos: the table of `rope`, (batch or 1, 1, time, head_dim).
+        sin: like cos.
+
+    Returns:
+        (batch, heads, time, head_dim).
     """
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
@@ -149,13 +161,22 @@ def full_attention_mask(
             f"attention_mask is {attention_mask.dtype} of shape {shape}; it should be of shape {shapes[2]}, or boolean "
             f"of shape {shapes[4]} for packed rows."
         )
-    allowed = attention_mask if packed else attention_mask.bool()[:, None, None]
-    itself = torch.eye(time, dtype=torch.bool, device=device)
+    allowed = attention_mask if packed else attention_mask.bool()[:, None, None]  # (B, 1, T or 1, past + T)
+    itself = torch.eye(time, dtype=torch.bool, device=device)  # (T, T): the last `time` keys are the queries' own
     return allowed & causal_mask(time, past, device) | F.pad(itself, (past, 0))
 
 
 def causal_mask(time: int, past: int, device: torch.device) -> Tensor:
-    """True where key <= query, (1, 1, time, past + time): the queries are the last `time` of all tokens."""
+    """What each query may see in plain causal attention: the keys up to its own.
+
+    Args:
+        time: tokens in the row. The queries are the last `time` of all tokens.
+        past: tokens in the cache.
+        device: where the mask is to be.
+
+    Returns:
+        Boolean (1, 1, time, past + time), True where key <= query.
+    """
     return torch.ones(time, past + time, dtype=torch.bool, device=device).tril(past)[None, None]
 
 
@@ -176,20 +197,34 @@ def attend_eager(
         (batch, heads, time, head_dim).
     """
     group = q.shape[1] // k.shape[1]
+    # Each head of keys and values is repeated for its group of query heads: (B, H, past + T, D).
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     if mask is None:
         mask = causal_mask(q.shape[2], 0, q.device)
     scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)  # (B, H, T, past + T)
     if sinks is not None:
         scores = torch.cat([scores, sinks.to(q.dtype).view(1, -1, 1, 1).expand(*q.shape[:3], 1)], dim=-1)
+    # A sink takes part in the softmax; its weight is cut off after it, since it has no value to give.
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)[..., : k.shape[2]]
-    return F.dropout(weights, dropout) @ v
+    return F.dropout(weights, dropout) @ v  # (B, H, T, past + T) @ (B, H, past + T, D)
 
 
 def attend_sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """The same, with the same arguments, from torch's fused kernels, which store no (time, time) weights."""
+    """The same as `attend_eager` from torch's fused kernels, which do not store the (time, time) weights.
+
+    Args:
+        q: (batch, heads, time, head_dim).
+        k: (batch, kv_heads, past + time, head_dim).
+        v: like k.
+        mask: as for `attend_eager`.
+        sinks: as for `attend_eager`.
+        dropout: as for `attend_eager`.
+
+    Returns:
+        (batch, heads, time, head_dim).
+    """
     if sinks is not None:
         # A sink is one more key and value, both zero: it scores 0 + s, the s coming in as a bias, and gives nothing.
         mask = causal_mask(q.shape[2], 0, q.device) if mask is None else mask

@@ -32,14 +32,27 @@ class DecoderConfig:
     - "gpt2" (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, one fused projection to q, k and v;
     - "llama" (Touvron et al. 2023, arXiv:2302.13971): RoPE, RMSNorm, SwiGLU, no biases, grouped-query attention.
 
-    intermediate_size: width inside the MLP (None: 4 times hidden_size, the GPT-2 choice).
-    num_key_value_heads: heads that keys and values have; query heads share them in equal groups (None: one each).
-    head_dim: width of one head (None: hidden_size / num_attention_heads).
-    attention_sinks: a learned score a head that takes attention but gives nothing (Llama family).
-    dropout: on embeddings, attention weights and both residual paths of each block, in training.
-    attention: "sdpa" (torch's fused kernels) or "eager" (the formula, written out); the results are the same.
-    What is None is filled in at once: with `dataclasses.replace`, a new hidden_size wants these three again.
-    Raises CourseError where the numbers do not make a decoder.
+    A size that is None is filled in at once. With `dataclasses.replace`, give those three anew for a new hidden_size.
+
+    Args:
+        model_type: "gpt2" or "llama".
+        vocab_size: rows of the embedding's table.
+        hidden_size: width of the residual stream.
+        num_hidden_layers: blocks.
+        num_attention_heads: heads of queries in each block.
+        max_position_embeddings: the longest row in tokens; GPT-2 has a learned vector for each position.
+        intermediate_size: width inside the MLP (None: 4 times hidden_size, the GPT-2 choice).
+        num_key_value_heads: heads that keys and values have; query heads share them in equal groups (None: one each).
+        head_dim: width of one head (None: hidden_size / num_attention_heads).
+        norm_eps: what the norms add to the variance or mean square before the root.
+        rope_theta: the base of RoPE's angles (Llama family).
+        tie_word_embeddings: whether the head uses the embedding's table.
+        attention_sinks: for each head a learned score that takes attention but gives nothing (Llama family).
+        dropout: on embeddings, attention weights and both residual paths of each block, in training.
+        attention: "sdpa" (torch's fused kernels) or "eager" (the formula, written out); the results are the same.
+
+    Raises:
+        CourseError: the numbers do not make a decoder.
     """
 
     model_type: str
@@ -95,12 +108,13 @@ class DecoderConfig:
 
 
 def parameter_count(config: DecoderConfig) -> int:
-    """Parameters by formula; a tied head counts once. With width d, MLP width m, L layers, vocabulary V:
+    """Parameters by formula; a tied head counts once. With width d, MLP width m, L layers and vocabulary V they are
 
     - gpt2, T positions: V d + T d + L (4 d d + 2 d m + 9 d + m) + 2 d
     - llama, H query and K key-value heads of width h: V d + L (2 d h (H + K) + 3 d m + 2 d) + d
 
-    A head of its own adds V d, sinks add L H. Checked against the built models and the published counts.
+    A head that is not tied adds V d, and sinks add L H. The tests compare this with the built models and the published
+    counts.
     """
     d, m, layers, heads = (
         config.hidden_size,

@@ -5,7 +5,7 @@ Both are the same stack of blocks over a residual stream x (batch, time, width),
     x = x + attention(norm(x));    x = x + mlp(norm(x));    logits = head(norm(x))
 
 Module names are those of transformers' Llama, so that adapters find their layers (q_proj, v_proj; GPT-2's own c_attn)
-and Llama weights need no renaming. Checked against transformers, values and gradients, in tests/parity/test_decoder.py.
+and Llama weights need no renaming. tests/parity/test_decoder.py compares values and gradients with transformers.
 Parts that a training step on a CPU spends its time in have a faster form with the gradient written by hand, in `fused`,
 `fused_attention` and `fused_loss`; with `fused.plain_operations` everything is computed as it is written here.
 Left out: RoPE scaling for longer contexts, sliding windows, mixtures of experts.
@@ -31,9 +31,12 @@ from course_lib.models.fused_loss import TableGradient, embed, linear_cross_entr
 
 @dataclass
 class DecoderOutput:
-    """logits: (batch, time, vocabulary), or None where they were not asked for. loss: a scalar, if labels were given.
+    """What a call of the decoder returns.
 
-    past_key_values: the cache, for the next call, where one was given or asked for.
+    Attributes:
+        logits: (batch, time, vocabulary), or None where they were not asked for.
+        loss: a scalar, if labels were given.
+        past_key_values: the cache, for the next call, where one was given or asked for.
     """
 
     logits: Tensor | None
@@ -79,6 +82,9 @@ class Decoder(nn.Module):
     New weights are normal with standard deviation 0.02 (Radford et al. 2019), biases and sinks are zero. The layers
     that write to the residual stream start smaller by a factor of sqrt(2 * layers): each block adds two such outputs
     to the stream, whose variance should not grow with the number of blocks.
+
+    Args:
+        config: the decoder's shape.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -128,8 +134,8 @@ class Decoder(nn.Module):
             past_key_values: the cache of the tokens before these.
             use_cache: make a cache where none is given.
             num_items_in_batch: divide the summed loss by this number instead of by that of the labels trained on.
-            skip_logits: return the loss alone. It is the same, and all logits never exist together: the faster way to
-                train (see `fused_loss`).
+            skip_logits: return the loss alone. It is the same loss, and training is faster: only some of the logits
+                exist at a time (see `fused_loss`).
 
         Returns:
             Logits (batch, time, vocabulary), the loss in nats per token, and the cache.
@@ -143,6 +149,7 @@ class Decoder(nn.Module):
         if use_cache and past_key_values is None:
             past_key_values = KVCache()
         hidden = self.model(input_ids, attention_mask, position_ids, past_key_values)  # (B, T, C)
+        # (B, T, vocabulary): a tied head multiplies by the embedding's table
         logits = F.linear(hidden, self.output_weight) if self.lm_head is None else self.lm_head(hidden)
         loss = None
         if labels is not None:
@@ -163,7 +170,7 @@ class Decoder(nn.Module):
         """The loss of `forward`, from hidden states where there is a target and from nowhere else."""
         if labels is None:
             raise CourseError("skip_logits=True returns the loss alone: pass labels, or leave skip_logits out.")
-        # No later token sees a row's last one, and it predicts nothing: it need not be computed.
+        # A row's last token predicts nothing, and the tokens before it do not see it: it need not be computed.
         time = max(1, input_ids.shape[1] - 1)
         if attention_mask is not None:
             attention_mask = (
@@ -174,9 +181,9 @@ class Decoder(nn.Module):
         shared = TableGradient() if self._shares_gradient() else None
         hidden = self.model(input_ids[:, :time], attention_mask, position_ids, shared=shared)  # (B, time, C)
         targets = F.pad(labels[:, 1:], (0, time - labels.shape[1] + 1), value=IGNORE).flatten()  # (B * time)
-        hidden, is_target = hidden.flatten(0, 1), targets != IGNORE
+        hidden, is_target = hidden.flatten(0, 1), targets != IGNORE  # (B * time, C), (B * time)
         if not is_target.all():
-            hidden, targets = hidden[is_target], targets[is_target]
+            hidden, targets = hidden[is_target], targets[is_target]  # (targets, C), (targets)
         items = num_items_in_batch or len(targets)
         scale = 1 / items if items else math.nan  # the mean over no targets, as in torch
         return linear_cross_entropy(hidden, self.output_weight, targets, scale, shared)
@@ -187,16 +194,23 @@ class Decoder(nn.Module):
         return self.lm_head is None and can_fuse(embedding.weight) and not has_hooks(embedding)
 
     def gradient_checkpointing_enable(self, **_) -> None:
-        """In training, keep only each block's input and compute the rest again in the backward pass."""
+        """In training, keep only each block's input and compute the rest again in the backward pass.
+
+        The call has transformers' name; settings that transformers takes are accepted and not used.
+        """
         self.model.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep all that the backward pass needs: more memory, one forward pass less."""
+        """Keep all that the backward pass needs: this takes more memory, and saves one forward pass."""
         self.model.gradient_checkpointing = False
 
 
 class Backbone(nn.Module):
-    """Token ids to hidden states, the last norm included: all of the decoder but its head."""
+    """Token ids to hidden states, the last norm included: all of the decoder but its head.
+
+    Args:
+        config: the decoder's shape.
+    """
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -231,6 +245,7 @@ class Backbone(nn.Module):
         """
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         batch, time = input_ids.shape
+        # With a cache, the new tokens' positions go on where the earlier ones stopped.
         if position_ids is None:
             position_ids = torch.arange(past, past + time, device=input_ids.device)[None]  # (1, T)
         attention_mask = full_attention_mask(attention_mask, batch, time, past, input_ids.device)
@@ -248,7 +263,7 @@ class Backbone(nn.Module):
             cos, sin = rope(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, 1, T, D)
             cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         x = self.dropout(x)
-        for layer in self.layers:
+        for layer in self.layers:  # x stays (B, T, C) from here to the end
             if self.gradient_checkpointing and self.training and past_key_values is None:
                 x = checkpoint(layer, x, attention_mask, cos, sin, use_reentrant=False)
             else:
@@ -257,7 +272,12 @@ class Backbone(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        config: the decoder's shape.
+        layer: the block's number, under which a cache keeps its keys and values.
+    """
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
@@ -274,14 +294,28 @@ class Block(nn.Module):
         sin: Tensor | None = None,
         cache=None,
     ) -> Tensor:
-        """x: (batch, time, width), and so is the result. The other arguments are those of `Attention.forward`."""
+        """Add what attention and the MLP compute to the residual stream.
+
+        Args:
+            x: the residual stream, (batch, time, width).
+            attention_mask: as for `Attention.forward`.
+            cos: as for `Attention.forward`.
+            sin: as for `Attention.forward`.
+            cache: as for `Attention.forward`.
+
+        Returns:
+            The residual stream, (batch, time, width).
+        """
         # The norms are handed on, since the parts behind them can be computed faster together with them.
         x = x + self.dropout(self.self_attn(x, attention_mask, cos, sin, cache, norm=self.input_layernorm))
         return x + self.dropout(self.mlp(x, norm=self.post_attention_layernorm))
 
 
 def norm(config: DecoderConfig) -> nn.Module:
-    """LayerNorm (x - mean) / deviation * w + b for GPT-2, RMSNorm x / rms(x) * w (arXiv:1910.07467, eq. 4) else."""
+    """The family's norm: LayerNorm (x - mean) / deviation * w + b for GPT-2, RMSNorm x / rms(x) * w for Llama.
+
+    RMSNorm is eq. 4 of arXiv:1910.07467.
+    """
     kind = nn.LayerNorm if config.model_type == "gpt2" else nn.RMSNorm
     return kind(config.hidden_size, eps=config.norm_eps)
 
@@ -295,9 +329,17 @@ class GELUMLP(nn.Module):
         self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """x: (batch, time, width), and so is the result. norm: what x goes through first, or None."""
+        """Apply the MLP to every position.
+
+        Args:
+            x: (batch, time, width).
+            norm: what x goes through first, or None.
+
+        Returns:
+            (batch, time, width).
+        """
         x = x if norm is None else norm(x)
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # inside: (B, T, intermediate_size)
 
 
 class SwiGLU(nn.Module):
@@ -310,5 +352,13 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """x: (batch, time, width), and so is the result. norm: what x goes through first, or None."""
+        """Apply the MLP to every position.
+
+        Args:
+            x: (batch, time, width).
+            norm: what x goes through first, or None.
+
+        Returns:
+            (batch, time, width).
+        """
         return swiglu_mlp(x, self.gate_proj, self.up_proj, self.down_proj, norm)

@@ -1,4 +1,4 @@
-"""What a model's folder in the Hugging Face layout holds: which files, and whose names their tensors bear.
+"""What a model's folder in the Hugging Face layout holds: which files, and which names their tensors have.
 
 Two things go wrong in silence with transformers 5.23. A sharded save over a folder with a `model.safetensors` leaves
 that file, and loading takes it: the older model. And names that begin with a wrapper's prefix, such as `_orig_mod.`
@@ -23,7 +23,7 @@ TOKENIZER |= {"merges.txt", "chat_template.jinja", "chat_template.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 LFS_POINTER = b"version https://git-lfs"
 
-# Patterns of prefixes that wrappers put into names, and who they are.
+# Patterns of prefixes that wrappers put into names, and the wrappers.
 WRAPPERS = {
     r"(?<![^.])_orig_mod\.": "torch.compile",
     r"(?<![^.])_fsdp_wrapped_module\.": "FSDP",
@@ -42,7 +42,7 @@ def plain_name(name: str) -> str:
 
 
 def foreign_prefixes(names: Iterable[str]) -> dict[str, str]:
-    """The patterns of the prefixes that names of a file bear, each with whose they are; empty for a plain file."""
+    """The patterns of the prefixes in a file's names, each with the wrapper it comes from; empty for a plain file."""
     names = list(names)
     found = {}
     for pattern, owner in (WRAPPERS | OUTER).items():
@@ -53,7 +53,15 @@ def foreign_prefixes(names: Iterable[str]) -> dict[str, str]:
 
 
 def without_prefixes(name: str, found: Iterable[str]) -> str:
-    """The name without the prefixes that `foreign_prefixes` has found."""
+    """A tensor's name without some prefixes.
+
+    Args:
+        name: as it is in the file.
+        found: the patterns that `foreign_prefixes` has found.
+
+    Returns:
+        The plain name.
+    """
     for pattern in found:
         name = re.sub(pattern, "", name)
     return name
@@ -63,17 +71,30 @@ def renamings(names: Iterable[str], found: Iterable[str]) -> dict[str, str]:
     """What transformers' `key_mapping` needs in order to remove the prefixes.
 
     It removes one occurrence for each entry, so a prefix that stands twice in a name needs two, spelled differently.
+
+    Args:
+        names: the tensors' names in the file.
+        found: the patterns that `foreign_prefixes` has found.
+
+    Returns:
+        Patterns, each with the empty string that takes its place.
     """
     names = list(names)
     entries: dict[str, str] = {}
     for pattern in found:
         most = max(len(re.findall(pattern, name)) for name in names)
+        # "(?:)" is an empty group: it matches nothing more, and makes the pattern another key.
         entries |= {pattern + "(?:)" * i: "" for i in range(most)}
     return entries
 
 
 def say_prefixes(directory: Path, found: dict[str, str]) -> None:
-    """One line on stderr about prefixes that were removed."""
+    """Print one line on stderr about prefixes that were removed.
+
+    Args:
+        directory: the model's folder.
+        found: as `foreign_prefixes` gives it; nothing is printed where it is empty.
+    """
     if found:
         owners = ", ".join(dict.fromkeys(found.values()))
         print(f"{directory}: prefixes of {owners} were removed from the tensors' names.", file=sys.stderr, flush=True)
@@ -138,6 +159,13 @@ def one_model(directory: Path, files: list[Path]) -> Iterator[Path]:
     """A folder from which transformers loads just these files: the directory itself, or a folder of links to it.
 
     transformers takes a `model.safetensors` wherever there is one; beside newer shards it must not see it.
+
+    Args:
+        directory: the model's folder.
+        files: as `weight_files` gives them.
+
+    Yields:
+        The folder to load from.
     """
     if files[0].name == WEIGHTS or not (directory / WEIGHTS).exists():
         yield directory
@@ -154,9 +182,13 @@ def move_model(staging: Path, directory: Path) -> None:
 
     An older model's weights would be loaded in their place, its generation_config.json has other end tokens, and a
     chat template or vocabulary of its tokenizer would be taken where the new one has none.
+
+    Args:
+        staging: the folder with the new files alone.
+        directory: where they go.
     """
     written = {path.name for path in staging.iterdir()}
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):  # False comes first, True last
         if path.name == CONFIG:
             _remove_older(directory, written)
         os.replace(path, directory / path.name)
@@ -172,7 +204,7 @@ def _remove_older(directory: Path, written: set[str]) -> None:
 
 
 def open_weights(path: Path) -> Any:
-    """A safetensors file, mapped: no tensor of it is read yet. CourseError where it is none."""
+    """A safetensors file, mapped: no tensor of it is read yet. It raises CourseError where the file is another kind."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -4,9 +4,9 @@ Autograd takes a formula operation by operation. For each one it keeps what the 
 reads and writes whole arrays. Written by hand, a part keeps its inputs alone, computes the rest again where that is
 cheap, and adds gradients where they belong instead of adding arrays up afterwards.
 
-Each part has its formula, its gradient and the shapes in its docstring. Its plain form, which is the one to read first,
-stands beside it (`project_plain`, `swiglu_mlp_plain`), and computes whatever the fast one is not made for (see
-`can_fuse`). tests/models/test_fused.py holds both against each other, and the gradients against finite differences.
+Each part has its formula, its gradient and the shapes in its docstring. Its plain form stands beside it
+(`project_plain`, `swiglu_mlp_plain`): read that one first. It also computes whatever the fast form is not made for (see
+`can_fuse`). tests/models/test_fused.py compares both forms, and the gradients with finite differences.
 Left out: second derivatives, and GPUs, which have kernels of their own.
 """
 
@@ -28,7 +28,7 @@ _enabled = True
 def plain_operations() -> Iterator[None]:
     """Inside `with plain_operations():` every part is computed in its plain form, by autograd.
 
-    For second derivatives, which the gradients written by hand do not have, and to compare both forms.
+    It serves second derivatives, which the gradients written by hand do not have, and comparisons of both forms.
     """
     global _enabled
     before, _enabled = _enabled, False
@@ -61,8 +61,6 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 # --- a linear layer in numbers -------------------------------------------------------------------------------------
-
-
 class Factors(NamedTuple):
     """A linear layer in numbers: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
 
@@ -79,7 +77,7 @@ class Factors(NamedTuple):
 def factors_of(layer: nn.Module) -> Factors | None:
     """The numbers of `layer`, or None where calling it does more than the formula of `Factors`.
 
-    A layer of another kind than nn.Linear says its own in a method `factors` (see `adapters.lora.LoRALinear`).
+    A layer of another kind than nn.Linear gives them by a method `factors` (see `adapters.lora.LoRALinear`).
     """
     if has_hooks(layer):
         return None
@@ -98,13 +96,11 @@ def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None)
 
 
 # --- norm and projections ------------------------------------------------------------------------------------------
-
-
 def project(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = None) -> tuple[Tensor, ...]:
     """Every layer's output for one common input: layer(n) with n = norm(x).
 
-    For RMSNorm (arXiv:1910.07467, eq. 4), with r = 1 / sqrt(mean(x^2) + eps) and z = r x in every row, n = w * z. The
-    derivative of r being -r^3 x / width, the gradient is, with g = dn * w,
+    RMSNorm (arXiv:1910.07467, eq. 4) is n = w * z, with r = 1 / sqrt(mean(x^2) + eps) and z = r x in every row. The
+    derivative of r is -r^3 x / width. With g = dn * w the gradient is therefore
 
         dx = r (g - z mean(g * z)),    dw = sum over rows of dn * z
 
@@ -112,9 +108,9 @@ def project(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = Non
 
         dn = dy W + D A,    dW = dy^T n,    db = sum over rows of dy,    dA = D^T n,    dB = s dy^T (n A^T)
 
-    and for several layers dn is the sum, which the products themselves add up. Kept are x, once for all layers, and
-    the narrow n A^T; without a norm and a trained layer not even x. The norm is computed in float32 where x is
-    narrower, and adapters in x's dtype: a bfloat16 model rounds A and B, which are float32, for the products.
+    and for several layers dn is the sum, which the products themselves add up. The backward pass needs x, once for all
+    layers, and the narrow n A^T; with neither a norm nor a trained W or A it does not need x. The norm is computed in
+    float32 where x is narrower, and adapters in x's dtype: a bfloat16 model rounds A and B, which are float32.
 
     Args:
         x: (..., in).
@@ -131,13 +127,22 @@ def project(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = Non
 
 
 def project_plain(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = None) -> tuple[Tensor, ...]:
-    """The same by calling the modules."""
+    """The same as `project`, by calling the modules.
+
+    Args:
+        x, layers, norm: as for `project`.
+    """
     n = x if norm is None else norm(x)
     return tuple(layer(n) for layer in layers)
 
 
 def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm | None = None) -> tuple[Tensor, ...]:
-    """`project` for layers that are given by their numbers."""
+    """`project` for layers that are given by their numbers.
+
+    Args:
+        x, norm: as for `project`.
+        all_factors: the numbers of each layer.
+    """
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
     scalings = [factors.scaling for factors in all_factors]
     return _Project.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors[:4]))
@@ -160,7 +165,7 @@ class _Project(torch.autograd.Function):
     def backward(ctx, *dys):
         x, norm_weight, r, down, *tensors = ctx.saved_tensors
         want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
-        dys = [dy.reshape(-1, dy.shape[-1]) for dy in dys]
+        dys = [dy.reshape(-1, dy.shape[-1]) for dy in dys]  # (rows, out) each
         n, z = x, None
         if norm_weight is not None:
             n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted))
@@ -168,11 +173,16 @@ class _Project(torch.autograd.Function):
         dx, dnorm = dn, None
         if norm_weight is not None and dn is not None:
             dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
-        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *gradients
+        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *gradients  # one per argument of `forward`
 
 
 def regrouped(tensors: Sequence[Tensor | None], scalings: Sequence[float]) -> list[Factors]:
-    """The flat list that autograd wants, as one Factors for each layer again."""
+    """The flat list that autograd wants, as one Factors for each layer again.
+
+    Args:
+        tensors: weight, bias, A and B of each layer in turn.
+        scalings: one factor for each layer.
+    """
     return [Factors(*tensors[4 * i : 4 * i + 4], scaling) for i, scaling in enumerate(scalings)]
 
 
@@ -182,7 +192,12 @@ def any_matrix(wanted: Sequence[bool]) -> bool:
 
 
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """n and r of `project`: (rows, width) in x's dtype, and (rows, 1) in float32 or better."""
+    """n and r of `project`: (rows, width) in x's dtype, and (rows, 1) in float32 or better.
+
+    Args:
+        x: (rows, width).
+        weight, eps: those of the norm.
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     r = torch.addcmul(_scalar(eps, wide.dtype), length, length, value=1 / x.shape[-1]).rsqrt_()
@@ -195,7 +210,12 @@ def _scalar(value: float, dtype: torch.dtype) -> Tensor:
 
 
 def rms_norm_again(x: Tensor, weight: Tensor, r: Tensor, want_n: bool) -> tuple[Tensor | None, Tensor]:
-    """n (where wanted) and z of `project` once more, for the backward pass."""
+    """n (or None) and z of `project` once more, for the backward pass, (rows, width) each.
+
+    Args:
+        x, weight, r: the input and the result of `rms_norm_forward`.
+        want_n: whether n is wanted.
+    """
     z = x.to(r.dtype) * r
     return (z * weight).to(x.dtype) if want_n else None, z
 
@@ -203,16 +223,27 @@ def rms_norm_again(x: Tensor, weight: Tensor, r: Tensor, want_n: bool) -> tuple[
 def rms_norm_backward(
     dn: Tensor, z: Tensor, r: Tensor, weight: Tensor, want_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """dx and dw of `project`, from dn and z (rows, width) and r (rows, 1)."""
+    """dx (rows, width) and dw (width,) or None, by the formulas of `project`.
+
+    Args:
+        dn, z, r: of `project`: (rows, width) twice, and (rows, 1).
+        weight: that of the norm, (width,).
+        want_weight: whether dw is wanted.
+    """
     wide = dn.to(z.dtype)
     dweight = (wide * z).sum(0).to(weight.dtype) if want_weight else None
-    g = wide * weight
+    g = wide * weight  # (rows, width)
     total = torch.linalg.vecdot(g, z)[:, None]  # (rows, 1)
     return g.addcmul_(z, total, value=-1 / z.shape[-1]).mul_(r).to(dn.dtype), dweight
 
 
 def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tensor], Tensor | None]:
-    """What the layers make of x (rows, in), and x A^T of all their adapters side by side, (rows, ranks), or None."""
+    """Every layer's output (rows, out), and x A^T of all adapters side by side, (rows, ranks) or None.
+
+    Args:
+        x: (rows, in).
+        all_factors: the numbers of each layer.
+    """
     stacked = _stacked([factors.A for factors in all_factors], x.dtype)  # (ranks, in)
     down = None if stacked is None else x @ stacked.T
     ys, start = [], 0
@@ -291,8 +322,6 @@ def _stacked(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | 
 
 
 # --- the MLP -------------------------------------------------------------------------------------------------------
-
-
 def swiglu_mlp(
     x: Tensor, gate_layer: nn.Module, up_layer: nn.Module, down_layer: nn.Module, norm: nn.Module | None = None
 ) -> Tensor:
@@ -302,8 +331,8 @@ def swiglu_mlp(
 
         du = dh * silu(g),    dg = dh * u * silu'(g),    silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
 
-    and the rest is `project` again. Kept are x, g and u. Autograd would keep n, silu(g) and h too: of ten arrays as
-    wide as the MLP's input, where its inside is three times as wide, that is seven.
+    and the rest is `project` again. The forward pass keeps x, g and u. Autograd would keep n, silu(g) and h too. Where
+    the MLP's inside is three times as wide as its input, that is seven more arrays as wide as the input.
 
     Args:
         x: (..., in).
@@ -324,7 +353,11 @@ def swiglu_mlp(
 
 
 def swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm=None) -> Tensor:
-    """The same by calling the modules."""
+    """The same as `swiglu_mlp`, by calling the modules.
+
+    Args:
+        x, gate_layer, up_layer, down_layer, norm: as for `swiglu_mlp`.
+    """
     n = x if norm is None else norm(x)
     return down_layer(F.silu(gate_layer(n)) * up_layer(n))
 
@@ -349,12 +382,12 @@ class _SwiGLU(torch.autograd.Function):
         x, norm_weight, r, g, u, narrow_in, narrow_h, *tensors = ctx.saved_tensors
         want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
         want_n, scalings = want_x or want_norm, ctx.scalings
-        activated = F.silu(g)
+        activated = F.silu(g)  # (rows, inside), as are h, dh, du and dg
         h = activated * u if any_matrix(wanted[8:]) else None
         dys = [dy.reshape(len(g), -1)]
         dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], scalings[2:]), True, wanted[8:])
-        del h
-        du = activated.mul_(dh)
+        del h  # its memory serves the next arrays
+        du = activated.mul_(dh)  # in place: silu(g) is not needed again, and dh not after the next line
         dg = torch.ops.aten.silu_backward(dh.mul_(u), g)
         n, z = x, None
         if norm_weight is not None:

@@ -80,8 +80,9 @@ class _RotateAndAttend(torch.autograd.Function):
         q, k, v, weights, cos, sin = ctx.saved_tensors
         (batch, time, _), head_dim = do.shape, q.shape[-1]
         do = do.view(batch, time, -1, head_dim).transpose(1, 2).reshape(q.shape)  # (B * K, group * T, D)
+        # The products also sum dv and dk over the query heads of a group, whose rows stand one below the other.
         dv = torch.bmm(weights.transpose(1, 2), do)  # (B * K, keys, D)
-        dweights = torch.bmm(do, v.transpose(1, 2))
+        dweights = torch.bmm(do, v.transpose(1, 2))  # (B * K, group * T, keys)
         dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)  # (B * K, group * T, keys)
         dturned_q, dturned_k = torch.bmm(dscores, k), torch.bmm(dscores.transpose(1, 2), q)
         # Turn back, and put 1 / sqrt(head_dim) into the small tables instead of over the scores.
@@ -96,9 +97,13 @@ class _RotateAndAttend(torch.autograd.Function):
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Rotate x (batch, heads, time, head_dim) as `attention.rotate` does, into `out`, without arrays in between.
+    """Rotate x as `attention.rotate` does, into `out`, without arrays in between.
 
-    sin: (batch or 1, 1, time, head_dim / 2): once for each pair.
+    Args:
+        x: (batch, heads, time, head_dim).
+        cos: (batch or 1, 1, time, head_dim).
+        sin: (batch or 1, 1, time, head_dim / 2): once for each pair.
+        out: receives the result, (batch, heads, time, head_dim).
     """
     (a, b), (turned_a, turned_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(x, cos, out=out)
@@ -109,7 +114,20 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 def bias_of(
     mask: Tensor | None, batch: int, kv_heads: int, group: int, time: int, keys: int, dtype: torch.dtype
 ) -> Tensor:
-    """What is added to the scores (batch * kv_heads, group * time, keys): 0 where a key may be seen, -inf elsewhere."""
+    """What is added to the scores: 0 where a key may be seen, -inf elsewhere.
+
+    Args:
+        mask: True where query i may see key j, (batch or 1, 1, time, time), or None for all up to itself.
+        batch: rows.
+        kv_heads: heads of keys and values.
+        group: query heads that share one of them.
+        time: tokens in each row.
+        keys: `time`, rounded up to a multiple of KEYS_AT_ONCE.
+        dtype: of the scores.
+
+    Returns:
+        (batch * kv_heads, group * time, keys), or (group * time, keys) without a mask.
+    """
     if mask is None:
         return _causal_bias(group, time, keys, dtype)
     bias = torch.full((batch, kv_heads * group, time, keys), -torch.inf, dtype=dtype)

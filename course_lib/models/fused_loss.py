@@ -32,15 +32,24 @@ class TableGradient:
         self.value: Tensor | None = None
 
     def take(self) -> Tensor | None:
-        """The gradient, which is then no longer here."""
+        """Hand the gradient over, and forget it here."""
         value, self.value = self.value, None
         return value
 
 
 def embed(input_ids: Tensor, table: Tensor, gradient: TableGradient) -> Tensor:
-    """One row of `table` (vocabulary, width) for each token: (batch, time) -> (batch, time, width).
+    """One row of the table for each token.
 
-    The table's gradient is zero but for the sum of dx over the places of each token, added to what `gradient` holds.
+    The table's gradient has in each token's row the sum of dx over the places of that token, and is zero elsewhere. It
+    is added to what `gradient` holds.
+
+    Args:
+        input_ids: (batch, time).
+        table: (vocabulary, width).
+        gradient: where the output layer leaves its gradient of the same table.
+
+    Returns:
+        (batch, time, width).
     """
     return _Embed.apply(input_ids, table, gradient)
 
@@ -71,8 +80,8 @@ def linear_cross_entropy(
 
         dz = scale (p - e),        dh = W^T dz,        dW = dz h^T
 
-    It does not depend on what comes after but for a factor, so it is computed on the way, and the logits are not kept.
-    That makes the forward pass dearer and the backward pass free.
+    What comes after the loss changes this gradient by a factor only. So it is computed in the forward pass, and the
+    logits are not kept. That makes the forward pass dearer and the backward pass free.
 
     Args:
         hidden: (rows, width).
@@ -90,7 +99,17 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_plain(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
-    """The same in two steps, with all logits."""
+    """The same in two steps, with all logits.
+
+    Args:
+        hidden: (rows, width).
+        weight: (vocabulary, width).
+        targets: (rows,), token ids.
+        scale: a factor.
+
+    Returns:
+        A scalar.
+    """
     logits = F.linear(hidden, weight)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return scale * F.cross_entropy(wide, targets, reduction="sum")
@@ -104,6 +123,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = torch.empty_like(weight) if want_weight else None  # the first product fills it
         if want_weight and not len(hidden):
             dweight.zero_()
+        # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size (-(-a // b) rounds up).
         pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
         rows = max(1, -(-len(hidden) // max(1, pieces)))
         buffer, loss = hidden.new_empty(rows, len(weight)), torch.zeros((), dtype=_wide(hidden.dtype))
@@ -112,8 +132,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, vocabulary)
             loss += cross_entropy_(logits, target)  # the logits are p - e now
             out = dhidden[start : start + rows]
-            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)
+            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)  # dh = scale (p - e) W
             if want_weight:
+                # beta=0 overwrites what `empty_like` left; later pieces add to the first one's product.
                 dweight.addmm_(logits.T, h, beta=0 if start == 0 else 1, alpha=scale)
         ctx.gradients, ctx.shared = (dhidden, dweight), shared
         return scale * loss
@@ -135,10 +156,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
-    """The summed cross-entropy of logits (rows, vocabulary), which are overwritten by softmax - onehot, its gradient.
+    """The summed cross-entropy of logits, which are overwritten by softmax - onehot, its gradient.
 
-    Narrow logits are turned in float32, a few rows at a time. log sum exp z is not computed for itself: the largest
-    softmax is exp(max z) over that sum, so it is max z - log(max softmax).
+    Narrow logits are computed with in float32, a few rows at a time. log sum exp z needs no pass of its own: the
+    largest softmax is exp(max z) over that sum, so the logarithm is max z - log(max softmax).
+
+    Args:
+        logits: (rows, vocabulary); they are changed in place.
+        targets: (rows,), token ids.
+
+    Returns:
+        A scalar in float32, or float64 where the logits are.
     """
     rows, wide_dtype = max(1, CACHED_ELEMENTS // logits.shape[1]), _wide(logits.dtype)
     scratch = None if wide_dtype == logits.dtype else logits.new_empty(rows, logits.shape[1], dtype=wide_dtype)

@@ -6,9 +6,9 @@ the tokenizer: merges were learnt between those cuts and no others. A GGUF file 
 other file GPT-2's rule, in silence. SmolLM2's rule is "smollm": every digit stands alone, then GPT-2's rule. Under
 GPT-2's rule, "\\n\\n45" begins with two tokens for one newline each, where the model has learnt one token for both.
 
-`load_gguf_tokenizer` lets transformers build the vocabulary and then sets the rules, or refuses the file and names the
-rule that is unknown here. The rules are those of llama.cpp, in the form of the models' own tokenizer.json. They are
-checked by hand and against the same rules written with `regex` (tests/models/test_gguf_tokenizer.py).
+`load_gguf_tokenizer` lets transformers build the vocabulary and then sets the rules. It refuses a file whose rule is
+unknown here, and names that rule. The rules are those of llama.cpp, in the form of the models' own tokenizer.json.
+They are checked by hand and against the same rules written with `regex` (tests/models/test_gguf_tokenizer.py).
 
 Left out: rules that are more than regular expressions (kimi-k2, afmoe), and those of models that nobody loads here.
 """
@@ -83,7 +83,7 @@ def load_gguf_tokenizer(gguf: Path, split_rule: str | None = None) -> Any:
         The tokenizer, ready for `save_pretrained`.
 
     Raises:
-        CourseError: the file names a rule that is unknown here, or no rule, or has tokens that got lost.
+        CourseError: the file names an unknown rule or no rule, or some of its tokens got lost.
     """
     from transformers import AutoTokenizer
 

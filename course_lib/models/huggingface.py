@@ -1,8 +1,8 @@
 """Weights in and out of the Hugging Face layout: a directory with config.json and safetensors.
 
 `load_decoder` reads what transformers saved and transformers reads what `save_decoder` wrote, logits included
-(tests/parity/test_decoder.py). A decoder with attention sinks has no counterpart in transformers; its config.json says
-so by a model_type that transformers refuses, rather than load a model without them.
+(tests/parity/test_decoder.py). A decoder with attention sinks has no counterpart in transformers. Its config.json has a
+model_type of our own, so that transformers refuses it and does not load a model without the sinks.
 
 Left out: base models whose head is elsewhere, RoPE scaling, biases in Llama's layers, quantised weights, pickle files.
 """
@@ -187,7 +187,16 @@ def save_decoder(
 def read_config(directory: Path | str, attention: str = "sdpa", dropout: float | None = None) -> DecoderConfig:
     """The DecoderConfig that a directory's config.json describes.
 
-    Raises CourseError where it is unreadable, of another architecture, or has a setting that our decoder lacks.
+    Args:
+        directory: the model's folder.
+        attention: as in DecoderConfig.
+        dropout: None takes the file's.
+
+    Returns:
+        The config.
+
+    Raises:
+        CourseError: the file is unreadable, of another architecture, or has a setting that our decoder lacks.
     """
     path = Path(directory) / CONFIG
     try:
@@ -243,7 +252,15 @@ def config_settings(config: DecoderConfig) -> dict:
 
 
 def name_in_file(name: str, model_type: str) -> str:
-    """Our tensor's name in files: "model.layers.0.self_attn.c_attn.bias" is "transformer.h.0.attn.c_attn.bias"."""
+    """Our tensor's name in files: "model.layers.0.self_attn.c_attn.bias" is "transformer.h.0.attn.c_attn.bias".
+
+    Args:
+        name: our name.
+        model_type: "gpt2" or "llama"; Llama's names are the same in both.
+
+    Returns:
+        The name in files.
+    """
     if model_type != "gpt2":
         return name
     theirs = {ours: theirs for theirs, ours in PARTS.items()}
@@ -251,7 +268,15 @@ def name_in_file(name: str, model_type: str) -> str:
 
 
 def name_here(name: str, model_type: str) -> str:
-    """The inverse of `name_in_file`; the leading "model" may be missing, as in OpenAI's own GPT-2 files."""
+    """The inverse of `name_in_file`.
+
+    Args:
+        name: a name in a file. The leading "transformer" may be missing, as in OpenAI's own GPT-2 files.
+        model_type: "gpt2" or "llama".
+
+    Returns:
+        Our name.
+    """
     parts = [PARTS.get(part, part) for part in name.split(".")] if model_type == "gpt2" else name.split(".")
     return ".".join(parts if parts[0] in ("model", "lm_head") else ["model", *parts])
 
@@ -317,11 +342,13 @@ def _with_head(directory: Path, config: DecoderConfig, found: dict[str, _Place])
 
 
 def _check(directory: Path, config: DecoderConfig, wanted: dict[str, torch.Tensor], found: dict[str, _Place]) -> None:
-    """CourseError for the first tensor that is too much, of another shape, or missing."""
+    """Raise CourseError for the first tensor that is unknown to the config, of another shape, or missing."""
     for ours, place in found.items():
         if ours not in wanted:
             raise CourseError(f"{place.path} does not fit its config.json, by which there is no tensor {place.name}.")
-        expected = tuple(wanted[ours].shape)[:: -1 if place.transposed else 1]
+        expected = tuple(wanted[ours].shape)
+        if place.transposed:
+            expected = expected[::-1]
         if place.shape() != expected:
             raise CourseError(
                 f"{place.path} does not fit its config.json, by which {place.name} has shape {expected}, not "

@@ -90,9 +90,16 @@ PACKAGED = {
 def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
 
-    name: a directory in the Hugging Face layout, a name in `PACKAGED`, or a hub name such as "gpt2".
-    Returns (model, tokenizer): a transformers model in evaluation mode on `device`, weights in `dtype`.
-    Raises CourseError, one sentence, where the name cannot be had or holds no safetensors, or there is no such device.
+    Args:
+        name: a directory in the Hugging Face layout, a name in `PACKAGED`, or a hub name such as "gpt2".
+        dtype: of the weights: "float32", "bfloat16" or "float16".
+        device: where the model goes.
+
+    Returns:
+        (model, tokenizer): a transformers model in evaluation mode, and its tokenizer.
+
+    Raises:
+        CourseError: in one sentence: the model cannot be found, it has no safetensors, or there is no such device.
     """
     from course_lib.models.devices import check_device
 
@@ -110,10 +117,10 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
         options: of `from_pretrained`, such as device_map.
 
     Returns:
-        The model in evaluation mode. Prefixes that wrappers put before the tensors' names are removed, and said.
+        The model in evaluation mode. Prefixes that wrappers put before the tensors' names are removed, with a message.
 
     Raises:
-        CourseError: the model cannot be had, or a tensor of it is missing: transformers would take random numbers.
+        CourseError: the model cannot be found, or a tensor of it is missing: transformers would take random numbers.
     """
     import torch
     import transformers
@@ -155,7 +162,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> None:
-    """CourseError where tensors are missing; a line on stderr about those that no part of the model uses."""
+    """Raise CourseError where tensors are missing; print a line about those that no part of the model uses."""
     if missing := sorted(info["missing_keys"]):
         raise CourseError(
             f"{directory} is not complete: {len(missing)} tensors are missing, the first {missing[0]}; the first that "
@@ -173,7 +180,7 @@ def _check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> No
 def load_tokenizer(name: str | Path = DEFAULT) -> Any:
     """The tokenizer of a model, named as for `load`, or a saved BPETokenizer, by its .json file.
 
-    CourseError where there is none.
+    It raises CourseError where there is none.
     """
     if str(name).endswith(".json"):
         return _saved_bpe(name)

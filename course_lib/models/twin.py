@@ -8,7 +8,9 @@ from torch import nn
 def twin(model: nn.Module) -> nn.Module:
     """A copy of `model`'s modules over the very same weight tensors.
 
-    Adapters put on one are not on the other. Only for frozen weights: a step on a shared tensor moves both models.
+    Adapters that are put on one are not on the other. Use it for frozen weights only: an optimiser's step on a shared
+    tensor changes both models.
     """
+    # deepcopy looks up each object in `memo` by its id, and takes what it finds there instead of copying.
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo=shared)
