@@ -124,7 +124,14 @@ class Trainer:
         return records
 
     def plan_steps(self, batches: Sequence[Batch]) -> list[list[int]]:
-        """Which micro-batches make up each step: `grad_accum_steps` of them, or as many as `tokens_per_step` takes."""
+        """Share out micro-batches among steps: `grad_accum_steps` of them, or as many as `tokens_per_step` takes.
+
+        Args:
+            batches: all micro-batches of the run.
+
+        Returns:
+            The indices of each step's micro-batches.
+        """
         wanted = self.config.tokens_per_step
         if wanted is None:
             size = self.config.grad_accum_steps
@@ -149,6 +156,9 @@ class Trainer:
             number: the step, from 0.
             steps: how many there are in the whole run, which the learning rate depends on.
             micro_batches: what to train on.
+
+        Returns:
+            The step's loss, learning rate, gradient norm, time and memory.
         """
         started = time.perf_counter()
         lr = self.config.lr_at(number, steps)
@@ -189,7 +199,14 @@ class Trainer:
         return StepRecord(number, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=overflow)
 
     def to_tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """This process's rows of `batch` on the device; the segments of a packed batch become an attention mask."""
+        """This process's rows of a batch as tensors on the device.
+
+        Args:
+            batch: token ids (batch, time), or a dictionary of such arrays.
+
+        Returns:
+            "input_ids" and "labels" (batch, time). A packed batch's "segment_ids" become an "attention_mask".
+        """
         batch = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
         batch.setdefault("labels", batch["input_ids"])
         tensors = self.world.rows({key: torch.as_tensor(value).long() for key, value in batch.items()})
@@ -229,7 +246,7 @@ class Trainer:
             self.checkpoints.save(done, {"best": best, "scaler": self.scaler.state_dict()}, name)
 
     def _resume(self) -> tuple[int, float | None]:
-        """How many steps the newest checkpoint has done, and the best evaluation so far; its state is restored."""
+        """Restore the newest checkpoint: (how many steps it has done, the best evaluation so far)."""
         if self.checkpoints is None:
             raise CourseError(
                 "resume=True needs the folder of the checkpoints: Trainer(..., checkpoints=CheckpointConfig(FOLDER))."
@@ -243,7 +260,17 @@ class Trainer:
 
 
 def not_finite(what: str, value: float, step: int, lr: float) -> CourseError:
-    """The error of a step whose `what` is infinite or not a number."""
+    """The error of a step whose loss or gradient norm is infinite or not a number.
+
+    Args:
+        what: "loss" or "gradient norm".
+        value: what was computed.
+        step: the step, from 0.
+        lr: its learning rate.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     return CourseError(
         f"The {what} at step {step} is {value}. Lower the learning rate ({lr:.1e}) or max_grad_norm, compute in "
         "bfloat16 or float32 rather than float16, or look at the batch of that step. The weights are those before it."
@@ -263,7 +290,14 @@ def count_real_tokens(batch: Batch) -> int:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Let `model` recompute its activations in the backward pass. CourseError where it cannot."""
+    """Let a model recompute its activations in the backward pass.
+
+    Args:
+        model: a transformers model or our decoder. It is changed in place.
+
+    Raises:
+        CourseError: the model cannot recompute them.
+    """
     if hasattr(model, "activation_checkpointing_enable"):  # transformers' new name for it
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     elif hasattr(model, "gradient_checkpointing_enable"):
