@@ -27,6 +27,9 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int 
         theirs: does the peer's work once.
         pairs: how many pairs count.
         warm_up: how many pairs are run before, which do not count.
+
+    Returns:
+        The medians of both sides and of the pairs' ratios.
     """
     a: list[float] = []
     b: list[float] = []

@@ -146,7 +146,13 @@ def _plain(text: str) -> str:
 
 
 def write_page(path: Path, comparison: "Comparison", base: str) -> None:
-    """One page that needs no other file; all text of models and users is escaped."""
+    """Write one page that needs no other file; all text of models and users is escaped.
+
+    Args:
+        path: the page's file.
+        comparison: the table to show.
+        base: the model's name, for the heading.
+    """
     style = (
         "body{font-family:system-ui,sans-serif;margin:2rem;line-height:1.4}table{border-collapse:collapse;width:100%}"
         "th,td{border:1px solid #bbb;padding:.5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}"

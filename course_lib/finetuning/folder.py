@@ -53,7 +53,7 @@ def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Sett
         resume: go on with the settings in run.json. What is given again has to agree, but for those that change
             neither the numbers nor the files. Where there is no run yet, the same command begins one, so that a
             cluster can send it again and again; but see `_refuse_mistyped`.
-        force: what an earlier run left there is no obstacle; `clear` removes it later.
+        force: accept what an earlier run left there; `clear` removes it later.
 
     Returns:
         The complete settings, and the content of run.json, which is empty for a new run.

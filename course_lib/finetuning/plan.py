@@ -22,7 +22,19 @@ from course_lib.options import filled
 
 @dataclass
 class Plan:
-    """A run before it begins. adapted: trained parameters by layer. steps: how many micro-batches each takes."""
+    """A run before it begins.
+
+    Attributes:
+        settings: complete.
+        tokenizer: the model's.
+        source: the rows to train on and those held out.
+        batches: all micro-batches of the run.
+        steps: how many optimiser steps there are.
+        parameters: the number of all parameters.
+        trainable: the number of trained parameters.
+        adapted: the trained parameters of each adapted layer, by its name.
+        memory: the estimate for one step.
+    """
 
     settings: Settings
     tokenizer: Any
@@ -41,7 +53,17 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written."""
+    """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written.
+
+    Args:
+        settings: complete.
+
+    Returns:
+        The plan. Its settings also have what data and model decide: row length, targets, evaluations.
+
+    Raises:
+        CourseError: settings, data and model do not fit together.
+    """
     s = settings
     tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
     model = shape_of(s, tokenizer)
@@ -111,7 +133,7 @@ def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
 
 
 def data_fingerprint(plan: Plan) -> str:
-    """A hash of the first and the last micro-batch and of how many there are: other data give another."""
+    """A hash of the first and the last micro-batch and of how many there are. Other data give another hash."""
     digest = hashlib.sha256(f"{len(plan.batches)} {plan.source.tokens} {len(plan.source.held_out)}".encode())
     for number in (0, len(plan.batches) - 1):
         batch = plan.batches[number]

@@ -25,6 +25,9 @@ def read_record_source(path: Path, tokenizer: Tokenizer, options: SourceOptions)
         tokenizer: the model's.
         options: see `SourceOptions`.
 
+    Returns:
+        Examples to train on and to evaluate on, with notes on what was left out.
+
     Raises:
         CourseError: there are too few records, none of them can be used, or one is longer than is allowed.
     """

@@ -1,4 +1,4 @@
-"""One training run: the plan carried out, and its results in a folder (`training_folder` says which files)."""
+"""One training run: the plan carried out, and its results in a folder (`finetuning.folder` says which files)."""
 
 import os
 import tempfile
@@ -35,9 +35,21 @@ def train(
     say: Callable[[str], None],
     world: World = World(),  # noqa: B008 - frozen
 ) -> dict:
-    """Run the plan and leave its results in `folder`; returns the summary. known: what `claim` found in run.json.
+    """Run the plan and leave its results in a folder. Of several processes the first writes all files.
 
-    Of several processes the first writes all files; the others return an empty summary.
+    Args:
+        plan: what to do.
+        folder: the run's folder.
+        resume: go on from the newest checkpoint, if there is one.
+        known: what `claim` found in run.json.
+        say: takes each line for the reader.
+        world: this process among several.
+
+    Returns:
+        The summary, which is empty for all processes but the first.
+
+    Raises:
+        CourseError: the data or the log are not those that the run was begun with.
     """
     s, data = plan.settings, data_fingerprint(plan)
     if known.get("data", data) != data:
@@ -96,13 +108,31 @@ def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Traine
 
 
 def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float:  # noqa: B008 - frozen
-    """The loss on the rows that the plan holds out, in nats a token."""
+    """The loss on the rows that the plan holds out.
+
+    Args:
+        model: with its adapter on.
+        plan: has the rows.
+        world: this process among several, which take turns at the batches.
+
+    Returns:
+        The loss in nats a token.
+    """
     rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
     return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
 
 
 def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
-    """The adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's; returns the weight files."""
+    """Save the adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's.
+
+    Args:
+        model: after training.
+        plan: says which mode it was, and has the tokenizer.
+        folder: the run's folder.
+
+    Returns:
+        The files of weights.
+    """
     if plan.settings.mode != "full":
         return [save_adapter(model, folder, base_name(plan.settings, folder))]
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
@@ -119,7 +149,15 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
 
 
 def plot(records: list[StepRecord], before: float, after: float, path: Path, say: Callable[[str], None]) -> None:
-    """The training loss of each step and the held-out loss at its evaluations, as a PNG."""
+    """Plot the training loss of each step and the held-out loss at its evaluations, as a PNG.
+
+    Args:
+        records: one for each step.
+        before: the held-out loss before training, drawn at step 0.
+        after: the held-out loss after the last step.
+        path: the picture's file.
+        say: is told where matplotlib is not installed; nothing is drawn then.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

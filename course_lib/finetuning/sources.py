@@ -88,6 +88,9 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
         seq_len: tokens of a row, see `SourceOptions`.
         options: the other fields of `SourceOptions`.
 
+    Returns:
+        The rows to train on and those held out.
+
     Raises:
         CourseError: there is no such source, or too little of it.
     """

@@ -21,9 +21,14 @@ from course_lib.parity.runs import Run, Tensors, opened
 
 @dataclass(frozen=True)
 class Difference:
-    """One step's loss or one tensor in both runs. a, b: the losses, or the tensors' norms.
+    """One step's loss or one tensor in both runs.
 
-    absolute: of the losses, or the largest of any entry. relative: to b; for tensors, the difference's norm to b's.
+    Attributes:
+        where: the step or the tensor's name.
+        a: A's loss, or its tensor's norm.
+        b: the same of B.
+        absolute: the difference of the losses, or the largest difference of any entry.
+        relative: |a - b| / |b|; for tensors the difference's norm divided by B's norm.
     """
 
     where: str
@@ -35,9 +40,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs side by side: `parts` has a list of differences for "loss", "gradients" and "weights", if compared.
+    """Two runs side by side.
 
-    unmatched: what only one run has, or has in another shape; notes: what else a reader should know.
+    Attributes:
+        a: the first run.
+        b: the second run, which relative differences are taken to.
+        parts: lists of differences for "loss", "gradients" and "weights", as far as they were compared.
+        tolerance: the largest relative difference that counts as agreement.
+        unmatched: what only one run has, or has in another shape.
+        notes: what else a reader should know.
     """
 
     a: Run
@@ -54,7 +65,7 @@ class RunComparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """Whether the runs agree, in words."""
         return f"{'within' if self.within else 'outside'} the tolerance of {self.tolerance:.3g} (relative)"
 
     def summary(self) -> list[tuple[str, ...]]:
@@ -111,8 +122,17 @@ class RunComparison:
 def compare_runs(a: Run, b: Run, tolerance: float = 0.02, offset: int = 0) -> RunComparison:
     """Compare two runs in all that both have.
 
-    offset: added to B's step numbers, for programs that count from 0 and from 1. CourseError where nothing is in both,
-    or both have losses but no step is in both.
+    Args:
+        a: the first run.
+        b: the second run, which relative differences are taken to.
+        tolerance: the largest relative difference that counts as agreement.
+        offset: added to B's step numbers, for programs of which one counts from 0 and the other from 1.
+
+    Returns:
+        The differences of losses, gradients and weights.
+
+    Raises:
+        CourseError: nothing is in both runs, or both have losses but not one step in common.
     """
     if not 0 <= tolerance < math.inf:
         raise CourseError(f"The tolerance is a number of at least 0, not {tolerance}.")
@@ -192,7 +212,12 @@ def _tensor(file: Path, name: str) -> torch.Tensor:
 
 
 def _ratio(difference: float, size: float) -> float:
-    return 0.0 if difference == 0 else difference / size if size else math.inf if difference > 0 else math.nan
+    """difference / size, which also has an answer for a size of 0. NaN stays NaN."""
+    if difference == 0:
+        return 0.0
+    if size:
+        return difference / size
+    return math.inf if difference > 0 else math.nan
 
 
 def _apart(x: float, y: float) -> bool:
@@ -248,7 +273,18 @@ def _tagged(rows: list[tuple[str, ...]]) -> Iterable[tuple[tuple[str, ...], str]
 
 
 def draw(comparison: RunComparison, kind: str) -> bytes:
-    """Both loss curves, and below them their relative difference beside the tolerance. kind: png, svg or pdf."""
+    """Plot both loss curves, and below them their relative difference beside the tolerance.
+
+    Args:
+        comparison: the runs side by side.
+        kind: "png", "svg" or "pdf".
+
+    Returns:
+        The picture's file.
+
+    Raises:
+        CourseError: the losses were not compared.
+    """
     from matplotlib.figure import Figure
 
     if "loss" not in comparison.parts:
@@ -261,7 +297,7 @@ def draw(comparison: RunComparison, kind: str) -> bytes:
     above.plot(steps, [d.b for d in part], "x--", markersize=4, label=f"B: {comparison.b.name}")
     above.set_ylabel("loss (nats a token)")
     for text in above.legend().get_texts():
-        text.set_parse_math(False)  # a dollar sign in a file's name is no formula
+        text.set_parse_math(False)  # a dollar sign in a file's name does not begin a formula
     below.plot(steps, [d.relative for d in part], ".-", color="black")
     below.axhline(comparison.tolerance, color="tab:red", linewidth=1)
     below.set_yscale("symlog", linthresh=1e-8)
@@ -272,7 +308,15 @@ def draw(comparison: RunComparison, kind: str) -> bytes:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that does not exist yet, whole or not at all. CourseError where it does."""
+    """Write a file that does not exist yet, whole or not at all.
+
+    Args:
+        path: the file.
+        content: all of its bytes.
+
+    Raises:
+        CourseError: the file exists.
+    """
     if path.exists():
         raise CourseError(f"{path} exists: choose another name or remove it first.")
     write_whole(path, content)

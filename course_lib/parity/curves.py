@@ -29,6 +29,9 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
         ours: a run's losses.
         theirs: as many losses of the run of reference.
 
+    Returns:
+        The largest differences.
+
     Raises:
         CourseError: the curves are empty or not equally long.
     """
@@ -44,5 +47,5 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
 
 
 def _rank(difference: float) -> float:
-    """What is not a number is the largest difference of all."""
+    """NaN counts as the largest difference of all."""
     return math.inf if math.isnan(difference) else difference

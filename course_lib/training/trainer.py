@@ -205,7 +205,8 @@ class Trainer:
             batch: token ids (batch, time), or a dictionary of such arrays.
 
         Returns:
-            "input_ids" and "labels" (batch, time). A packed batch's "segment_ids" become an "attention_mask".
+            "input_ids" and "labels" (batch, time), and the batch's other tensors. A packed batch's "segment_ids" become
+            an "attention_mask".
         """
         batch = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
         batch.setdefault("labels", batch["input_ids"])
