@@ -11,7 +11,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Paired:
-    """Medians of both sides in seconds, and the median of ours / theirs over the pairs."""
+    """What a comparison in pairs gave.
+
+    Attributes:
+        ours_s: the median of our times, in seconds.
+        theirs_s: the median of their times, in seconds.
+        ratio: the median of ours / theirs over the pairs; below 1 ours is faster.
+        pairs: how many pairs counted.
+    """
 
     ours_s: float
     theirs_s: float

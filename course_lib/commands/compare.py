@@ -127,6 +127,9 @@ def as_text(comparison: "Comparison", base: str, samples: int, width: int) -> st
         base: the model's name, for the first line.
         samples: how many of each prompt there are.
         width: of the terminal.
+
+    Returns:
+        Lines of text.
     """
     from course_lib.evaluation.comparison import side_by_side
 

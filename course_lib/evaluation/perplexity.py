@@ -67,7 +67,7 @@ def evaluate(
         tensors = {key: torch.as_tensor(value, device=device).long() for key, value in batch.items()}
         labels = tensors.pop("labels")  # (batch, time)
         logits = model(**tensors).logits  # (batch, time, vocabulary)
-        loss += summed_loss(logits, labels).item()
+        loss += summed_loss(logits, labels).item()  # a sum: rows of unequal lengths count by their targets
         targets += count_targets(labels)
         if accuracy:  # position t predicts label t + 1
             right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()

@@ -47,6 +47,9 @@ def common_base(adapters: Mapping[str, Path]) -> str:
     Args:
         adapters: their folders, by the names that the user gave.
 
+    Returns:
+        The base's name or folder.
+
     Raises:
         CourseError: an adapter does not name its base, or two name different ones.
     """
@@ -66,6 +69,9 @@ def other_bases(base: str, adapters: Mapping[str, Path]) -> dict[str, str]:
     Args:
         base: a model's name or folder.
         adapters: their folders, by the names that the user gave. One that does not name its base counts as fitting.
+
+    Returns:
+        The bases that are not `base`, by the names of their adapters.
     """
     named = {name: folder for name, folder in adapters.items() if _names_base(folder)}
     bases = {name: named_base(folder) for name, folder in named.items()}

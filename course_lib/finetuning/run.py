@@ -49,7 +49,7 @@ def train(
         The summary, which is empty for all processes but the first.
 
     Raises:
-        CourseError: the data or the log are not those that the run was begun with.
+        CourseError: the data or the log have changed since the run was begun.
     """
     s, data = plan.settings, data_fingerprint(plan)
     if known.get("data", data) != data:
@@ -75,11 +75,7 @@ def train(
         if world.is_main:
             write_json(folder / RUN, record | {"held_out_before": before})
     say(f"held-out loss before {before:.4f}, perplexity {perplexity(before):.2f}\n")
-    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
-    if len(records) != plan.steps:
-        raise CourseError(
-            f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
-        )
+    records = _train_all_steps(plan, model, folder, resume, world)
     after = records[-1].eval_loss
     after = held_out_loss(model, plan, world) if after is None else after
     if not world.is_main:
@@ -89,6 +85,16 @@ def train(
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _train_all_steps(plan: Plan, model: nn.Module, folder: Path, resume: bool, world: World) -> list[StepRecord]:
+    """The record of each step. A run that goes on takes the earlier ones from its log, which has to have them all."""
+    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
+    if len(records) != plan.steps:
+        raise CourseError(
+            f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
+        )
+    return records
 
 
 def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Trainer:

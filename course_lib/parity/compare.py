@@ -28,7 +28,7 @@ class Difference:
         a: A's loss, or its tensor's norm.
         b: the same of B.
         absolute: the difference of the losses, or the largest difference of any entry.
-        relative: |a - b| / |b|; for tensors the difference's norm divided by B's norm.
+        relative: the absolute difference divided by B's loss; for tensors the difference's norm divided by B's norm.
     """
 
     where: str

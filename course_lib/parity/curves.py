@@ -38,6 +38,7 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
     if len(ours) != len(theirs) or not len(ours):
         raise CourseError(f"Two loss curves of {len(ours)} and {len(theirs)} steps cannot be compared step by step.")
     differences = [abs(float(a) - float(b)) for a, b in zip(ours, theirs, strict=True)]
+    # A loss of 0 allows only a difference of 0.
     relative = [
         difference / abs(float(b)) if b else (math.inf if difference else 0.0)
         for difference, b in zip(differences, theirs, strict=True)

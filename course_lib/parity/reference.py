@@ -232,7 +232,7 @@ def train_reference(
     Args:
         model: PEFT's or transformers'.
         trained: the trained parameters, by their names in a file.
-        order: micro-batches of token ids (batch, time), those of one step after those of another.
+        order: micro-batches of token ids (batch, time), in the order of the steps.
         settings: what decides the steps.
         output: the run's folder.
 
@@ -334,7 +334,7 @@ def train_ours(
     Args:
         model: with our layers on it.
         trained: the trained parameters, by their names in a file.
-        order: micro-batches of token ids (batch, time), those of one step after those of another.
+        order: micro-batches of token ids (batch, time), in the order of the steps.
         settings: what decides the steps.
         output: the run's folder.
     """

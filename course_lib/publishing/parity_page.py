@@ -74,6 +74,10 @@ def _cell(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        "0" if value == 0 else f"{value:,.0f}" if value >= 100 else f"{value:.1e}" if value < 1e-3 else f"{value:.3g}"
-    )
+    if value == 0:
+        return "0"
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3g}"

@@ -79,7 +79,7 @@ class Checkpoints:
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
         apply_umask(temporary)
-        _move(temporary, target)
+        _move(temporary, target)  # only now does the folder have a name that `newest` finds
 
     def load(self, folder: Path | None = None) -> dict | None:
         """Restore the newest checkpoint (or `folder`) into model, optimiser and random generators.
@@ -139,6 +139,7 @@ class Checkpoints:
             keys = (key.rpartition("/") for key in saved if key.startswith(f"{name}/"))
             state = {key: saved[f"{prefix}/{key}"] for prefix, _, key in keys if prefix == name}
             if state:
+                # "step" is a scalar that AdamW counts in; the moments have the parameter's shape and sharding.
                 place = {k: value if k == "step" else distribute_like(value, parameter) for k, value in state.items()}
                 self.optimizer.state[parameter] = place
 

@@ -54,7 +54,7 @@ class World:
         mine = {key: value[self.rank :: self.size] for key, value in batch.items()}
         if len(mine["labels"]):
             return mine
-        first = {key: value[:1] for key, value in batch.items()}
+        first = {key: value[:1] for key, value in batch.items()}  # (1, ...)
         return first | {"labels": torch.full_like(first["labels"], IGNORE)}
 
     def total(self, number: float) -> float:
@@ -62,7 +62,7 @@ class World:
         if self.size == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64)
-        if dist.get_backend() == "nccl":
+        if dist.get_backend() == "nccl":  # NCCL sends only what lies on a GPU
             tensor = tensor.cuda()
         dist.all_reduce(tensor)
         return tensor.item()

@@ -74,6 +74,7 @@ def training_loss(model: nn.Module, batch: dict[str, torch.Tensor], weight: floa
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     labels = batch["labels"]
+    # The fused loss is written for a CPU in full precision; everything else takes the plain way below.
     unwrapped = getattr(model, "module", model)  # DistributedDataParallel keeps the model there
     if isinstance(unwrapped, Decoder) and labels.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
         return model(**inputs, labels=labels, num_items_in_batch=1 / weight, skip_logits=True).loss
@@ -99,7 +100,7 @@ class _CrossEntropy(torch.autograd.Function):
         rows = 1024 if x.is_cuda else min(32, max(1, 2**19 // x.shape[1]))
         total = 0.0
         for part, target in zip(x.split(rows), targets.split(rows), strict=True):
-            with torch.enable_grad():
+            with torch.enable_grad():  # a Function's forward runs without; these few rows need a graph of their own
                 logits = part.detach().requires_grad_()
                 loss = weight * F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
             part.copy_(torch.autograd.grad(loss, logits)[0])  # `part` is a view, so this writes into x

@@ -18,7 +18,7 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: fl
         The factor that multiplies the peak learning rate at this step.
     """
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return (step + 1) / warmup_steps  # step + 1, since a first step at a rate of 0 would change nothing
     cosine = 0.5 * (1 + math.cos(math.pi * _progress(step, steps, warmup_steps)))  # from 1 to 0
     return min_lr_ratio + (1 - min_lr_ratio) * cosine
 

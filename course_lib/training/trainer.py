@@ -184,14 +184,14 @@ class Trainer:
         if not math.isfinite(loss):
             raise not_finite("loss", loss, number, lr)
 
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # first: the norm to clip to is that of the true gradients
         norm = float(full_tensor(clip_grad_norm(self.parameters, self.config.max_grad_norm)))
         overflow = not math.isfinite(norm)
         if overflow and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):  # no scale is to blame
             raise not_finite("gradient norm", norm, number, lr)
         if not overflow:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update()  # halves the scale after an overflow, and doubles it after many steps without one
         self.optimizer.zero_grad(set_to_none=True)
 
         tokens = sum(count_tokens(batch) for batch in micro_batches)
