@@ -7,7 +7,7 @@ from torch.nn import functional as F
 def torch_forward(
     weights: dict[str, torch.Tensor], ids: torch.Tensor, heads: int, layers: int, tied: bool = True
 ) -> torch.Tensor:
-    """The forward pass of `course_lib.scratch.GPT` in torch; GELU is the tanh approximation, as there.
+    """The forward pass of `course_lib.scratch.GPT` in torch. Both use the tanh approximation of GELU.
 
     Args:
         weights: by the names that the NumPy edition gives them.

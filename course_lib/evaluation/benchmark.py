@@ -139,10 +139,12 @@ class Benchmark:
     def table(self) -> str:
         """The table as text, with one row for each model. A notebook shows the same as HTML."""
         head, *rows = self._cells()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [(head[0].ljust(widths[0]), *map(str.rjust, head[1:], widths[1:]))]
-        lines += [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+        lines = []
+        for row in (head, *rows):  # names on the left, numbers on the right of their columns
+            numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+        return "\n".join(lines)
 
     __str__ = table
 

@@ -1,4 +1,4 @@
-"""What a run of `course train` has left, as adapters: its checkpoints, and the base that was made for it."""
+"""Find what a run of `course train` has left: its checkpoints, as adapters, and the base that was made for it."""
 
 import filecmp
 import json
@@ -18,7 +18,7 @@ from course_lib.models.pretrained import PACKAGED, resolve
 
 
 def run_settings(folder: Path) -> dict | None:
-    """The settings of the run that made the adapter, where it lies in the run's folder."""
+    """The settings of the run that made an adapter; None where the folder is not a run's."""
     try:
         return stored_settings(json.loads((folder / RUN).read_text()))
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it holds, whose it is, and where a run that was interrupted goes on.
+"""The folder of a training run: what it holds, which run owns it, and where an interrupted run goes on.
 
 run.json                     every setting, and the held-out loss before training
 log.jsonl, loss.png          each step's loss, learning rate, norm, time and memory; the curve

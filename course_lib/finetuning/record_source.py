@@ -1,4 +1,4 @@
-"""Records as a training source: which of them are held out, how long their rows are, and what was left out."""
+"""Records as a training source: which are held out, how long their rows become, and which are left out."""
 
 import os
 import sys

@@ -27,7 +27,7 @@ GPT2_LAYERS = ("c_attn", "c_proj", "c_fc")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run. None: the default depends on the mode, see `complete`."""
+    """Everything that decides a run. Where a setting is None, its default depends on the mode, see `complete`."""
 
     mode: str = option(
         "lora",
@@ -274,9 +274,15 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """CourseError where a file of weights, a model's folder or a tokenizer that the settings name is not there.
+    """Refuse settings that name a file of weights, a model's folder or a tokenizer that does not exist.
 
-    It is said at once, before torch is imported. Names are looked up later, by those who know where they can be.
+    The check comes at once, before torch is imported. Names of models are looked up later, when they are loaded.
+
+    Args:
+        settings: the run's.
+
+    Raises:
+        CourseError: a file or folder does not exist.
     """
     weights = Path(settings.weights or ".")
     if not weights.exists():

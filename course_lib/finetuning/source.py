@@ -9,7 +9,7 @@ from course_lib.data.masking import Example, fitting_length
 from course_lib.data.shards import TokenShards
 from course_lib.data.tokenizers import TextEncoder
 
-HELD_OUT = 0.1  # of a source that has no part of its own for it
+HELD_OUT = 0.1  # the share held out of a source that does not have such a part itself
 SEQ_LEN = 128  # tokens of a row of text
 SHARE = 0.99  # of the records that fit into a row, where they decide its length
 FATES = {

@@ -72,9 +72,8 @@ class RunComparison:
         """Rows of text: what, how many, the largest absolute and relative differences and where they are."""
         rows: list[tuple[str, ...]] = [("compared", "number", "largest absolute", "at", "largest relative", "at")]
         for kind, part in self.parts.items():
-            absolute, relative = (
-                max(part, key=lambda d: _rank(getattr(d, which))) for which in ("absolute", "relative")
-            )
+            absolute = max(part, key=lambda difference: _rank(difference.absolute))
+            relative = max(part, key=lambda difference: _rank(difference.relative))
             numbers = f"{absolute.absolute:.3g}", absolute.where, f"{relative.relative:.3g}", relative.where
             rows.append((kind, str(len(part)), *numbers))
         return rows
@@ -86,13 +85,14 @@ class RunComparison:
 
     def __str__(self) -> str:
         rows = self.summary()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+        lines = ["  ".join(row).rstrip() for row in padded]
         notes = [f"note: {remark}" for remark in self.remarks()]
         return "\n".join([f"A: {self.a.name}", f"B: {self.b.name}", "", *lines, "", *notes, self.verdict])
 
     def to_json(self) -> str:
-        """Everything, each step and tensor; NaN and infinity as text, which JSON has no numbers for."""
+        """Every step and tensor as JSON. NaN and infinity become text, since JSON does not have them as numbers."""
         parts = {kind: [_finite(asdict(d)) for d in part] for kind, part in self.parts.items()}
         head = {"a": self.a.name, "b": self.b.name, "within": self.within, "tolerance": self.tolerance}
         return json.dumps(head | {"notes": self.notes, "unmatched": self.unmatched} | parts, indent=1, allow_nan=False)
@@ -225,7 +225,7 @@ def _apart(x: float, y: float) -> bool:
 
 
 def _rank(value: float) -> float:
-    """NaN is the largest difference of all."""
+    """NaN counts as the largest difference of all."""
     return math.inf if math.isnan(value) else value
 
 

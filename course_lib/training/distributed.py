@@ -143,7 +143,7 @@ def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A sharded tensor put together, which every process has to ask for; any other tensor as it is."""
+    """Put a sharded tensor together; any other tensor is returned as it is. Every process has to call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 

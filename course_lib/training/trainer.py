@@ -217,13 +217,13 @@ class Trainer:
         return {key: value.to(self.device) for key, value in tensors.items()}
 
     def autocast(self):
-        """The context of the forward pass: the dtype of `config.autocast`, or nothing."""
+        """The context of the forward pass, which computes in the dtype of `config.autocast` where there is one."""
         if self.config.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
     def gradients_travel(self, last: bool):
-        """The context of a backward pass: gradients go between processes once a step, with the last micro-batch."""
+        """The context of a backward pass: only the last micro-batch of a step sends gradients between processes."""
         if self.world.size > 1 and not last and hasattr(self.forward, "no_sync"):
             return self.forward.no_sync()
         return contextlib.nullcontext()
