@@ -41,6 +41,7 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int 
     a: list[float] = []
     b: list[float] = []
     for pair in range(warm_up + pairs):
+        # Who goes first changes from pair to pair, since the first run can find a colder cache or processor.
         order = ((ours, a), (theirs, b)) if pair % 2 else ((theirs, b), (ours, a))
         for work, times in order:
             started = time.perf_counter()

@@ -72,9 +72,10 @@ def estimate_memory(
     if mode == "qlora":
         linear = sum(out * into for name, (out, into) in _linear_sizes(model).items() if "lm_head" not in name)
         frozen -= int(linear * (BYTES[dtype] - NF4_BYTES))
-    width = 2 if autocast else BYTES[dtype]
+    width = 2 if autocast else BYTES[dtype]  # bytes of one activation
     config: Any = model.config
     layers, kept = config.num_hidden_layers, block_elements(model, mode)
+    # With checkpointing every block keeps its input, and one block at a time is computed again with all it keeps.
     elements = layers * config.hidden_size + kept if checkpoint else layers * kept
     # The loss is computed in float32 and leaves the logits' gradient in their place (`training.loss.summed_loss_`).
     logits = tokens * config.vocab_size * (4 if width == 4 else 4 + width)

@@ -72,6 +72,7 @@ def make_plan(settings: Settings) -> Plan:
         raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
     if s.weights is not None:
         read_state_dict(model, s.weights)  # what does not fit is said before anything is written
+    # The adapter is put on a model without weights, so that its parameters are counted rather than computed.
     s = with_adapter_shape(s, model)
     parameters = sum(p.numel() for p in model.parameters())
     adapt(model, s)
@@ -89,7 +90,7 @@ def make_plan(settings: Settings) -> Plan:
         format=s.format,
         map=s.map,
     )
-    s = replace(s, seq_len=source.seq_len)
+    s = replace(s, seq_len=source.seq_len)  # where it was not given, the data have decided it
     largest = max(map(largest_id, (source.train, source.held_out)))
     if largest >= model.config.vocab_size:
         raise CourseError(
@@ -97,7 +98,7 @@ def make_plan(settings: Settings) -> Plan:
             "tokenised for another model."
         )
     batches, steps = _how_long(s, source)
-    if s.eval_strategy == "epoch":
+    if s.eval_strategy == "epoch":  # the Trainer counts in steps, so a pass becomes a number of them
         s = replace(s, eval_every=max(1, round(steps * batches.per_pass / len(batches))))
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
     memory = estimate_memory(

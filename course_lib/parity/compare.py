@@ -199,6 +199,7 @@ def _compare_tensors(ours: Tensors, theirs: Tensors, label: str, unmatched: list
         if x.shape != y.shape:
             unmatched.append(f"{label}{name} is {tuple(x.shape)} in A and {tuple(y.shape)} in B.")
             continue
+        # The largest entry finds one wrong number among millions; the norms say how large the error is as a whole.
         largest = (x - y).abs().max().item() if x.numel() else 0.0
         norms = [torch.linalg.vector_norm(t, dtype=torch.float64).item() for t in (x, y, x - y)]
         differences.append(Difference(label + name, norms[0], norms[1], largest, _ratio(norms[2], norms[1])))

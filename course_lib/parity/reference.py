@@ -58,16 +58,14 @@ def run(
 ) -> Path:
     """Train by `settings` and write everything about the run to a folder. The model's own dropout is off.
 
-    The folder gets loss.jsonl (each line one `StepRecord`), initial/ (the adapter that the run started from),
-    gradients/step_000000.safetensors where asked for, the final adapter in PEFT's layout or model.safetensors, and
-    run.json, which is written last.
+    The folder gets loss.jsonl (each line one `StepRecord`), initial/ (the adapter to start from), the gradients/ that
+    were asked for, the final adapter in PEFT's layout or model.safetensors, and last of all run.json.
 
     Args:
         settings: what decides the numbers.
         output: the folder, which must be empty or new.
         ours: train with `load_adapter` (our LoRA layers) and `Trainer` instead of PEFT and the plain loop.
-        init: the adapter to start from, in PEFT's layout; its rank, alpha, dropout and layers count then. None: PEFT
-            draws one with the seed, which gives both sides the same.
+        init: the adapter to start from, in PEFT's layout, whose shape then counts. None: PEFT draws one with the seed.
         device: "auto", "cpu" or "cuda".
 
     Returns:
@@ -89,6 +87,7 @@ def run(
         settings = write_start(model, settings, output / "initial", init)
     order = list(batches(rows, settings.batch_size, steps * settings.grad_accum_steps, settings.seed))
 
+    # From here on one side's own code. The fingerprint of the start shows that both began alike.
     model, trained = (our_start if ours else reference_start)(model, output / "initial")
     about["start"] = fingerprint(trained[name] for name in sorted(trained))
     torch.manual_seed(settings.seed)  # LoRA dropout's masks
@@ -248,7 +247,8 @@ def train_reference(
         for step in tqdm(range(steps), desc="reference", unit="step", leave=False, disable=None):
             began, loss = time.perf_counter(), 0.0
             for batch in order[step * settings.grad_accum_steps : (step + 1) * settings.grad_accum_steps]:
-                tokens = torch.as_tensor(batch, device=model.device)
+                tokens = torch.as_tensor(batch, device=model.device)  # (batch, time)
+                # transformers shifts the labels itself; the loss is a mean over (batch, time - 1) targets.
                 part = model(input_ids=tokens, labels=tokens).loss / settings.grad_accum_steps
                 part.backward()
                 loss += part.item()

@@ -65,6 +65,7 @@ class Trainer:
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(model)
 
+        # Sharding replaces the parameters, so the optimiser has to be given those from after it.
         self.forward = wrap_distributed(model, world, config.shard)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
