@@ -105,7 +105,7 @@ def _beginning(path: Path) -> str:
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """From --prompt and the lines of --prompts; one of our own where neither is given."""
+    """The prompts from --prompt and the lines of --prompts; one of our own where neither is given."""
     prompts = list(args.prompt)
     if args.prompts:
         try:

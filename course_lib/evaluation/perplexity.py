@@ -52,7 +52,7 @@ def evaluate(
         The loss, and the accuracy where it was asked for.
 
     Raises:
-        CourseError: there are no rows, or a token id is not in the model's vocabulary.
+        CourseError: `rows` is empty, or a token id is not in the model's vocabulary.
     """
     if not len(rows):
         raise CourseError("There is nothing to evaluate on: the held-out part is empty. Give more text.")

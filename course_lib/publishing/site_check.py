@@ -73,7 +73,7 @@ def check_site(html: Path) -> list[str]:
 
 
 def _style_problems(html: Path) -> list[str]:
-    """What style sheets fetch: fonts and pictures in url(...), other sheets in @import."""
+    """Problems with what style sheets fetch: fonts and pictures in url(...), other sheets in @import."""
     problems = []
     for path in sorted(html.rglob("*.css")):
         text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
