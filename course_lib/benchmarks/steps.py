@@ -1,6 +1,6 @@
 """A training step and loading, on the real SmolLM2: our code beside transformers and PEFT.
 
-Times are taken in pairs in one process; memory in a process a side, since one process's peak cannot tell them apart.
+Times are taken in pairs in one process. Memory is taken in one process for each side, since a process has one peak.
 """
 
 import json
@@ -22,7 +22,18 @@ LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 
 
 def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = False) -> Callable[[], float]:
-    """A function that does one step of our Trainer on a fixed batch and returns its loss. mode: "lora" or "full"."""
+    """Make a function that does one step of our Trainer on a fixed batch.
+
+    Args:
+        mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
+        model: a Llama of vocabulary 49,152, by name or folder.
+        device: "cpu" or "cuda".
+        dtype: of the weights.
+        compile: whether the forward pass goes through torch.compile.
+
+    Returns:
+        The function, which returns the step's loss.
+    """
     from course_lib.adapters import inject_lora
     from course_lib.models.huggingface import load_decoder
     from course_lib.models.pretrained import resolve
@@ -38,7 +49,18 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
 
 
 def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = False) -> Callable[[], float]:
-    """The same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping."""
+    """Make the same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping.
+
+    Args:
+        mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
+        model: a Llama of vocabulary 49,152, by name or folder.
+        device: "cpu" or "cuda".
+        dtype: of the weights.
+        compile: whether the forward pass goes through torch.compile.
+
+    Returns:
+        The function, which returns the step's loss.
+    """
     from peft import LoraConfig, get_peft_model
 
     from course_lib.models.pretrained import resolve
@@ -117,7 +139,16 @@ def bench_step(
 
 
 def bench_load(threads: int, pairs: int, model: str) -> dict[str, float]:
-    """Time to load the weights into memory and its peak, our decoder's and transformers' model's."""
+    """Time and peak memory of loading the weights, into our decoder and into transformers' model.
+
+    Args:
+        threads: how many threads torch may use.
+        pairs: how many pairs of loads are timed.
+        model: a model by name or folder.
+
+    Returns:
+        Median times in seconds and their ratio, and sizes in megabytes.
+    """
     from course_lib.models.pretrained import resolve
 
     torch.set_num_threads(threads)
@@ -161,7 +192,17 @@ def _measured(*arguments: object) -> int:
 
 
 def main(what: str, side: str, mode: str, model: str, device: str, dtype: str, threads: int) -> None:
-    """Do the work of one side, and print the process's peak memory in bytes."""
+    """Do the work of one side, and print the process's peak memory in bytes.
+
+    Args:
+        what: "load", or "step" for three training steps.
+        side: "our" or "peer".
+        mode: "lora" or "full"; it changes nothing for "load".
+        model: a model by name or folder.
+        device: "cpu" or "cuda".
+        dtype: of the weights.
+        threads: how many threads torch may use.
+    """
     torch.set_num_threads(threads)
     if what == "load":
         _load(side, model)

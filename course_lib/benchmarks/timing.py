@@ -11,7 +11,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Paired:
-    """Medians of both sides in seconds, and the median of ours / theirs over the pairs."""
+    """What a comparison in pairs gave.
+
+    Attributes:
+        ours_s: the median of our times, in seconds.
+        theirs_s: the median of their times, in seconds.
+        ratio: the median of ours / theirs over the pairs; below 1 ours is faster.
+        pairs: how many pairs counted.
+    """
 
     ours_s: float
     theirs_s: float
@@ -27,10 +34,14 @@ def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int 
         theirs: does the peer's work once.
         pairs: how many pairs count.
         warm_up: how many pairs are run before, which do not count.
+
+    Returns:
+        The medians of both sides and of the pairs' ratios.
     """
     a: list[float] = []
     b: list[float] = []
     for pair in range(warm_up + pairs):
+        # Who goes first changes from pair to pair, since the first run can find a colder cache or processor.
         order = ((ours, a), (theirs, b)) if pair % 2 else ((theirs, b), (ours, a))
         for work, times in order:
             started = time.perf_counter()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 def torch_forward(
     weights: dict[str, torch.Tensor], ids: torch.Tensor, heads: int, layers: int, tied: bool = True
 ) -> torch.Tensor:
-    """The forward pass of `course_lib.scratch.GPT` in torch; GELU is the tanh approximation, as there.
+    """The forward pass of `course_lib.scratch.GPT` in torch. Both use the tanh approximation of GELU.
 
     Args:
         weights: by the names that the NumPy edition gives them.
@@ -27,10 +27,11 @@ def torch_forward(
         return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     batch, time = ids.shape
-    x = weights["tokens.weight"][ids] + weights["positions.weight"][torch.arange(time)]
+    x = weights["tokens.weight"][ids] + weights["positions.weight"][torch.arange(time)]  # (batch, time, width)
     for i in range(layers):
         b = f"blocks.{i}"
         h = norm(x, f"{b}.norm1")
+        # (batch, time, width) -> (batch, heads, time, width of a head)
         q, k, v = (
             linear(h, f"{b}.attention.{p}_proj").view(batch, time, heads, -1).transpose(1, 2) for p in ("q", "k", "v")
         )

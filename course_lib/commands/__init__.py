@@ -15,7 +15,7 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def require_adapter(path: Path) -> None:
-    """CourseError where there is no such file or folder, with adapters that there are: before torch is imported."""
+    """Raise CourseError where an adapter does not exist, and name those that do. torch is not imported for it."""
     if path.exists():
         return
     hint = similar_paths(path)

@@ -73,7 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """One line for each adapter; a damaged one is named with its reason."""
+    """Print one line for each adapter. A damaged adapter is named with the reason."""
     if not args.folder.is_dir():
         raise CourseError(f"There is no folder {args.folder}.")
     found = sorted(path.parent for path in args.folder.rglob("adapter_config.json"))
@@ -107,7 +107,7 @@ def _targets(config: dict) -> str:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Settings, then one line for the layers that are alike, or with --layers one for each."""
+    """Print the settings, then one line for the layers that are alike, or with --layers one for each layer."""
     require_adapter(args.folder)
     from safetensors.torch import load_file
 
@@ -156,7 +156,7 @@ def _about(change: "LayerChange") -> str:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Export, and say how much."""
+    """Export a checkpoint as an adapter, and say how large it is."""
     if not args.checkpoint.exists():
         raise CourseError(f"There is no checkpoint {args.checkpoint}.{similar_paths(args.checkpoint)}")
     from course_lib.finetuning.export import export

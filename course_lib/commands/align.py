@@ -121,7 +121,7 @@ def run_run(args: argparse.Namespace) -> int:
 
 
 def _check_inputs(args: argparse.Namespace, settings: Settings) -> None:
-    """CourseError where a file or folder that was named is not there: said before torch is imported."""
+    """Raise CourseError where a named file or folder does not exist, before torch is imported."""
     from course_lib.data.corpora import NAMED, no_corpus
 
     refuse_missing_path("--model", settings.model)
@@ -132,7 +132,7 @@ def _check_inputs(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """The recipe's settings with what was given. CourseError where options exclude each other."""
+    """The recipe's settings, changed by what was given. Raises CourseError where options exclude each other."""
     names = {each.name for each in fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     adapter = [flag_of(name) for name in ADAPTER_SETTINGS if getattr(args, name, None) is not None]

@@ -85,7 +85,16 @@ def run_load(args: argparse.Namespace) -> int:
 
 
 def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:
-    """Print the figures, and write them as JSON with versions and hardware where asked to."""
+    """Print the figures, and write them as JSON with versions and hardware where asked to.
+
+    Args:
+        subject: what was measured.
+        figures: numbers by name.
+        args: of the command line.
+
+    Returns:
+        The exit status 0.
+    """
     from course_lib.execution.environment import hardware, versions
 
     for name, value in figures.items():

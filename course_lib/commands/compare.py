@@ -105,7 +105,7 @@ def _beginning(path: Path) -> str:
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """From --prompt and the lines of --prompts; one of our own where neither is given."""
+    """The prompts from --prompt and the lines of --prompts; one of our own where neither is given."""
     prompts = list(args.prompt)
     if args.prompts:
         try:
@@ -127,6 +127,9 @@ def as_text(comparison: "Comparison", base: str, samples: int, width: int) -> st
         base: the model's name, for the first line.
         samples: how many of each prompt there are.
         width: of the terminal.
+
+    Returns:
+        Lines of text.
     """
     from course_lib.evaluation.comparison import side_by_side
 
@@ -146,7 +149,13 @@ def _plain(text: str) -> str:
 
 
 def write_page(path: Path, comparison: "Comparison", base: str) -> None:
-    """One page that needs no other file; all text of models and users is escaped."""
+    """Write one page that needs no other file; all text of models and users is escaped.
+
+    Args:
+        path: the page's file.
+        comparison: the table to show.
+        base: the model's name, for the heading.
+    """
     style = (
         "body{font-family:system-ui,sans-serif;margin:2rem;line-height:1.4}table{border-collapse:collapse;width:100%}"
         "th,td{border:1px solid #bbb;padding:.5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}"

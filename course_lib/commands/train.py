@@ -157,6 +157,9 @@ def header(plan: "Plan", processes: int = 1) -> str:
     Args:
         plan: the run before it begins.
         processes: how many of them share out each batch.
+
+    Returns:
+        Lines of text.
     """
     s, rule = plan.settings, "=" * 72
     percent = 100 * plan.trainable / plan.parameters
@@ -219,7 +222,15 @@ def memory_table(plan: "Plan") -> str:
 
 
 def closing(summary: dict, folder: Path) -> str:
-    """What came out, and where it lies."""
+    """What came out, and where it lies.
+
+    Args:
+        summary: what `finetuning.run.train` returned.
+        folder: the run's folder.
+
+    Returns:
+        Lines of text.
+    """
     s = summary
     what = "model" if s["mode"] == "full" else "adapter"
     skipped = f" ({s['skipped_steps']} skipped: float16 overflowed)" if s["skipped_steps"] else ""

@@ -30,11 +30,18 @@ MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell them apart
 
 @dataclass(frozen=True)
 class Result:
-    """One model's row. None: not measured.
+    """One model's row. None means that a number was not measured.
 
-    loss: nats a token; accuracy: share of tokens whose likeliest guess is right; trainable, total: parameters;
-    seconds: of all training steps, evaluations between them left out; peak_memory: bytes, as the Trainer's records have
-    it (of the GPU since training began, or of the whole process); checkpoint_bytes: what the file or folder holds.
+    Attributes:
+        name: the row's name.
+        loss: held-out loss in nats a token.
+        perplexity: exp(loss).
+        accuracy: the share of tokens whose likeliest guess is right.
+        trainable: the number of trained parameters.
+        total: the number of all parameters.
+        seconds: the time of all training steps, without the evaluations between them.
+        peak_memory: bytes, from the Trainer's records: of the GPU since training began, or of the whole process.
+        checkpoint_bytes: the size of the checkpoint's file or folder.
     """
 
     name: str
@@ -49,11 +56,16 @@ class Result:
 
 
 class Benchmark:
-    """Results by name, in the order of `add`; shows itself as a table.
-
-    held_out: token ids (rows, time) that no model was trained on, the same for all. batch_size: rows a forward pass.
+    """Results by name, in the order of `add`; it shows itself as a table.
 
         Benchmark(held_out).add("base", base).add("LoRA", adapted, training=records, checkpoint=adapter_folder)
+
+    Args:
+        held_out: token ids (rows, time) that no model was trained on, the same for all.
+        batch_size: rows of one forward pass.
+
+    Raises:
+        CourseError: the held-out set is not such an array, or the batch size is below 1.
     """
 
     def __init__(self, held_out: np.ndarray, batch_size: int = 8):
@@ -76,12 +88,23 @@ class Benchmark:
         training: Sequence[StepRecord] = (),
         checkpoint: Path | str | None = None,
     ) -> "Benchmark":
-        """Measure `model` now, as it is, and keep the row; returns self.
+        """Measure a model in its present state, and keep the row.
 
-        model: maps token ids (batch, time) to `.logits`; its mode (train, eval) is put back. training: what
-        `Trainer.train` returned. checkpoint: the file or folder that has to be kept. Trainable are the parameters that
-        require gradients; none where there was no training and nothing is frozen, which is how a base comes.
-        Raises CourseError for a name in use, a token the model does not know, a loss that is not finite, no such file.
+        Parameters that require gradients count as trainable. A model without training records of which nothing is
+        frozen is a base that was only loaded, so its row says 0.
+
+        Args:
+            name: the row's name.
+            model: maps token ids (batch, time) to `.logits`. Its mode (train or eval) is put back.
+            training: what `Trainer.train` returned.
+            checkpoint: the file or folder that has to be kept.
+
+        Returns:
+            The benchmark itself, so that calls can be chained.
+
+        Raises:
+            CourseError: the name is in use, the model does not know a token, the loss is not finite, or there is no
+                such checkpoint.
         """
         if name in self.results:
             raise CourseError(f"This benchmark has a row {name!r} already: choose another name.")
@@ -114,12 +137,14 @@ class Benchmark:
             raise CourseError(f"This benchmark has no row {name!r}; it has: {list(self.results)}.") from None
 
     def table(self) -> str:
-        """Text, a row a model; the same in a notebook as HTML."""
+        """The table as text, with one row for each model. A notebook shows the same as HTML."""
         head, *rows = self._cells()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [(head[0].ljust(widths[0]), *map(str.rjust, head[1:], widths[1:]))]
-        lines += [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+        lines = []
+        for row in (head, *rows):  # names on the left, numbers on the right of their columns
+            numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+        return "\n".join(lines)
 
     __str__ = table
 
@@ -133,9 +158,17 @@ class Benchmark:
         return [tuple(COLUMNS)] + [tuple(show(result) for show in COLUMNS.values()) for result in self.results.values()]
 
     def to_json(self, path: Path | str, overwrite: bool = False) -> Path:
-        """Write {"held_out": {"rows", "predicted_tokens"}, "results": [a dictionary a row]}; returns the path.
+        """Write {"held_out": {"rows", "predicted_tokens"}, "results": [one dictionary for each row]}.
 
-        Raises CourseError where the file exists, unless told to overwrite it.
+        Args:
+            path: the file to write.
+            overwrite: whether it may replace a file that exists.
+
+        Returns:
+            The path.
+
+        Raises:
+            CourseError: the file exists, and `overwrite` is False.
         """
         rows, time = self.held_out.shape
         held_out = {"rows": rows, "predicted_tokens": rows * (time - 1)}
@@ -143,7 +176,18 @@ class Benchmark:
         return _write(Path(path), json.dumps(content, indent=1) + "\n", overwrite)
 
     def to_csv(self, path: Path | str, overwrite: bool = False) -> Path:
-        """Write a line a model, numbers in full, an empty field for what was not measured. Otherwise as `to_json`."""
+        """Write one line for each model, with all digits, and an empty field for what was not measured.
+
+        Args:
+            path: the file to write.
+            overwrite: whether it may replace a file that exists.
+
+        Returns:
+            The path.
+
+        Raises:
+            CourseError: the file exists, and `overwrite` is False.
+        """
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
         writer.writeheader()
@@ -151,9 +195,18 @@ class Benchmark:
         return _write(Path(path), text.getvalue(), overwrite)
 
     def plot(self, axis: "Axes | None" = None) -> "Axes":
-        """Held-out loss against trainable parameters (log scale); models that trained none are dashed lines.
+        """Plot the held-out loss against the trainable parameters (log scale).
 
-        axis: where to draw, a new figure by default. Returns the axis.
+        A model of which nothing was trained is a dashed line.
+
+        Args:
+            axis: where to draw. None: a new figure.
+
+        Returns:
+            The axis.
+
+        Raises:
+            CourseError: the benchmark is empty.
         """
         import matplotlib.pyplot as plt
 
@@ -191,7 +244,7 @@ COLUMNS = {
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """The bytes of a file, or of all files in a folder."""
     if not path.exists():
         raise CourseError(f"There is no checkpoint {path}.")
     files = [path] if path.is_file() else path.rglob("*")

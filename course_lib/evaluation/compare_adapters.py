@@ -19,8 +19,16 @@ from course_lib.models.pretrained import load
 
 @dataclass(frozen=True)
 class Sampling:
-    """How each prompt is continued: `samples` times, by at most `max_new_tokens`. Prompt i is drawn with the seed
-    `seed` + i by every model, so that what differs is due to the weights. chat: inside the model's chat template."""
+    """How each prompt is continued.
+
+    Attributes:
+        samples: how many continuations each prompt gets.
+        max_new_tokens: the length of a continuation at most.
+        temperature: divides the logits before sampling.
+        top_p: the share of probability that nucleus sampling keeps.
+        seed: every model draws prompt i with the seed `seed` + i, so that what differs is due to the weights.
+        chat: put the prompt into the model's chat template.
+    """
 
     samples: int = 5
     max_new_tokens: int = 40
@@ -71,7 +79,7 @@ def compare_adapters(
 
 
 def names_of(adapters: Sequence[Path]) -> dict[str, Path]:
-    """A name for each adapter, made from its folder's; numbers tell apart two that are alike."""
+    """Name each adapter after its folder; numbers tell apart two that are alike."""
     names: dict[str, Path] = {}
     for folder in adapters:
         stem = re.sub(r"[^\w-]", "_", folder.resolve().name) or "adapter"
@@ -86,7 +94,20 @@ def names_of(adapters: Sequence[Path]) -> dict[str, Path]:
 
 
 def continue_all(model: nn.Module, tokenizer: ModelTokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-    """The samples of every prompt by one model, in a row."""
+    """Let one model continue every prompt.
+
+    Args:
+        model: the model, with the adapter that is to speak.
+        tokenizer: the model's.
+        prompts: the texts to continue.
+        sampling: how.
+
+    Returns:
+        `sampling.samples` texts for each prompt, one prompt after another.
+
+    Raises:
+        CourseError: chat was asked for, and the tokenizer does not have a chat template.
+    """
     if sampling.chat and not has_chat_template(tokenizer):
         raise CourseError("--chat: the tokenizer of this model has no chat template. Leave --chat out.")
     texts = []

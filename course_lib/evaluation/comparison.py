@@ -70,6 +70,9 @@ def side_by_side(texts: Mapping[str, str], width: int) -> str:
     Args:
         texts: by the name of their column. Control characters other than line ends have to be gone.
         width: of the terminal, in cells.
+
+    Returns:
+        Lines of text.
     """
     column = (width - 3 * (len(texts) - 1)) // len(texts)
     if column < NARROWEST:
@@ -94,6 +97,9 @@ def wrap(text: str, width: int) -> list[str]:
     Args:
         text: may have lines of its own; they stay.
         width: in cells, at least 2.
+
+    Returns:
+        The lines, at least one.
     """
     lines: list[str] = []
     for line in text.expandtabs(4).splitlines() or [""]:

@@ -16,8 +16,12 @@ from course_lib.training.loss import count_targets, summed_loss
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a model reaches on held-out rows: the mean loss in nats a token, and the share of tokens whose likeliest
-    guess is right (None where it was not asked for)."""
+    """What a model reaches on held-out rows.
+
+    Attributes:
+        loss: the mean over all targets, in nats a token.
+        accuracy: the share of targets whose likeliest guess is right. None: it was not asked for.
+    """
 
     loss: float
     accuracy: float | None = None
@@ -33,7 +37,7 @@ def evaluate(
     pad_token_id: int = 0,
     world: World = World(),  # noqa: B008 - frozen
 ) -> HeldOut:
-    """Loss and accuracy over all targets of `rows`, in evaluation mode; the model's own mode is put back.
+    """Measure loss and accuracy over all targets of `rows`, in evaluation mode; the model's own mode is put back.
 
     Args:
         model: as the Trainer takes it.
@@ -44,8 +48,11 @@ def evaluate(
         pad_token_id: fills up shorter examples; it is masked.
         world: several processes take turns at the batches, and each gets the result over all.
 
+    Returns:
+        The loss, and the accuracy where it was asked for.
+
     Raises:
-        CourseError: there are no rows, or a token id is not in the model's vocabulary.
+        CourseError: `rows` is empty, or a token id is not in the model's vocabulary.
     """
     if not len(rows):
         raise CourseError("There is nothing to evaluate on: the held-out part is empty. Give more text.")
@@ -60,7 +67,7 @@ def evaluate(
         tensors = {key: torch.as_tensor(value, device=device).long() for key, value in batch.items()}
         labels = tensors.pop("labels")  # (batch, time)
         logits = model(**tensors).logits  # (batch, time, vocabulary)
-        loss += summed_loss(logits, labels).item()
+        loss += summed_loss(logits, labels).item()  # a sum: rows of unequal lengths count by their targets
         targets += count_targets(labels)
         if accuracy:  # position t predicts label t + 1
             right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()
@@ -73,7 +80,16 @@ def evaluate(
 
 
 def evaluate_loss(model: nn.Module, rows: Rows, batch_size: int = 8) -> float:
-    """Mean next-token loss over all targets of `rows`, in nats a token (see `evaluate`)."""
+    """The mean next-token loss over all targets.
+
+    Args:
+        model: maps token ids (batch, time) to `.logits`.
+        rows: token blocks (rows, time) or examples, see `evaluate`.
+        batch_size: rows at a time.
+
+    Returns:
+        The loss in nats a token.
+    """
     return evaluate(model, rows, batch_size).loss
 
 

@@ -120,6 +120,9 @@ def kernel_environment(home: Path, threads: int) -> dict[str, str]:
     Args:
         home: a folder for what Jupyter and IPython write.
         threads: the most threads that a library in the kernel may use. A lower number that the user has set stays.
+
+    Returns:
+        The variables, by name.
     """
     chosen = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
     private = {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}

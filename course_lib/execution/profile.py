@@ -23,7 +23,12 @@ class MissingSetting(CourseError, AttributeError):
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings of one chapter, read as attributes: `settings.steps`."""
+    """The settings of one chapter, read as attributes: `settings.steps`.
+
+    Attributes:
+        name: the profile's name.
+        values: the settings by name.
+    """
 
     name: str
     values: dict = field(default_factory=dict)
@@ -86,6 +91,9 @@ def load_profile(name: str, chapter: str | None = None) -> Profile:
     Args:
         name: the name of one of our profiles, or the path of a TOML file.
         chapter: the chapter's id, `03_lora`; None: only what all chapters share.
+
+    Returns:
+        The settings, to be read as attributes.
 
     Raises:
         CourseError: there is no such profile, it has no table for the chapter, or its device is "cuda" and torch sees

@@ -1,4 +1,4 @@
-"""What a run of `course train` has left, as adapters: its checkpoints, and the base that was made for it."""
+"""Find what a run of `course train` has left: its checkpoints, as adapters, and the base that was made for it."""
 
 import filecmp
 import json
@@ -18,7 +18,7 @@ from course_lib.models.pretrained import PACKAGED, resolve
 
 
 def run_settings(folder: Path) -> dict | None:
-    """The settings of the run that made the adapter, where it lies in the run's folder."""
+    """The settings of the run that made an adapter; None where the folder is not a run's."""
     try:
         return stored_settings(json.loads((folder / RUN).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -26,7 +26,7 @@ def run_settings(folder: Path) -> dict | None:
 
 
 def named_base(folder: Path) -> str:
-    """The base that an adapter was trained on: the one made for its run, which lies beside it, or as its file says."""
+    """The base that an adapter was trained on: the one made for its run, or else the one that its file names."""
     if (Path(folder) / BASE / "config.json").is_file():  # wherever the run's folder has been moved
         return str(Path(folder) / BASE)
     name = adapter_config(folder).get("base_model_name_or_path")
@@ -47,6 +47,9 @@ def common_base(adapters: Mapping[str, Path]) -> str:
     Args:
         adapters: their folders, by the names that the user gave.
 
+    Returns:
+        The base's name or folder.
+
     Raises:
         CourseError: an adapter does not name its base, or two name different ones.
     """
@@ -66,6 +69,9 @@ def other_bases(base: str, adapters: Mapping[str, Path]) -> dict[str, str]:
     Args:
         base: a model's name or folder.
         adapters: their folders, by the names that the user gave. One that does not name its base counts as fitting.
+
+    Returns:
+        The bases that are not `base`, by the names of their adapters.
     """
     named = {name: folder for name, folder in adapters.items() if _names_base(folder)}
     bases = {name: named_base(folder) for name, folder in named.items()}
@@ -106,7 +112,15 @@ def _local_folder(name: str) -> Path | None:
 
 
 def as_adapter(path: Path, scratch: Path) -> Path:
-    """`path` where it is the folder of an adapter; for a checkpoint or a .pt file a new folder below `scratch`."""
+    """The folder of an adapter, which is made for a checkpoint or a .pt file.
+
+    Args:
+        path: an adapter's folder, a Trainer's checkpoint, or a .pt file.
+        scratch: where a new folder may be made.
+
+    Returns:
+        `path` itself where it is an adapter's folder, or else the new folder.
+    """
     if path.suffix == ".pt":
         return archive_as_adapter(path, scratch / path.stem)
     if not is_checkpoint(path):
@@ -121,9 +135,17 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def export(checkpoint: Path, output: Path) -> int:
-    """Rename the checkpoint's tensors as PEFT does, and write the settings of its run beside them, into `output`.
+    """Write a checkpoint as an adapter: its tensors under PEFT's names, and the settings of its run beside them.
 
-    Returns the number of parameters. CourseError where it is no adapter's checkpoint, or `output` is not empty.
+    Args:
+        checkpoint: a Trainer's checkpoint in the folder of a run of `course train`.
+        output: the adapter's folder, new or empty.
+
+    Returns:
+        The number of the adapter's parameters.
+
+    Raises:
+        CourseError: the checkpoint is damaged or not an adapter's, or `output` is not empty.
     """
     folder = checkpoint.resolve().parent.parent
     run = run_settings(folder)
@@ -144,13 +166,21 @@ def export(checkpoint: Path, output: Path) -> int:
 
 
 def peft_name(name: str) -> str:
-    """A tensor's name in a checkpoint to that in an adapter's file."""
+    """A tensor's name in an adapter's file, from its name in a checkpoint."""
     name = re.sub(r"\.adapters\.default\.([AB])$", r".lora_\1.weight", name)
     return PREFIX + name.replace(".rotation.angles", ".butterfly.angles")
 
 
 def exported_config(run: dict, folder: Path) -> dict:
-    """adapter_config.json for the settings of a run in `folder`."""
+    """What adapter_config.json says of a run's adapter.
+
+    Args:
+        run: the run's settings, by name.
+        folder: the run's folder, where its own base lies if there is one.
+
+    Returns:
+        The content of the file, in PEFT's layout.
+    """
     base = folder / BASE
     if run["mode"] in ("lora", "qlora"):
         transposed = any(

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it holds, whose it is, and where a run that was interrupted goes on.
+"""The folder of a training run: what it holds, which run owns it, and where an interrupted run goes on.
 
 run.json                     every setting, and the held-out loss before training
 log.jsonl, loss.png          each step's loss, learning rate, norm, time and memory; the curve
@@ -53,7 +53,7 @@ def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Sett
         resume: go on with the settings in run.json. What is given again has to agree, but for those that change
             neither the numbers nor the files. Where there is no run yet, the same command begins one, so that a
             cluster can send it again and again; but see `_refuse_mistyped`.
-        force: what an earlier run left there is no obstacle; `clear` removes it later.
+        force: accept what an earlier run left there; `clear` removes it later.
 
     Returns:
         The complete settings, and the content of run.json, which is empty for a new run.

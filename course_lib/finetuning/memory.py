@@ -21,8 +21,15 @@ NF4_BYTES = (4 + 0.127) / 8  # a weight, with doubly quantised constants (Dettme
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one training step of one micro-batch: weights, gradients, moments (AdamW's two), activations that the
-    blocks keep for the backward pass, and logits, in whose place the loss leaves their gradient."""
+    """The bytes of one training step with one micro-batch.
+
+    Attributes:
+        weights: all parameters, trained or frozen.
+        gradients: of the trained parameters.
+        moments: AdamW's two for each trained parameter.
+        activations: what the blocks keep for the backward pass.
+        logits: and their gradient, which the loss leaves in their place.
+    """
 
     weights: int
     gradients: int
@@ -39,23 +46,36 @@ class MemoryEstimate:
 def estimate_memory(
     model: nn.Module, *, tokens: int, dtype: str, mode: str, autocast: bool = False, checkpoint: bool = False
 ) -> MemoryEstimate:
-    """The estimate for `model` (its shapes suffice: it may be on the meta device) with its adapter on.
+    """Estimate the memory of a training step by formula.
 
-    tokens: of a micro-batch, batch times time. dtype: of the base's weights. mode: "full" trains all of them; "qlora"
-    keeps the linear layers in 4 bits. autocast: activations are 2 bytes wide. checkpoint: blocks keep their input only.
+    With width h, query width q, key-value width k and MLP width m, a block keeps for each token 6h + 2q + 2k + 4m
+    elements of Llama and 11h + 5m of GPT-2 in full training. On a frozen base, whose linear layers need not remember
+    their inputs, it keeps 2h + 2q + 2k + 3m and 8h + 4m. An adapted layer adds its input. A butterfly adds twice its
+    input for each stage.
 
-    Elements a token and block keeps, with width h, query width q, key-value width k, MLP width m: 6h + 2q + 2k + 4m for
-    Llama and 11h + 5m for GPT-2 in full training; 2h + 2q + 2k + 3m and 8h + 4m on a frozen base, whose linear layers
-    need not remember their inputs. An adapted layer adds its input, or for a butterfly twice its input a stage.
+    Args:
+        model: with its adapter on. Its shapes suffice, so it may be on the meta device.
+        tokens: tokens of a micro-batch, batch times time.
+        dtype: of the base's weights.
+        mode: "full" trains all weights; "qlora" keeps the linear layers in 4 bits.
+        autocast: activations are 2 bytes wide.
+        checkpoint: blocks keep only their input (gradient checkpointing).
+
+    Returns:
+        The bytes of each part.
+
+    Raises:
+        CourseError: the model's configuration lacks a size that the formula needs.
     """
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad) * BYTES[dtype]
     if mode == "qlora":
         linear = sum(out * into for name, (out, into) in _linear_sizes(model).items() if "lm_head" not in name)
         frozen -= int(linear * (BYTES[dtype] - NF4_BYTES))
-    width = 2 if autocast else BYTES[dtype]
+    width = 2 if autocast else BYTES[dtype]  # bytes of one activation
     config: Any = model.config
     layers, kept = config.num_hidden_layers, block_elements(model, mode)
+    # With checkpointing every block keeps its input, and one block at a time is computed again with all it keeps.
     elements = layers * config.hidden_size + kept if checkpoint else layers * kept
     # The loss is computed in float32 and leaves the logits' gradient in their place (`training.loss.summed_loss_`).
     logits = tokens * config.vocab_size * (4 if width == 4 else 4 + width)
@@ -67,7 +87,15 @@ def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def block_elements(model: nn.Module, mode: str) -> int:
-    """Elements that one block keeps of one token for the backward pass, by `estimate_memory`'s formula."""
+    """Elements that one block keeps of one token for the backward pass, by `estimate_memory`'s formula.
+
+    Args:
+        model: with its adapter on.
+        mode: "full" trains all weights; any other mode has a frozen base.
+
+    Returns:
+        The number of elements, an average over the blocks.
+    """
     config: Any = model.config
     full = mode == "full"
     h, heads = config.hidden_size, config.num_attention_heads

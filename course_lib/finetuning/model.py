@@ -40,12 +40,31 @@ def is_scratch(settings: Settings) -> bool:
 
 
 def scratch_config(settings: Settings, tokenizer: Tokenizer) -> DecoderConfig:
-    """The named shape with the tokenizer's vocabulary."""
+    """The named shape with the tokenizer's vocabulary.
+
+    Args:
+        settings: name the shape.
+        tokenizer: its length becomes the vocabulary's size.
+
+    Returns:
+        The decoder's configuration.
+    """
     return replace(CONFIGS[settings.model], vocab_size=len_of(tokenizer))
 
 
 def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
-    """The transformers model without weights, on the meta device: shapes and names cost no memory."""
+    """The transformers model without weights, on the meta device: shapes and names do not cost memory.
+
+    Args:
+        settings: name the model and its dtype.
+        tokenizer: decides the vocabulary of a model that is trained from scratch.
+
+    Returns:
+        The model.
+
+    Raises:
+        CourseError: there is no such model, or it does not continue text.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # The file has the weights, and we know the shape.
@@ -62,8 +81,15 @@ def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
 
 
 def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
-    """The settings with targets and, for butterfly-block, the block: 256, or the largest power of two that divides
-    every target's input."""
+    """Fill in what depends on the model's layers: the targets and, for butterfly-block, the block's size.
+
+    Args:
+        settings: where they name targets or a block size, those stay.
+        model: its shapes suffice.
+
+    Returns:
+        The settings. The block is 256, or the largest power of two below that divides every target's input.
+    """
     if settings.mode == "full":
         return settings
     targets = tuple(settings.target_modules or default_targets(model))
@@ -75,7 +101,15 @@ def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
 
 
 def adapt(model: nn.Module, settings: Settings) -> nn.Module:
-    """Freeze the model and put the adapter on, in place; mode full trains everything."""
+    """Freeze the model and put the adapter on, in place; mode full trains everything.
+
+    Args:
+        model: the base.
+        settings: complete, with the adapter's shape.
+
+    Returns:
+        The same model.
+    """
     s = settings
     if s.mode == "full":
         return model.requires_grad_(True)
@@ -92,7 +126,13 @@ def has_own_base(settings: Settings) -> bool:
 
 
 def make_base(settings: Settings, folder: Path, tokenizer: Any) -> None:
-    """A base that no name can load, made once and kept in the run's folder: random weights, or those of a file."""
+    """Make a base that no name can load: random weights, or those of a file. It is made once for a run.
+
+    Args:
+        settings: say which; any other base is left to `load_base`.
+        folder: the run's folder, which keeps the base.
+        tokenizer: saved beside the weights where it can be.
+    """
     if not has_own_base(settings) or (folder / BASE / "config.json").is_file():
         return
     if settings.weights is not None:
@@ -106,7 +146,13 @@ def make_base(settings: Settings, folder: Path, tokenizer: Any) -> None:
 
 
 def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model in Hugging Face's layout, whole or not at all."""
+    """Save a model in Hugging Face's layout, whole or not at all.
+
+    Args:
+        model: a transformers model.
+        tokenizer: saved beside the weights where it can be.
+        folder: the new folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as temporary:
         staging = Path(temporary, BASE)
@@ -117,12 +163,28 @@ def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def base_name(settings: Settings, folder: Path) -> str:
-    """What the run's base is loaded by: a model's name, or the folder of the one that `make_base` made."""
+    """What the run's base is loaded by.
+
+    Args:
+        settings: the run's.
+        folder: the run's folder.
+
+    Returns:
+        The model's name, or the folder of the base that `make_base` made.
+    """
     return str(folder / BASE) if has_own_base(settings) else settings.model
 
 
 def load_base(settings: Settings, folder: Path) -> nn.Module:
-    """The base with its weights on the device."""
+    """Load the base with its weights on the device.
+
+    Args:
+        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits.
+        folder: the run's folder.
+
+    Returns:
+        The model in evaluation mode.
+    """
     options: dict[str, Any] = {"device_map": {"": choose_device(settings.device)}}
     if settings.mode == "qlora":
         options["quantization_config"] = _nf4(settings)

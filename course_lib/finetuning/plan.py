@@ -22,7 +22,19 @@ from course_lib.options import filled
 
 @dataclass
 class Plan:
-    """A run before it begins. adapted: trained parameters by layer. steps: how many micro-batches each takes."""
+    """A run before it begins.
+
+    Attributes:
+        settings: complete.
+        tokenizer: the model's.
+        source: the rows to train on and those held out.
+        batches: all micro-batches of the run.
+        steps: how many optimiser steps there are.
+        parameters: the number of all parameters.
+        trainable: the number of trained parameters.
+        adapted: the trained parameters of each adapted layer, by its name.
+        memory: the estimate for one step.
+    """
 
     settings: Settings
     tokenizer: Any
@@ -41,7 +53,17 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written."""
+    """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written.
+
+    Args:
+        settings: complete.
+
+    Returns:
+        The plan. Its settings also have what data and model decide: row length, targets, evaluations.
+
+    Raises:
+        CourseError: settings, data and model do not fit together.
+    """
     s = settings
     tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
     model = shape_of(s, tokenizer)
@@ -50,6 +72,7 @@ def make_plan(settings: Settings) -> Plan:
         raise CourseError(f"--seq-len {s.seq_len}: {s.model} has {limit} positions.")
     if s.weights is not None:
         read_state_dict(model, s.weights)  # what does not fit is said before anything is written
+    # The adapter is put on a model without weights, so that its parameters are counted rather than computed.
     s = with_adapter_shape(s, model)
     parameters = sum(p.numel() for p in model.parameters())
     adapt(model, s)
@@ -67,7 +90,7 @@ def make_plan(settings: Settings) -> Plan:
         format=s.format,
         map=s.map,
     )
-    s = replace(s, seq_len=source.seq_len)
+    s = replace(s, seq_len=source.seq_len)  # where it was not given, the data have decided it
     largest = max(map(largest_id, (source.train, source.held_out)))
     if largest >= model.config.vocab_size:
         raise CourseError(
@@ -75,7 +98,7 @@ def make_plan(settings: Settings) -> Plan:
             "tokenised for another model."
         )
     batches, steps = _how_long(s, source)
-    if s.eval_strategy == "epoch":
+    if s.eval_strategy == "epoch":  # the Trainer counts in steps, so a pass becomes a number of them
         s = replace(s, eval_every=max(1, round(steps * batches.per_pass / len(batches))))
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
     memory = estimate_memory(
@@ -111,7 +134,7 @@ def _how_long(s: Settings, source: Source) -> tuple[MicroBatches, int]:
 
 
 def data_fingerprint(plan: Plan) -> str:
-    """A hash of the first and the last micro-batch and of how many there are: other data give another."""
+    """A hash of the first and the last micro-batch and of how many there are. Other data give another hash."""
     digest = hashlib.sha256(f"{len(plan.batches)} {plan.source.tokens} {len(plan.source.held_out)}".encode())
     for number in (0, len(plan.batches) - 1):
         batch = plan.batches[number]

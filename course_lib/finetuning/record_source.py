@@ -1,4 +1,4 @@
-"""Records as a training source: which of them are held out, how long their rows are, and what was left out."""
+"""Records as a training source: which are held out, how long their rows become, and which are left out."""
 
 import os
 import sys
@@ -24,6 +24,9 @@ def read_record_source(path: Path, tokenizer: Tokenizer, options: SourceOptions)
         path: the file or folder. Of a folder the training part is trained on, and another part is held out.
         tokenizer: the model's.
         options: see `SourceOptions`.
+
+    Returns:
+        Examples to train on and to evaluate on, with notes on what was left out.
 
     Raises:
         CourseError: there are too few records, none of them can be used, or one is longer than is allowed.

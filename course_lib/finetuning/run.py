@@ -1,4 +1,4 @@
-"""One training run: the plan carried out, and its results in a folder (`training_folder` says which files)."""
+"""One training run: the plan carried out, and its results in a folder (`finetuning.folder` says which files)."""
 
 import os
 import tempfile
@@ -35,9 +35,21 @@ def train(
     say: Callable[[str], None],
     world: World = World(),  # noqa: B008 - frozen
 ) -> dict:
-    """Run the plan and leave its results in `folder`; returns the summary. known: what `claim` found in run.json.
+    """Run the plan and leave its results in a folder. Of several processes the first writes all files.
 
-    Of several processes the first writes all files; the others return an empty summary.
+    Args:
+        plan: what to do.
+        folder: the run's folder.
+        resume: go on from the newest checkpoint, if there is one.
+        known: what `claim` found in run.json.
+        say: takes each line for the reader.
+        world: this process among several.
+
+    Returns:
+        The summary, which is empty for all processes but the first.
+
+    Raises:
+        CourseError: the data or the log have changed since the run was begun.
     """
     s, data = plan.settings, data_fingerprint(plan)
     if known.get("data", data) != data:
@@ -63,11 +75,7 @@ def train(
         if world.is_main:
             write_json(folder / RUN, record | {"held_out_before": before})
     say(f"held-out loss before {before:.4f}, perplexity {perplexity(before):.2f}\n")
-    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
-    if len(records) != plan.steps:
-        raise CourseError(
-            f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
-        )
+    records = _train_all_steps(plan, model, folder, resume, world)
     after = records[-1].eval_loss
     after = held_out_loss(model, plan, world) if after is None else after
     if not world.is_main:
@@ -77,6 +85,16 @@ def train(
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _train_all_steps(plan: Plan, model: nn.Module, folder: Path, resume: bool, world: World) -> list[StepRecord]:
+    """The record of each step. A run that goes on takes the earlier ones from its log, which has to have them all."""
+    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
+    if len(records) != plan.steps:
+        raise CourseError(
+            f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
+        )
+    return records
 
 
 def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Trainer:
@@ -96,13 +114,31 @@ def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Traine
 
 
 def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float:  # noqa: B008 - frozen
-    """The loss on the rows that the plan holds out, in nats a token."""
+    """The loss on the rows that the plan holds out.
+
+    Args:
+        model: with its adapter on.
+        plan: has the rows.
+        world: this process among several, which take turns at the batches.
+
+    Returns:
+        The loss in nats a token.
+    """
     rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
     return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
 
 
 def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
-    """The adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's; returns the weight files."""
+    """Save the adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's.
+
+    Args:
+        model: after training.
+        plan: says which mode it was, and has the tokenizer.
+        folder: the run's folder.
+
+    Returns:
+        The files of weights.
+    """
     if plan.settings.mode != "full":
         return [save_adapter(model, folder, base_name(plan.settings, folder))]
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
@@ -119,7 +155,15 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
 
 
 def plot(records: list[StepRecord], before: float, after: float, path: Path, say: Callable[[str], None]) -> None:
-    """The training loss of each step and the held-out loss at its evaluations, as a PNG."""
+    """Plot the training loss of each step and the held-out loss at its evaluations, as a PNG.
+
+    Args:
+        records: one for each step.
+        before: the held-out loss before training, drawn at step 0.
+        after: the held-out loss after the last step.
+        path: the picture's file.
+        say: is told where matplotlib is not installed; nothing is drawn then.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

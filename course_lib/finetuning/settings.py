@@ -27,7 +27,7 @@ GPT2_LAYERS = ("c_attn", "c_proj", "c_fc")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run. None: the default depends on the mode, see `complete`."""
+    """Everything that decides a run. Where a setting is None, its default depends on the mode, see `complete`."""
 
     mode: str = option(
         "lora",
@@ -195,8 +195,15 @@ FREE = {each.name for each in fields(Settings) if each.metadata["free"]}
 def complete(explicit: dict[str, Any]) -> Settings:
     """The settings of a new run: what was given, and the rest by mode.
 
-    LoRA as the course's guide has it: learning rate 3e-4, 500 steps of four micro-batches. Full training and
-    butterflies: one pass, 5e-5 and 1e-4. tokens_per_step: one pass, and a checkpoint after every step.
+    LoRA follows the course's guide: its learning rate is 3e-4, and it takes 500 steps of four micro-batches. Full
+    training and butterflies take one pass, at 5e-5 and 1e-4. With tokens_per_step a run takes one pass and has a
+    checkpoint after every step.
+
+    Args:
+        explicit: the settings that were given, by name.
+
+    Returns:
+        The complete settings.
 
     Raises:
         CourseError: settings exclude each other, or one makes no sense.
@@ -267,9 +274,15 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """CourseError where a file of weights, a model's folder or a tokenizer that the settings name is not there.
+    """Refuse settings that name a file of weights, a model's folder or a tokenizer that does not exist.
 
-    It is said at once, before torch is imported. Names are looked up later, by those who know where they can be.
+    The check comes at once, before torch is imported. Names of models are looked up later, when they are loaded.
+
+    Args:
+        settings: the run's.
+
+    Raises:
+        CourseError: a file or folder does not exist.
     """
     weights = Path(settings.weights or ".")
     if not weights.exists():
@@ -279,7 +292,15 @@ def check_files(settings: Settings) -> None:
 
 
 def shared_settings(settings: Settings, config: type) -> dict[str, Any]:
-    """The settings that the dataclass `config` has too, by their common names."""
+    """The settings that another dataclass has too.
+
+    Args:
+        settings: the run's.
+        config: the dataclass, `TrainingConfig` for one.
+
+    Returns:
+        The settings by their common names.
+    """
     names = {each.name for each in fields(config)}
     return {name: value for name, value in asdict(settings).items() if name in names}
 

@@ -9,7 +9,7 @@ from course_lib.data.masking import Example, fitting_length
 from course_lib.data.shards import TokenShards
 from course_lib.data.tokenizers import TextEncoder
 
-HELD_OUT = 0.1  # of a source that has no part of its own for it
+HELD_OUT = 0.1  # the share held out of a source that does not have such a part itself
 SEQ_LEN = 128  # tokens of a row of text
 SHARE = 0.99  # of the records that fit into a row, where they decide its length
 FATES = {
@@ -81,7 +81,7 @@ class SourceOptions:
 
 
 def told_of_longer(lengths: list[int], wanted: SourceOptions, seq_len: int, too_long: str, what: str) -> str:
-    """How many examples are longer than a row, what becomes of them, and which length would fit; "" where none is.
+    """Say how many examples are longer than a row, what becomes of them, and which length would fit.
 
     Args:
         lengths: tokens of each example.
@@ -89,6 +89,9 @@ def told_of_longer(lengths: list[int], wanted: SourceOptions, seq_len: int, too_
         seq_len: tokens of a row.
         too_long: what becomes of the longer ones.
         what: what the examples are called.
+
+    Returns:
+        A sentence without its full stop, or "" where every example fits.
     """
     longer = sum(length > seq_len for length in lengths)
     if not longer:
@@ -103,7 +106,7 @@ def told_of_longer(lengths: list[int], wanted: SourceOptions, seq_len: int, too_
 
 
 def pad_id(tokenizer: TextEncoder) -> int:
-    """The id that fills batches up: masked, so that any would do."""
+    """The id that fills batches up. Padding is masked, so any id would do."""
     known = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
     return next((token for token in known if token is not None), 0)
 

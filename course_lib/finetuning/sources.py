@@ -66,11 +66,12 @@ class MicroBatches(Sequence):
 
     def _rows(self, number: int) -> np.ndarray:
         turn, place = divmod(number, self.per_pass)
-        if self._known[0] != turn:
+        if self._known[0] != turn:  # the order of a pass is made once, and kept until the next pass
             self._known = turn, self._order(turn)
         return self._known[1][place]
 
     def _order(self, turn: int) -> list[np.ndarray]:
+        # A seed of its own for each pass: a run that is resumed in pass 3 need not draw the orders of passes 1 and 2.
         seed = int(np.random.SeedSequence([self.seed, turn]).generate_state(1)[0])
         if self.lengths is not None:
             return length_grouped(self.lengths, self.batch_size, seed)
@@ -87,6 +88,9 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
         tokenizer: the model's.
         seq_len: tokens of a row, see `SourceOptions`.
         options: the other fields of `SourceOptions`.
+
+    Returns:
+        The rows to train on and those held out.
 
     Raises:
         CourseError: there is no such source, or too little of it.
@@ -179,7 +183,7 @@ def _split(text: str, by_document: bool) -> tuple[list[str], list[str]]:
 def _blocks(documents: Iterable[str], tokenizer: Tokenizer, seq_len: int) -> np.ndarray:
     """All documents' tokens in a row, cut into int64 (blocks, seq_len); a tail that fills no block is left out."""
     ids = _joined(documents, tokenizer)
-    size = min(seq_len, len(ids))
+    size = min(seq_len, len(ids))  # a text shorter than a row becomes one shorter row
     return ids[: len(ids) // size * size].reshape(-1, size)
 
 

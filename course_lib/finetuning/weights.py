@@ -26,6 +26,9 @@ def read_state_dict(model: nn.Module, path: Path | str) -> dict[str, torch.Tenso
         model: a transformers model; its names and shapes count, so it may be on the meta device.
         path: what `torch.save(other.state_dict(), path)` wrote.
 
+    Returns:
+        A tensor for each of the model's names; tied names share one.
+
     Raises:
         CourseError: the file cannot be read, or names the first tensor that is missing, too much or of another shape.
     """
@@ -76,7 +79,15 @@ def _make_one(path: Path | str, tensors: dict[str, torch.Tensor], first: str, se
 
 
 def load_state_dict(model: Any, path: Path | str) -> None:
-    """Fill `model` with the weights of `path`. Arguments and errors are those of `read_state_dict`."""
+    """Fill a model with the weights of a file.
+
+    Args:
+        model: a transformers model, with memory for its weights.
+        path: what `torch.save(other.state_dict(), path)` wrote.
+
+    Raises:
+        CourseError: the file cannot be read or does not fit the model, see `read_state_dict`.
+    """
     model.load_state_dict(read_state_dict(model, path), strict=False)
     if hasattr(model, "tie_weights"):
         model.tie_weights()

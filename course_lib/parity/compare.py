@@ -21,9 +21,14 @@ from course_lib.parity.runs import Run, Tensors, opened
 
 @dataclass(frozen=True)
 class Difference:
-    """One step's loss or one tensor in both runs. a, b: the losses, or the tensors' norms.
+    """One step's loss or one tensor in both runs.
 
-    absolute: of the losses, or the largest of any entry. relative: to b; for tensors, the difference's norm to b's.
+    Attributes:
+        where: the step or the tensor's name.
+        a: A's loss, or its tensor's norm.
+        b: the same of B.
+        absolute: the difference of the losses, or the largest difference of any entry.
+        relative: the absolute difference divided by B's loss; for tensors the difference's norm divided by B's norm.
     """
 
     where: str
@@ -35,9 +40,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs side by side: `parts` has a list of differences for "loss", "gradients" and "weights", if compared.
+    """Two runs side by side.
 
-    unmatched: what only one run has, or has in another shape; notes: what else a reader should know.
+    Attributes:
+        a: the first run.
+        b: the second run, which relative differences are taken to.
+        parts: lists of differences for "loss", "gradients" and "weights", as far as they were compared.
+        tolerance: the largest relative difference that counts as agreement.
+        unmatched: what only one run has, or has in another shape.
+        notes: what else a reader should know.
     """
 
     a: Run
@@ -54,16 +65,15 @@ class RunComparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """Whether the runs agree, in words."""
         return f"{'within' if self.within else 'outside'} the tolerance of {self.tolerance:.3g} (relative)"
 
     def summary(self) -> list[tuple[str, ...]]:
         """Rows of text: what, how many, the largest absolute and relative differences and where they are."""
         rows: list[tuple[str, ...]] = [("compared", "number", "largest absolute", "at", "largest relative", "at")]
         for kind, part in self.parts.items():
-            absolute, relative = (
-                max(part, key=lambda d: _rank(getattr(d, which))) for which in ("absolute", "relative")
-            )
+            absolute = max(part, key=lambda difference: _rank(difference.absolute))
+            relative = max(part, key=lambda difference: _rank(difference.relative))
             numbers = f"{absolute.absolute:.3g}", absolute.where, f"{relative.relative:.3g}", relative.where
             rows.append((kind, str(len(part)), *numbers))
         return rows
@@ -75,13 +85,14 @@ class RunComparison:
 
     def __str__(self) -> str:
         rows = self.summary()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+        lines = ["  ".join(row).rstrip() for row in padded]
         notes = [f"note: {remark}" for remark in self.remarks()]
         return "\n".join([f"A: {self.a.name}", f"B: {self.b.name}", "", *lines, "", *notes, self.verdict])
 
     def to_json(self) -> str:
-        """Everything, each step and tensor; NaN and infinity as text, which JSON has no numbers for."""
+        """Every step and tensor as JSON. NaN and infinity become text, since JSON does not have them as numbers."""
         parts = {kind: [_finite(asdict(d)) for d in part] for kind, part in self.parts.items()}
         head = {"a": self.a.name, "b": self.b.name, "within": self.within, "tolerance": self.tolerance}
         return json.dumps(head | {"notes": self.notes, "unmatched": self.unmatched} | parts, indent=1, allow_nan=False)
@@ -111,8 +122,17 @@ class RunComparison:
 def compare_runs(a: Run, b: Run, tolerance: float = 0.02, offset: int = 0) -> RunComparison:
     """Compare two runs in all that both have.
 
-    offset: added to B's step numbers, for programs that count from 0 and from 1. CourseError where nothing is in both,
-    or both have losses but no step is in both.
+    Args:
+        a: the first run.
+        b: the second run, which relative differences are taken to.
+        tolerance: the largest relative difference that counts as agreement.
+        offset: added to B's step numbers, for programs of which one counts from 0 and the other from 1.
+
+    Returns:
+        The differences of losses, gradients and weights.
+
+    Raises:
+        CourseError: nothing is in both runs, or both have losses but not one step in common.
     """
     if not 0 <= tolerance < math.inf:
         raise CourseError(f"The tolerance is a number of at least 0, not {tolerance}.")
@@ -179,6 +199,7 @@ def _compare_tensors(ours: Tensors, theirs: Tensors, label: str, unmatched: list
         if x.shape != y.shape:
             unmatched.append(f"{label}{name} is {tuple(x.shape)} in A and {tuple(y.shape)} in B.")
             continue
+        # The largest entry finds one wrong number among millions; the norms say how large the error is as a whole.
         largest = (x - y).abs().max().item() if x.numel() else 0.0
         norms = [torch.linalg.vector_norm(t, dtype=torch.float64).item() for t in (x, y, x - y)]
         differences.append(Difference(label + name, norms[0], norms[1], largest, _ratio(norms[2], norms[1])))
@@ -192,7 +213,12 @@ def _tensor(file: Path, name: str) -> torch.Tensor:
 
 
 def _ratio(difference: float, size: float) -> float:
-    return 0.0 if difference == 0 else difference / size if size else math.inf if difference > 0 else math.nan
+    """difference / size, which also has an answer for a size of 0. NaN stays NaN."""
+    if difference == 0:
+        return 0.0
+    if size:
+        return difference / size
+    return math.inf if difference > 0 else math.nan
 
 
 def _apart(x: float, y: float) -> bool:
@@ -200,7 +226,7 @@ def _apart(x: float, y: float) -> bool:
 
 
 def _rank(value: float) -> float:
-    """NaN is the largest difference of all."""
+    """NaN counts as the largest difference of all."""
     return math.inf if math.isnan(value) else value
 
 
@@ -248,7 +274,18 @@ def _tagged(rows: list[tuple[str, ...]]) -> Iterable[tuple[tuple[str, ...], str]
 
 
 def draw(comparison: RunComparison, kind: str) -> bytes:
-    """Both loss curves, and below them their relative difference beside the tolerance. kind: png, svg or pdf."""
+    """Plot both loss curves, and below them their relative difference beside the tolerance.
+
+    Args:
+        comparison: the runs side by side.
+        kind: "png", "svg" or "pdf".
+
+    Returns:
+        The picture's file.
+
+    Raises:
+        CourseError: the losses were not compared.
+    """
     from matplotlib.figure import Figure
 
     if "loss" not in comparison.parts:
@@ -261,7 +298,7 @@ def draw(comparison: RunComparison, kind: str) -> bytes:
     above.plot(steps, [d.b for d in part], "x--", markersize=4, label=f"B: {comparison.b.name}")
     above.set_ylabel("loss (nats a token)")
     for text in above.legend().get_texts():
-        text.set_parse_math(False)  # a dollar sign in a file's name is no formula
+        text.set_parse_math(False)  # a dollar sign in a file's name does not begin a formula
     below.plot(steps, [d.relative for d in part], ".-", color="black")
     below.axhline(comparison.tolerance, color="tab:red", linewidth=1)
     below.set_yscale("symlog", linthresh=1e-8)
@@ -272,7 +309,15 @@ def draw(comparison: RunComparison, kind: str) -> bytes:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that does not exist yet, whole or not at all. CourseError where it does."""
+    """Write a file that does not exist yet, whole or not at all.
+
+    Args:
+        path: the file.
+        content: all of its bytes.
+
+    Raises:
+        CourseError: the file exists.
+    """
     if path.exists():
         raise CourseError(f"{path} exists: choose another name or remove it first.")
     write_whole(path, content)

@@ -29,12 +29,16 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
         ours: a run's losses.
         theirs: as many losses of the run of reference.
 
+    Returns:
+        The largest differences.
+
     Raises:
         CourseError: the curves are empty or not equally long.
     """
     if len(ours) != len(theirs) or not len(ours):
         raise CourseError(f"Two loss curves of {len(ours)} and {len(theirs)} steps cannot be compared step by step.")
     differences = [abs(float(a) - float(b)) for a, b in zip(ours, theirs, strict=True)]
+    # A loss of 0 allows only a difference of 0.
     relative = [
         difference / abs(float(b)) if b else (math.inf if difference else 0.0)
         for difference, b in zip(differences, theirs, strict=True)
@@ -44,5 +48,5 @@ def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> LossParity
 
 
 def _rank(difference: float) -> float:
-    """What is not a number is the largest difference of all."""
+    """NaN counts as the largest difference of all."""
     return math.inf if math.isnan(difference) else difference

@@ -104,5 +104,13 @@ RECIPES = {
 
 
 def targets_of(recipe: str, mode: str) -> tuple[str, ...]:
-    """The layers that `mode` means in that recipe's kind of model: light (query, value), full (attention) or all."""
+    """The layers that get an adapter, by the ends of their names.
+
+    Args:
+        recipe: a name in `RECIPES`, which tells the kind of model.
+        mode: "light" (query and value), "full" (attention) or "all".
+
+    Returns:
+        The ends of the names.
+    """
     return (FUSED_LAYERS if recipe.startswith("gpt2") else SPLIT_LAYERS)[mode]

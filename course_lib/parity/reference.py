@@ -56,15 +56,23 @@ def run(
     init: Path | str | None = None,
     device: str = "auto",
 ) -> Path:
-    """Train by `settings` and write everything about it to the folder `output`, which must be empty or new.
+    """Train by `settings` and write everything about the run to a folder. The model's own dropout is off.
 
-    ours: with `load_adapter` (our LoRA layers) and `Trainer` instead of PEFT and the plain loop. init: the adapter to
-    start from, in PEFT's layout; its rank, alpha, dropout and layers count then. Default: drawn by PEFT with the seed,
-    which gives both sides the same one.
+    The folder gets loss.jsonl (each line one `StepRecord`), initial/ (the adapter to start from), the gradients/ that
+    were asked for, the final adapter in PEFT's layout or model.safetensors, and last of all run.json.
 
-    loss.jsonl (a `StepRecord` a line), initial/ (the adapter it started from), gradients/step_000000.safetensors where
-    asked for, the final adapter in PEFT's layout or model.safetensors, and run.json, written last. The model's own
-    dropout is off. Returns `output`. CourseError where it is not empty, or model and settings do not fit.
+    Args:
+        settings: what decides the numbers.
+        output: the folder, which must be empty or new.
+        ours: train with `load_adapter` (our LoRA layers) and `Trainer` instead of PEFT and the plain loop.
+        init: the adapter to start from, in PEFT's layout, whose shape then counts. None: PEFT draws one with the seed.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: the folder is not empty, or model and settings do not fit.
     """
     output = _fresh(Path(output))
     device = choose_device(device)
@@ -79,6 +87,7 @@ def run(
         settings = write_start(model, settings, output / "initial", init)
     order = list(batches(rows, settings.batch_size, steps * settings.grad_accum_steps, settings.seed))
 
+    # From here on one side's own code. The fingerprint of the start shows that both began alike.
     model, trained = (our_start if ours else reference_start)(model, output / "initial")
     about["start"] = fingerprint(trained[name] for name in sorted(trained))
     torch.manual_seed(settings.seed)  # LoRA dropout's masks
@@ -95,7 +104,19 @@ def run(
 
 
 def token_rows(settings: Settings, model: nn.Module, tokenizer: ModelTokenizer) -> np.ndarray:
-    """The corpus as token ids (rows, seq_len): tokenised in one piece, a tail shorter than a row dropped."""
+    """Tokenise the corpus in one piece and cut it into rows; a tail shorter than a row is dropped.
+
+    Args:
+        settings: name the corpus and the rows' length.
+        model: its number of positions limits that length.
+        tokenizer: the model's.
+
+    Returns:
+        Token ids (rows, seq_len).
+
+    Raises:
+        CourseError: seq_len is more than the model's positions.
+    """
     longest = getattr(model.config, "max_position_embeddings", settings.seq_len)
     if settings.seq_len > longest:
         raise CourseError(f"seq_len={settings.seq_len} is more than the {longest} positions of {settings.model}.")
@@ -109,7 +130,15 @@ def token_rows(settings: Settings, model: nn.Module, tokenizer: ModelTokenizer) 
 
 
 def count_steps(settings: Settings, rows: int) -> int:
-    """`settings.steps`, or those of `epochs` passes over the rows; a last, smaller step is filled from the next."""
+    """How many optimiser steps a run has; a last, smaller step is filled with rows of the next pass.
+
+    Args:
+        settings: `steps`, or else `epochs`, decide.
+        rows: how many rows of tokens there are.
+
+    Returns:
+        The number of steps, at least 1.
+    """
     micro_batches = settings.epochs * (rows // settings.batch_size)
     return settings.steps or max(1, math.ceil(micro_batches / settings.grad_accum_steps))
 
@@ -125,7 +154,20 @@ def no_dropout(model: nn.Module) -> None:
 
 
 def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path | str | None) -> Settings:
-    """Put the adapter that both sides load into `folder`; returns the settings with what its file says."""
+    """Write the adapter that both sides start from.
+
+    Args:
+        model: the base; it is not changed.
+        settings: the adapter's shape and the seed.
+        folder: where the adapter goes.
+        init: an adapter to copy. None: PEFT draws one.
+
+    Returns:
+        The settings, with the shape that the adapter's file gives.
+
+    Raises:
+        CourseError: the adapter does not fit the model, or the model lacks a layer that the settings name.
+    """
     if init is not None:
         load_adapter(twin(model), init)  # refuses, in one sentence, what does not fit
         return _copy_start(Path(init), settings, folder)
@@ -164,8 +206,15 @@ def _copy_start(init: Path, settings: Settings, folder: Path) -> Settings:
 
 
 def reference_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """PEFT's layers with the adapter in `start`, or (where there is none) all weights. Returns the model and what is
-    trained, by its name in a file."""
+    """Put PEFT's layers on the model.
+
+    Args:
+        model: the base.
+        start: the adapter's folder. Where it does not exist, all weights are trained.
+
+    Returns:
+        (the model, the trained parameters by their names in a file).
+    """
     if start.is_dir():
         model = PeftModel.from_pretrained(model, start, is_trainable=True)
     parameters = ((name.replace(".default", ""), p) for name, p in model.named_parameters() if p.requires_grad)
@@ -178,6 +227,16 @@ def train_reference(
     """The loop that everyone writes: forward, backward, clip, step. Each step's record goes to output/loss.jsonl.
 
     The loss is transformers' own shifted cross-entropy; each of `grad_accum_steps` equal micro-batches counts alike.
+
+    Args:
+        model: PEFT's or transformers'.
+        trained: the trained parameters, by their names in a file.
+        order: micro-batches of token ids (batch, time), in the order of the steps.
+        settings: what decides the steps.
+        output: the run's folder.
+
+    Raises:
+        CourseError: a loss is not finite.
     """
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch_schedule(optimizer, settings)
@@ -188,7 +247,8 @@ def train_reference(
         for step in tqdm(range(steps), desc="reference", unit="step", leave=False, disable=None):
             began, loss = time.perf_counter(), 0.0
             for batch in order[step * settings.grad_accum_steps : (step + 1) * settings.grad_accum_steps]:
-                tokens = torch.as_tensor(batch, device=model.device)
+                tokens = torch.as_tensor(batch, device=model.device)  # (batch, time)
+                # transformers shifts the labels itself; the loss is a mean over (batch, time - 1) targets.
                 part = model(input_ids=tokens, labels=tokens).loss / settings.grad_accum_steps
                 part.backward()
                 loss += part.item()
@@ -210,6 +270,13 @@ def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSc
     """A straight rise from 1/warmup, then a cosine to a tenth of the rate or a line to zero, of torch's schedulers.
 
     transformers' own start at a rate of 0 and fall to 0. Checked against `warmup_cosine` and `warmup_linear`.
+
+    Args:
+        optimizer: its learning rate is the peak.
+        settings: name the schedule, its steps and its warm-up.
+
+    Returns:
+        The scheduler.
     """
     fall = max(1, filled(settings.steps) - settings.warmup_steps)
     decay: LRScheduler
@@ -224,7 +291,12 @@ def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRSc
 
 
 def save_reference(model: Any, folder: Path) -> None:
-    """What PEFT or transformers saves of the model, without the README: adapter or weights, and its configuration."""
+    """Save what PEFT or transformers saves of a model: adapter or weights, and the configuration, without the README.
+
+    Args:
+        model: PEFT's or transformers'.
+        folder: where the files go; it is made where it is absent.
+    """
     options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -238,7 +310,15 @@ def save_reference(model: Any, folder: Path) -> None:
 
 
 def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """As `reference_start`, with our layers."""
+    """Put our layers on the model.
+
+    Args:
+        model: the base.
+        start: the adapter's folder. Where it does not exist, all weights are trained.
+
+    Returns:
+        (the model, the trained parameters by their names in PEFT's file).
+    """
     if not start.is_dir():
         return model, dict(model.named_parameters())
     load_adapter(model, start)
@@ -249,7 +329,15 @@ def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Pa
 def train_ours(
     model: nn.Module, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
 ) -> None:
-    """The same run with our Trainer, its summed loss and its schedules."""
+    """The same run with our Trainer, its summed loss and its schedules.
+
+    Args:
+        model: with our layers on it.
+        trained: the trained parameters, by their names in a file.
+        order: micro-batches of token ids (batch, time), in the order of the steps.
+        settings: what decides the steps.
+        output: the run's folder.
+    """
     training = TrainingConfig(
         lr=settings.lr,
         warmup_steps=settings.warmup_steps,
@@ -265,7 +353,12 @@ def train_ours(
 
 
 def save_ours(model: nn.Module, output: Path) -> None:
-    """Our adapter in PEFT's layout."""
+    """Save our adapter in PEFT's layout.
+
+    Args:
+        model: with our layers on it.
+        output: the run's folder.
+    """
     save_adapter(model, output)
 
 
@@ -275,7 +368,15 @@ def save_ours(model: nn.Module, output: Path) -> None:
 def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) -> Callable[..., None]:
     """A hook before each of an optimiser's steps, which writes the first `count` steps' gradients to `folder`.
 
-    They are what the optimiser is given: accumulated, and clipped. Names are those of the trained tensors' file.
+    They are what the optimiser is given: accumulated, and clipped.
+
+    Args:
+        trained: the trained parameters, by their names in the file.
+        count: how many steps are written; 0: none.
+        folder: where step_000000.safetensors goes.
+
+    Returns:
+        The hook, for `register_step_pre_hook`.
     """
     steps = itertools.count()
 

@@ -1,4 +1,4 @@
-"""Runs, read: ours, PEFT's, or another program's log and adapter (`comparing` compares them).
+"""Read runs: ours, PEFT's, or another program's log and adapter (`compare` compares them).
 
 A run is a folder as `course align run` writes it, or whatever there is of one: a JSONL log or a bare one with lines
 like `step 10 | loss: 3.89 | lr: 1e-4`, a .safetensors file, or a folder with both.
@@ -35,9 +35,16 @@ Tensors = dict[str, tuple[Path, str]]  # plain name -> file, name there
 
 @dataclass(frozen=True)
 class Run:
-    """What was found of a run. losses, rates: by step, nats a token. weights: of its end; gradients: by step.
+    """What was found of a run.
 
-    settings: as far as the run says; notes: what a reader should know about the files.
+    Attributes:
+        name: its path, for messages.
+        losses: nats a token, by step.
+        rates: learning rates, by step.
+        weights: the tensors of its end.
+        gradients: tensors, by step.
+        settings: as far as the run says.
+        notes: what a reader should know about the files.
     """
 
     name: str
@@ -50,7 +57,17 @@ class Run:
 
 
 def read_run(path: Path | str) -> Run:
-    """Read a folder or file. CourseError where there is nothing of a run, or it is damaged."""
+    """Read a folder or file.
+
+    Args:
+        path: a run's folder, a log, or a .safetensors file.
+
+    Returns:
+        What was found. Tensors are not read yet.
+
+    Raises:
+        CourseError: there is nothing of a run, or it is damaged.
+    """
     path = Path(path)
     name = printable(str(path))
     if path.is_dir():

@@ -21,7 +21,7 @@ TITLES = {
 
 
 def measured_rows(root: Path) -> list[dict]:
-    """What the last run of each parity test wrote down; rows of tests that no longer exist are left out."""
+    """Read what the last run of each parity test wrote. Rows of tests that no longer exist are left out."""
     rows = [json.loads(path.read_text()) for path in sorted((root / "build" / "parity").glob("*.json"))]
     return [row for row in rows if _exists(root, row["test"])]
 
@@ -33,7 +33,7 @@ def _exists(root: Path, test: str) -> bool:
 
 
 def ensure_rows(root: Path) -> list[dict]:
-    """The rows; where no test has been run yet, run the parity tests (about two minutes) first."""
+    """The rows of the parity tests, which are run first (about two minutes) where none has been run yet."""
     if not measured_rows(root):
         print("running the parity tests for the book's table (about two minutes)", flush=True)
         command = [sys.executable, "-m", "pytest", "tests", "-m", "parity", "-q", "-n", "2"]
@@ -74,6 +74,10 @@ def _cell(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return (
-        "0" if value == 0 else f"{value:,.0f}" if value >= 100 else f"{value:.1e}" if value < 1e-3 else f"{value:.3g}"
-    )
+    if value == 0:
+        return "0"
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3g}"

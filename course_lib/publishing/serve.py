@@ -16,6 +16,7 @@ def serve(html: Path, port: int) -> int:
 
     Raises:
         CourseError: none of fifty ports is free.
+        KeyboardInterrupt: the user pressed Ctrl-C. The function ends in no other way.
     """
     handler = functools.partial(_Quiet, directory=str(html))
     for candidate in range(port, port + 50):
@@ -33,5 +34,5 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     """Files only, without a log line for each request."""
 
     def log_message(self, *_: object) -> None:
-        """Called by http.server for each request."""
+        """Print nothing; http.server calls this for each request."""
         return

@@ -32,7 +32,12 @@ class _Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """HTMLParser calls it at each start tag: keep what `check_site` asks for."""
+        """Keep what `check_site` asks for; HTMLParser calls this at each start tag.
+
+        Args:
+            tag: the element's name, "a" for one.
+            attrs: (name, value) of each attribute.
+        """
         attributes = {key: value or "" for key, value in attrs}  # one without a value has None
         self.ids |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
         if tag == "a" and attributes.get("href"):
@@ -68,7 +73,7 @@ def check_site(html: Path) -> list[str]:
 
 
 def _style_problems(html: Path) -> list[str]:
-    """What style sheets fetch: fonts and pictures in url(...), other sheets in @import."""
+    """Problems with what style sheets fetch: fonts and pictures in url(...), other sheets in @import."""
     problems = []
     for path in sorted(html.rglob("*.css")):
         text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)

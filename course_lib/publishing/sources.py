@@ -60,6 +60,9 @@ def page(notebook: dict, chapter: str) -> dict:
         notebook: the executed notebook. Its stderr holds libraries' warnings and progress bars.
         chapter: its name, for messages.
 
+    Returns:
+        The page's notebook.
+
     Raises:
         CourseError: a cell's output is an error, or an image without alternative text.
     """
@@ -132,7 +135,9 @@ def _table(values: dict) -> str:
             return f"{value:.6g}"
         if isinstance(value, int) and not isinstance(value, bool):
             return f"{value:,}"
-        return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "none"
+        return str(value)
 
     lines = [f"| {key.replace('_', ' ')} | {text(value)} |" for key, value in values.items()]
     return "\n".join(["| what | value |", "| --- | --- |", *lines])

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder a step, whole or not there at all.
+"""Checkpoints: one folder for each saved step, which is whole or not there at all.
 
 step_000050/ holds `weights.safetensors` (what is trained), `optimizer.safetensors` (AdamW's moments) and `state.json`
 (step, model, random state). Nothing is pickled. A folder is filled under another name and renamed, so a run that is
 killed at any moment leaves only whole ones. Several processes call `save` and `load` together, and the first writes;
-what FSDP2 shards is gathered, so that a checkpoint does not tell how many processes it came from.
+what FSDP2 shards is gathered, so that a checkpoint does not depend on how many processes wrote it.
 """
 
 import json
@@ -23,10 +23,17 @@ from course_lib.training.distributed import World, distribute_like, full_tensor
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`: the newest `keep`, and `best`.
+    """The checkpoints of one run: the newest few, and `best`.
 
-    parameters: by name, those that are trained; the optimiser's are the same, in the same order. frozen: the others,
-    whose fingerprint says which base an adapter belongs to.
+    Only parameters that require gradients are saved. The others are frozen, and their fingerprint says which base an
+    adapter belongs to.
+
+    Args:
+        folder: where the checkpoints lie, each in a folder of its own.
+        model: the model that is trained. Its parameters are found by name.
+        optimizer: AdamW over the trained parameters, in the model's order.
+        keep: how many of the newest checkpoints stay, at least 1. `best` stays besides.
+        world: this process among several.
     """
 
     def __init__(
@@ -42,7 +49,17 @@ class Checkpoints:
         self.base = fingerprint(full_tensor(p) for p in model.parameters() if not p.requires_grad)
 
     def save(self, step: int, extra: dict | None = None, name: str | None = None) -> Path:
-        """Write the state after `step` steps; returns the folder. extra: JSON values to find again when resuming."""
+        """Write the state of the run. All processes call this together, and the first one writes.
+
+        Args:
+            step: how many steps have been done.
+            extra: JSON values that `load` returns again.
+            name: the folder's name. None: step_000050 for step 50, and older checkpoints are removed.
+
+        Returns:
+            The folder of the checkpoint.
+        """
+        # Gathering needs every process, so it comes before the question of who writes.
         target = self.folder / (name or f"step_{step:06d}")
         weights = {name: full_tensor(p.detach()).contiguous() for name, p in self.parameters.items()}
         moments = self._moments() | _random_states(self.world)
@@ -62,13 +79,19 @@ class Checkpoints:
         save_file(moments, temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state))
         apply_umask(temporary)
-        _move(temporary, target)
+        _move(temporary, target)  # only now does the folder have a name that `newest` finds
 
     def load(self, folder: Path | None = None) -> dict | None:
         """Restore the newest checkpoint (or `folder`) into model, optimiser and random generators.
 
-        Returns {"step", "extra"}, or None where there is no checkpoint yet. CourseError, before anything is changed,
-        where it is of another model.
+        Args:
+            folder: one checkpoint. None: the one with the most steps.
+
+        Returns:
+            {"step", "extra"} as they were saved, or None where there is no checkpoint yet.
+
+        Raises:
+            CourseError: the checkpoint is damaged or belongs to another model. Nothing has been changed then.
         """
         folder = folder or self.newest()
         if folder is None:
@@ -116,6 +139,7 @@ class Checkpoints:
             keys = (key.rpartition("/") for key in saved if key.startswith(f"{name}/"))
             state = {key: saved[f"{prefix}/{key}"] for prefix, _, key in keys if prefix == name}
             if state:
+                # "step" is a scalar that AdamW counts in; the moments have the parameter's shape and sharding.
                 place = {k: value if k == "step" else distribute_like(value, parameter) for k, value in state.items()}
                 self.optimizer.state[parameter] = place
 
@@ -125,7 +149,7 @@ class Checkpoints:
 
 
 def _random_states(world: World) -> dict[str, torch.Tensor]:
-    """Those of all processes, whose dropout differs: "rng.cpu" of the first, "rng.cpu.1" of the second, ..."""
+    """The states of all processes, whose dropout differs: "rng.cpu" of the first, "rng.cpu.1" of the second, ..."""
     state = {"rng.cpu": torch.get_rng_state()}
     state |= {"rng.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
     states = enumerate(world.gather(state))
@@ -133,7 +157,7 @@ def _random_states(world: World) -> dict[str, torch.Tensor]:
 
 
 def _restore_random(saved: dict[str, torch.Tensor], rank: int) -> None:
-    """A process that was not there when the checkpoint was written keeps its own state."""
+    """Restore this process's state; one that did not exist when the checkpoint was written keeps its own."""
     ending = f".{rank}" if rank else ""
     if f"rng.cpu{ending}" in saved:
         torch.set_rng_state(saved[f"rng.cpu{ending}"])

@@ -29,14 +29,18 @@ def clip_grad_norm(parameters: Sequence[nn.Parameter], max_norm: float) -> torch
     if any(hasattr(gradient, "full_tensor") for gradient in gradients):  # sharded: torch gathers what is needed
         return nn.utils.clip_grad_norm_(parameters, max_norm)
     norm = gradient_norm(gradients)
+    # One factor for all gradients: the step keeps its direction and only becomes shorter.
     factor = max_norm / (norm + 1e-6)  # torch's guard against a norm of zero
     if norm.isfinite() and factor < 1:
-        torch._foreach_mul_(gradients, factor.item())
+        torch._foreach_mul_(gradients, factor.item())  # one call for all tensors, in place
     return norm
 
 
 def gradient_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The Euclidean norm of all entries of all gradients, a float32 scalar."""
+    """The Euclidean norm of all entries of all gradients, a float32 scalar.
+
+    The norm of several pieces together is the norm of their norms: sqrt(a^2 + b^2 + ...).
+    """
     if not gradients:
         return torch.zeros(())
     norms = [

@@ -55,7 +55,15 @@ class TrainingConfig:
             raise CourseError(f"autocast={self.autocast!r} is not possible. Choose bfloat16, float16 or None.")
 
     def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of `step` (0-based) of `steps`."""
+        """The learning rate of one step.
+
+        Args:
+            step: the step, from 0.
+            steps: how many there are in the whole run.
+
+        Returns:
+            lr times the schedule's factor at that step.
+        """
         options = {} if self.min_lr_ratio is None else {"min_lr_ratio": self.min_lr_ratio}
         return self.lr * SCHEDULES[self.schedule](step, steps, self.warmup_steps, **options)
 

@@ -24,7 +24,12 @@ from course_lib.errors import CourseError
 
 @dataclass(frozen=True)
 class World:
-    """rank: this process's number; size: how many there are (1: an ordinary run)."""
+    """This process among all that train together.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: how many processes there are; 1 is an ordinary run.
+    """
 
     rank: int = 0
     size: int = 1
@@ -35,14 +40,21 @@ class World:
         return self.rank == 0
 
     def rows(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """This process's share of a batch with "labels": rows rank, rank + size, ...
+        """This process's share of a batch: rows rank, rank + size, rank + 2 size, ...
 
-        Where none is left for it, the first row without targets: every process has to take part in every step.
+        Where no row is left, the share is the first row with every label masked: it adds nothing to the loss, but
+        every process has to take part in every step.
+
+        Args:
+            batch: tensors of (batch, ...), "labels" among them.
+
+        Returns:
+            The same keys with tensors of (about batch / size, ...).
         """
         mine = {key: value[self.rank :: self.size] for key, value in batch.items()}
         if len(mine["labels"]):
             return mine
-        first = {key: value[:1] for key, value in batch.items()}
+        first = {key: value[:1] for key, value in batch.items()}  # (1, ...)
         return first | {"labels": torch.full_like(first["labels"], IGNORE)}
 
     def total(self, number: float) -> float:
@@ -50,7 +62,7 @@ class World:
         if self.size == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64)
-        if dist.get_backend() == "nccl":
+        if dist.get_backend() == "nccl":  # NCCL sends only what lies on a GPU
             tensor = tensor.cuda()
         dist.all_reduce(tensor)
         return tensor.item()
@@ -69,9 +81,16 @@ class World:
 
 
 def start(device: str = "auto") -> World:
-    """Join the processes that `torchrun` started; without it a world of one.
+    """Join the processes that `torchrun` started. Without `torchrun` the world has one process.
 
-    NCCL where each process has a GPU of its own, gloo on CPUs: where torch sees no GPU, or device is "cpu".
+    Args:
+        device: "cpu" takes the backend gloo. Otherwise NCCL is used where torch sees a GPU, one for each process.
+
+    Returns:
+        This process's place among them.
+
+    Raises:
+        CourseError: there are more processes than GPUs.
     """
     size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if size == 1:
@@ -93,13 +112,21 @@ def finish() -> None:
 
 
 def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
-    """The model whose backward pass averages gradients over the processes; the model itself in a world of one.
+    """Wrap the model so that its backward pass averages gradients over the processes.
 
-    shard: FSDP2 instead of DDP, each block by itself, then the rest. Every process keeps its part of each parameter
-    and gathers a block while it computes it, so all of them have to call the model equally often, in an evaluation
-    too. The parameters become DTensors: `full_tensor` gathers one. `Checkpoints` does so, and its files are those of an
-    ordinary run: either can resume the other's. Functions that write a model (``save_adapter``, ``save_pretrained``)
-    do not: load the checkpoint into a model that is not sharded first.
+    FSDP2 shards each block by itself, then the rest. Every process keeps its part of each parameter and gathers a block
+    while it computes it, so all of them have to call the model equally often, in an evaluation too. The parameters
+    become DTensors, which `full_tensor` gathers. `Checkpoints` does so: its files are those of an ordinary run, and
+    either kind of run can resume the other's. ``save_adapter`` and ``save_pretrained`` do not gather: load the
+    checkpoint into a model that is not sharded first.
+
+    Args:
+        model: on this process's device. FSDP2 changes it in place.
+        world: this process among all.
+        shard: share out weights, gradients and moments (FSDP2) instead of copying them to every process (DDP).
+
+    Returns:
+        The module to call in training; in a world of one the model itself.
     """
     if world.size == 1:
         return model
@@ -116,12 +143,20 @@ def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A sharded tensor put together, which every process has to ask for; any other tensor as it is."""
+    """Put a sharded tensor together; any other tensor is returned as it is. Every process has to call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def distribute_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`value` on the parameter's device, and sharded where the parameter is: what `full_tensor` gave, given back."""
+    """Put a whole tensor where a parameter is: the inverse of `full_tensor`.
+
+    Args:
+        value: a whole tensor of the parameter's full shape.
+        parameter: the pattern for device and sharding.
+
+    Returns:
+        `value` on the parameter's device, as a DTensor where the parameter is sharded.
+    """
     value = value.to(parameter.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
 

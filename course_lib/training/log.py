@@ -54,9 +54,12 @@ class StepRecord:
 
 
 class TrainingLog:
-    """Prints every `every`-th record (0: none) and appends all of them to the JSONL file `path`, if there is one.
+    """Prints some records and appends all of them to a JSONL file.
 
-    A log that is not `enabled` does neither: of several processes, one writes.
+    Args:
+        every: print each record whose step is a multiple of this; 0: none.
+        path: the JSONL file; None: none is written.
+        enabled: False: print and write nothing. Of several processes only one is enabled.
     """
 
     def __init__(self, every: int = 10, path: Path | str | None = None, enabled: bool = True):
@@ -72,7 +75,12 @@ class TrainingLog:
         return records
 
     def add(self, record: StepRecord, last: bool) -> None:
-        """Keep `record`, and print it where it is its turn, the last one, or one with an evaluation."""
+        """Append a record to the file, and print it where its turn has come.
+
+        Args:
+            record: the step's record. One with an evaluation is printed too.
+            last: whether it is the run's last step, which is printed too.
+        """
         if not self.enabled:
             return
         if self.path:

@@ -11,24 +11,48 @@ from course_lib.models.decoder import Decoder
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean of -log p(label[t+1] | tokens[..t]) over the labels that are not IGNORE, in nats a token.
 
-    logits: (batch, time, vocabulary), labels: (batch, time), unshifted, as the tokens themselves. Returns a scalar.
-    The shift by one happens here: position t predicts label t+1, so the first label is never a target. Computed in
-    float32, as transformers does.
+    The shift by one happens here: position t predicts label t+1, so the first label is never a target. The loss is
+    computed in float32, which transformers does too.
+
+    Args:
+        logits: (batch, time, vocabulary).
+        labels: (batch, time), unshifted: the tokens themselves, with IGNORE where a token is not trained on.
+
+    Returns:
+        A scalar.
     """
     return summed_loss(logits, labels) / count_targets(labels)
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`next_token_loss` as a sum: divided by all targets of a step it adds up over micro-batches of any sizes, where
-    a mean of means would weigh a token of a short batch more."""
+    """`next_token_loss` as a sum over the targets instead of their mean.
+
+    Sums divided by all targets of a step add up over micro-batches of any sizes. A mean of means would weigh a token of
+    a short batch more.
+
+    Args:
+        logits: (batch, time, vocabulary).
+        labels: (batch, time), unshifted, with IGNORE where a token is not trained on.
+
+    Returns:
+        A float32 scalar.
+    """
     return F.cross_entropy(logits.flatten(0, 1).float(), _targets(labels), ignore_index=IGNORE, reduction="sum")
 
 
 def summed_loss_(logits: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
     """`weight` times `summed_loss`, in less time and memory: the logits are overwritten by their gradient.
 
-    For a training step, which has no other use for them; the underscore is torch's mark of what works in place. The
+    A training step does not need the logits afterwards. The underscore is torch's mark of what works in place. The
     logits of 256 tokens of SmolLM2 are 50 MB, and the plain form makes three more arrays of that size.
+
+    Args:
+        logits: (batch, time, vocabulary). Where they are float32, their values are lost.
+        labels: (batch, time), unshifted, with IGNORE where a token is not trained on.
+        weight: a factor, one over the step's number of targets for a mean.
+
+    Returns:
+        A float32 scalar.
     """
     return _CrossEntropy.apply(logits.flatten(0, 1).float(), _targets(labels), weight)
 
@@ -50,6 +74,7 @@ def training_loss(model: nn.Module, batch: dict[str, torch.Tensor], weight: floa
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     labels = batch["labels"]
+    # The fused loss is written for a CPU in full precision; everything else takes the plain way below.
     unwrapped = getattr(model, "module", model)  # DistributedDataParallel keeps the model there
     if isinstance(unwrapped, Decoder) and labels.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
         return model(**inputs, labels=labels, num_items_in_batch=1 / weight, skip_logits=True).loss
@@ -57,7 +82,7 @@ def training_loss(model: nn.Module, batch: dict[str, torch.Tensor], weight: floa
 
 
 def _targets(labels: torch.Tensor) -> torch.Tensor:
-    """(batch x time): position t has label t+1, and the last of a row has none."""
+    """(batch, time) -> (batch x time): position t has label t+1, and a row's last position has IGNORE."""
     # The labels move instead of the logits, which would have to be copied: they are the largest array of a step.
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
 
@@ -65,19 +90,20 @@ def _targets(labels: torch.Tensor) -> torch.Tensor:
 class _CrossEntropy(torch.autograd.Function):
     """weight times torch's summed cross-entropy of x (rows, vocabulary), and its gradient, which is left in x.
 
-    A few rows at a time: what torch allocates on the way is then small, and reused from piece to piece.
+    It takes a few rows at a time: what torch allocates on the way is then small, and reused from piece to piece.
     """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+        """x (rows, vocabulary), targets (rows,) -> the loss, a scalar. Afterwards x holds d loss / d x."""
         # Pieces that stay in a processor's cache (2 MB) and are small beside x; a GPU wants more to do at once.
         rows = 1024 if x.is_cuda else min(32, max(1, 2**19 // x.shape[1]))
         total = 0.0
         for part, target in zip(x.split(rows), targets.split(rows), strict=True):
-            with torch.enable_grad():
+            with torch.enable_grad():  # a Function's forward runs without; these few rows need a graph of their own
                 logits = part.detach().requires_grad_()
                 loss = weight * F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-            part.copy_(torch.autograd.grad(loss, logits)[0])
+            part.copy_(torch.autograd.grad(loss, logits)[0])  # `part` is a view, so this writes into x
             total += loss.detach()
         ctx.gradient = x
         return total
@@ -85,6 +111,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: torch.Tensor):
+        """The gradient (rows, vocabulary) that the forward pass left, times `upstream`, which is 1 for a plain loss."""
         if upstream.is_cuda or upstream != 1:  # to ask a GPU for the number would take longer than the product
             ctx.gradient.mul_(upstream)
         return ctx.gradient, None, None

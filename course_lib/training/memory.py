@@ -33,7 +33,7 @@ def return_freed_memory() -> None:
 
 
 def current_memory(device: torch.device) -> int:
-    """Bytes in use now: on the GPU, or by the whole process (on macOS its peak, which is all that can be read)."""
+    """Bytes in use now on the GPU, or by the whole process. On macOS only the process's peak can be read."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     if STATUS.is_file() and (found := re.search(r"VmRSS:\s*(\d+) kB", STATUS.read_text())):
@@ -42,9 +42,9 @@ def current_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since `reset_peak_memory`, or of the whole process since it began.
+    """The most bytes in use: on the GPU since `reset_peak_memory`, or by the whole process since it began.
 
-    On Linux from /proc: what getrusage says there also counts the parent of a process just started.
+    On Linux the number comes from /proc. getrusage would also count the parent of a process just started.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -55,6 +55,6 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak (a process's own cannot be reset)."""
+    """Begin a new peak on a GPU. The peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

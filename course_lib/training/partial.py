@@ -1,4 +1,4 @@
-"""Training a part of a model: its last blocks, for machines whose memory does not hold the rest."""
+"""Train only the last blocks of a model, on machines whose memory does not suffice for all of them."""
 
 from torch import nn
 

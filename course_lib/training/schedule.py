@@ -18,15 +18,22 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: fl
         The factor that multiplies the peak learning rate at this step.
     """
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
+        return (step + 1) / warmup_steps  # step + 1, since a first step at a rate of 0 would change nothing
     cosine = 0.5 * (1 + math.cos(math.pi * _progress(step, steps, warmup_steps)))  # from 1 to 0
     return min_lr_ratio + (1 - min_lr_ratio) * cosine
 
 
 def warmup_linear(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = MIN_LR_RATIO["linear"]) -> float:
-    """`warmup_cosine` with a straight line instead (Devlin et al. 2019, arXiv:1810.04805, app. A.2).
+    """A straight line down after the warm-up (Devlin et al. 2019, arXiv:1810.04805, app. A.2).
 
-    Args and result are those of `warmup_cosine`.
+    Args:
+        step: the step, from 0.
+        steps: how many there are in the whole run.
+        warmup_steps: the factor rises in a straight line from 1 / warmup_steps to 1 over so many steps.
+        min_lr_ratio: where the factor ends.
+
+    Returns:
+        The factor that multiplies the peak learning rate at this step.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -36,7 +43,17 @@ def warmup_linear(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: fl
 def warmup_constant(
     step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = MIN_LR_RATIO["constant"]
 ) -> float:
-    """`warmup_cosine` without a descent: the factor stays at 1 after the warm-up."""
+    """The factor stays at 1 after the warm-up.
+
+    Args:
+        step: the step, from 0.
+        steps: how many there are in the whole run; it changes nothing here.
+        warmup_steps: the factor rises in a straight line from 1 / warmup_steps to 1 over so many steps.
+        min_lr_ratio: taken so that all schedules are called alike; it changes nothing here.
+
+    Returns:
+        The factor that multiplies the peak learning rate at this step.
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 1.0

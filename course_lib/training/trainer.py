@@ -65,6 +65,7 @@ class Trainer:
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(model)
 
+        # Sharding replaces the parameters, so the optimiser has to be given those from after it.
         self.forward = wrap_distributed(model, world, config.shard)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
@@ -124,7 +125,14 @@ class Trainer:
         return records
 
     def plan_steps(self, batches: Sequence[Batch]) -> list[list[int]]:
-        """Which micro-batches make up each step: `grad_accum_steps` of them, or as many as `tokens_per_step` takes."""
+        """Share out micro-batches among steps: `grad_accum_steps` of them, or as many as `tokens_per_step` takes.
+
+        Args:
+            batches: all micro-batches of the run.
+
+        Returns:
+            The indices of each step's micro-batches.
+        """
         wanted = self.config.tokens_per_step
         if wanted is None:
             size = self.config.grad_accum_steps
@@ -149,6 +157,9 @@ class Trainer:
             number: the step, from 0.
             steps: how many there are in the whole run, which the learning rate depends on.
             micro_batches: what to train on.
+
+        Returns:
+            The step's loss, learning rate, gradient norm, time and memory.
         """
         started = time.perf_counter()
         lr = self.config.lr_at(number, steps)
@@ -174,14 +185,14 @@ class Trainer:
         if not math.isfinite(loss):
             raise not_finite("loss", loss, number, lr)
 
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # first: the norm to clip to is that of the true gradients
         norm = float(full_tensor(clip_grad_norm(self.parameters, self.config.max_grad_norm)))
         overflow = not math.isfinite(norm)
         if overflow and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):  # no scale is to blame
             raise not_finite("gradient norm", norm, number, lr)
         if not overflow:
             self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update()  # halves the scale after an overflow, and doubles it after many steps without one
         self.optimizer.zero_grad(set_to_none=True)
 
         tokens = sum(count_tokens(batch) for batch in micro_batches)
@@ -189,7 +200,15 @@ class Trainer:
         return StepRecord(number, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=overflow)
 
     def to_tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """This process's rows of `batch` on the device; the segments of a packed batch become an attention mask."""
+        """This process's rows of a batch as tensors on the device.
+
+        Args:
+            batch: token ids (batch, time), or a dictionary of such arrays.
+
+        Returns:
+            "input_ids" and "labels" (batch, time), and the batch's other tensors. A packed batch's "segment_ids" become
+            an "attention_mask".
+        """
         batch = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
         batch.setdefault("labels", batch["input_ids"])
         tensors = self.world.rows({key: torch.as_tensor(value).long() for key, value in batch.items()})
@@ -199,13 +218,13 @@ class Trainer:
         return {key: value.to(self.device) for key, value in tensors.items()}
 
     def autocast(self):
-        """The context of the forward pass: the dtype of `config.autocast`, or nothing."""
+        """The context of the forward pass, which computes in the dtype of `config.autocast` where there is one."""
         if self.config.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
     def gradients_travel(self, last: bool):
-        """The context of a backward pass: gradients go between processes once a step, with the last micro-batch."""
+        """The context of a backward pass: only the last micro-batch of a step sends gradients between processes."""
         if self.world.size > 1 and not last and hasattr(self.forward, "no_sync"):
             return self.forward.no_sync()
         return contextlib.nullcontext()
@@ -229,7 +248,7 @@ class Trainer:
             self.checkpoints.save(done, {"best": best, "scaler": self.scaler.state_dict()}, name)
 
     def _resume(self) -> tuple[int, float | None]:
-        """How many steps the newest checkpoint has done, and the best evaluation so far; its state is restored."""
+        """Restore the newest checkpoint: (how many steps it has done, the best evaluation so far)."""
         if self.checkpoints is None:
             raise CourseError(
                 "resume=True needs the folder of the checkpoints: Trainer(..., checkpoints=CheckpointConfig(FOLDER))."
@@ -243,7 +262,17 @@ class Trainer:
 
 
 def not_finite(what: str, value: float, step: int, lr: float) -> CourseError:
-    """The error of a step whose `what` is infinite or not a number."""
+    """The error of a step whose loss or gradient norm is infinite or not a number.
+
+    Args:
+        what: "loss" or "gradient norm".
+        value: what was computed.
+        step: the step, from 0.
+        lr: its learning rate.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     return CourseError(
         f"The {what} at step {step} is {value}. Lower the learning rate ({lr:.1e}) or max_grad_norm, compute in "
         "bfloat16 or float32 rather than float16, or look at the batch of that step. The weights are those before it."
@@ -263,7 +292,14 @@ def count_real_tokens(batch: Batch) -> int:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Let `model` recompute its activations in the backward pass. CourseError where it cannot."""
+    """Let a model recompute its activations in the backward pass.
+
+    Args:
+        model: a transformers model or our decoder. It is changed in place.
+
+    Raises:
+        CourseError: the model cannot recompute them.
+    """
     if hasattr(model, "activation_checkpointing_enable"):  # transformers' new name for it
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     elif hasattr(model, "gradient_checkpointing_enable"):

@@ -31,6 +31,9 @@ def why_it_ended(status: int, stderr: Path) -> str:
     Args:
         status: its exit status; negative: the signal that killed it.
         stderr: the file that its standard error went to.
+
+    Returns:
+        The reason, for a message.
     """
     if status < 0:
         return f"the process that ran the notebook was killed by {signal.Signals(-status).name}"

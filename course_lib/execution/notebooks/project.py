@@ -26,6 +26,7 @@ class Chapter:
 
     @property
     def id(self) -> str:
+        """The file's stem, `03_lora`."""
         return self.path.stem
 
     def read(self) -> dict:
@@ -60,7 +61,18 @@ class Chapter:
 
 
 def find_chapters(names: list[str], root: Path | None = None) -> list[Chapter]:
-    """The chapters that `names` ask for: each a number (03), an id (03_lora) or a path; all if none is named."""
+    """The chapters that are asked for.
+
+    Args:
+        names: each is a number (03), an id (03_lora) or a path. An empty list means all chapters.
+        root: the clone that holds them. None: the one around the working folder.
+
+    Returns:
+        The chapters in the order of the names.
+
+    Raises:
+        CourseError: a name fits none or several chapters, or there is no clone around the working folder.
+    """
     if names and all(_is_file(name) for name in names):  # paths need no clone around them
         return [Chapter(Path(name).resolve()) for name in names]
     known = [Chapter(path) for path in sorted(((root or find_root()) / "notebooks").glob("*.ipynb"))]

@@ -47,6 +47,9 @@ def metrics(chapter: Chapter, result: Result, profile: str, seed: int, content: 
         profile: the profile's name, without a path.
         seed: the seed that the chapter was given.
         content: its `content_hash`.
+
+    Returns:
+        The file's content.
     """
     return {
         "chapter": chapter.id,
@@ -73,6 +76,9 @@ def unchanged_result(chapter: Chapter, folder: Path, content: str) -> Result | N
         chapter: the chapter.
         folder: where its last result would be.
         content: the `content_hash` that the chapter has now.
+
+    Returns:
+        The result, or None where the chapter has to be executed.
     """
     before = read_json(folder / "metrics.json") or {}
     if before.get("content_hash") != content or not (folder / "notebook.ipynb").is_file():
@@ -89,12 +95,15 @@ def unchanged_result(chapter: Chapter, folder: Path, content: str) -> Result | N
 def content_hash(chapter: Chapter, profile_file: Path, parameters: dict) -> str:
     """SHA-256 of everything that decides a chapter's outputs.
 
+    The source of course_lib and the versions of the packages count too.
+
     Args:
         chapter: its cells count.
         profile_file: its bytes count.
         parameters: what `course run` injects after the `parameters` cell.
 
-    Besides these, the source of course_lib and the versions of the packages count.
+    Returns:
+        The hash in hexadecimal digits.
     """
     digest = hashlib.sha256()
     cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]] for c in chapter.read()["cells"]]

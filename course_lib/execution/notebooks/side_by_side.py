@@ -26,18 +26,42 @@ class Cost:
 
     @classmethod
     def of(cls, chapter: Chapter, profile: dict) -> "Cost":
-        """The cost of a chapter in the content of a profile; a cautious guess where the profile does not say."""
+        """The cost of a chapter at one profile.
+
+        Args:
+            chapter: the chapter.
+            profile: the content of the profile's file.
+
+        Returns:
+            The cost, which is a cautious guess where the profile does not say.
+        """
         table = profile.get(chapter.id, {}).get("cost", {})
         return cls(1e9 * table.get("memory_gb", cls.memory / 1e9), table.get("seconds", cls.seconds))
 
 
 def jobs_for(chapters: int, device: str) -> int:
-    """How many chapters to run at a time: one for each core; one at a time on a GPU, which they would share."""
+    """How many chapters to run at a time.
+
+    Args:
+        chapters: how many there are.
+        device: "cuda": they run one at a time, because they would share the GPU.
+
+    Returns:
+        One for each core, at most as many as there are chapters.
+    """
     return 1 if device == "cuda" else max(1, min(chapters, usable_cores()))
 
 
 def threads_for(jobs: int, profile_threads: int) -> int:
-    """How many threads each of `jobs` chapters gets: its share of the cores, at most what the profile asks for."""
+    """How many threads each chapter gets.
+
+    Args:
+        jobs: how many chapters run at a time.
+        profile_threads: what the profile asks for, which is the most that a chapter gets.
+
+    Returns:
+        The chapter's share of the cores, at least 1.
+    """
     return max(1, min(profile_threads, usable_cores() // jobs))
 
 

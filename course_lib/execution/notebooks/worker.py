@@ -31,7 +31,16 @@ class Client(PapermillNotebookClient):
     """Reports each cell as it starts; at its end also its time, and the memory that the kernel has used so far."""
 
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
-        """nbclient's method, with an event before and after each code cell (the `parameters` cells are left out)."""
+        """nbclient's method, with an event before and after each code cell (the `parameters` cells are left out).
+
+        Args:
+            cell: the cell to run.
+            cell_index: its place in the notebook with papermill's injected cell.
+            options: nbclient's own.
+
+        Returns:
+            What nbclient returns: the executed cell.
+        """
         given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         code = cell.cell_type == "code" and cell.source.strip() and not given
         where = {"cell": self.number(cell_index), "cells": self.number(len(self.nb.cells) - 1)}
@@ -82,7 +91,14 @@ class Engine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, start_timeout: int = 60, **options: Any) -> None:
-        """Called by papermill: run all cells of `nb_man` by `Client`, in this interpreter."""
+        """Run all cells by `Client`, in this interpreter; papermill calls this.
+
+        Args:
+            nb_man: papermill's manager of the notebook.
+            kernel_name: the kernel that the notebook asks for.
+            start_timeout: seconds that the kernel may take to start.
+            options: papermill's other options, which are not used.
+        """
         client = Client(
             nb_man,
             kernel_name=kernel_name,
