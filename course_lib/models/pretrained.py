@@ -139,7 +139,8 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
             folder, dtype=getattr(torch, dtype), key_mapping=renamed, output_loading_info=True, **options
         )
     _check_loaded(directory, names, info)
-    model.config._name_or_path = str(name)  # as the user said it: an adapter names its base by it
+    # As the user said it: an adapter names its base by it, and PEFT asks the model itself.
+    model.config._name_or_path = model.name_or_path = str(name)
     # transformers would put the removed prefixes back in save_pretrained, or rather their patterns.
     model._weight_conversions = [
         rule for rule in getattr(model, "_weight_conversions", None) or [] if rule.source_patterns[0] not in renamed
