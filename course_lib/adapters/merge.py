@@ -146,8 +146,8 @@ def combine_adapters(model: nn.Module, weights: Mapping[str, float], name: str, 
 
     cat: the ranks stand side by side, A = [w1 s1 A1; w2 s2 A2] and B = [B1 B2], so that B A is exactly the weighted sum
     of the changes. The new rank is the sum of the ranks.
-    linear: A = sum of sign(w s) sqrt(|w s|) A_i and B = sum of sqrt(|w s|) B_i, for adapters of one rank, which the new
-    one keeps. The result is the weighted sum of the changes plus cross terms such as sqrt(w1 s1 w2 s2)
+    linear: A = sum of sign(w s) sqrt(abs(w s)) A_i and B = sum of sqrt(abs(w s)) B_i, for adapters of one rank, which
+    the new one keeps. The result is the weighted sum of the changes plus cross terms such as sqrt(w1 s1 w2 s2)
     (B1 A2 + B2 A1), hence an approximation.
 
     Both are PEFT's add_weighted_adapter with that combination_type.

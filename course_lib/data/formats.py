@@ -1,4 +1,4 @@
-"""The published formats: a function for each one parses its rows into `Record`s.
+"""The published formats: a function for each one parses its rows into records (`Record`).
 
 Which format a row has is told by its keys. Checked in tests/data/test_formats.py against rows written as the data sets'
 own pages show them.

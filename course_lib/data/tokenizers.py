@@ -1,6 +1,6 @@
 """What the course asks of a tokenizer, as types: a tokenizer has these methods and need not inherit from anything.
 
-The NumPy edition's `BPETokenizer` is a `Tokenizer`; transformers' tokenizers are `ModelTokenizer`s.
+The NumPy edition's `BPETokenizer` is a `Tokenizer`; those of transformers are a `ModelTokenizer` each.
 """
 
 from collections.abc import Mapping, Sequence

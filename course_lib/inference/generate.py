@@ -146,7 +146,7 @@ def end_tokens(model: nn.Module, tokenizer: ModelTokenizer) -> set[int]:
     """Every token that ends a text: the tokenizer's, and those that the model's configuration names.
 
     A chat model ends a turn with a token of its own, which often stands in generation_config.json alone: Llama 3
-    Instruct has <|end_of_text|>, <|eom_id|> and <|eot_id|> there, and only one of them in its tokenizer.
+    Instruct has ``<|end_of_text|>``, ``<|eom_id|>`` and ``<|eot_id|>`` there, and only one of them in its tokenizer.
 
     Args:
         model: a transformers model or our decoder.

@@ -42,12 +42,24 @@ def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, f
     work = out.parent / ".work"
     shutil.rmtree(work, ignore_errors=True)
     html = _jupyter_book(sources, work)
+    _forget_named_tuples(html)
     if problems := check_site(html):
         raise CourseError("The built pages have problems:\n  " + "\n  ".join(problems))
     (html / ".built-from").write_text(wanted)
     _replace(html, out)
     shutil.rmtree(work, ignore_errors=True)
     return True
+
+
+def _forget_named_tuples(html: Path) -> None:
+    """Take named tuples out of the list of modules.
+
+    Sphinx's viewcode lists the module that Python makes up for each one, `namedtuple_NAME`, and writes no page for it.
+    """
+    index = html / "_modules" / "index.html"
+    if index.is_file():
+        text = index.read_text(encoding="utf-8")
+        index.write_text(re.sub(r'<li><a href="namedtuple_\w+\.html">[^<]*</a></li>', "", text), encoding="utf-8")
 
 
 def _jupyter_book(sources: Path, work: Path) -> Path:

@@ -140,7 +140,7 @@ class BPETokenizer:
         Args:
             text: a text, or bytes. Half a surrogate pair, which stands for no character, becomes U+FFFD.
             allowed_special: the special tokens to recognise: "all", or a set of them. Any other one is ordinary text;
-                an empty set is for text of strangers, who must not be able to end a turn by writing "<|im_end|>".
+                an empty set is for text of strangers, who must not be able to end a turn by writing ``<|im_end|>``.
             disallowed_special: texts that must not occur: "all" (the special tokens that are not allowed), or a set.
 
         Returns:
