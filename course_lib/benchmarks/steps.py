@@ -1,4 +1,4 @@
-"""A training step and loading, on the real SmolLM2: our code beside transformers and PEFT.
+"""A training step and loading, on the real SmolLM2: our code beside transformers, PEFT and bitsandbytes.
 
 Times are taken in pairs in one process. Memory is taken in one process for each side, since a process has one peak.
 """
@@ -25,7 +25,8 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
     """Make a function that does one step of our Trainer on a fixed batch.
 
     Args:
-        mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
+        mode: "lora" trains rank 8 on q_proj and v_proj; "qlora" does so on a base in doubly quantised NF4; "full"
+            trains every weight.
         model: a Llama of vocabulary 49,152, by name or folder.
         device: "cpu" or "cuda".
         dtype: of the weights.
@@ -37,11 +38,14 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
     from course_lib.adapters import inject_lora
     from course_lib.models.huggingface import load_decoder
     from course_lib.models.pretrained import resolve
+    from course_lib.quantization import quantize_model
     from course_lib.training import Trainer, TrainingConfig
 
     torch.manual_seed(0)
     decoder = load_decoder(resolve(model), dtype).to(device)
-    if mode == "lora":
+    if mode == "qlora":
+        quantize_model(decoder, double_quant=True)
+    if mode in ("lora", "qlora"):
         inject_lora(decoder, ["q_proj", "v_proj"], rank=8, alpha=16)
     trainer = Trainer(decoder.train(), TrainingConfig(lr=1e-4, schedule="constant", compile=compile), log_every=0)
     batch = _batch()
@@ -52,7 +56,7 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
     """Make the same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping.
 
     Args:
-        mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
+        mode: as for `our_step`; the base of "qlora" is in bitsandbytes' layers.
         model: a Llama of vocabulary 49,152, by name or folder.
         device: "cpu" or "cuda".
         dtype: of the weights.
@@ -66,10 +70,13 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
     from course_lib.models.pretrained import resolve
 
     torch.manual_seed(0)
-    peer = _load("peer", str(resolve(model)), dtype).to(device)
-    if mode == "lora":
+    if mode == "qlora":
+        peer = load_bitsandbytes(str(resolve(model)), dtype, device)
+    else:
+        peer = _load("peer", str(resolve(model)), dtype).to(device)
+    if mode in ("lora", "qlora"):
         peer = get_peft_model(peer, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
-    peer.train()
+    peer.train()  # and never eval(): there, bitsandbytes repacks the weights for a kernel without a backward pass
     forward = torch.compile(peer) if compile else peer
     trained = [p for p in peer.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
@@ -84,6 +91,30 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
         return loss.item()
 
     return step
+
+
+def load_bitsandbytes(directory: str, dtype: str, device: str) -> nn.Module:
+    """Load transformers' model with its linear layers in doubly quantised NF4, as the QLoRA paper has it.
+
+    Args:
+        directory: the model's folder.
+        dtype: of the other weights, and of what is computed.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The model.
+    """
+    from transformers import BitsAndBytesConfig
+
+    from course_lib.models.pretrained import load_model
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return load_model(directory, dtype, quantization_config=config, device_map={"": device})
 
 
 def _batch() -> np.ndarray:
@@ -102,7 +133,7 @@ def bench_step(
     """Time and peak memory of a training step, ours and the peer's, on the same batch and in the same dtype.
 
     Args:
-        mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
+        mode: "lora", "qlora" or "full", as for `our_step`.
         threads: how many threads torch may use.
         pairs: how many pairs of steps are timed, after two to warm up.
         model: a Llama of vocabulary 49,152, by name or folder.
@@ -197,7 +228,7 @@ def main(what: str, side: str, mode: str, model: str, device: str, dtype: str, t
     Args:
         what: "load", or "step" for three training steps.
         side: "our" or "peer".
-        mode: "lora" or "full"; it changes nothing for "load".
+        mode: "lora", "qlora" or "full"; it changes nothing for "load".
         model: a model by name or folder.
         device: "cpu" or "cuda".
         dtype: of the weights.

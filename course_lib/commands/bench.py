@@ -24,8 +24,13 @@ def add_parser(subparsers: Subparsers) -> None:
     data = subjects.add_parser("data", help="text to token shards, records to packed rows")
     data.add_argument("--text", type=Path, help="tokenise this file (default: bundled text)")
     _common(data, run_data)
-    for mode, what in {"lora": "a LoRA step", "train": "a full fine-tuning step"}.items():
-        step = subjects.add_parser(mode, help=f"{what} on SmolLM2 beside transformers and PEFT: time and peak memory")
+    subjects_of_steps = {
+        "lora": "a LoRA step on SmolLM2 beside transformers and PEFT",
+        "train": "a full fine-tuning step on SmolLM2 beside transformers",
+        "qlora": "a QLoRA step on SmolLM2, and quantising it, beside bitsandbytes and PEFT",
+    }
+    for subject, what in subjects_of_steps.items():
+        step = subjects.add_parser(subject, help=f"{what}: time and peak memory")
         step.add_argument(
             "--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder"
         )
@@ -35,7 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         )
         step.add_argument("--compile", action="store_true", help="torch.compile both sides")
         _common(step, run_step, pairs=10)
-        step.set_defaults(mode="lora" if mode == "lora" else "full")
+        step.set_defaults(mode="full" if subject == "train" else subject)
     load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
     load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
     _common(load, run_load, pairs=10)
@@ -70,10 +75,14 @@ def run_data(args: argparse.Namespace) -> int:
 
 
 def run_step(args: argparse.Namespace) -> int:
-    """Print the figures of `bench_step`."""
+    """Print the figures of `bench_step`, and for QLoRA also those of `bench_quantize`."""
     from course_lib.benchmarks.steps import bench_step
 
     figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile, args.dtype)
+    if args.mode == "qlora":
+        from course_lib.benchmarks.qlora import bench_quantize
+
+        figures |= bench_quantize(args.threads, args.pairs, args.model, args.device, args.dtype)
     return report(args.mode, figures, args)
 
 

@@ -55,7 +55,7 @@ def tiny_directory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", ["lora", "train", "load"])
+@pytest.mark.parametrize("subject", ["lora", "train", "load", "qlora"])
 def test_bench_steps(tiny_directory, subject, tmp_path):
     """The benchmark itself: both sides compute the same loss (it refuses otherwise), and all figures are there."""
     out = tmp_path / "b.json"
@@ -65,4 +65,23 @@ def test_bench_steps(tiny_directory, subject, tmp_path):
     )
     figures = json.loads(out.read_text())["figures"]
     assert figures["ratio"] > 0
+    assert (figures.get("quantize_ratio", 0) > 0) == (subject == "qlora")
     assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
+
+
+def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
+    """Equal bytes in each of the 14 linear layers of two blocks; the benchmark refuses to time anything else."""
+    from course_lib.benchmarks import qlora
+    from course_lib.models.huggingface import load_decoder
+    from course_lib.models.twin import twin
+    from course_lib.quantization import Linear4bit, quantize_model
+
+    decoder = load_decoder(tiny_directory)
+    ours = quantize_model(twin(decoder), double_quant=True)
+    theirs = qlora.quantize_with_bitsandbytes(twin(decoder), ours)
+    layers = [name for name, layer in ours.named_modules() if isinstance(layer, Linear4bit)]
+    assert len(layers) == 14
+    qlora.check_equal(ours, theirs)
+    theirs.get_submodule(layers[3]).weight.data[0] ^= 1
+    with pytest.raises(AssertionError, match=layers[3]):
+        qlora.check_equal(ours, theirs)
