@@ -21,6 +21,7 @@ PAGES = [
     "notebooks/02_full_finetuning",
     "notebooks/03_lora",
     "notebooks/04_merging",
+    "notebooks/05_qlora",
     "api/index",
     "api/course_lib.adapters",
     "genindex",
