@@ -149,4 +149,4 @@ def table(estimate: "MemoryEstimate") -> str:
         lines.append(f"  {letters[moment]:{len(moments)}}  {moment:20} {size / GIB:10.3f} GiB")
     blank = " " * len(moments)
     lines.append(f"  {blank}  {'total, the largest':20} {estimate.total / GIB:10.3f} GiB   ({estimate.total:,} bytes)")
-    return "\n".join(["memory by formula:", *lines, "left out:", *(f"  - {what}" for what in LEFT_OUT)])
+    return "\n".join(["memory, estimated by formula:", *lines, "left out:", *(f"  - {what}" for what in LEFT_OUT)])
