@@ -17,19 +17,23 @@ RETURNED_AT_ONCE, KEPT = 2**20, 2**26
 
 
 @cache
-def return_freed_memory() -> None:
+def return_freed_memory(at_once: int = RETURNED_AT_ONCE, kept: int = KEPT) -> None:
     """Let this process give the memory of large tensors back to the system when they are freed (glibc only).
 
     glibc raises the size from which it does so, up to 32 MB, whenever a larger block is freed. Then the gradients of a
     step, which are freed after it, stay in the process as holes between other blocks: with all of SmolLM2 in training,
     some 0.4 GB. A fixed 1 MB does not cost time: the weight matrices of a small model are below it, and are reused.
+
+    Args:
+        at_once: blocks of at least so many bytes are returned when they are freed.
+        kept: so many bytes of smaller blocks are kept at the end of the heap.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
         return
-    mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
-    mallopt(M_TRIM_THRESHOLD, KEPT)
+    mallopt(M_MMAP_THRESHOLD, at_once)
+    mallopt(M_TRIM_THRESHOLD, kept)
 
 
 def current_memory(device: torch.device) -> int:
@@ -55,6 +59,15 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak on a GPU. The peak of a process cannot be reset."""
+    """Begin a new peak on a GPU. That of a process stays: it is of the whole run (see `reset_process_peak`)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def reset_process_peak() -> bool:
+    """Begin a new peak of this process (Linux only: proc(5), clear_refs). Returns whether that was possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,190 @@
+"""Memory measured beside the calculator's prediction: bases in several precisions, and training peaks.
+
+Each case has a process of its own, since a process has one peak, with one thread. The number is the growth of its
+resident memory, the pages of mapped files included, over what it was with all libraries loaded and a training step of
+a tiny model done. For the comparison, glibc gives every block of 64 KB back as soon as it is freed; how much the
+allocator holds back in a run as it is comes from a second process (`as_run`).
+"""
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from course_lib.finetuning.memory import MemorySettings, estimate_memory
+from course_lib.finetuning.model import known_shape
+from course_lib.training import Trainer, TrainingConfig
+from course_lib.training.memory import current_memory, peak_memory, reset_process_peak, return_freed_memory
+
+BASES = ("float32", "bfloat16", "int8", "nf4", "nf4-double")
+MODES = ("full", "lora", "qlora")
+TARGETS, RANK = ("q_proj", "v_proj"), 8
+SMALL_BLOCK = 2**16
+STEPS = 3  # AdamW's moments are there from the second one on
+CPU = torch.device("cpu")
+WEIGHTS = ("weights", "4-bit weights", "block constants", "other weights")  # the parts of a model that nothing trains
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a base that is loaded, or training steps on it."""
+
+    model: str
+    base: str
+    mode: str = "inference"
+    batch_size: int = 4
+    seq_len: int = 64
+    as_run: bool = False
+
+
+def bench_memory(model: str, batch_size: int, seq_len: int, bases: tuple = BASES, modes: tuple = MODES) -> dict:
+    """Measure every case and predict it.
+
+    Args:
+        model: a Llama by name or folder, whose layers include q_proj and v_proj.
+        batch_size: rows of the training steps.
+        seq_len: tokens of a row.
+        bases: some of `BASES`. int8 is bitsandbytes' Linear8bitLt, loaded by transformers.
+        modes: some of `MODES`, in float32; qlora's base is NF4 with double quantisation.
+
+    Returns:
+        Measured and predicted megabytes of each case and their ratio; for training also the peak of a run as it is.
+    """
+    figures: dict[str, float] = {}
+    for base in bases:
+        measured, predicted = measure(Case(model, base))["loaded"], predict(Case(model, base))
+        figures |= _row(f"base_{base}", measured, predicted)
+    for mode in modes:
+        case = Case(model, "nf4-double" if mode == "qlora" else "float32", mode, batch_size, seq_len)
+        figures |= _row(f"train_{mode}", measure(case)["peak"], predict(case))
+        as_run = measure(Case(**asdict(case) | {"as_run": True}))["peak"]
+        figures[f"train_{mode}_as_run_mb"] = as_run / 1e6
+    return figures
+
+
+def _row(name: str, measured: int, predicted: int) -> dict[str, float]:
+    return {
+        f"{name}_mb": measured / 1e6,
+        f"{name}_predicted_mb": predicted / 1e6,
+        f"{name}_ratio": predicted / measured,
+    }
+
+
+def predict(case: Case) -> int:
+    """The calculator's bytes for a case: its weights, or the total of its training."""
+    dtype = case.base if case.base in ("float32", "bfloat16") else "float32"
+    double = case.base == "nf4-double"
+    shape = known_shape(case.model, dtype).requires_grad_(case.mode == "full")
+    if case.mode != "inference":
+        adapt(shape, case.mode)
+        settings = MemorySettings(case.mode, case.batch_size, case.seq_len, dtype, double_quant=double)
+        return estimate_memory(shape, settings).total
+    mode = "qlora" if case.base.startswith("nf4") else "inference"
+    estimate = estimate_memory(shape, MemorySettings(mode, 1, 1, dtype, double_quant=double))
+    if case.base == "int8":
+        return _int8_bytes(shape)
+    return sum(part.bytes for part in estimate.parts if part.name in WEIGHTS)
+
+
+def _int8_bytes(shape: Any) -> int:
+    """A byte for each weight of a linear layer and a float32 for each of its rows; the rest stays float32."""
+    layers = [
+        module for name, module in shape.named_modules() if isinstance(module, nn.Linear) and "lm_head" not in name
+    ]
+    quantised = sum(layer.weight.numel() for layer in layers)
+    rows = sum(layer.out_features for layer in layers)
+    return quantised + 4 * rows + 4 * (sum(p.numel() for p in shape.parameters()) - quantised)
+
+
+def adapt(model: nn.Module, mode: str) -> nn.Module:
+    """What a mode trains, in place: all weights, or rank 8 on q_proj and v_proj."""
+    from course_lib.adapters import inject_lora
+
+    if mode == "full":
+        return model.requires_grad_(True)
+    inject_lora(model.requires_grad_(False), list(TARGETS), RANK, 2.0 * RANK)
+    return model
+
+
+def measure(case: Case) -> dict[str, int]:
+    """Run a case in a process of its own.
+
+    Returns:
+        Bytes of growth: "loaded" with the base, and "peak" over the training steps.
+    """
+    command = [sys.executable, "-m", "course_lib.benchmarks.memory", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(case: Case) -> dict[str, int]:
+    """`measure`, in this process."""
+    torch.set_num_threads(1)
+    _warm_up(case.base)
+    if not case.as_run:
+        return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
+    before = current_memory(CPU)
+    model = _load(case)
+    loaded = current_memory(CPU) - before
+    reset_process_peak()  # loading may have taken more than what is measured here
+    if case.mode != "inference":
+        adapt(model, case.mode)
+        trainer = Trainer(model.train(), TrainingConfig(lr=1e-4, schedule="constant"), log_every=0)
+        if not case.as_run:
+            return_freed_memory.cache_clear()
+            return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
+        tokens = torch.randint(0, model.config.vocab_size, (case.batch_size, case.seq_len))
+        for number in range(STEPS):
+            trainer.step(number, STEPS, [tokens])
+    return {"loaded": loaded, "peak": peak_memory(CPU) - before}
+
+
+def _warm_up(base: str) -> None:
+    """Load what a base needs of libraries, and take a training step of a tiny model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if base == "int8":
+        import bitsandbytes  # noqa: F401 - only to have it in memory
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes))
+    if base.startswith("nf4"):
+        from course_lib.quantization import quantize_model
+
+        quantize_model(tiny)
+        adapt(tiny, "qlora")
+    Trainer(tiny.train(), TrainingConfig(lr=1e-4), log_every=0).train([torch.randint(0, 64, (2, 8))] * 2)
+    del tiny
+    gc.collect()
+
+
+def _load(case: Case) -> Any:
+    """The model in memory, each page of it touched: a file that is only mapped has not been read."""
+    from course_lib.models.pretrained import load_model
+
+    if case.base.startswith("nf4"):
+        from course_lib.quantization import load_quantized
+
+        model = load_quantized(case.model, double_quant=case.base == "nf4-double")
+    elif case.base == "int8":
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(load_in_8bit=True)
+        model = load_model(case.model, quantization_config=config, device_map={"": "cpu"})
+    else:
+        model = load_model(case.model, case.base)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.view(-1)[:: 4096 // tensor.element_size()].sum()  # one number of each page
+    gc.collect()
+    return model
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(Case(**json.loads(sys.argv[1])))))
