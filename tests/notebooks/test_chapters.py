@@ -78,6 +78,27 @@ def test_merging_chapter(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.weights
+def test_qlora_chapter(tmp_path):
+    recorded, outputs = execute("05_qlora", tmp_path)
+    errors = {kind: both[0] for kind, both in recorded["errors"].items()}
+    assert errors == pytest.approx({"NF4": 0.0728, "FP4": 0.0965, "INT4": 0.0913}, abs=2e-4)  # as published
+    assert recorded["constant_bits"] == pytest.approx([0.5, 0.127], abs=5e-5)
+    assert set(recorded["agreement"].values()) == {1}  # bitsandbytes' bits in every weight that was compared
+    assert recorded["layer_difference"] < 1e-4
+    assert recorded["kept_ours"] == 0 < recorded["kept_naive"]
+    divergence = {kind: recorded["costs"][f"{kind}/64/False"][1] for kind in ("nf4", "fp4", "int4")}
+    assert divergence["nf4"] < min(divergence["fp4"], divergence["int4"])
+    assert recorded["at_five_bits"]["SmolLM2"][0] == 0  # its weights are Q4_1: the trap
+    assert recorded["peer_relative"] < 1e-3
+    assert recorded["merging"]["dequantised base"][0] < 1e-5
+    assert min(recorded["merging"][route][0] for route in ("original base", "requantised")) > 0.1
+    assert recorded["zero_block"] == 0
+    assert recorded["gptq_gain"] > 0
+    assert pictures(outputs) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.weights
 def test_datasets_chapter(tmp_path):
     recorded, outputs = execute("01_datasets", tmp_path)
     assert recorded["own_answers_pass"] == recorded["own_solutions_pass"] == 1
