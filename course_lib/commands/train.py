@@ -13,7 +13,7 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.folder import claim, clear
 from course_lib.finetuning.settings import GPT2, Settings, check_files, setting_names
 from course_lib.options import add_options, filled
-from course_lib.vocabulary import other_names
+from course_lib.vocabulary import HALF_DTYPES, other_names
 
 if TYPE_CHECKING:
     from course_lib.finetuning.plan import Plan
@@ -163,7 +163,11 @@ def header(plan: "Plan", processes: int = 1) -> str:
     """
     s, rule = plan.settings, "=" * 72
     percent = 100 * plan.trainable / plan.parameters
-    precision = f"NF4, embeddings and norms {s.dtype}" if s.mode == "qlora" else s.dtype
+    precision = s.dtype
+    if s.mode == "qlora":
+        precision = f"NF4, embeddings and norms {s.dtype}"
+    elif s.mode == "full" and s.dtype in HALF_DTYPES:
+        precision = f"{s.dtype}, trained with float32 master weights and saved in {s.dtype}"
     lines = [rule, f"{s.mode}: {s.model}, {plan.parameters:,} parameters in {precision}"]
     lines += _adapted(plan.adapted)
     lines += [f"trainable: {plan.trainable:,} of {plan.parameters:,} ({percent:.2f} %){_shape_of_adapter(s)}"]
