@@ -113,7 +113,8 @@ def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
     Returns:
         The share, 0 for equal weights.
     """
-    w, d, h = weight.double(), weight.double() - quantized.double(), hessian.double()
+    w, h = weight.detach().double(), hessian.double()
+    d = w - quantized.detach().double()
     return float(((d @ h) * d).sum() / ((w @ h) * w).sum())
 
 
