@@ -10,6 +10,7 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,7 +50,9 @@ def bench_memory(model: str, batch_size: int, seq_len: int, bases: tuple = BASES
         model: a Llama by name or folder, whose layers include q_proj and v_proj.
         batch_size: rows of the training steps.
         seq_len: tokens of a row.
-        bases: some of `BASES`. int8 is bitsandbytes' Linear8bitLt, loaded by transformers.
+        bases: some of `BASES`. int8 is bitsandbytes' Linear8bitLt, loaded by transformers, which keeps the float32
+            file mapped behind the tensors that stay float32; `as_loaded` counts its pages, and the other number comes
+            from after these tensors have been copied.
         modes: some of `MODES`, in float32; qlora's base is NF4 with double quantisation.
 
     Returns:
@@ -57,8 +60,10 @@ def bench_memory(model: str, batch_size: int, seq_len: int, bases: tuple = BASES
     """
     figures: dict[str, float] = {}
     for base in bases:
-        measured, predicted = measure(Case(model, base))["loaded"], predict(Case(model, base))
-        figures |= _row(f"base_{base}", measured, predicted)
+        measured = measure(Case(model, base))
+        figures |= _row(f"base_{base}", measured["loaded"], predict(Case(model, base)))
+        if "as_loaded" in measured:
+            figures[f"base_{base}_as_loaded_mb"] = measured["as_loaded"] / 1e6
     for mode in modes:
         case = Case(model, "nf4-double" if mode == "qlora" else "float32", mode, batch_size, seq_len)
         figures |= _row(f"train_{mode}", measure(case)["peak"], predict(case))
@@ -131,54 +136,58 @@ def run(case: Case) -> dict[str, int]:
     if not case.as_run:
         return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
     before = current_memory(CPU)
-    model = _load(case)
-    loaded = current_memory(CPU) - before
+    model = _load(case.model, case.base)
+    sizes = {"loaded": current_memory(CPU) - before}
+    if case.base == "int8":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.clone()
+        gc.collect()
+        sizes = {"loaded": current_memory(CPU) - before, "as_loaded": sizes["loaded"]}
     reset_process_peak()  # loading may have taken more than what is measured here
     if case.mode != "inference":
         adapt(model, case.mode)
         trainer = Trainer(model.train(), TrainingConfig(lr=1e-4, schedule="constant"), log_every=0)
-        if not case.as_run:
+        if not case.as_run:  # the Trainer has chosen its own limits
             return_freed_memory.cache_clear()
             return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
         tokens = torch.randint(0, model.config.vocab_size, (case.batch_size, case.seq_len))
         for number in range(STEPS):
             trainer.step(number, STEPS, [tokens])
-    return {"loaded": loaded, "peak": peak_memory(CPU) - before}
+    return sizes | {"peak": peak_memory(CPU) - before}
 
 
 def _warm_up(base: str) -> None:
-    """Load what a base needs of libraries, and take a training step of a tiny model."""
+    """Load a tiny model in the same way and take a training step, so that every library is in memory afterwards."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if base == "int8":
-        import bitsandbytes  # noqa: F401 - only to have it in memory
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tiny = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes))
-    if base.startswith("nf4"):
-        from course_lib.quantization import quantize_model
-
-        quantize_model(tiny)
-        adapt(tiny, "qlora")
-    Trainer(tiny.train(), TrainingConfig(lr=1e-4), log_every=0).train([torch.randint(0, 64, (2, 8))] * 2)
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(folder)
+        tiny = _load(folder, base)
+    if base != "int8":
+        adapt(tiny, "lora")
+        Trainer(tiny.train(), TrainingConfig(lr=1e-4), log_every=0).train([torch.randint(0, 64, (2, 8))] * 2)
     del tiny
     gc.collect()
 
 
-def _load(case: Case) -> Any:
+def _load(name: str, base: str) -> Any:
     """The model in memory, each page of it touched: a file that is only mapped has not been read."""
     from course_lib.models.pretrained import load_model
 
-    if case.base.startswith("nf4"):
+    if base.startswith("nf4"):
         from course_lib.quantization import load_quantized
 
-        model = load_quantized(case.model, double_quant=case.base == "nf4-double")
-    elif case.base == "int8":
+        model = load_quantized(name, double_quant=base == "nf4-double")
+    elif base == "int8":
         from transformers import BitsAndBytesConfig
 
         config = BitsAndBytesConfig(load_in_8bit=True)
-        model = load_model(case.model, quantization_config=config, device_map={"": "cpu"})
+        model = load_model(name, quantization_config=config, device_map={"": "cpu"})
     else:
-        model = load_model(case.model, case.base)
+        model = load_model(name, base)
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.view(-1)[:: 4096 // tensor.element_size()].sum()  # one number of each page

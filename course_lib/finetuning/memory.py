@@ -15,6 +15,7 @@ from torch import nn
 from course_lib.adapters import butterfly_layers, lora_layers
 from course_lib.adapters.layers import layer_sizes, linear_layers
 from course_lib.errors import CourseError
+from course_lib.training.master_weights import LOW_PRECISION
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NESTED_BLOCK = (
@@ -193,17 +194,20 @@ def quantisable(model: nn.Module) -> dict[str, int]:
 
 
 def _trained(model: nn.Module, s: MemorySettings) -> list[Part]:
-    """Adapter, float32 masters, the optimiser's state, gradients."""
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    masters = s.mode == "full" and BYTES[s.dtype] == 2
-    # An adapter is float32 on every base, and so is what the optimiser keeps of half-precision weights.
-    width = BYTES[s.dtype] if s.mode == "full" else 4
+    """Adapter, float32 masters, the optimiser's state, gradients.
+
+    An adapter is float32 on every base, and so is what the optimiser keeps of 16-bit weights.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    count, low = sum(p.numel() for p in trained), sum(p.numel() for p in trained if p.dtype in LOW_PRECISION)
+    adapter = 0 if s.mode == "full" else sum(p.nbytes for p in trained)
     what, each = OPTIMIZERS[s.optimizer]
+    width = 2 if low else 4
     return [
-        Part("adapter", f"{count:,} parameters x 4 bytes", 0 if s.mode == "full" else 4 * count),
-        Part("master weights", f"{count:,} parameters x 4 bytes, float32", 4 * count if masters else 0),
+        Part("adapter", f"{count:,} parameters x 4 bytes", adapter),
+        Part("master weights", f"{low:,} parameters x 4 bytes, float32", 4 * low),
         Part("optimiser state", f"{count:,} parameters x {each:g} bytes: {what}", int(each * count)),
-        Part("gradients", f"{count:,} parameters x {width} bytes", width * count, (AT_LAST_GRADIENT,)),
+        Part("gradients", f"{count:,} parameters x {width} bytes", sum(p.nbytes for p in trained), (AT_LAST_GRADIENT,)),
     ]
 
 

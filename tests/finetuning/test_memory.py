@@ -20,7 +20,7 @@ from course_lib.finetuning.model import adapt, known_shape, shape_of, transforme
 from course_lib.finetuning.settings import complete
 from course_lib.models.config import CONFIGS, DecoderConfig, parameter_count
 from course_lib.models.published import PUBLISHED
-from course_lib.training import next_token_loss
+from course_lib.training import Trainer, TrainingConfig, next_token_loss
 
 
 @pytest.mark.parametrize("shape", ["modern-1m", "tiny-gpt", "gpt2"])
@@ -97,20 +97,51 @@ def test_the_estimate_is_within_a_quarter_of_a_process(mode):
     assert 0.8 < float(done.stdout) < 1.25
 
 
+def shape(settings, dtype):
+    """The settings' model, a vocabulary of 64, without memory for its weights."""
+    return shape_of(replace(settings, dtype=dtype), type("Tokenizer", (), {"vocab_size": 64})())
+
+
 def test_checkpointed_and_half_precision_estimates_are_smaller():
     settings = complete({"model": "modern-5m", "mode": "full"})
-    model = shape_of(settings, type("Tokenizer", (), {"vocab_size": 64})())
     plain, recomputed, half = (
-        estimate_memory(model, MemorySettings("full", 4, 128, dtype, gradient_checkpointing=checkpoint))
+        estimate_memory(
+            shape(settings, dtype), MemorySettings("full", 4, 128, dtype, gradient_checkpointing=checkpoint)
+        )
         for dtype, checkpoint in [("float32", False), ("float32", True), ("bfloat16", False)]
     )
     assert recomputed["activations"] < plain["activations"] / 3
     assert plain["activations"] / 2 < half["activations"] < 0.6 * plain["activations"]  # norms remember float32
-    count = sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in shape(settings, "float32").parameters())
     assert (plain["weights"], plain["gradients"], plain["optimiser state"]) == (4 * count, 4 * count, 8 * count)
     # bfloat16: weights and gradients of 2 bytes, a float32 master and two float32 moments.
     assert (half["weights"], half["gradients"]) == (2 * count, 2 * count)
     assert half["master weights"] + half["optimiser state"] == 12 * count
+    assert plain["master weights"] == 0
+
+
+def test_adapters_on_a_bfloat16_base_have_no_masters():
+    """They are float32 themselves: 4 + 4 + 8 bytes."""
+    settings = complete({"model": "modern-5m", "mode": "lora"})
+    model = shape(settings, "bfloat16")
+    base = sum(p.numel() for p in model.parameters())
+    adapt(model, replace(settings, target_modules=("q_proj",)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    estimate = estimate_memory(model, MemorySettings("lora", 1, 8, "bfloat16"))
+    assert (estimate["weights"], estimate["adapter"], estimate["master weights"]) == (2 * base, 4 * trained, 0)
+    assert (estimate["gradients"], estimate["optimiser state"]) == (4 * trained, 8 * trained)
+
+
+def test_the_estimate_of_bfloat16_training_is_what_the_trainer_keeps(tiny_llama):
+    """Weights, gradients, masters and moments, tensor by tensor."""
+    model = tiny_llama.bfloat16()
+    trainer = Trainer(model, TrainingConfig(lr=1e-3), log_every=0)
+    trainer.train([torch.arange(16).reshape(1, 16)])
+    states = trainer.optimizer.state.values()
+    kept = sum(value.nbytes for state in states for name, value in state.items() if name != "step")
+    estimate = estimate_memory(model, MemorySettings("full", 1, 16, "bfloat16"))
+    assert kept == estimate["master weights"] + estimate["optimiser state"]
+    assert sum(p.nbytes for p in model.parameters()) == estimate["weights"] == estimate["gradients"]
 
 
 # --- worked arithmetic ---------------------------------------------------------------------------------------------
