@@ -3,6 +3,8 @@
 The training step of QLoRA is in `steps`, with those of the other methods.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,15 +23,14 @@ def quantize_with_bitsandbytes(model: nn.Module, like: nn.Module) -> nn.Module:
     Returns:
         `model`.
     """
-    from bitsandbytes.nn import Linear4bit as PeerLinear
-    from bitsandbytes.nn import Params4bit
+    from bitsandbytes import nn as bnb
 
+    layers: Any = bnb  # it lists no public names, and its `to` has a type of its own
     for name, layer in like.named_modules():
         if isinstance(layer, Linear4bit):
-            weight = model.get_submodule(name).weight.data
-            with torch.device("meta"):
-                peer = PeerLinear(layer.in_features, layer.out_features, bias=False, quant_type="nf4")
-            packed = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+            weight = model.get_parameter(f"{name}.weight").data
+            peer = layers.Linear4bit(layer.in_features, layer.out_features, bias=False, device="meta")
+            packed = layers.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
             peer.weight = packed.to(weight.device)  # moving is what quantises
             model.set_submodule(name, peer)
     return model
@@ -76,7 +77,7 @@ def check_equal(ours: nn.Module, theirs: nn.Module) -> None:
         theirs: the model that `quantize_with_bitsandbytes` returned.
     """
     for name, layer in ours.named_modules():
-        if isinstance(layer, Linear4bit) and not torch.equal(
-            layer.packed, theirs.get_submodule(name).weight.data.flatten()
-        ):
-            raise AssertionError(f"{name}: the two sides store different bytes.")
+        if isinstance(layer, Linear4bit):
+            theirs_packed = theirs.get_parameter(f"{name}.weight").data.flatten()
+            if not torch.equal(layer.packed, theirs_packed):
+                raise AssertionError(f"{name}: the two sides store different bytes.")
