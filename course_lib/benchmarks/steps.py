@@ -4,14 +4,15 @@ Times are taken in pairs in one process. Memory is taken in one process for each
 """
 
 import json
+import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from course_lib.benchmarks.timing import paired
 from course_lib.training.memory import peak_memory
@@ -35,7 +36,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
     Returns:
         The function, which returns the step's loss.
     """
-    from course_lib.adapters import inject_lora
+    from course_lib.adapters import inject_lora, lora_layers
     from course_lib.models.huggingface import load_decoder
     from course_lib.models.pretrained import resolve
     from course_lib.quantization import quantize_model
@@ -47,6 +48,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
         quantize_model(decoder, double_quant=True)
     if mode in ("lora", "qlora"):
         inject_lora(decoder, ["q_proj", "v_proj"], rank=8, alpha=16)
+        _draw(layer.A for _, layer in lora_layers(decoder))
     trainer = Trainer(decoder.train(), TrainingConfig(lr=1e-4, schedule="constant", compile=compile), log_every=0)
     batch = _batch()
     return lambda: trainer.step(0, 1, [batch]).loss
@@ -76,6 +78,7 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
         peer = _load("peer", str(resolve(model)), dtype).to(device)
     if mode in ("lora", "qlora"):
         peer = get_peft_model(peer, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+        _draw(matrix for name, matrix in peer.named_parameters() if ".lora_A." in name)
     peer.train()  # and never eval(): there, bitsandbytes repacks the weights for a kernel without a backward pass
     forward = torch.compile(peer) if compile else peer
     trained = [p for p in peer.parameters() if p.requires_grad]
@@ -115,6 +118,14 @@ def load_bitsandbytes(directory: str, dtype: str, device: str) -> nn.Module:
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
     return load_model(directory, dtype, quantization_config=config, device_map={"": device})
+
+
+@torch.no_grad()
+def _draw(matrices: Iterable[Tensor]) -> None:
+    """Start both sides from the same A: the two libraries draw it at different moments."""
+    torch.manual_seed(0)
+    for matrix in matrices:
+        nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
 
 
 def _batch() -> np.ndarray:
