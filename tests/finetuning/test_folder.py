@@ -170,7 +170,7 @@ def test_a_run_of_version_01_is_resumed_and_exported(models, text, capsys, mode)
 
 
 def test_a_run_of_qlora_before_our_own_goes_on_with_bitsandbytes():
-    """Before `--backend` there was, mode qlora was NF4 with double quantisation by bitsandbytes, and run.json did not say so."""
+    """Mode qlora was bitsandbytes' NF4 with double quantisation, and run.json did not say so."""
     stored = stored_settings({"settings": {"mode": "qlora"}})
     assert (stored["backend"], stored["quant_type"], stored["double_quant"]) == ("bitsandbytes", "nf4", True)
     new = complete({"mode": "qlora"})

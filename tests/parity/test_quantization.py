@@ -6,11 +6,9 @@ a multiple of 32 wide and no multiple of a block (findings/bitsandbytes_dequanti
 are compared with its other implementation, which a GPU's agrees with.
 """
 
+import bitsandbytes
 import pytest
 import torch
-
-bitsandbytes = pytest.importorskip("bitsandbytes")
-
 from bitsandbytes import functional
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from peft import PeftModel
@@ -37,9 +35,7 @@ def theirs_of(weight, quant_type, block_size, double_quant):
 def dequantised_by_them(packed, state):
     """By their kernel where it reads the blocks rightly, else by their plain implementation."""
     width = state.shape[-1]
-    has_kernel = (
-        len(state.shape) > 1 and width % 2 == 0 and state.blocksize < 2048
-    )  # else theirs compiles the plain one
+    has_kernel = len(state.shape) > 1 and width % 2 == 0 and state.blocksize < 2048
     if has_kernel and (width % state.blocksize == 0 or width % 32):
         return functional.dequantize_4bit(packed, state)
     absmax = state.absmax

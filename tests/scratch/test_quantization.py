@@ -32,7 +32,7 @@ def test_worked_block():
 @pytest.mark.parametrize("shape", [(1,), (37, 37), (128, 192), (3, 5, 100)])
 @pytest.mark.parametrize("quant_type", list(LEVELS))
 def test_both_editions_agree(quant_type, shape, double_quant):
-    """Codes and constants bit for bit. With double quantisation the mean of the constants may differ in its last bit."""
+    """Codes and constants bit for bit. With double quantisation the constants' mean may differ in its last bit."""
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for block_size in (16, 64, 256):
         ours = quantize_4bit(weight.numpy(), quant_type, block_size, double_quant)
