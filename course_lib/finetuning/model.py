@@ -27,6 +27,7 @@ from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load_model, resolve
 from course_lib.options import filled
+from course_lib.quantization import load_quantized
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -239,30 +240,31 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     Returns:
         The model in evaluation mode.
     """
-    options: dict[str, Any] = {"device_map": {"": choose_device(settings.device)}}
-    if settings.mode == "qlora":
-        options["quantization_config"] = _nf4(settings)
-    model = load_model(base_name(settings, folder), settings.dtype, **options)
-    for layer in model.modules():
-        # On processors with AVX512-BF16 an evaluation would repack 4-bit weights for a kernel without a backward pass:
-        # training would then go on with gradients that are zero (bitsandbytes 0.50).
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
-    return model.eval()
-
-
-def _nf4(settings: Settings) -> Any:
-    """How bitsandbytes is to hold the linear layers: NF4 with doubly quantised constants (arXiv:2305.14314)."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise CourseError(
-            "--mode qlora needs bitsandbytes until chapter 05 brings our own NF4: pip install bitsandbytes."
+    name, device = base_name(settings, folder), choose_device(settings.device)
+    if settings.mode == "qlora" and settings.backend == "ours":
+        return load_quantized(
+            name,
+            settings.quant_type,
+            double_quant=filled(settings.double_quant),
+            dtype=settings.dtype,
+            device=device,
         )
+    options: dict[str, Any] = {"device_map": {"": device}}
+    if settings.mode == "qlora":
+        options["quantization_config"] = _bitsandbytes_config(settings)
+    return load_model(name, settings.dtype, **options).eval()
+
+
+def _bitsandbytes_config(settings: Settings) -> Any:
+    """How bitsandbytes is to hold the linear layers: in 4 bits, in blocks of 64 (arXiv:2305.14314)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CourseError("--backend bitsandbytes needs it: pip install bitsandbytes, or leave --backend out.")
     from transformers import BitsAndBytesConfig
 
     computed = getattr(torch, settings.autocast or settings.dtype)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=settings.quant_type,
+        bnb_4bit_use_double_quant=filled(settings.double_quant),
         bnb_4bit_compute_dtype=computed,
     )
