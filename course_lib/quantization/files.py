@@ -4,8 +4,8 @@
 `save_quantized` writes is a folder that transformers loads with bitsandbytes, and `load_quantized` reads such folders
 too (`state` has the names; tests/quantization/test_files.py loads in both directions).
 
-Left out: our own decoder, and sharded saves. A model whose weights transformers renames or fuses while loading is loaded
-whole and then quantised.
+Left out: our own decoder, and sharded saves. A model whose weights transformers renames or fuses while loading is
+loaded whole and then quantised.
 """
 
 import json
