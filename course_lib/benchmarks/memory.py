@@ -26,7 +26,7 @@ BASES = ("float32", "bfloat16", "int8", "nf4", "nf4-double")
 MODES = ("full", "lora", "qlora")
 TARGETS, RANK = ("q_proj", "v_proj"), 8
 SMALL_BLOCK = 2**16
-STEPS = 3  # AdamW's moments are there from the second one on
+STEPS = 2  # AdamW's moments are there in the second one
 CPU = torch.device("cpu")
 WEIGHTS = ("weights", "4-bit weights", "block constants", "other weights")  # the parts of a model that nothing trains
 
