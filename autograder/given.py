@@ -26,6 +26,7 @@ NF4 = np.array(
         1.0,
     ]
 )
+NF4.flags.writeable = False  # the checks of several parts give it to answers
 
 
 def quantized(weight: np.ndarray, block_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
