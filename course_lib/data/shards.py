@@ -108,7 +108,8 @@ def _described(tokenizer: Any) -> list:
         rules = _backend(tokenizer).to_str()
     else:
         rules = [tokenizer.merges, tokenizer.special_tokens, tokenizer.numbering]
-    return [rules, len_of(tokenizer), getattr(tokenizer, "eos_token_id", None)]
+    end = getattr(tokenizer, "eos_token_id", None)
+    return [rules, len_of(tokenizer), end, _splits_special_tokens(tokenizer)]
 
 
 def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
@@ -203,11 +204,17 @@ def encode_many(tokenizer: TextEncoder, texts: list[str]) -> list[list[int]]:
     return [tokenizer.encode(text) for text in texts]
 
 
+def _splits_special_tokens(tokenizer: Any) -> bool:
+    """Whether the text of a special token is ordinary text to it. That is a setting of the tokenizer or of one call."""
+    return bool(getattr(tokenizer, "split_special_tokens", False))
+
+
 def _backend(tokenizer: Any) -> Any:
-    """What works inside a tokenizer of transformers', without the truncation and padding of an earlier call."""
+    """What works inside a tokenizer of transformers', without what an earlier call has set: it keeps such options."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    backend.encode_special_tokens = _splits_special_tokens(tokenizer)
     return backend
 
 

@@ -75,6 +75,23 @@ def test_a_text_without_a_blank_between_words(tmp_path, pattern, line):
     assert np.array_equal(np.concatenate([read_all(tmp_path / "out", split) for split in ("train", "val")]), whole)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_an_option_of_an_earlier_call_does_not_reach_the_shards(tmp_path, split):
+    """transformers keeps `split_special_tokens` in what works inside, until the next call of its own."""
+    tokenizer = trained_tokenizer(GPT2, [style_corpus()])
+    tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+    (tmp_path / "log.txt").write_text("So logged.<|end|>" * 50)
+    tokenizer("some words", truncation=True, max_length=1, split_special_tokens=not split)
+    tokenizer.split_special_tokens = split
+    quiet([tmp_path / "log.txt"], tmp_path / "out", tokenizer)
+    ids = [*read_all(tmp_path / "out", "train"), *read_all(tmp_path / "out", "val")]
+    assert ids.count(tokenizer.eos_token_id) == (0 if split else 50)
+    assert ids == tokenizer("So logged.<|end|>" * 50, add_special_tokens=False)["input_ids"]
+    tokenizer.split_special_tokens = not split
+    with pytest.raises(CourseError, match="other texts or settings"):
+        quiet([tmp_path / "log.txt"], tmp_path / "out", tokenizer)
+
+
 @pytest.mark.weights
 def test_pieces_with_a_real_tokenizer(text, smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", 301)
