@@ -79,7 +79,7 @@ def prepare(
         del tokens
     finally:
         everything.unlink(missing_ok=True)
-    manifest = {"version": VERSION, "fingerprint": fingerprint, "complete": True, "dtype": dtype.name}
+    manifest: dict[str, Any] = {"version": VERSION, "fingerprint": fingerprint, "complete": True, "dtype": dtype.name}
     manifest["shards"] = {name: count for name, (count, _) in sums.items()}
     manifest["crc32"] = {name: crc for name, (_, crc) in sums.items()}
     write_json(output / MANIFEST, manifest)

@@ -24,8 +24,8 @@ PARTS = [
     "é",
     "我",
     "\u0301",
-    "<|e",
-    "nd|>",
+    "<|",
+    "end|>",
 ]
 SPECIAL = frozenset({"<|end|>", "<|end|>!"})
 
