@@ -82,6 +82,7 @@ def test_datasets_chapter(tmp_path):
     recorded, outputs = execute("01_datasets", tmp_path)
     assert recorded["own_answers_pass"] == recorded["own_solutions_pass"] == 1
     assert recorded["overlap"] == recorded["differing_from_trl"] == 0
+    assert recorded["differing_by_split_rule"] == 28  # of 200, under GPT-2's rule
     assert recorded["packed_loss_error"] < 1e-5
     waste = recorded["padding_waste"]
     assert waste["length-grouped"] < waste["shuffled"] / 3
