@@ -67,7 +67,7 @@ _TRAIN: OtherNames = {
     "--log-interval": "--log-every",
     "--save-steps": "--checkpoint-every",
     "--save-total-limit": "--keep",
-    "--resume-from-checkpoint": "--resume",
+    "--resume-from-checkpoint": ("--resume", "auto"),  # there the same command begins a run and goes on with it
     "--no-cuda": ("--device", "cpu"),
     "--use-cpu": ("--device", "cpu"),
     "--bf16": ("--autocast", "bfloat16"),

@@ -29,6 +29,7 @@ from course_lib.adapters.peft_settings import (
     check_settings,
     initialisation,
     is_relative,
+    is_selected,
 )
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
@@ -231,18 +232,20 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
 
 
 def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Module]:
-    """The layers `target_modules` means; where PEFT's other settings decide, or none, those that the tensors name.
+    """The layers that the settings mean, by PEFT's rules; the file must hold the tensors of each.
 
-    "all-linear" means every linear layer but the head.
+    "all-linear" means every linear layer but the head. Null means what PEFT takes for this kind of model: some short
+    names in every block, which are the last parts of the names in the file.
     """
-    targets, every = config["target_modules"], linear_layers(model)
-    if config.get("layers_to_transform") is not None or config.get("exclude_modules") or targets is None:
-        named = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in saved}
-        return {path: layer for path, layer in every.items() if _outside(model, path) in named}
+    targets = config["target_modules"]
+    if targets is None:
+        targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in saved})
     if targets == "all-linear":
         head = getattr(model, "lm_head", None)
-        return {path: layer for path, layer in every.items() if layer is not head}
-    return matching_layers(model, _here(model, targets))
+        layers = {path: layer for path, layer in linear_layers(model).items() if layer is not head}
+    else:
+        layers = matching_layers(model, _here(model, targets))
+    return {path: layer for path, layer in layers.items() if is_selected(config, _outside(model, path))}
 
 
 def _refuse_misfits(directory: Path, wanted: Mapping[str, tuple], saved: dict[str, torch.Tensor]) -> None:

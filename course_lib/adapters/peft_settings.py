@@ -19,6 +19,7 @@ refused by name. The rules are those of PEFT 0.21.2; tests/adapters/test_peft_se
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,35 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         "path_initial_model_for_weight_conversion, or, where the changed base was saved, give that base and set "
         "init_lora_weights to true in adapter_config.json."
     )
+
+
+def is_selected(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a layer that `target_modules` means stays in under `exclude_modules` and `layers_to_transform`.
+
+    The rules are those of PEFT's `check_target_module_exists`: a layer that is targeted by its full name needs no
+    number, and the first number in a name is the block's.
+
+    Args:
+        config: the adapter's settings.
+        name: the layer's full name in the file.
+
+    Returns:
+        True where the adapter has A and B for it.
+    """
+    excluded = config.get("exclude_modules") or []
+    if isinstance(excluded, str):
+        if re.fullmatch(excluded, name):
+            return False
+    elif any(f".{name}".endswith(f".{end}") for end in excluded):
+        return False
+    targets, blocks = config.get("target_modules"), config.get("layers_to_transform")
+    if blocks is None or blocks == [] or isinstance(targets, str) or name in (targets or []):
+        return True
+    patterns = config.get("layers_pattern") or [r"[^.]*"]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found = (re.match(rf"(?:.*?\.)?{pattern}\.(\d+)\.", name) for pattern in patterns)
+    number = next((int(match.group(1)) for match in found if match), None)
+    return number in (blocks if isinstance(blocks, list) else [blocks])
 
 
 def _short(value: Any) -> str:

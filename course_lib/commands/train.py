@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
-from course_lib.finetuning.folder import claim, clear
+from course_lib.finetuning.folder import CHECKPOINTS, claim, clear
 from course_lib.finetuning.settings import GPT2, Settings, check_files, setting_names
 from course_lib.options import add_options, filled
-from course_lib.vocabulary import other_names
+from course_lib.vocabulary import HALF_DTYPES, other_names
 
 if TYPE_CHECKING:
     from course_lib.finetuning.plan import Plan
@@ -30,6 +30,7 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
   course train --mode butterfly-block --butterfly-stages 8 --butterfly-block-size 64 --output runs/turned
   course train --mode lora --tokens-per-step 512 --seq-len 256 --epochs 1 --output runs/by_tokens
   course train --output runs/notes --resume     go on after an interruption
+  course train --dataset notes.txt --output runs/notes --resume auto    begin, or go on where there is a run
   course train --mode full --dry-run            the plan and the memory it takes; touches nothing
   torchrun --nproc-per-node 2 -m course_lib.cli train ...    on two GPUs, or two processes of a CPU
 
@@ -65,7 +66,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder, new or empty (runs/MODE-DATASET)")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in --output, with the run's settings"
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("auto",),
+        help="go on from the newest checkpoint in --output, with the run's settings; auto: or begin, where no run is "
+        "there, for a job that a cluster sends again and again",
     )
     parser.add_argument("--force", action="store_true", help="replace the run that is in --output")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
@@ -119,6 +126,8 @@ def _train(settings: Settings, known: dict, folder: Path, world: "World", args: 
 
     if args.resume and not known:
         say(f"{folder} holds no run to go on with: a new one begins")
+    elif args.resume and not any((folder / CHECKPOINTS).glob("step_*")):
+        say(f"{folder} has no checkpoint yet: the run begins again at step 0")
     choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -136,7 +145,7 @@ def _train(settings: Settings, known: dict, folder: Path, world: "World", args: 
     if args.force and folder.is_dir() and world.is_main:
         clear(folder)
     try:
-        summary = train(plan, folder, args.resume, known, say, world)
+        summary = train(plan, folder, bool(args.resume), known, say, world)
     except KeyboardInterrupt:
         if world.is_main:
             command = f"course train --output {shlex.quote(str(folder))} --resume"
@@ -163,7 +172,11 @@ def header(plan: "Plan", processes: int = 1) -> str:
     """
     s, rule = plan.settings, "=" * 72
     percent = 100 * plan.trainable / plan.parameters
-    precision = f"NF4, embeddings and norms {s.dtype}" if s.mode == "qlora" else s.dtype
+    precision = s.dtype
+    if s.mode == "qlora":
+        precision = f"NF4, embeddings and norms {s.dtype}"
+    elif s.mode == "full" and s.dtype in HALF_DTYPES:
+        precision = f"{s.dtype}, trained with float32 master weights and saved in {s.dtype}"
     lines = [rule, f"{s.mode}: {s.model}, {plan.parameters:,} parameters in {precision}"]
     lines += _adapted(plan.adapted)
     lines += [f"trainable: {plan.trainable:,} of {plan.parameters:,} ({percent:.2f} %){_shape_of_adapter(s)}"]

@@ -26,10 +26,11 @@ def run_settings(folder: Path) -> dict | None:
 
 
 def named_base(folder: Path) -> str:
-    """The base that an adapter was trained on: the one made for its run, or else the one that its file names."""
-    if (Path(folder) / BASE / "config.json").is_file():  # wherever the run's folder has been moved
-        return str(Path(folder) / BASE)
-    name = adapter_config(folder).get("base_model_name_or_path")
+    """The base that an adapter was trained on: the one made for its run, or else the one that its file names.
+
+    It raises CourseError where the file names none, or a folder that is not on this machine.
+    """
+    name = _base_in_file(folder)
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
     like_a_folder = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
@@ -39,6 +40,12 @@ def named_base(folder: Path) -> str:
             "that model's folder or name here."
         )
     return name
+
+
+def _base_in_file(folder: Path) -> str | None:
+    if (Path(folder) / BASE / "config.json").is_file():  # wherever the run's folder has been moved
+        return str(Path(folder) / BASE)
+    return adapter_config(folder).get("base_model_name_or_path")
 
 
 def common_base(adapters: Mapping[str, Path]) -> str:
@@ -68,18 +75,15 @@ def other_bases(base: str, adapters: Mapping[str, Path]) -> dict[str, str]:
 
     Args:
         base: a model's name or folder.
-        adapters: their folders, by the names that the user gave. One that does not name its base counts as fitting.
+        adapters: their folders, by the names that the user gave. One that does not name its base counts as fitting,
+            and one that names a folder of another machine does not.
 
     Returns:
         The bases that are not `base`, by the names of their adapters.
     """
-    named = {name: folder for name, folder in adapters.items() if _names_base(folder)}
-    bases = {name: named_base(folder) for name, folder in named.items()}
-    return {name: other for name, other in bases.items() if not _same_model(base, other)}
-
-
-def _names_base(folder: Path) -> bool:
-    return (folder / BASE / "config.json").is_file() or bool(adapter_config(folder).get("base_model_name_or_path"))
+    # A folder of another machine is no obstacle: --base was given because of it.
+    bases = {name: _base_in_file(folder) for name, folder in adapters.items()}
+    return {name: other for name, other in bases.items() if other and not _same_model(base, other)}
 
 
 def _same_model(one: str, other: str) -> bool:

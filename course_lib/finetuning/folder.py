@@ -44,15 +44,15 @@ RENAMED = {  # in version 0.2
 }
 
 
-def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Settings, dict]:
+def claim(folder: Path, explicit: dict, resume: bool | str, force: bool) -> tuple[Settings, dict]:
     """The settings of the run in `folder`, and what its run.json says besides. Nothing is written.
 
     Args:
         folder: for a new run absent or empty.
         explicit: the settings that were given.
         resume: go on with the settings in run.json. What is given again has to agree, but for those that change
-            neither the numbers nor the files. Where there is no run yet, the same command begins one, so that a
-            cluster can send it again and again; but see `_refuse_mistyped`.
+            neither the numbers nor the files. "auto": begin where there is no run yet, so that a cluster can send one
+            command again and again; but see `_refuse_mistyped`.
         force: accept what an earlier run left there; `clear` removes it later.
 
     Returns:
@@ -66,8 +66,13 @@ def claim(folder: Path, explicit: dict, resume: bool, force: bool) -> tuple[Sett
         raise CourseError(f"{folder} is a file. Give --output a folder.")
     if resume and path.is_file():
         return _resumed(path, explicit)
-    if resume:
+    if resume == "auto":
         _refuse_mistyped(folder, explicit)
+    elif resume:
+        raise CourseError(
+            f"{folder} holds no run to go on with.{_runs_beside(folder)} Leave --resume out to begin one there, or "
+            "give --resume auto, which begins or goes on."
+        )
     filled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if filled and not force:
         if path.is_file():
@@ -100,23 +105,38 @@ def _refuse_to_clear(folder: Path, settings: Settings) -> None:
 
 
 def _refuse_mistyped(folder: Path, explicit: dict) -> None:
-    """CourseError where --resume names a folder without a run and was meant for another one.
+    """CourseError where --resume auto names a folder without a run and was meant for another one.
 
     That is so where nothing says what a new run should train on, and where a folder of a similar name holds a run with
     just these settings.
     """
-    runs = {path.parent.name: path.parent for path in folder.absolute().parent.glob(f"*/{RUN}")}
-    similar = difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)
+    runs, similar = _similar_runs(folder)
     meant = [name for name in similar if _agrees(runs[name] / RUN, explicit)]
     if "dataset" in explicit and not meant:
         return
-    found = [str(folder.parent / name) for name in (meant or similar or sorted(runs)[:5])]
-    if meant or similar:
-        hint = f" Did you mean {' or '.join(found)}?"
-    else:
-        hint = f" The runs beside it are {', '.join(found)}." if found else ""
+    hint = f" Did you mean {_listed(folder, meant)}?" if meant else _runs_beside(folder)
     without = "Without --resume" if meant else "With --dataset, or without --resume,"
     raise CourseError(f"{folder} holds no run to go on with.{hint} {without} a new run begins there.")
+
+
+def _similar_runs(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The runs beside `folder` by name, and the names that are like its own."""
+    runs = {path.parent.name: path.parent for path in folder.absolute().parent.glob(f"*/{RUN}")}
+    return runs, difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)
+
+
+def _runs_beside(folder: Path) -> str:
+    """A sentence about the runs that may have been meant, with a blank before it; empty where there is none."""
+    runs, similar = _similar_runs(folder)
+    if similar:
+        return f" Did you mean {_listed(folder, similar)}?"
+    return (
+        f" The runs beside it are {', '.join(str(folder.parent / name) for name in sorted(runs)[:5])}." if runs else ""
+    )
+
+
+def _listed(folder: Path, names: list[str]) -> str:
+    return " or ".join(str(folder.parent / name) for name in names)
 
 
 def _agrees(path: Path, explicit: dict) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from course_lib.adapters import butterfly_layers, lora_layers
 from course_lib.adapters.layers import layer_sizes, linear_layers
 from course_lib.errors import CourseError
+from course_lib.training.master_weights import LOW_PRECISION
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = (4 + 0.127) / 8  # a weight, with doubly quantised constants (Dettmers et al. 2023, arXiv:2305.14314)
@@ -25,14 +26,16 @@ class MemoryEstimate:
 
     Attributes:
         weights: all parameters, trained or frozen.
-        gradients: of the trained parameters.
-        moments: AdamW's two for each trained parameter.
+        gradients: of the trained parameters, in their dtype.
+        masters: float32 copies of the trained parameters that have 16 bits (see `training.master_weights`).
+        moments: AdamW's two for each trained parameter, float32 for one of 16 bits too.
         activations: what the blocks keep for the backward pass.
         logits: and their gradient, which the loss leaves in their place.
     """
 
     weights: int
     gradients: int
+    masters: int
     moments: int
     activations: int
     logits: int
@@ -40,7 +43,8 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """The sum: what the run needs at its peak, by the formula."""
-        return self.weights + self.gradients + self.moments + self.activations + self.logits
+        states = self.weights + self.gradients + self.masters + self.moments
+        return states + self.activations + self.logits
 
 
 def estimate_memory(
@@ -67,7 +71,10 @@ def estimate_memory(
     Raises:
         CourseError: the model's configuration lacks a size that the formula needs.
     """
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    trained_bytes = sum(p.numel() * p.element_size() for p in trained)
+    masters = sum(4 * p.numel() for p in trained if p.dtype in LOW_PRECISION)
+    moments = sum(2 * p.numel() * max(4, p.element_size()) for p in trained)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad) * BYTES[dtype]
     if mode == "qlora":
         linear = sum(out * into for name, (out, into) in _linear_sizes(model).items() if "lm_head" not in name)
@@ -79,7 +86,14 @@ def estimate_memory(
     elements = layers * config.hidden_size + kept if checkpoint else layers * kept
     # The loss is computed in float32 and leaves the logits' gradient in their place (`training.loss.summed_loss_`).
     logits = tokens * config.vocab_size * (4 if width == 4 else 4 + width)
-    return MemoryEstimate(trained + frozen, trained, 2 * trained, tokens * elements * width, logits)
+    return MemoryEstimate(
+        weights=trained_bytes + frozen,
+        gradients=trained_bytes,
+        masters=masters,
+        moments=moments,
+        activations=tokens * elements * width,
+        logits=logits,
+    )
 
 
 def _linear_sizes(model: nn.Module) -> dict[str, tuple[int, int]]:

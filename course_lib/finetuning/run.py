@@ -1,6 +1,5 @@
 """One training run: the plan carried out, and its results in a folder (`finetuning.folder` says which files)."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from course_lib.finetuning.model import adapt, base_name, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import shared_settings
 from course_lib.models.devices import choose_device
+from course_lib.models.folder import move_model
 from course_lib.options import filled
 from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
@@ -129,7 +129,7 @@ def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float
 
 
 def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
-    """Save the adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's.
+    """Save the adapter in PEFT's layout, or the model with its tokenizer in Hugging Face's, in the dtype of `--dtype`.
 
     Args:
         model: after training.
@@ -147,11 +147,9 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
             plan.tokenizer.save_pretrained(staging)
         else:
             plan.tokenizer.save(Path(staging, "bpe_tokenizer.json"))
-        # config.json last: without it a folder is not loaded
-        paths = sorted(apply_umask(Path(staging)).iterdir(), key=lambda path: path.name == "config.json")
-        for path in paths:
-            os.replace(path, folder / path.name)
-    return [folder / path.name for path in paths if path.suffix == ".safetensors"]
+        written = sorted(path.name for path in apply_umask(Path(staging)).glob("*.safetensors"))
+        move_model(Path(staging), folder)
+    return [folder / name for name in written]
 
 
 def plot(records: list[StepRecord], before: float, after: float, path: Path, say: Callable[[str], None]) -> None:

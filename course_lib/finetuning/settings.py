@@ -178,7 +178,12 @@ class Settings:
     weight_decay: float = option(0.0, "AdamW's", group=STEPS, at_least=0)
     max_grad_norm: float = option(1.0, "gradients of a larger norm are scaled down to it", group=STEPS, above=0)
 
-    dtype: str = option("float32", "of the base's weights", group=MEMORY, choices=DTYPES)
+    dtype: str = option(
+        "float32",
+        "of the base's weights; full: of the saved model too, and bfloat16 is trained with float32 master weights",
+        group=MEMORY,
+        choices=DTYPES,
+    )
     autocast: str | None = option(
         None, "compute the forward pass in it", group=MEMORY, choices=HALF_DTYPES, shown="off"
     )
@@ -269,7 +274,9 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
         raise CourseError("--weights and --from-scratch both say where the weights come from: give one of them.")
     if given.mode == "full" and given.dtype == "float16":
         raise CourseError(
-            "--mode full in --dtype float16 underflows. Use float32 with --autocast float16, or bfloat16."
+            "--mode full in --dtype float16 is not possible: gradients below 6e-8 become zero. Give --dtype bfloat16, "
+            "which is trained with float32 master weights, or --dtype float32 with --autocast float16, which scales "
+            "the loss."
         )
 
 

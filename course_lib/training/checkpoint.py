@@ -1,9 +1,10 @@
 """Checkpoints: one folder for each saved step, which is whole or not there at all.
 
-step_000050/ holds `weights.safetensors` (what is trained), `optimizer.safetensors` (AdamW's moments) and `state.json`
-(step, model, random state). Nothing is pickled. A folder is filled under another name and renamed, so a run that is
-killed at any moment leaves only whole ones. Several processes call `save` and `load` together, and the first writes;
-what FSDP2 shards is gathered, so that a checkpoint does not depend on how many processes wrote it.
+step_000050/ holds `weights.safetensors` (what is trained), `optimizer.safetensors` (AdamW's moments, the float32
+masters of 16-bit weights, the random state) and `state.json` (step, model). Nothing is pickled. A folder is filled
+under another name and renamed, so a run that is killed at any moment leaves only whole ones. Several processes call
+`save` and `load` together, and the first writes; what FSDP2 shards is gathered, so that a checkpoint does not depend on
+how many processes wrote it.
 """
 
 import json

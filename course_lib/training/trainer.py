@@ -21,6 +21,7 @@ from course_lib.training.config import CheckpointConfig, TrainingConfig
 from course_lib.training.distributed import World, full_tensor, wrap_distributed
 from course_lib.training.log import StepRecord, TrainingLog
 from course_lib.training.loss import count_targets, training_loss
+from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory
 
 Batch = np.ndarray | torch.Tensor | dict
@@ -28,6 +29,8 @@ Batch = np.ndarray | torch.Tensor | dict
 
 class Trainer:
     """Trains whichever parameters of `model` require gradients, all of them or an adapter's few, with AdamW.
+
+    Parameters of 16 bits get master weights and moments in float32 (see `master_weights`).
 
     Args:
         model: maps token ids (batch, time) to an object with `.logits` (batch, time, vocabulary), as transformers' do.
@@ -74,9 +77,7 @@ class Trainer:
                 "model.requires_grad_(True)."
             )
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=can_fuse(self.parameters)
-        )
+        self.optimizer = make_adamw(self.parameters, config.lr, config.weight_decay)
         # The loss scale of float16; with any other dtype it does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.autocast == "float16")
         self.checkpoint_every = checkpoints.every if checkpoints else 0
@@ -306,8 +307,3 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     else:
         raise CourseError(f"{type(model).__name__} cannot recompute its activations. Leave gradient_checkpointing out.")
-
-
-def can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether AdamW's one-kernel update takes these: floating-point, on a CPU or a GPU, not sharded."""
-    return all(p.is_floating_point() and type(p.data) is torch.Tensor for p in parameters)

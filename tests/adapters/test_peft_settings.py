@@ -189,6 +189,34 @@ def test_half_an_adapter_is_refused(tiny_llama, tmp_path):
             load_adapter(copy.deepcopy(tiny_llama), tmp_path)
 
 
+NARROWED = {
+    "one block": {"layers_to_transform": [1]},
+    "a number": {"layers_to_transform": 0},
+    "a pattern": {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+    "without a name": {"exclude_modules": ["self_attn.k_proj"]},
+    "without a regular expression": {"exclude_modules": r".*layers\.0\..*v_proj"},
+    "both": {"layers_to_transform": [0], "exclude_modules": ["v_proj"]},
+}
+
+
+@pytest.mark.parametrize("narrowed", NARROWED)
+def test_a_narrowed_adapter_that_lacks_layers_is_refused(narrowed, tiny_llama, tmp_path):
+    """The settings say which layers it has, by PEFT's own rule, so half of them cannot go missing in silence."""
+    settings = {"target_modules": ["q_proj", "k_proj", "v_proj"], **NARROWED[narrowed]}
+    theirs = saved_by_peft(tiny_llama, tmp_path, **settings)
+    whole = copy.deepcopy(tiny_llama)
+    named = {name.removeprefix("base_model.model.") for name in theirs.targeted_module_names}
+    assert set(load_adapter(whole, tmp_path)) == named
+    torch.testing.assert_close(logits(whole), logits(theirs), atol=1e-5, rtol=0)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    first = sorted(tensors)[0].rpartition(".lora_")[0]
+    save_file({name: t for name, t in tensors.items() if first not in name}, tmp_path / "adapter_model.safetensors")
+    bare = copy.deepcopy(tiny_llama)
+    with pytest.raises(CourseError, match=f"{first}.lora_A.weight is absent there and"):
+        load_adapter(bare, tmp_path)
+    assert not dict(lora_layers(bare))
+
+
 def test_prefixes_of_wrappers_do_not_matter(tiny_llama, tmp_path):
     theirs = saved_by_peft(tiny_llama, tmp_path)
     file = tmp_path / "adapter_model.safetensors"

@@ -219,6 +219,24 @@ def test_an_adapter_that_names_no_base_takes_the_given_one(base, adapter, capsys
     assert course("compare", "--adapter", folder, "--base", base, "--temperature", 0) == 0
 
 
+@pytest.mark.parametrize("name", ["/home/ada/models/base", r"C:\Users\ada\base", "../models/base"])
+def test_a_base_on_another_machine(base, adapter, tmp_path, capsys, name):
+    """The error names the adapter's file and the folder in it, and what it advises works."""
+    folder = adapter("a", base_name=name)
+    given = {
+        "compare": ["--adapter", folder, "--samples", 1, "--temperature", 0, "--max-new-tokens", 2],
+        "merge": ["--adapter", folder, "--output", tmp_path / "m"],
+    }
+    for command, arguments in given.items():
+        assert course(command, *arguments) == 2
+        told = capsys.readouterr()
+        said = f"{folder / 'adapter_config.json'} names the base {name}, a folder that is not on this machine"
+        assert f"{said}: give --base" in told.err
+        assert told.err.count("\n") == 1
+        assert course(command, *arguments, "--base", base) == 0
+        assert f"note: {folder} was trained on {name}" in capsys.readouterr().out
+
+
 # --- .pt files ---
 
 

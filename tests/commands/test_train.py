@@ -3,12 +3,14 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_runs import run, train
 
 from course_lib.cli import main
@@ -186,7 +188,10 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
         (["--model", "no such model"], "no such model"),
         (["--from-scratch"], "from scratch"),
         (["--mode", "butterfly-block", "--butterfly-block-size", 24], "block_size 24"),
-        (["--mode", "full", "--dtype", "float16"], "float16"),
+        (
+            ["--mode", "full", "--dtype", "float16"],
+            "Give --dtype bfloat16, which is trained with float32 master weights",
+        ),
         (["--mode", "full", "--rank", 8], "--rank belongs to --mode lora, qlora and not to full"),
         (
             ["--mode", "butterfly", "--butterfly-block-size", 8],
@@ -224,6 +229,26 @@ def test_a_damaged_model_is_refused_in_one_sentence(models, text, capsys, file, 
     assert error.startswith("course: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_bfloat16_weights_learn_as_float32_and_are_saved_in_bfloat16(models, text, capsys):
+    """What the refusal of float16 recommends. Without masters most of these weights would stay as they were."""
+    options = ["--mode", "full", "--steps", 12, "--lr", 1e-4, "--schedule", "constant", "--warmup-ratio", 0]
+    assert run(models, text, *options, output="float32") == 0
+    capsys.readouterr()
+    assert run(models, text, *options, "--dtype", "bfloat16", "--checkpoint-every", 5) == 0
+    assert "in bfloat16, trained with float32 master weights and saved in bfloat16" in capsys.readouterr().out
+    after = [json.loads((models / name / "summary.json").read_text()) for name in ("float32", "run")]
+    gains = [s["held_out_loss_before"] - s["held_out_loss_after"] for s in after]
+    assert gains[1] == pytest.approx(gains[0], rel=0.05)
+    saved, start = load_file(models / "run" / "model.safetensors"), load_file(models / "llama" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    unmoved = sum((saved[name] == start[name].bfloat16()).sum().item() for name in saved)
+    assert unmoved / sum(tensor.numel() for tensor in saved.values()) < 0.3
+    whole = (models / "run" / "model.safetensors").read_bytes()
+    shutil.rmtree(models / "run" / "checkpoints" / "step_000012")
+    assert train("--output", models / "run", "--resume") == 0  # from step 10
+    assert (models / "run" / "model.safetensors").read_bytes() == whole
 
 
 def test_another_folder_is_never_overwritten(models, text, capsys):

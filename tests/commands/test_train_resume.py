@@ -9,17 +9,26 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_runs import TEXT, run, train
 
 from course_lib.cli import main
 from course_lib.finetuning.plan import make_plan
 from course_lib.finetuning.settings import complete
+from course_lib.models.pretrained import load_model
 from course_lib.training import read_log
 
 
-def test_resume_in_a_new_folder_says_that_it_begins(models, text, capsys):
-    assert run(models, text, "--steps", 1, "--resume") == 0
+def test_resume_auto_alone_begins_in_a_new_folder(models, text, capsys):
+    assert run(models, text, "--steps", 1, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "run holds no run to go on with. Leave --resume out to begin one there, or give --resume auto" in error
+    assert error.count("\n") == 1
+    assert not (models / "run").exists()
+    assert run(models, text, "--steps", 1, "--resume", "auto") == 0
     assert "holds no run to go on with: a new one begins" in capsys.readouterr().out
+    assert run(models, text, "--steps", 1, "--resume", "auto") == 0  # the same command goes on
+    assert "a new one begins" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_compared_like_an_adapter_and_the_run_may_have_moved(models, text, capsys, monkeypatch):
@@ -49,6 +58,38 @@ def test_resume_after_the_end_keeps_the_log_and_the_result(models, text, capsys)
     assert {name: (models / "run" / name).read_bytes() for name in before} == before
 
 
+def test_resume_before_the_first_checkpoint_begins_again(models, text, capsys):
+    run(models, text, "--steps", 2, "--checkpoint-every", 0)
+    log = [record.loss for record in read_log(models / "run" / "log.jsonl")]
+    capsys.readouterr()
+    assert train("--output", models / "run", "--resume") == 0
+    assert "run has no checkpoint yet: the run begins again at step 0" in capsys.readouterr().out
+    assert [record.loss for record in read_log(models / "run" / "log.jsonl")] == log
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_model_saved_into_the_run_since_does_not_hide_the_result(models, text, sharded):
+    """Another model in the folder, in shards or in one file: what the run saves is what both loaders find there."""
+    from transformers import AutoModelForCausalLM
+
+    options = ["--mode", "full", "--steps", 2, "--lr", 1e-2]
+    assert run(models, text, *options) == 0
+    folder = models / "run"
+    result = (folder / "model.safetensors").read_bytes()
+    if sharded:
+        (folder / "model.safetensors").unlink()
+    other = AutoModelForCausalLM.from_pretrained(models / "llama")
+    other.generation_config.max_new_tokens = 3
+    other.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
+    assert (folder / "model.safetensors.index.json").exists() == sharded
+    assert train("--output", folder, "--resume") == 0
+    assert (folder / "model.safetensors").read_bytes() == result
+    assert [path.name for path in folder.glob("model*")] == ["model.safetensors"]
+    ours, theirs = load_model(folder), AutoModelForCausalLM.from_pretrained(folder)
+    for each, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(each, reference)
+
+
 def test_resume_refuses_other_data(models, text, capsys):
     run(models, text, "--steps", 2)
     text.write_text(TEXT.replace("keeper", "captain"))
@@ -62,7 +103,7 @@ def test_killed_and_resumed_the_log_is_bit_identical(models, text):
     that was left alone."""
     command = [sys.executable, "-m", "course_lib.cli", "train", "--model", models / "llama", "--dataset", text]
     command += ["--seq-len", 32, "--lora-dropout", 0.1, "--tokens-per-step", 90, "--epochs", 3, "--eval-every", 7]
-    command += ["--batch-size", 2, "--threads", 1, "--resume", "--output"]
+    command += ["--batch-size", 2, "--threads", 1, "--resume", "auto", "--output"]
     command = list(map(str, command))
     subprocess.run([*command, models / "whole"], check=True, capture_output=True, timeout=120)
     process = subprocess.Popen([*command, models / "cut"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -48,14 +48,27 @@ def test_resume_without_a_run_names_similar_folders(tmp_path):
     for name in ("notes", "letters", "other"):
         begun(tmp_path / name)
     (tmp_path / "note_paper").mkdir()
-    with pytest.raises(CourseError, match="nots holds no run to go on with. Did you mean .*/notes") as error:
-        claim(tmp_path / "nots", {}, resume=True, force=False)
-    assert "note_paper" not in str(error.value)
-    with pytest.raises(CourseError, match="The runs beside it are .*/letters, .*/notes, .*/other"):
-        claim(tmp_path / "zzz", {"mode": "lora"}, resume=True, force=False)
-    with pytest.raises(CourseError, match="holds no run to go on with. With --dataset"):
-        claim(tmp_path / "elsewhere" / "notes", {}, resume=True, force=False)
+    for resume, advice in ((True, "Leave --resume out to begin one there"), ("auto", "With --dataset")):
+        with pytest.raises(CourseError, match="nots holds no run to go on with. Did you mean .*/notes") as error:
+            claim(tmp_path / "nots", {}, resume=resume, force=False)
+        assert "note_paper" not in str(error.value)
+        with pytest.raises(CourseError, match="The runs beside it are .*/letters, .*/notes, .*/other"):
+            claim(tmp_path / "zzz", {"mode": "lora"}, resume=resume, force=False)
+        with pytest.raises(CourseError, match=f"holds no run to go on with. {advice}"):
+            claim(tmp_path / "elsewhere" / "notes", {}, resume=resume, force=False)
     assert not (tmp_path / "nots").exists()
+
+
+def test_resume_never_begins_a_run(tmp_path):
+    """Not with a data set named, not without similar runs, not in an empty folder, not with checkpoints alone."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "lost" / "checkpoints" / "step_000001").mkdir(parents=True)
+    for name in ("absent", "empty", "lost"):
+        with pytest.raises(
+            CourseError, match=f"{name} holds no run to go on with. Leave --resume out .* --resume auto"
+        ):
+            claim(tmp_path / name, {"dataset": "notes.txt", "steps": 5}, resume=True, force=False)
+    assert not (tmp_path / "absent").exists()
 
 
 def test_the_same_command_begins_and_resumes(tmp_path):
@@ -64,20 +77,20 @@ def test_the_same_command_begins_and_resumes(tmp_path):
     given = {"dataset": "notes.txt", "lr": 0.5, "steps": 20}
     begun(tmp_path / "run_1", **given)
     with pytest.raises(CourseError, match="Did you mean .*/run_1. Without --resume a new run begins there"):
-        claim(tmp_path / "run1", given, resume=True, force=False)
+        claim(tmp_path / "run1", given, resume="auto", force=False)
     for other in ({"seed": 1}, {"lr": 0.1}):
-        settings, known = claim(tmp_path / "run_2", given | other, resume=True, force=False)
+        settings, known = claim(tmp_path / "run_2", given | other, resume="auto", force=False)
         assert known == {}
         assert settings.steps == 20
-    assert claim(tmp_path / "far_away", given, resume=True, force=False)[1] == {}
+    assert claim(tmp_path / "far_away", given, resume="auto", force=False)[1] == {}
 
 
 def test_a_damaged_neighbour_is_no_obstacle(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "run.json").write_text("{")
-    assert claim(tmp_path / "note", {"dataset": "x.txt"}, resume=True, force=False)[1] == {}
+    assert claim(tmp_path / "note", {"dataset": "x.txt"}, resume="auto", force=False)[1] == {}
     with pytest.raises(CourseError, match="Did you mean .*/notes"):
-        claim(tmp_path / "note", {}, resume=True, force=False)
+        claim(tmp_path / "note", {}, resume="auto", force=False)
 
 
 def test_the_command_refuses_a_mistyped_folder(models, text, capsys):

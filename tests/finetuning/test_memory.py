@@ -12,7 +12,7 @@ from course_lib.finetuning.memory import block_elements, estimate_memory
 from course_lib.finetuning.model import adapt, shape_of
 from course_lib.finetuning.settings import complete
 from course_lib.models.config import CONFIGS
-from course_lib.training import next_token_loss
+from course_lib.training import Trainer, TrainingConfig, next_token_loss
 
 
 @pytest.mark.parametrize("shape", ["modern-1m", "tiny-gpt", "gpt2"])
@@ -89,14 +89,44 @@ def test_the_estimate_is_within_a_quarter_of_a_process(mode):
     assert 0.8 < float(done.stdout) < 1.25
 
 
+def shape(settings, dtype):
+    """The settings' model, a vocabulary of 64, without memory for its weights."""
+    return shape_of(replace(settings, dtype=dtype), type("Tokenizer", (), {"vocab_size": 64})())
+
+
 def test_checkpointed_and_half_precision_estimates_are_smaller():
     settings = complete({"model": "modern-5m", "mode": "full"})
-    model = shape_of(settings, type("Tokenizer", (), {"vocab_size": 64})())
     plain, recomputed, half = (
-        estimate_memory(model, tokens=512, dtype=dtype, mode="full", checkpoint=checkpoint)
+        estimate_memory(shape(settings, dtype), tokens=512, dtype=dtype, mode="full", checkpoint=checkpoint)
         for dtype, checkpoint in [("float32", False), ("float32", True), ("bfloat16", False)]
     )
     assert recomputed.activations < plain.activations / 3
     assert half.activations == plain.activations / 2
-    count = sum(p.numel() for p in model.parameters())
-    assert (plain.weights, plain.gradients, plain.moments) == (4 * count, 4 * count, 8 * count)
+    count = sum(p.numel() for p in shape(settings, "float32").parameters())
+    assert (plain.weights, plain.gradients, plain.masters, plain.moments) == (4 * count, 4 * count, 0, 8 * count)
+    # 16-bit weights and gradients, but float32 masters and moments: 16 bytes a weight again.
+    assert (half.weights, half.gradients, half.masters, half.moments) == (2 * count, 2 * count, 4 * count, 8 * count)
+
+
+def test_adapters_on_a_bfloat16_base_have_no_masters():
+    """They are float32 themselves: 4 + 4 + 8 bytes."""
+    settings = complete({"model": "modern-5m", "mode": "lora"})
+    model = shape(settings, "bfloat16")
+    base = sum(p.numel() for p in model.parameters())
+    adapt(model, replace(settings, target_modules=("q_proj",)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    estimate = estimate_memory(model, tokens=8, dtype="bfloat16", mode="lora")
+    assert (estimate.weights, estimate.masters) == (2 * base + 4 * trained, 0)
+    assert (estimate.gradients, estimate.moments) == (4 * trained, 8 * trained)
+
+
+def test_the_estimate_of_bfloat16_training_is_what_the_trainer_keeps(tiny_llama):
+    """Weights, gradients, masters and moments, tensor by tensor."""
+    model = tiny_llama.bfloat16()
+    trainer = Trainer(model, TrainingConfig(lr=1e-3), log_every=0)
+    trainer.train([torch.arange(16).reshape(1, 16)])
+    states = trainer.optimizer.state.values()
+    kept = sum(value.nbytes for state in states for name, value in state.items() if name != "step")
+    estimate = estimate_memory(model, tokens=16, dtype="bfloat16", mode="full")
+    assert kept == estimate.masters + estimate.moments
+    assert sum(p.nbytes for p in model.parameters()) == estimate.weights == estimate.gradients

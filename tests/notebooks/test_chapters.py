@@ -55,6 +55,9 @@ def test_full_finetuning_chapter(tmp_path):
     assert recorded["resumed_identical"]
     assert recorded["by_hand_difference"] < 1e-4
     assert recorded["recomputed_difference"] < 1e-5
+    assert recorded["bfloat16_apart"]["bfloat16, masters"] < 5e-3  # the band the chapter prints
+    unmoved = recorded["bfloat16_unmoved"]
+    assert unmoved["bfloat16, plain"] > 2 * unmoved["bfloat16, masters"]
     assert recorded["transformers_difference"] < 1e-3
     assert max(abs(error) for error in recorded["memory_error"].values()) < 0.01
     assert recorded["accumulation_error"]["weighted by tokens"] < 1e-5

@@ -1,7 +1,7 @@
 """Runs for tests/training/test_distributed.py, alone or under torchrun: distributed_run.py RUN ...
 
-RUN is FOLDER:full or FOLDER:lora, with :fsdp and :resume after it where that is wanted; several runs follow one another
-in the same processes. The model is the course's own decoder.
+RUN is FOLDER:full, FOLDER:lora or FOLDER:bfloat16 (full training of weights in it), with :fsdp and :resume after it
+where that is wanted; several runs follow one another in the same processes. The model is the course's own decoder.
 """
 
 import sys
@@ -25,6 +25,8 @@ def train(folder: Path, options: list[str], world: World) -> None:
     model = Decoder(replace(CONFIGS["modern-1m"], vocab_size=97, num_hidden_layers=2))
     if "lora" in options:
         inject_lora(model, ["q_proj", "v_proj"], rank=4)
+    if "bfloat16" in options:
+        model.bfloat16()
     rng = np.random.default_rng(0)
 
     def batch(rows):
