@@ -100,7 +100,7 @@ class _CrossEntropy(torch.autograd.Function):
         """x (rows, vocabulary), targets (rows,) -> the loss, a scalar. Afterwards x holds d loss / d x."""
         # Pieces that stay in a processor's cache (2 MB) and are small beside x; a GPU wants more to do at once.
         rows = 1024 if x.is_cuda else min(32, max(1, 2**19 // x.shape[1]))
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        total: Any = 0.0  # it takes the dtype of the pieces' losses, which is float32 under autocast
         for part, target in zip(x.split(rows), targets.split(rows), strict=True):
             with torch.enable_grad():  # a Function's forward runs without; these few rows need a graph of their own
                 logits = part.detach().requires_grad_()
