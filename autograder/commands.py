@@ -70,6 +70,7 @@ def _check(args: argparse.Namespace) -> int:
     from autograder.student.check import Outcome, check, find_notebook
 
     def tell(outcome: Outcome) -> None:
+        """Print what became of one part."""
         mark = "ok  " if not outcome.message else "FAIL"
         message = f"\n      {outcome.message}" if outcome.message else ""
         print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)

@@ -78,7 +78,7 @@ class Attention(nn.Module):
             q, k, v = project(x, [self.q_proj, self.k_proj, self.v_proj], norm)
 
         dropout = self.config.dropout if self.training else 0.0
-        # The form with its gradient written by hand has no sinks, no dropout and no cache.
+        # The form with its gradient written by hand knows neither sinks nor dropout nor a cache.
         plain_softmax = self.config.attention == "sdpa" and self.sinks is None and dropout == 0
         if plain_softmax and cos is not None and sin is not None and cache is None and can_attend(q):
             return output_layer(rotate_and_attend(q, k, v, cos, sin, attention_mask, self.config.head_dim))

@@ -142,7 +142,8 @@ class Decoder(nn.Module):
             Logits (batch, time, vocabulary), the loss in nats per token, and the cache.
 
         Raises:
-            CourseError: A mask's shape does not fit, GPT-2's learned positions run out, or skip_logits has no labels.
+            CourseError: A mask's shape does not fit, GPT-2's learned positions run out, or skip_logits comes without
+                labels.
         """
         if skip_logits:
             alone = self._loss_alone(input_ids, attention_mask, position_ids, labels, num_items_in_batch)
