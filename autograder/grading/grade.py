@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from autograder import notebook
+from autograder.configuration import outdated
 from autograder.course import Assignment
 from autograder.grading import gradebook, times
 from autograder.grading.collect import Submission
@@ -34,6 +35,8 @@ def grade(
 ) -> list[Grade]:
     """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
 
+    It begins with a note where the course's `nbgrader_config.py` is older than this version of the course.
+
     Each submission is rebuilt first (`rebuild`) in a temporary folder: the student's file is only read. A submission
     that cannot be graded has its problem written down and stops nobody else. One that did not change since it was
     graded keeps its grade. A run that was killed is taken up where it stopped.
@@ -53,6 +56,8 @@ def grade(
     """
     assignment = placed(assignment, state)
     with NbgraderProcess(state, assignment.name) as nbgrader, tempfile.TemporaryDirectory(prefix="course-grade-") as at:
+        if note := outdated(state):
+            say(f"note: {note}")
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
         run = _Run(assignment, template, state, Path(at), Journal(assignment, state))
