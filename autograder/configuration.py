@@ -57,7 +57,7 @@ def _renewal(file: Path) -> str:
 
 def _settings(file: Path) -> dict[str, Any]:
     """What a configuration sets, by names such as IgnorePattern.pattern, without the personal ones."""
-    from traitlets.config import PyFileConfigLoader
+    from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader(file.name, path=str(file.parent)).load_config()
     return {
