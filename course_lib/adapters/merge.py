@@ -59,8 +59,8 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
         What the rounding cost.
 
     Raises:
-        CourseError: the model lacks the adapter, one is merged already, a weight is tied to another layer's (merging
-            would change both), or a weight is quantised (dequantise it first).
+        CourseError: there is no adapter, one is merged already, a weight is tied to another layer's (merging would
+            change both), or a weight is quantised (dequantise it first).
     """
     if weights is not None:
         _check_known(model, weights)
