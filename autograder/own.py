@@ -18,17 +18,33 @@ COMPARISONS = {name: getattr(np, name) for name in ("allclose", "array_equal", "
 
 
 def own_work(names: dict) -> Callable[..., None]:
-    """Call it at the end of an assignment's first cell, as `check_own = own_work(globals())`.
+    """Make the check of an assignment: its first cell ends with `check_own = own_work(globals())`.
 
     The result is called with an answer, a function, and raises AssertionError where it calls course_lib or autograder
     for itself, by an import, by the library's name or through another function of the notebook; or where the names that
     the checks rely on have changed since. Names that the first cell defined may be used, except modules and those with
-    a leading underscore, which are the checks' own. `check_own(answer, "helper")` forbids a name that only other parts
-    may use.
+    a leading underscore, which are the checks' own.
+
+    Args:
+        names: The notebook's global names. What they are now is remembered.
+
+    Returns:
+        `check_own(answer, *forbidden)`, which looks at one answer. It also forbids the names that are given to it, of
+        helpers that only other parts may use.
     """
     given = dict(names)
 
     def check_own(answer: object, *forbidden: str) -> None:
+        """Complain where an answer hands its work to course_lib, itself or through other code of the notebook.
+
+        Args:
+            answer: The function or class that the student wrote.
+            forbidden: Names of the first cell that only other parts may use.
+
+        Raises:
+            AssertionError: The answer calls or imports something of course_lib; or names that the checks rely on are
+                not what they were after the first cell.
+        """
         _check_names(names, given)
         title = getattr(answer, "__name__", "the answer")
         allowed = {name: value for name, value in given.items() if name not in forbidden}

@@ -17,7 +17,7 @@ class Optimizer:
         lr: the learning rate, at least 0. A schedule may change it between steps.
 
     Raises:
-        ValueError: there is no parameter, or the learning rate is negative or not finite.
+        ValueError: `parameters` is empty, or the learning rate is negative or not finite.
     """
 
     slots: tuple[str, ...] = ()

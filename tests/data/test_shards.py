@@ -285,7 +285,7 @@ def test_wikitext_folders(tmp_path):
     assert "".join(articles) == WIKI
     assert read_corpus(tmp_path, "val", limit=1) == articles[:1]
     with pytest.raises(
-        CourseError, match=r"no wiki.test.raw and no wiki.test.tokens; it has wiki.train.raw, wiki.valid"
+        CourseError, match=r"neither wiki.test.raw nor wiki.test.tokens; it contains wiki.train.raw, wiki.valid"
     ):
         read_corpus(tmp_path, "test")
     with pytest.raises(CourseError, match="There is no corpus 'tinystorys': give tinystories, wikitext2"):
