@@ -13,6 +13,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.errors import CourseError
+from course_lib.quantization.linear import Linear4bit
+from course_lib.quantization.model import is_quantized
 
 
 class AdaptedLayer(nn.Module):
@@ -24,12 +26,12 @@ class AdaptedLayer(nn.Module):
     Attributes:
         base: the layer as it was.
         enabled: False makes the layer compute the base alone (see `disable_adapters`).
-        original: None, or a tuple with the one weight that `merge` has replaced. nn.Module would register a bare
-            parameter as a part of the model; it does not look into a tuple.
+        original: None, or a tuple with what `merge` has replaced: the base's weight, or the whole base where that is
+            quantised. nn.Module would register either as a part of the model; it does not look into a tuple.
     """
 
     base: Any  # nn.Linear, Conv1D or a quantised layer: each has a weight, but they share no class
-    original: tuple[nn.Parameter] | None
+    original: tuple[nn.Parameter | nn.Module] | None
 
     def __init__(self, base: nn.Module):
         super().__init__()
@@ -55,17 +57,35 @@ class AdaptedLayer(nn.Module):
         raise NotImplementedError
 
     def matrix(self) -> torch.Tensor:
-        """The base's weight as (out, in), at float32 or better."""
-        weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
+        """The base's weight as (out, in), at float32 or better; of a base in 4 bits, what the codes stand for.
+
+        It raises CourseError where bitsandbytes has packed the weight: such bytes are not weights.
+        """
+        if is_foreign(self.base):
+            raise CourseError(
+                "This layer's weight is quantised by bitsandbytes: dequantise the model, or quantise it by "
+                "quantize_model."
+            )
+        weight = self.base.weight.T if _is_transposed(self.base) else self.base.weight
         return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
     def in_layout(self, matrix: torch.Tensor) -> torch.Tensor:
         """A matrix (out, in) as the base stores it: transposed for `Conv1D`."""
-        return matrix.T.contiguous() if isinstance(self.base, Conv1D) else matrix
+        return matrix.T.contiguous() if _is_transposed(self.base) else matrix
 
     def merged_weight(self) -> torch.Tensor:
         """The changed weight in the base's layout and dtype: (out, in) for nn.Linear, (in, out) for `Conv1D`."""
         return self.base.weight.clone() if self.merged else self.exact_weight().to(self.base.weight.dtype)
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer's weight is (in, out): transformers' `Conv1D`, also in 4 bits."""
+    return isinstance(layer, Conv1D) or (isinstance(layer, Linear4bit) and layer.transposed)
+
+
+def is_foreign(layer: nn.Module) -> bool:
+    """Whether a layer's weight is quantised by bitsandbytes, and not by us."""
+    return is_quantized(layer) and not isinstance(layer, Linear4bit)
 
 
 def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdaptedLayer]]:

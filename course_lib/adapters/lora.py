@@ -27,7 +27,8 @@ from course_lib.adapters.layers import (
 )
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
-from course_lib.models.fused import Factors, can_fuse, factors_of, has_hooks, project_factors
+from course_lib.models.factors import Factors, factors_of, has_hooks
+from course_lib.models.fused import can_fuse, project_factors
 
 
 def lora_scaling(alpha: float, rank: int, use_rslora: bool = False) -> float:

@@ -1,8 +1,9 @@
 """Merging: an adapter folded into the base's weights, taken out again, mixed with others, and saved as a plain model.
 
 A merged layer costs what the base costs, since the second path is gone. This is checked against PEFT's merge_and_unload
-and add_weighted_adapter in tests/parity/test_adapters.py. Left out: PEFT's combinations by SVD, TIES and DARE, and
-merging into quantised weights.
+and add_weighted_adapter in tests/parity/test_adapters.py. A base in 4 bits is dequantised where it is merged into, as
+its adapter was trained on what the codes stand for. Left out: PEFT's combinations by SVD, TIES and DARE, and quantising
+the merged weights again.
 """
 
 import math
@@ -17,11 +18,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from course_lib.adapters.layers import AdaptedLayer, adapted_layers
+from course_lib.adapters.layers import AdaptedLayer, adapted_layers, is_foreign
 from course_lib.adapters.lora import LoRALinear, LowRank, adapter_names, inject_lora, lora_layers
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled
+from course_lib.models.devices import device_of
 from course_lib.models.twin import twin
+from course_lib.quantization.linear import Linear4bit
+from course_lib.quantization.model import dequantize_model
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
     """Fold the adapter into the weights, in place: W becomes W + scaling * B A, or W R for a butterfly.
 
     The sum is taken in float32 and rounded once, to the base's dtype. The original weights are kept for `unmerge`, as a
-    second copy of the adapted layers.
+    second copy of the adapted layers. A layer in 4 bits becomes a plain one in the dtype before quantisation: its codes
+    cannot hold the sum.
 
     Args:
         model: a model with adapters.
@@ -60,17 +65,19 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
 
     Raises:
         CourseError: there is no adapter, one is merged already, a weight is tied to another layer's (merging would
-            change both), or a weight is quantised (dequantise it first).
+            change both), or a weight is quantised by bitsandbytes (dequantise it first).
     """
     if weights is not None:
         _check_known(model, weights)
     layers = _mergeable(model)
     # Every layer counts as merged from here on, also one that holds none of the adapters and keeps its weight.
     for layer in layers:
-        layer.original = (layer.base.weight,)
+        layer.original = (layer.base if isinstance(layer.base, Linear4bit) else layer.base.weight,)
     changed = [layer for layer in layers if not isinstance(layer, LoRALinear) or _holds(layer, weights)]
     largest, error, change, entries = 0.0, 0.0, 0.0, 0
     for layer in changed:
+        if isinstance(layer.base, Linear4bit):
+            layer.base = layer.base.to_plain()
         before = layer.base.weight
         if weights is not None and isinstance(layer, LoRALinear):
             exact = _weighted(layer, weights)
@@ -104,8 +111,11 @@ def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
     # A tied weight is one tensor under several names: it is counted once for each of them.
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, layer in layers:
+        if isinstance(layer.base, Linear4bit):
+            continue  # it owns its codes, and is replaced rather than written to
         weight = getattr(layer.base, "weight", None)
-        if weight is None or not weight.is_floating_point():
+        # Packed bytes can be stored as floats, too: their dtype alone does not tell.
+        if weight is None or is_foreign(layer.base) or not weight.is_floating_point():
             raise CourseError(f"{name} is quantised: dequantise the base before merging into it.")
         if owners[id(weight)] > 1:
             raise CourseError(f"The weight of {name} is tied to another layer's: merging would change both.")
@@ -135,6 +145,9 @@ def unmerge(model: nn.Module) -> None:
     if not kept:
         raise CourseError("This model is not merged: there is nothing to take out.")
     for layer, weight in kept:
+        if isinstance(weight, nn.Module):  # the base in 4 bits, which a plain layer stood for
+            layer.original, layer.base = None, weight.to(device_of(layer.base))
+            continue
         device = layer.base.weight.device
         on_device = weight if weight.device == device else nn.Parameter(weight.to(device), requires_grad=False)
         layer.original, layer.base.weight = None, on_device
@@ -235,6 +248,10 @@ def save_merged(model: Any, directory: Path | str) -> Path:
     if not any(layer.merged for _, layer in adapted_layers(plain)):
         merge(plain)
     unload(plain)
+    if any(isinstance(module, Linear4bit) for module in plain.modules()):
+        dequantize_model(
+            plain
+        )  # layers without an adapter are still in 4 bits, which plain from_pretrained cannot read
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
         plain.save_pretrained(Path(partial) / "model")

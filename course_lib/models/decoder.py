@@ -26,7 +26,8 @@ from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 from course_lib.models.attention import Attention, full_attention_mask, rope
 from course_lib.models.config import DecoderConfig
-from course_lib.models.fused import can_fuse, has_hooks, swiglu_mlp
+from course_lib.models.factors import has_hooks
+from course_lib.models.fused import can_fuse, swiglu_mlp
 from course_lib.models.fused_loss import TableGradient, embed, linear_cross_entropy
 
 

@@ -12,13 +12,14 @@ Left out: second derivatives, and GPUs, which have kernels of their own.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from course_lib.models.factors import Factors, factors_of, has_hooks, regrouped
 from course_lib.models.fused_norm import rms_norm_again, rms_norm_backward, rms_norm_forward
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -52,40 +53,6 @@ def can_fuse(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module also calls what somebody has registered on it."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
-
-
-# --- a linear layer in numbers -------------------------------------------------------------------------------------
-class Factors(NamedTuple):
-    """A linear layer in numbers: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
-
-    weight: (out, in). bias: (out,) or None. A: (rank, in) and B: (out, rank), or None. scaling: s.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    A: Tensor | None = None
-    B: Tensor | None = None
-    scaling: float = 1.0
-
-
-def factors_of(layer: nn.Module) -> Factors | None:
-    """The numbers of `layer`, or None where calling it does more than the formula of `Factors`.
-
-    A layer of another kind than nn.Linear gives them by a method `factors` (see `adapters.lora.LoRALinear`).
-    """
-    if has_hooks(layer):
-        return None
-    if type(layer) is nn.Linear:
-        return Factors(layer.weight, layer.bias)
-    own = getattr(layer, "factors", None)
-    return own() if own else None
 
 
 def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None) -> list[Factors] | None:
@@ -145,21 +112,21 @@ def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm 
         all_factors: the numbers of each layer.
     """
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
-    scalings = [factors.scaling for factors in all_factors]
-    return _Project.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors[:4]))
+    constants = [factors[4:] for factors in all_factors]
+    return _Project.apply(x, weight, eps, constants, *(tensor for factors in all_factors for tensor in factors[:4]))
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, scalings: list[float], *tensors: Any
+        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, constants: list[tuple], *tensors: Any
     ) -> tuple[Tensor, ...]:
-        ctx.scalings, ctx.shape = scalings, x.shape
+        ctx.constants, ctx.shape = constants, x.shape
         n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
         kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:]) else None
         if norm_weight is not None:
             n, r = rms_norm_forward(n, norm_weight, eps)
-        ys, down = linear_forward(n, regrouped(tensors, scalings))
+        ys, down = linear_forward(n, regrouped(tensors, constants))
         ctx.save_for_backward(kept, norm_weight, r, down, *tensors)
         return tuple(y.view(*x.shape[:-1], -1) for y in ys)
 
@@ -172,23 +139,12 @@ class _Project(torch.autograd.Function):
         n, z = x, cast(Tensor, None)  # without a norm, z is not needed
         if norm_weight is not None:
             n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted))
-        dn, gradients = linear_backward(rows, n, down, regrouped(tensors, ctx.scalings), want_x or want_norm, wanted)
+        dn, gradients = linear_backward(rows, n, down, regrouped(tensors, ctx.constants), want_x or want_norm, wanted)
         dx, dnorm = dn, None
         if norm_weight is not None and dn is not None:
             dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
         dx = dx.view(ctx.shape) if want_x and dx is not None else None
         return dx, dnorm, None, None, *gradients  # one per argument of `forward`
-
-
-def regrouped(tensors: Sequence[Any], scalings: Sequence[float]) -> list[Factors]:
-    """The flat list that autograd wants, as one Factors for each layer again.
-
-    Args:
-        tensors: weight, bias, A and B of each layer in turn.
-        scalings: one factor for each layer.
-    """
-    groups = [tensors[4 * i : 4 * i + 4] for i in range(len(scalings))]
-    return [Factors(weight, bias, A, B, s) for (weight, bias, A, B), s in zip(groups, scalings, strict=True)]
 
 
 def any_matrix(wanted: Sequence[bool]) -> bool:
@@ -207,7 +163,7 @@ def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tens
     down = None if stacked is None else x @ stacked.T
     ys, start = [], 0
     for factors in all_factors:
-        y = F.linear(x, factors.weight, factors.bias)  # (rows, out)
+        y = F.linear(x, factors.matrix(x.dtype), factors.bias)  # (rows, out)
         if factors.A is not None and factors.B is not None and down is not None:
             stop = start + len(factors.A)
             y.addmm_(down[:, start:stop], factors.B.to(x.dtype).T, alpha=factors.scaling)
@@ -245,7 +201,8 @@ def linear_backward(
     for i, (dy, factors) in enumerate(zip(dys, all_factors, strict=True)):
         want_weight, want_bias, _, want_B = wanted[4 * i : 4 * i + 4]
         if want_x:
-            dx = dy @ factors.weight if dx is None else dx.addmm_(dy, factors.weight)
+            weight = factors.matrix(dy.dtype)
+            dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
         dB = None
         if factors.A is not None and factors.B is not None and down is not None and narrow is not None:
             part = slice(start, start + len(factors.A))
@@ -312,8 +269,8 @@ def swiglu_mlp(
     if all_factors is None:
         return swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm)
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
-    scalings = [factors.scaling for factors in all_factors]
-    return _SwiGLU.apply(x, weight, eps, scalings, *(tensor for factors in all_factors for tensor in factors[:4]))
+    constants = [factors[4:] for factors in all_factors]
+    return _SwiGLU.apply(x, weight, eps, constants, *(tensor for factors in all_factors for tensor in factors[:4]))
 
 
 def swiglu_mlp_plain(
@@ -331,14 +288,14 @@ def swiglu_mlp_plain(
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, scalings: list[float], *tensors: Any
+        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, constants: list[tuple], *tensors: Any
     ) -> Tensor:
-        ctx.scalings, ctx.shape = scalings, x.shape
+        ctx.constants, ctx.shape = constants, x.shape
         n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
         kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:12]) else None
         if norm_weight is not None:
             n, r = rms_norm_forward(n, norm_weight, eps)
-        gate_up, (last,) = regrouped(tensors[:8], scalings[:2]), regrouped(tensors[8:], scalings[2:])
+        gate_up, (last,) = regrouped(tensors[:8], constants[:2]), regrouped(tensors[8:], constants[2:])
         (g, u), narrow_in = linear_forward(n, gate_up)  # (rows, inside) each
         (y,), narrow_h = linear_forward(F.silu(g).mul_(u), [last])  # (rows, out)
         ctx.save_for_backward(kept, norm_weight, r, g, u, narrow_in, narrow_h, *tensors)
@@ -349,11 +306,11 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, r, g, u, narrow_in, narrow_h, *tensors = ctx.saved_tensors
         want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
-        want_n, scalings = want_x or want_norm, ctx.scalings
+        want_n, constants = want_x or want_norm, ctx.constants
         activated = F.silu(g)  # (rows, inside), as are h, dh, du and dg
         h = activated * u if any_matrix(wanted[8:]) else None
         dys = [dy.reshape(len(g), -1)]
-        dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], scalings[2:]), True, wanted[8:])
+        dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], constants[2:]), True, wanted[8:])
         del h  # its memory serves the next arrays
         dh = cast(Tensor, dh)  # it was asked for
         du = activated.mul_(dh)  # in place: silu(g) is not needed again, and dh not after the next line
@@ -361,7 +318,7 @@ class _SwiGLU(torch.autograd.Function):
         n, z = x, cast(Tensor, None)  # without a norm, z is not needed
         if norm_weight is not None:
             n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted[:8]))
-        gate_up = regrouped(tensors[:8], scalings[:2])
+        gate_up = regrouped(tensors[:8], constants[:2])
         dn, first = linear_backward([dg, du], n, narrow_in, gate_up, want_n, wanted[:8])
         dx, dnorm = dn, None
         if norm_weight is not None and dn is not None:
