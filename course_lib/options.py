@@ -87,6 +87,8 @@ def _argument(each: Field, kind: Any) -> dict[str, Any]:
     help_text = about["help"] + (f" ({shown})" if shown else "")
     common = {"help": help_text.replace("%", "%%"), "default": argparse.SUPPRESS}
     value = value_type(kind)
+    if value is bool and default is None:  # the default depends on others, so both answers can be given
+        return common | {"action": argparse.BooleanOptionalAction}
     if value is bool:
         return common | {"action": "store_true"}
     if value is tuple:

@@ -117,8 +117,8 @@ def _dynamic_tables(device: torch.device) -> tuple[Tensor, Tensor]:
 def encode_8bit(x: Tensor) -> Tensor:
     """The nearest value of the dynamic map for each number, rounded to the grid first, as bitsandbytes does it.
 
-    So a number that lies nearly in the middle between two values may get the farther one. It is farther by less than
-    1 / GRID.
+    So a number that lies nearly in the middle between two values may get the farther one. It is farther by at most
+    2 / GRID, one step of the grid.
 
     Args:
         x: float32 (n,), in [-1, 1].

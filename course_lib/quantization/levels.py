@@ -13,6 +13,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from course_lib.vocabulary import QUANT_TYPES
+
 # The outermost probability of NF4: 1 - (1/30 + 1/32) / 2, the mean of half a step from the end on a side of 15 and
 # on one of 16 steps. bitsandbytes rounds it to seven digits, and the last bits of the levels depend on that.
 OFFSET = 0.9677083
@@ -104,5 +106,4 @@ def dynamic_map() -> Tensor:
     return torch.tensor(values).sort().values
 
 
-LEVELS: dict[str, Callable[[], Tensor]] = {"nf4": nf4_levels, "fp4": fp4_levels, "int4": int4_levels}
-QUANT_TYPES = tuple(LEVELS)
+LEVELS: dict[str, Callable[[], Tensor]] = dict(zip(QUANT_TYPES, (nf4_levels, fp4_levels, int4_levels), strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from course_lib.errors import CourseError
 from course_lib.quantization.codes import decode, decode_8bit, encode, encode_8bit
-from course_lib.quantization.levels import QUANT_TYPES
+from course_lib.vocabulary import QUANT_TYPES
 
 NESTED_BLOCK = 256  # constants in a block of double quantisation
 SMALLEST = 1e-38  # a block of zeros is divided by this: 0 / 0 would be NaN
