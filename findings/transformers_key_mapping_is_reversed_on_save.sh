@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A model loaded with key_mapping is saved under names that nothing can load.
+# A model that was loaded with key_mapping is saved under the names that the mapping removed.
 #
 # Package: transformers 5.23.0, torch 2.13.0.
-# Guess: key_mapping says how to read a file's names; save_pretrained writes the model's own names.
-# Behaviour: save_pretrained applies the mapping backwards and takes the regular expression for a name. After
-#   key_mapping={"^_orig_mod\\.": ""}, which removes what torch.compile puts before the names, the saved names do not
-#   belong to the model: loading that folder leaves all tensors at random values, with a report but no error.
+# Guess: key_mapping says how to read a file's names once; save_pretrained writes the model's own names.
+# Behaviour: save_pretrained applies the mapping backwards. After key_mapping={"^_orig_mod\.": ""}, which removes what
+#   torch.compile puts before the names, they are saved with the prefix again. Whoever loads that folder, which looks
+#   like any other, gets random weights in all tensors, with a report but no error.
 # Here: the course removes known prefixes itself when it loads, and checks that no tensor is missing.
 set -euo pipefail
 packages=(transformers==5.23.0 torch==2.13.0 safetensors==0.8.0)
