@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A model that was loaded with key_mapping is saved under the names that the mapping removed.
 #
-# Package: transformers 5.23.0, torch 2.13.0.
+# Package: transformers 5.23.0, torch 2.13.0, safetensors 0.8.0.
 # Guess: key_mapping says how to read a file's names once; save_pretrained writes the model's own names.
 # Behaviour: save_pretrained applies the mapping backwards. After key_mapping={"^_orig_mod\.": ""}, which removes what
 #   torch.compile puts before the names, they are saved with the prefix again. Whoever loads that folder, which looks
