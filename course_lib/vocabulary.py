@@ -144,7 +144,15 @@ def canonical(argv: list[str]) -> list[str]:
 
 
 def canonical_value(text: str, choices: Iterable[str]) -> str:
-    """The choice that `text` means, with hyphens for underscores and by `OTHER_VALUES`; `text` where it means none."""
+    """The choice that a word means, with hyphens for underscores and by the names of other programs (`OTHER_VALUES`).
+
+    Args:
+        text: the word.
+        choices: the values that an option takes.
+
+    Returns:
+        One of the choices; `text` itself where it means none of them.
+    """
     known = tuple(choices)
     hyphens = text.replace("_", "-")
     for value in (text, hyphens, OTHER_VALUES.get(hyphens)):

@@ -26,6 +26,11 @@ def run_settings(folder: Path) -> dict | None:
         return None
 
 
+def settings_of_adapter(path: Path) -> dict | None:
+    """The settings of the run that made an adapter or a Trainer's checkpoint; None where no run is known."""
+    return run_settings(path.resolve().parent.parent if is_checkpoint(path) else path)
+
+
 def named_base(folder: Path) -> str:
     """The base that an adapter was trained on: the one made for its run, or else the one that its file names.
 

@@ -25,9 +25,9 @@ from course_lib.models.config import CONFIGS, DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import in_one_sentence, load_model, resolve
+from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
 from course_lib.options import filled
-from course_lib.quantization import load_quantized
+from course_lib.quantization import dequantize_model, load_quantized, quantize_model
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -253,6 +253,27 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     if settings.mode == "qlora":
         options["quantization_config"] = _bitsandbytes_config(settings)
     return load_model(name, settings.dtype, **options).eval()
+
+
+def load_qlora_base(base: str, run: dict[str, Any], dtype: str) -> tuple[Any, Any]:
+    """The base that an adapter of mode qlora was trained on, as a plain model: what its 4-bit codes stand for.
+
+    Such an adapter also corrects the errors of 4 bits. Merged into the weights before quantisation, it would correct
+    errors that are not there. Our codes are bitsandbytes', so that this serves both backends.
+
+    Args:
+        base: the model's name or folder.
+        run: the settings of the adapter's run, by name.
+        dtype: of the result. The weights are quantised in the run's dtype, as they were for training.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer.
+    """
+    model, tokenizer = load(base, run["dtype"])
+    dequantize_model(quantize_model(model, quant_type=run["quant_type"], double_quant=run["double_quant"]))
+    for parameter in model.parameters():  # and no buffers: those of rotary positions are float32 in every model
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model, tokenizer
 
 
 def _bitsandbytes_config(settings: Settings) -> Any:

@@ -99,7 +99,8 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
         (model, tokenizer): a transformers model in evaluation mode, and its tokenizer.
 
     Raises:
-        CourseError: in one sentence: the model cannot be found, it has no safetensors, or there is no such device.
+        CourseError: in one sentence: the model cannot be found, its weights are not safetensors, or the device does
+            not exist.
     """
     from course_lib.models.devices import check_device
 

@@ -38,7 +38,7 @@ from course_lib.models.pretrained import DEFAULT, in_one_sentence, load_model, r
 from course_lib.quantization.linear import Linear4bit
 from course_lib.quantization.model import is_quantized, quantizable, quantize_model
 from course_lib.quantization.state import from_state, to_state
-from course_lib.quantization.tensor import check_kind, quantize_4bit
+from course_lib.quantization.tensor import QuantizedTensor, check_kind, quantize_4bit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # older files carry them; they are computed now
@@ -91,27 +91,50 @@ def load_quantized(
         # `load_model` then says.
         whole = load_model(name, dtype).to(device)
         return quantize_model(whole, skip, quant_type, block_size, double_quant, compute_dtype).eval()
-    layers = quantizable(model, skip if stored is None else ())
-    if stored is not None:  # the file decides which layers are in 4 bits
-        layers = {layer: module for layer, module in layers.items() if f"{layer}.weight.absmax" in places}
-    _check_complete(directory, model, places, layers if stored is not None else {})
-    for layer, module in layers.items():
-        transposed = isinstance(module, Conv1D)
-        if stored is not None:
-            quantized = from_state(f"{layer}.weight", _state_of(places, layer))
-            _check_shape(f"{layer}.weight", quantized.shape, _matrix_shape(module))
-        else:
-            weight = _read(places[f"{layer}.weight"]).to(DTYPES[dtype])
-            try:
-                quantized = quantize_4bit(weight.T if transposed else weight, quant_type, block_size, double_quant)
-            except CourseError as error:
-                raise CourseError(f"{layer}: {error}") from None
-            del weight  # before the next one is read
+    made: Iterator[tuple[str, QuantizedTensor]]
+    if stored is None:
+        layers = quantizable(model, skip)
+        _check_complete(directory, model, places, {})
+        made = _quantized(layers, places, DTYPES[dtype], (quant_type, block_size, double_quant))
+    else:  # the file decides which layers are in 4 bits
+        layers = {layer: m for layer, m in quantizable(model, ()).items() if f"{layer}.weight.absmax" in places}
+        _check_complete(directory, model, places, layers)
+        made = _stored(directory, layers, places, block_size)
+    for layer, weight in made:
         bias = _read(places[f"{layer}.bias"]).to(DTYPES[dtype]) if f"{layer}.bias" in places else None
-        model.set_submodule(layer, Linear4bit(quantized, bias, compute_dtype, transposed))
+        model.set_submodule(layer, Linear4bit(weight, bias, compute_dtype, isinstance(layers[layer], Conv1D)))
     _fill(model, places, DTYPES[dtype])
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
+
+
+def _quantized(
+    layers: dict[str, nn.Module], places: "dict[str, Place]", dtype: torch.dtype, how: tuple[str, int, bool]
+) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Each layer's name and its weight in 4 bits, read, quantised and freed before the next one is read."""
+    for layer, module in layers.items():
+        weight = _read(places[f"{layer}.weight"]).to(dtype)
+        try:
+            made = quantize_4bit(weight.T if isinstance(module, Conv1D) else weight, *how)
+        except CourseError as error:
+            raise CourseError(f"{layer}: {error}") from None
+        del weight
+        yield layer, made
+
+
+def _stored(
+    directory: Path, layers: dict[str, nn.Module], places: "dict[str, Place]", block_size: int
+) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Each layer's name and its weight as the checkpoint has it, in 4 bits."""
+    for layer, module in layers.items():
+        weight = from_state(f"{layer}.weight", _state_of(places, layer))
+        _check_shape(f"{layer}.weight", weight.shape, _matrix_shape(module))
+        if weight.block_size != block_size:
+            raise CourseError(
+                f"{directory} is quantised already, in blocks of {weight.block_size}: load it with that block size, or "
+                f"load the float model to make blocks of {block_size} of it."
+            )
+        yield layer, weight
 
 
 def stored_quantization(directory: Path | str) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 
 bitsandbytes' weights are freshly quantised or in train mode throughout. Its first evaluation on a processor with
 AVX512-BF16 rewrites them (tests/models/test_packed.py). Its own kernel for dequantising misreads tensors whose rows are
-a multiple of 32 wide and no multiple of a block (findings/bitsandbytes_dequantises_narrow_rows_wrongly.sh): such shapes
-are compared with its other implementation, which a GPU's agrees with.
+a multiple of 32 wide and no multiple of a block (findings/bitsandbytes_blocks_across_rows_on_cpu.sh): such shapes
+are compared with its plain implementation, in Python.
 """
 
 import bitsandbytes
