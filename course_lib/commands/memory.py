@@ -37,9 +37,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--mode", choices=(*MODES, "inference"), default="lora", help="what is trained (lora)")
     parser.add_argument("--seq-len", type=_count, default=512, metavar="N", help="tokens in a row (512)")
     parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows of a micro-batch (1)")
-    dtypes = {"choices": DTYPES, "type": lambda text: canonical_value(text, DTYPES)}
+    dtypes: dict[str, Any] = {"choices": DTYPES, "type": lambda text: canonical_value(text, DTYPES)}
     parser.add_argument("--dtype", default="float32", help="of the base's weights (float32)", **dtypes)
-    halves = {"choices": HALF_DTYPES, "type": lambda text: canonical_value(text, HALF_DTYPES)}
+    halves: dict[str, Any] = {"choices": HALF_DTYPES, "type": lambda text: canonical_value(text, HALF_DTYPES)}
     parser.add_argument("--autocast", help="the forward pass is computed in it (off)", **halves)
     parser.add_argument("--rank", type=_count, default=8, metavar="N", help="LoRA's rank (8)")
     parser.add_argument(

@@ -100,10 +100,11 @@ def load_quantized(
         layers = {layer: m for layer, m in quantizable(model, ()).items() if f"{layer}.weight.absmax" in places}
         _check_complete(directory, model, places, layers)
         made = _stored(directory, layers, places, block_size)
+    _fill(model, places, DTYPES[dtype], {f"{layer}.weight" for layer in layers})
     for layer, weight in made:
-        bias = _read(places[f"{layer}.bias"]).to(DTYPES[dtype]) if f"{layer}.bias" in places else None
-        model.set_submodule(layer, Linear4bit(weight, bias, compute_dtype, isinstance(layers[layer], Conv1D)))
-    _fill(model, places, DTYPES[dtype])
+        module: Any = layers[layer]
+        model.set_submodule(layer, Linear4bit(weight, module.bias, compute_dtype, isinstance(module, Conv1D)))
+    model.tie_weights()
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
 
@@ -250,17 +251,17 @@ def _check_shape(name: str, here: Sequence[int], wanted: Sequence[int]) -> None:
         raise CourseError(f"{name} has shape {tuple(here)} in the file and {tuple(wanted)} by config.json.")
 
 
-def _fill(model: Any, places: dict[str, Place], dtype: torch.dtype) -> None:
-    """Give the parameters that are left their numbers, and tie what the model ties."""
-    for name, parameter in list(model.named_parameters()):
-        if not parameter.is_meta:
-            continue
+def _fill(model: Any, places: dict[str, Place], dtype: torch.dtype, later: set[str]) -> None:
+    """Give the parameters their numbers, but those named in `later`.
+
+    The largest is first: its copy stands beside its pages in the file, while little else is in memory.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in later}
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
         place = next(places[twin] for twin in _twins(model, name) if twin in places)
         module, _, last = name.rpartition(".")
-        tensor = _read(place)
-        filled = nn.Parameter(tensor.to(dtype) if tensor.is_floating_point() else tensor, requires_grad=False)
+        filled = nn.Parameter(_read(place).to(dtype), requires_grad=False)
         setattr(model.get_submodule(module), last, filled)
-    model.tie_weights()
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def return_blocks_from(size: int) -> None:
-    """Give freed blocks of at least `size` bytes back to the system at once, and keep at most as much at the heap's end.
+    """Give freed blocks of at least `size` bytes back to the system at once, and keep as much at the heap's end.
 
     For measurements: memory in use then means tensors, and not holes between them. It costs time (glibc only).
     """
