@@ -28,6 +28,8 @@ from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
 from course_lib.options import filled
 from course_lib.quantization import dequantize_model, quantize_model
+from course_lib.training.master_weights import round_weights
+from course_lib.vocabulary import HALF_DTYPES
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -180,7 +182,8 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     """Load the base with its weights on the device.
 
     Args:
-        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits.
+        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits. Full training in 16 bits
+            takes the float32 numbers of the file as master weights.
         folder: the run's folder.
 
     Returns:
@@ -190,7 +193,10 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     in_4_bits, ours = settings.mode == "qlora", settings.backend == "ours"
     if in_4_bits and not ours:
         options["quantization_config"] = _bitsandbytes_config(settings)
-    model = load_model(base_name(settings, folder), settings.dtype, **options)
+    rounded = settings.mode == "full" and settings.dtype in HALF_DTYPES
+    model = load_model(base_name(settings, folder), "float32" if rounded else settings.dtype, **options)
+    if rounded:
+        round_weights(model, getattr(torch, settings.dtype))
     if in_4_bits and ours:
         quantize_model(model, quant_type=settings.quant_type, double_quant=filled(settings.double_quant))
     return model.eval()
