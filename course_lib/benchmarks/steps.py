@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from course_lib.benchmarks.timing import paired
+from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory
 
 BATCH, TIME = 4, 64
@@ -49,7 +50,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
 
 
 def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = False) -> Callable[[], float]:
-    """Make the same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping.
+    """Make the same step with transformers' model and loss, PEFT's layers, and torch's fused AdamW and clipping.
 
     Args:
         mode: "lora" trains rank 8 on q_proj and v_proj; "full" trains every weight.
@@ -72,7 +73,8 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
     peer.train()
     forward = torch.compile(peer) if compile else peer
     trained = [p for p in peer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+    # torch's fused AdamW, transformers' default. Of bfloat16 weights both sides keep masters: else the peer does less.
+    optimizer = make_adamw(trained, lr=1e-4, weight_decay=0.0)
     tokens = torch.as_tensor(_batch(), device=device)
 
     def step() -> float:

@@ -87,7 +87,7 @@ def other_bases(base: str, adapters: Mapping[str, Path]) -> dict[str, str]:
     Returns:
         The bases that are not `base`, by the names of their adapters.
     """
-    # A folder of another machine is no obstacle: --base was given because of it.
+    # A folder of another machine is not refused: it is why --base was given.
     bases = {name: _base_in_file(folder) for name, folder in adapters.items()}
     return {name: other for name, other in bases.items() if other and not _same_model(base, other)}
 

@@ -28,6 +28,8 @@ from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
 from course_lib.options import filled
 from course_lib.quantization import dequantize_model, load_quantized, quantize_model
+from course_lib.training.master_weights import round_weights
+from course_lib.vocabulary import HALF_DTYPES
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -234,7 +236,8 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     """Load the base with its weights on the device.
 
     Args:
-        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits.
+        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits. Full training in 16 bits
+            takes the float32 numbers of the file as master weights.
         folder: the run's folder.
 
     Returns:
@@ -252,7 +255,11 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     options: dict[str, Any] = {"device_map": {"": device}}
     if settings.mode == "qlora":
         options["quantization_config"] = _bitsandbytes_config(settings)
-    return load_model(name, settings.dtype, **options).eval()
+    rounded = settings.mode == "full" and settings.dtype in HALF_DTYPES
+    model = load_model(name, "float32" if rounded else settings.dtype, **options)
+    if rounded:
+        round_weights(model, getattr(torch, settings.dtype))
+    return model.eval()
 
 
 def load_qlora_base(base: str, run: dict[str, Any], dtype: str) -> tuple[Any, Any]:
