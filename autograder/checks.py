@@ -31,7 +31,15 @@ def result_of(function: Callable, *arguments: Any, **named: Any) -> Any:
 
 
 def returned(count: int, result: Any) -> tuple:
-    """`result`, where it is a tuple of `count` things."""
+    """Complain where an answer is not a tuple of the right length.
+
+    Args:
+        count: How many things the tuple must hold.
+        result: What the student's function returned.
+
+    Returns:
+        The result.
+    """
     if isinstance(result, tuple) and len(result) == count:
         return result
     what = f"{len(result)} things" if isinstance(result, tuple) else f"a {type(result).__name__}"
@@ -148,7 +156,12 @@ def check_refused(name: str, call: Callable[[], Any], *mentioned: str) -> str:
 
 
 def difference(got: Any, expected: Any) -> str:
-    """Where two unequal values differ first, in words; both of them where they are short."""
+    """Where two unequal values differ first, in words; both of them where they are short.
+
+    Args:
+        got: The student's value.
+        expected: The right one, which is not equal to it.
+    """
     both = f"is {got!r}, expected {expected!r}"
     if len(both) <= 160:
         return both
@@ -164,7 +177,15 @@ def difference(got: Any, expected: Any) -> str:
 
 
 def apart(got: float, expected: float) -> tuple[str, str]:
-    """Both numbers, with as many digits as it takes to tell them apart, and at least four."""
+    """Two numbers as text, with as many digits as it takes to tell them apart, and at least four.
+
+    Args:
+        got: The student's number.
+        expected: The right one.
+
+    Returns:
+        Both, in this order.
+    """
     for digits in range(4, 18):
         mine, right = f"{got:.{digits}g}", f"{expected:.{digits}g}"
         if mine != right:

@@ -12,8 +12,12 @@ STUDENT = """examples:
 
 INSTRUCTOR = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
 FOLDER/STUDENT.ipynb, FOLDER/STUDENT/NAME.ipynb and a learning platform's folders are understood too, whatever the
-notebooks are called. The gradebook (gradebook.db), the graded
-notebooks (autograded/), the feedback (feedback/) and grades-NAME.csv go to COURSE, which is autograder/ in a clone.
+notebooks are called. They are only read; those from elsewhere are copied into COURSE/submitted. The gradebook
+(gradebook.db), the graded notebooks (autograded/), the feedback (feedback/) and grades-NAME.csv go to COURSE, which is
+autograder/ in a clone. What could not be graded is a dash in the table and an empty cell in the file, not a zero.
+
+The exit status is 0 where everything was graded, 1 where something was not, and 2 where nothing could be.
+
 The submissions' code is run as you: grade only what you would run yourself. The feedback pages show the hidden tests
 too: hand them out when nobody can submit any more."""
 
@@ -70,6 +74,7 @@ def _check(args: argparse.Namespace) -> int:
     from autograder.student.check import Outcome, check, find_notebook
 
     def tell(outcome: Outcome) -> None:
+        """Print what became of one part."""
         mark = "ok  " if not outcome.message else "FAIL"
         message = f"\n      {outcome.message}" if outcome.message else ""
         print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)

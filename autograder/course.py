@@ -1,4 +1,8 @@
-"""Where the course is, and what assignments it has."""
+"""Where the course is, and what assignments it has.
+
+The package carries the sources of the assignments and nbgrader's configuration. An instructor's folder (`state_dir`)
+holds copies of both, with the submissions, the gradebook and the feedback.
+"""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +17,10 @@ CONFIG = Path(__file__).parent / "nbgrader_config.py"
 
 @dataclass(frozen=True)
 class Assignment:
-    """An assignment's source notebook, with solutions and hidden tests."""
+    """An assignment's source notebook, with solutions and hidden tests.
+
+    name: its name for students, and the folder's name in nbgrader's layout. path: the notebook.
+    """
 
     name: str
     path: Path
@@ -28,12 +35,16 @@ class Assignment:
 
 
 def assignments() -> dict[str, Assignment]:
-    """All assignments by name."""
+    """All assignments that the package carries, by name."""
     return {path.stem: Assignment(path.stem, path) for path in sorted(SOURCES.glob("*/*.ipynb"))}
 
 
 def find(name: str) -> Assignment:
-    """The assignment called `name`."""
+    """The assignment called `name`.
+
+    Raises:
+        CourseError: There is none; the message lists those that there are.
+    """
     known = assignments()
     if name not in known:
         raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.")
@@ -45,9 +56,16 @@ def _are(known: dict) -> str:
 
 
 def state_dir(chosen: Path | None = None) -> Path:
-    """Where an instructor's gradebook, submissions and feedback are: `chosen`, $COURSE_DIR, or the clone's autograder/.
+    """Where an instructor's gradebook, submissions and feedback are. It is never inside an installed package.
 
-    Never inside an installed package.
+    Args:
+        chosen: What the instructor said; None: $COURSE_DIR, or autograder/ where the course runs from a clone.
+
+    Returns:
+        The folder as an absolute path. It need not exist yet.
+
+    Raises:
+        CourseError: Nothing says where it is.
     """
     if chosen or os.environ.get("COURSE_DIR"):
         return Path(chosen or os.environ["COURSE_DIR"]).resolve()

@@ -30,7 +30,11 @@ class Part:
 
 
 def read(path: Path) -> Notebook:
-    """The notebook at `path`, refused in one sentence where it is none."""
+    """The notebook at `path`.
+
+    Raises:
+        CourseError: The file is absent, is not a notebook, or holds text that could not be written again.
+    """
     import nbformat
 
     try:
@@ -44,7 +48,12 @@ def read(path: Path) -> Notebook:
 
 
 def write(notebook: Notebook, path: Path) -> None:
-    """Write a notebook, whole or not at all."""
+    """Write a notebook, whole or not at all.
+
+    Args:
+        notebook: The notebook, which is not changed.
+        path: The file, which is replaced where it exists.
+    """
     import nbformat
 
     write_whole(path, nbformat.writes(notebook) + "\n")

@@ -1,4 +1,4 @@
-"""Whether an answer is the student's own: the course's library computes nearly everything that is asked for.
+"""Whether an answer is the student's own: the course's library and what the assignments give compute nearly all of it.
 
 It looks at what an answer calls by name and refuses honest shortcuts and accidents with one sentence. Left out, for the
 work on hostile submissions: anything that hides what it calls.
@@ -13,21 +13,38 @@ from typing import Any
 
 import numpy as np
 
-LIBRARY = "course_lib"
+LIBRARIES = ("course_lib", "autograder")  # the library, and autograder.given, which some parts may call
 COMPARISONS = {name: getattr(np, name) for name in ("allclose", "array_equal", "isfinite", "abs", "asarray")}
 
 
 def own_work(names: dict) -> Callable[..., None]:
-    """Call it at the end of an assignment's first cell, as `check_own = own_work(globals())`.
+    """Make the check of an assignment: its first cell ends with `check_own = own_work(globals())`.
 
-    The result is called with an answer, a function, and raises AssertionError where it calls course_lib for itself, by
-    an import, by the library's name or through another function of the notebook; or where the names that the checks
-    rely on have changed since. Names that the first cell defined may be used, except modules and those with a leading
-    underscore, which are the checks' own. `check_own(answer, "helper")` forbids a name that only other parts may use.
+    The result is called with an answer, a function, and raises AssertionError where it calls course_lib or autograder
+    for itself, by an import, by the library's name or through another function of the notebook; or where the names that
+    the checks rely on have changed since. Names that the first cell defined may be used, except modules and those with
+    a leading underscore, which are the checks' own.
+
+    Args:
+        names: The notebook's global names. What they are now is remembered.
+
+    Returns:
+        `check_own(answer, *forbidden)`, which looks at one answer. It also forbids the names that are given to it, of
+        helpers that only other parts may use.
     """
     given = dict(names)
 
     def check_own(answer: object, *forbidden: str) -> None:
+        """Complain where an answer hands its work to course_lib, itself or through other code of the notebook.
+
+        Args:
+            answer: The function or class that the student wrote.
+            forbidden: Names of the first cell that only other parts may use.
+
+        Raises:
+            AssertionError: The answer calls or imports something of course_lib; or names that the checks rely on are
+                not what they were after the first cell.
+        """
         _check_names(names, given)
         title = getattr(answer, "__name__", "the answer")
         allowed = {name: value for name, value in given.items() if name not in forbidden}
@@ -63,7 +80,7 @@ def _library_calls(answer: Any, given: dict, seen: set) -> Iterator[str]:
     elif inspect.isfunction(function := inspect.unwrap(answer) if callable(answer) else answer):
         for name in _names_in(function.__code__):
             value = function.__globals__.get(name)
-            if name.split(".")[0] == LIBRARY or _of_library(value, ModuleType):
+            if name.split(".")[0] in LIBRARIES or _of_library(value, ModuleType):
                 yield name if value is None else value.__name__
             elif name.startswith("_") or given.get(name) is not value:
                 yield from _library_calls(value, given, seen)
@@ -71,7 +88,7 @@ def _library_calls(answer: Any, given: dict, seen: set) -> Iterator[str]:
 
 def _of_library(value: object, kinds: Any = FunctionType | MethodType | type) -> bool:
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return isinstance(value, kinds) and str(home).split(".")[0] == LIBRARY
+    return isinstance(value, kinds) and str(home).split(".")[0] in LIBRARIES
 
 
 def _names_in(code: CodeType) -> Iterator[str]:

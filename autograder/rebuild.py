@@ -39,7 +39,15 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
 
 
 def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
-    """What the student wrote: the sources of the solution cells by grade id, put together where a cell was split."""
+    """What the student wrote.
+
+    Args:
+        submission: The student's notebook, which is not changed.
+        template: The released notebook.
+
+    Returns:
+        The sources of the solution cells by grade id, put together where a cell was split.
+    """
     tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
     pieces, _ = _sorted_out(restored(template, submission), tracked)
     asked = {notebook.grade_id(cell) for cell in template.cells if notebook.is_solution(cell)}

@@ -16,10 +16,17 @@ DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.M)
 
 
 def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignment | None:
-    """The assignment of which the notebook has most cells, whatever its file is called; None where it is none of them.
+    """The assignment of which the notebook has most cells, whatever its file is called.
 
-    Cells are known by their grade ids. A notebook without these is known by its text: it must define what at least half
-    of the parts ask for, as an unanswered one does, too.
+    Cells are known by their grade ids. A notebook without these is known by its text: at least half of the cells that
+    are asked for, tests and answers, must be there, as they are in an unanswered one.
+
+    Args:
+        submission: The notebook.
+        known: The assignments that it may be.
+
+    Returns:
+        The assignment; None where it is none of them.
     """
     best, most = None, 0.0
     for assignment in known:
@@ -57,10 +64,17 @@ def _share_by_text(submission: Notebook, asked: list[Cell]) -> float:
 
 
 def restored(template: Notebook, submission: Notebook) -> Notebook:
-    """A copy of the submission in which cells that have lost their metadata have it again, where their text allows.
+    """The submission with the metadata that its cells have lost, where their text allows.
 
     A test or a given cell is known by its code, comments and layout aside; an answer by the functions and classes that
     its unwritten form in the template defines. Cells whose grade id is still there stay as they are.
+
+    Args:
+        template: The released notebook.
+        submission: The student's notebook, which is not changed.
+
+    Returns:
+        A copy of the submission.
     """
     submission = copy.deepcopy(submission)
     there = {notebook.grade_id(cell) for cell in submission.cells}

@@ -46,7 +46,12 @@ class CellRunner:
 
     def on_cell_executed(self, cell: Cell, execute_reply: dict[str, Any], **_: Any) -> None:
         """Note a call of exit(), after which IPython goes on for a while; and keep the error of a cell that was
-        interrupted and went on to its end as if nothing had happened."""
+        interrupted and went on to its end as if nothing had happened.
+
+        Args:
+            cell: The cell that ended.
+            execute_reply: The kernel's answer, as Jupyter's messaging protocol has it.
+        """
         reply = execute_reply["content"]
         if any(payload.get("source") == "ask_exit" for payload in reply.get("payload", [])):
             self.stopped = f"{named(cell)} ended its kernel with exit()"
@@ -68,7 +73,16 @@ class CellRunner:
         return None if limit == math.inf else limit
 
     async def async_execute_cell(self, cell: Cell, cell_index: int, **options: Any) -> Cell:
-        """nbclient's, and what is to become of the rest of the notebook when the kernel is gone."""
+        """nbclient's, and what is to become of the rest of the notebook when the kernel is gone.
+
+        Args:
+            cell: The cell to run, of any type.
+            cell_index: Its place in the notebook.
+            options: nbclient's own.
+
+        Returns:
+            The cell, with its outputs or with an error that says why it was not run.
+        """
         if cell.cell_type != "code":
             return cell
         if self.stopped:

@@ -39,7 +39,15 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override] # argparse's own overloads say the same in four signatures
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """argparse's, but a command without sub-commands refuses what it does not know."""
+        """argparse's, but a command without sub-commands refuses what it does not know.
+
+        Args:
+            args: the words of the command line; None: those that the program was started with.
+            namespace: argparse's own, to which the values are added.
+
+        Returns:
+            The namespace, and the words that are left for a sub-command's parser.
+        """
         words = sys.argv[1:] if args is None else list(args)
         if self._subparsers is not None:
             return super().parse_known_args(words, namespace)

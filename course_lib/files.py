@@ -9,8 +9,15 @@ from course_lib.suggestions import similar_paths
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write `content` (text as UTF-8) to another name and rename it: a reader, or a run that is killed, finds the old
-    file or the new one and never a part. Folders above it are made. Returns the path."""
+    """Write a file under another name and rename it: a reader, or a run that is killed, never finds half a file.
+
+    Args:
+        path: the file, which is replaced where it exists. Folders above it are made.
+        content: bytes, or text, which is written as UTF-8.
+
+    Returns:
+        The path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -19,7 +26,15 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 
 
 def write_json(path: Path, value: dict | list) -> Path:
-    """`write_whole` for a JSON value."""
+    """`write_whole` for a JSON value.
+
+    Args:
+        path: the file.
+        value: what it is to say. Letters outside ASCII are written as they are.
+
+    Returns:
+        The path.
+    """
     return write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -54,9 +54,13 @@ def filled(value: Value | None) -> Value:
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Add every `option` of the dataclass `settings` to `parser`, under its heading.
+    """Add every `option` of a dataclass to a parser, under its heading.
 
     Whatever is not given on the command line is absent from the result: defaults may depend on other settings.
+
+    Args:
+        parser: the parser of a command.
+        settings: the dataclass. Fields that were not made by `option` are left out.
     """
     kinds = typing.get_type_hints(settings)
     groups: dict[str, Any] = {}
@@ -83,6 +87,8 @@ def _argument(each: Field, kind: Any) -> dict[str, Any]:
     help_text = about["help"] + (f" ({shown})" if shown else "")
     common = {"help": help_text.replace("%", "%%"), "default": argparse.SUPPRESS}
     value = value_type(kind)
+    if value is bool and default is None:  # the default depends on others, so both answers can be given
+        return common | {"action": argparse.BooleanOptionalAction}
     if value is bool:
         return common | {"action": "store_true"}
     if value is tuple:

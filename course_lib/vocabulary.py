@@ -12,6 +12,8 @@ from typing import TypeAlias
 from course_lib.errors import CourseError
 
 MODES = ("full", "lora", "qlora", "butterfly", "butterfly-block")  # of course train
+BACKENDS = ("ours", "bitsandbytes")  # what holds a base in 4 bits
+QUANT_TYPES = ("nf4", "fp4", "int4")  # the kinds of 4-bit numbers, as course_lib.quantization has them
 MIN_LR_RATIO = {"cosine": 0.1, "linear": 0.0, "constant": 1.0}  # where each schedule ends, if nothing else is said
 SCHEDULES = tuple(MIN_LR_RATIO)
 HALF_DTYPES = ("bfloat16", "float16")
@@ -68,6 +70,10 @@ _TRAIN: OtherNames = {
     "--save-steps": "--checkpoint-every",
     "--save-total-limit": "--keep",
     "--resume-from-checkpoint": ("--resume", "auto"),  # there the same command begins a run and goes on with it
+    "--bnb-4bit-quant-type": "--quant-type",
+    "--bnb-4bit-use-double-quant": "--double-quant",
+    "--use-double-quant": "--double-quant",
+    "--load-in-4bit": ("--mode", "qlora"),
     "--no-cuda": ("--device", "cpu"),
     "--use-cpu": ("--device", "cpu"),
     "--bf16": ("--autocast", "bfloat16"),
@@ -138,7 +144,15 @@ def canonical(argv: list[str]) -> list[str]:
 
 
 def canonical_value(text: str, choices: Iterable[str]) -> str:
-    """The choice that `text` means, with hyphens for underscores and by `OTHER_VALUES`; `text` where it means none."""
+    """The choice that a word means, with hyphens for underscores and by the names of other programs (`OTHER_VALUES`).
+
+    Args:
+        text: the word.
+        choices: the values that an option takes.
+
+    Returns:
+        One of the choices; `text` itself where it means none of them.
+    """
     known = tuple(choices)
     hyphens = text.replace("_", "-")
     for value in (text, hyphens, OTHER_VALUES.get(hyphens)):

@@ -18,6 +18,7 @@ class Settings:
     rate: float = option(0.5, "how fast, in % of all", group="two", above=0, below=1)
     names: tuple[str, ...] | None = option(None, "which layers", group="two", metavar="LAYER")
     fast: bool = option(False, "be quick", group="two")
+    doubly: bool | None = option(None, "twice", group="two", shown="it depends")
     free: int = option(0, "changes nothing", group="two", free=True)
     plain: int = field(default=3)  # no option
 
@@ -36,6 +37,8 @@ def test_each_kind_of_value():
     given = parsed("--kind a_b --size 3 --rate 1e-2 --names q v --fast")
     assert given == {"kind": "a-b", "size": 3, "rate": 0.01, "names": ["q", "v"], "fast": True}
     assert parsed("--kind baseline") == {"kind": "full"}
+    assert parsed("--doubly") == {"doubly": True}
+    assert parsed("--no-doubly") == {"doubly": False}
     with pytest.raises(argparse.ArgumentError, match="invalid int value"):
         parsed("--size 1.5")
     with pytest.raises(argparse.ArgumentError, match="invalid choice"):
@@ -47,7 +50,13 @@ def test_the_help_has_headings_and_defaults():
     add_options(parser, Settings)
     text = " ".join(parser.format_help().split())
     assert text.index("one: --kind") < text.index("two: --rate")
-    for shown in ("which (a-b)", "how large (7 %; c: 9)", "how fast, in % of all (0.5)", "changes nothing (0)"):
+    for shown in (
+        "--doubly, --no-doubly twice (it depends)",
+        "which (a-b)",
+        "how large (7 %; c: 9)",
+        "how fast, in % of all (0.5)",
+        "changes nothing (0)",
+    ):
         assert shown in text
     assert "be quick --" in text, "a switch has no default to show"
     assert "--plain" not in text

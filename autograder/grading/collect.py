@@ -56,8 +56,8 @@ def find_submissions(assignment: Assignment, folder: Path) -> dict[str, Submissi
     if not there:
         name = assignment.path.name
         raise CourseError(
-            f"{folder} has no submission: expected STUDENT/{assignment.name}/{name}, STUDENT/{name} or STUDENT.ipynb"
-            " (unpack what your learning platform gave you first)."
+            f"There is no submission in {folder}: expected STUDENT/{assignment.name}/{name}, STUDENT/{name} or"
+            " STUDENT.ipynb (unpack what your learning platform gave you first)."
         )
     return there
 

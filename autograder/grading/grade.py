@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from autograder import notebook
+from autograder.configuration import outdated
 from autograder.course import Assignment
 from autograder.grading import gradebook, times
 from autograder.grading.collect import Submission
@@ -34,6 +35,8 @@ def grade(
 ) -> list[Grade]:
     """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
 
+    It begins with a note where the course's `nbgrader_config.py` is older than this version of the course.
+
     Each submission is rebuilt first (`rebuild`) in a temporary folder: the student's file is only read. A submission
     that cannot be graded has its problem written down and stops nobody else. One that did not change since it was
     graded keeps its grade. A run that was killed is taken up where it stopped.
@@ -53,6 +56,8 @@ def grade(
     """
     assignment = placed(assignment, state)
     with NbgraderProcess(state, assignment.name) as nbgrader, tempfile.TemporaryDirectory(prefix="course-grade-") as at:
+        if note := outdated(state):
+            say(f"note: {note}")
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
         run = _Run(assignment, template, state, Path(at), Journal(assignment, state))
@@ -65,8 +70,15 @@ def grade(
 
 
 def placed(assignment: Assignment, state: Path) -> Assignment:
-    """The assignment as this course has it: its own copy, made at the first grading, so that an update of the package
-    changes nothing in the middle of a term."""
+    """The assignment as this course has it: its own copy, so that an update of the package changes nothing in a term.
+
+    Args:
+        assignment: The assignment as the package has it, which is copied at the first grading.
+        state: The course's folder.
+
+    Returns:
+        The assignment that lies in the course's `source` folder.
+    """
     own = state / "source" / assignment.name / assignment.path.name
     if not own.is_file():
         write_whole(own, assignment.path.read_bytes())
@@ -93,11 +105,24 @@ class Journal:
         self.known = {s: {"digest": entry} if isinstance(entry, str) else entry for s, entry in known.items()}
 
     def get(self, student: str, what: str) -> str | None:
-        """One thing that is known of a student's submission."""
+        """One thing that is known of a student's submission.
+
+        Args:
+            student: Whose it is.
+            what: "digest", "time" or "stopped".
+
+        Returns:
+            Its value; None where nothing is known.
+        """
         return self.known.get(student, {}).get(what)
 
     def set(self, student: str, **values: str | None) -> None:
-        """Note it down, whole at every moment."""
+        """Note it down, whole at every moment.
+
+        Args:
+            student: Whose submission it is.
+            values: What is known from now on; a value of None is forgotten.
+        """
         entry = self.known.pop(student, {}) | values
         if kept := {name: value for name, value in entry.items() if value}:
             self.known[student] = kept
@@ -139,7 +164,13 @@ class _Run:
         self.notes[student] = "; ".join(filter(None, [submission.note, time.note]))
 
     def autograde(self, nbgrader: NbgraderProcess, force: bool, say: Callable[[str], object]) -> None:
-        """Have nbgrader grade what is staged and not graded yet, and write everybody's feedback."""
+        """Have nbgrader grade what is staged and not graded yet, and write everybody's feedback.
+
+        Args:
+            nbgrader: The process in which nbgrader runs.
+            force: Grade again also what did not change.
+            say: Called with each line of progress.
+        """
         digests = {student: self._digest(student) for student in self.notes}
         outputs = self.state / "autograded"  # a notebook is there once nbgrader has begun with it
         known = {

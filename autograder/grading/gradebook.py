@@ -6,9 +6,16 @@ from autograder.course import Assignment
 
 
 def points_of(state: Path, assignment: Assignment, student: str) -> dict[str, float]:
-    """Points by part. A part that is not graded, by a check or by a person, is absent: that is not a zero.
+    """Points by part, from the tests or from a person.
 
-    A score outside 0 to the part's maximum is not believed.
+    Args:
+        state: The course's folder, in which the gradebook is.
+        assignment: The assignment.
+        student: Whose submission it is.
+
+    Returns:
+        The points by the grade id of the part. A part that was not graded is absent: that is not a zero. A score below
+        0 or above the part's maximum is not believed and counts as 0.
     """
     from nbgrader.api import Gradebook
 
@@ -20,8 +27,15 @@ def points_of(state: Path, assignment: Assignment, student: str) -> dict[str, fl
 
 
 def flag(state: Path, assignment: Assignment, student: str) -> None:
-    """Have formgrader ask for a person where a submission could not be graded: points that are there are of an earlier
-    one. Nothing happens where the student has no submission yet."""
+    """Have formgrader ask for a person where a submission could not be graded: its points are those of an earlier one.
+
+    Nothing happens where nothing of the student was graded yet.
+
+    Args:
+        state: The course's folder, in which the gradebook is.
+        assignment: The assignment.
+        student: Whose submission it is.
+    """
     from nbgrader.api import Gradebook, MissingEntry
 
     with Gradebook(f"sqlite:///{state / 'gradebook.db'}") as gradebook:

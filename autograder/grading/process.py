@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from autograder.course import CONFIG
+from autograder.configuration import place
 from course_lib.errors import CourseError
 
 
@@ -19,9 +18,7 @@ class NbgraderProcess:
     """A `worker` for the assignment NAME in the course's folder; use it in a `with` block."""
 
     def __init__(self, state: Path, name: str) -> None:
-        if not (state / CONFIG.name).is_file():  # nbgrader looks for it in the course's folder
-            state.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CONFIG, state)
+        place(state)
         # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at the end

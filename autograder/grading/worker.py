@@ -58,7 +58,12 @@ class Worker:
             GenerateAssignment(coursedir=self.course, parent=self.app).start()
 
     def grade(self, submitted: str, students: list[str]) -> None:
-        """nbgrader autograde."""
+        """nbgrader autograde.
+
+        Args:
+            submitted: The folder that holds STUDENT/ASSIGNMENT/NOTEBOOK.
+            students: Who is graded, in this order.
+        """
         self.course.submitted_directory = submitted
         for student in students:
             self.tell("started", student=student)

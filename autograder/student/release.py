@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from autograder.configuration import place
 from autograder.course import CONFIG, Assignment
 from autograder.notebook import Notebook, read, write
 from course_lib.cache import cache_dir
@@ -31,8 +32,7 @@ def nbgrader(course: Path, *arguments: str) -> str:
     Returns:
         What nbgrader said.
     """
-    if not (course / CONFIG.name).is_file():  # nbgrader looks for it in the course's folder
-        shutil.copy(CONFIG, course)
+    place(course)
     done = subprocess.run(
         [sys.executable, "-c", NBGRADER, *arguments],
         cwd=course,

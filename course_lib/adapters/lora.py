@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -192,7 +193,7 @@ class LoRALinear(AdaptedLayer):
         base = factors_of(self.base)
         if base is None or self.merged or not self.enabled or self.active not in self.adapters:
             return base
-        path = self.adapters[self.active]
+        path: Any = self.adapters[self.active]
         if has_hooks(path) or (path.training and path.dropout.p > 0):
             return None
         return base._replace(A=path.A, B=path.B, scaling=path.scaling)
@@ -200,7 +201,10 @@ class LoRALinear(AdaptedLayer):
     def delta(self, name: str | None = None) -> torch.Tensor:
         """scaling * B A of the adapter `name` (default: the active one), (out, in); zero where it is not here."""
         name = name or self.active
-        return self.adapters[name].delta() if name in self.adapters else torch.zeros_like(self.matrix())
+        if name not in self.adapters:
+            return torch.zeros_like(self.matrix())
+        path: Any = self.adapters[name]
+        return path.delta()
 
     def exact_weight(self) -> torch.Tensor:
         """W + scaling * B A in the base's layout, at float32 or better."""

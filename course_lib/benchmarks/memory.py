@@ -20,13 +20,13 @@ from torch import nn
 from course_lib.finetuning.memory import MemorySettings, estimate_memory
 from course_lib.finetuning.model import known_shape
 from course_lib.training import Trainer, TrainingConfig
-from course_lib.training.memory import current_memory, peak_memory, reset_process_peak, return_freed_memory
+from course_lib.training.memory import current_memory, peak_memory, reset_process_peak, return_blocks_from
 
 BASES = ("float32", "bfloat16", "int8", "nf4", "nf4-double")
 MODES = ("full", "lora", "qlora")
 TARGETS, RANK = ("q_proj", "v_proj"), 8
 SMALL_BLOCK = 2**16
-STEPS = 3  # AdamW's moments are there from the second one on
+STEPS = 2  # AdamW's moments are there in the second one
 CPU = torch.device("cpu")
 WEIGHTS = ("weights", "4-bit weights", "block constants", "other weights")  # the parts of a model that nothing trains
 
@@ -133,8 +133,8 @@ def run(case: Case) -> dict[str, int]:
     """`measure`, in this process."""
     torch.set_num_threads(1)
     _warm_up(case.base)
-    if not case.as_run:
-        return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
+    if not case.as_run:  # after the tiny model's Trainer, which has chosen its own limit
+        return_blocks_from(SMALL_BLOCK)
     before = current_memory(CPU)
     model = _load(case.model, case.base)
     sizes = {"loaded": current_memory(CPU) - before}
@@ -149,9 +149,6 @@ def run(case: Case) -> dict[str, int]:
     if case.mode != "inference":
         adapt(model, case.mode)
         trainer = Trainer(model.train(), TrainingConfig(lr=1e-4, schedule="constant"), log_every=0)
-        if not case.as_run:  # the Trainer has chosen its own limits
-            return_freed_memory.cache_clear()
-            return_freed_memory(SMALL_BLOCK, SMALL_BLOCK)
         tokens = torch.randint(0, model.config.vocab_size, (case.batch_size, case.seq_len))
         for number in range(STEPS):
             trainer.step(number, STEPS, [tokens])

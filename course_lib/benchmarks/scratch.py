@@ -38,11 +38,13 @@ def _training_step(threads: int, pairs: int) -> dict[str, float]:
     ours, theirs, tokens = AdamW(model.parameters(), 1e-3), torch.optim.AdamW(weights.values(), 1e-3), torch.tensor(ids)
 
     def numpy_step() -> None:
+        """One AdamW step of our NumPy model."""
         ours.zero_grad()
         model.loss(ids, ids).backward()
         ours.step()
 
     def torch_step() -> None:
+        """The same step in torch, from the same weights."""
         theirs.zero_grad()
         logits = torch_forward(weights, tokens, heads=4, layers=2)
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()

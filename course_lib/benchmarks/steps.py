@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.benchmarks.timing import paired
+from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory
 
 BATCH, TIME = 4, 64
@@ -55,7 +56,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
 
 
 def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = False) -> Callable[[], float]:
-    """Make the same step with transformers' model and loss, PEFT's layers, and torch's AdamW and clipping.
+    """Make the same step with transformers' model and loss, PEFT's layers, and torch's fused AdamW and clipping.
 
     Args:
         mode: as for `our_step`; the base of "qlora" is in bitsandbytes' layers.
@@ -82,7 +83,8 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
     peer.train()  # and never eval(): there, bitsandbytes repacks the weights for a kernel without a backward pass
     forward = torch.compile(peer) if compile else peer
     trained = [p for p in peer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+    # torch's fused AdamW, transformers' default. Of bfloat16 weights both sides keep masters: else the peer does less.
+    optimizer = make_adamw(trained, lr=1e-4, weight_decay=0.0)
     tokens = torch.as_tensor(_batch(), device=device)
 
     def step() -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
-from course_lib.vocabulary import DTYPES, HALF_DTYPES, MODES, canonical_value
+from course_lib.vocabulary import DTYPES, HALF_DTYPES, MODES, QUANT_TYPES, canonical_value
 
 if TYPE_CHECKING:
     from course_lib.finetuning.memory import MemoryEstimate
@@ -37,15 +37,15 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--mode", choices=(*MODES, "inference"), default="lora", help="what is trained (lora)")
     parser.add_argument("--seq-len", type=_count, default=512, metavar="N", help="tokens in a row (512)")
     parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows of a micro-batch (1)")
-    dtypes = {"choices": DTYPES, "type": lambda text: canonical_value(text, DTYPES)}
+    dtypes: dict[str, Any] = {"choices": DTYPES, "type": lambda text: canonical_value(text, DTYPES)}
     parser.add_argument("--dtype", default="float32", help="of the base's weights (float32)", **dtypes)
-    halves = {"choices": HALF_DTYPES, "type": lambda text: canonical_value(text, HALF_DTYPES)}
+    halves: dict[str, Any] = {"choices": HALF_DTYPES, "type": lambda text: canonical_value(text, HALF_DTYPES)}
     parser.add_argument("--autocast", help="the forward pass is computed in it (off)", **halves)
     parser.add_argument("--rank", type=_count, default=8, metavar="N", help="LoRA's rank (8)")
     parser.add_argument(
         "--target-modules", nargs="+", metavar="LAYER", help="the layers with an adapter, or all-linear (q_proj v_proj)"
     )
-    parser.add_argument("--quant-type", choices=("nf4", "fp4", "int4"), default="nf4", help="the 4-bit levels (nf4)")
+    parser.add_argument("--quant-type", choices=QUANT_TYPES, default="nf4", help="the 4-bit levels (nf4)")
     parser.add_argument("--block-size", type=_count, default=64, metavar="N", help="weights of a 4-bit block (64)")
     parser.add_argument("--double-quant", action="store_true", help="quantise the blocks' constants as well")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")

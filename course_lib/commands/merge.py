@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib.commands import Subparsers, require_adapter
+from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
 from course_lib.vocabulary import DTYPES, canonical_value, other_names
 
@@ -26,7 +27,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 The sum is taken in float32 and rounded once. In bfloat16 a weight keeps 8 bits, and a small change may
 be lost in the rounding: the report says how large both are. An adapter trained on a 4-bit base (qlora)
-is merged into the base at full precision, which is not quite what it was trained on.
+is merged into what its 4-bit numbers stand for, since it corrects their errors too; --original-weights
+merges it into the base as it was before, which is another model than the trained one.
 
 Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
     )
@@ -50,6 +52,11 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
         default="float32",
         help="what the base is loaded in and the result saved in (float32)",
     )
+    parser.add_argument(
+        "--original-weights",
+        action="store_true",
+        help="of mode qlora: merge into the base as it was before 4 bits, on which the adapter was not trained",
+    )
     parser.epilog = other_names("merge", parser._option_string_actions)
     parser.set_defaults(run=run_merge)
 
@@ -59,15 +66,24 @@ def run_merge(args: argparse.Namespace) -> int:
     refuse_filled(args.output)
     require_adapter(args.adapter)
     from course_lib.adapters import load_adapter, merge, save_merged
-    from course_lib.finetuning.export import as_adapter, named_base, other_bases, run_settings
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, settings_of_adapter
+    from course_lib.finetuning.model import load_qlora_base
     from course_lib.models.pretrained import load
+
+    run = settings_of_adapter(args.adapter) or {"mode": "lora"}
+    in_4_bits = run["mode"] == "qlora"
+    if args.original_weights and not in_4_bits:
+        raise CourseError(f"--original-weights is for an adapter of mode qlora, and {args.adapter} is not one.")
 
     with tempfile.TemporaryDirectory() as scratch:
         adapter = as_adapter(args.adapter, Path(scratch))
         base = args.base or named_base(adapter)
         for name, other in other_bases(base, {str(args.adapter): adapter}).items():
             print(f"note: {name} was trained on {other}, and is merged into {base} here", flush=True)
-        model, tokenizer = load(base, args.dtype)
+        if in_4_bits and not args.original_weights:
+            model, tokenizer = load_qlora_base(base, run, args.dtype)
+        else:
+            model, tokenizer = load(base, args.dtype)
         print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
         load_adapter(model, adapter)
     report = merge(model)
@@ -77,8 +93,10 @@ def run_merge(args: argparse.Namespace) -> int:
     print(f"  mean change of a weight   {report.mean_change:.3e}")
     print(f"  mean rounding error       {report.mean_error:.3e} ({_share(report)} of the change)")
     print(f"  largest rounding error    {report.max_error:.3e}")
-    if (run_settings(args.adapter) or {}).get("mode") == "qlora":
+    if in_4_bits and args.original_weights:
         print("The adapter was trained on this base in 4 bits: it corrects errors that the full base does not have.")
+    elif in_4_bits:
+        print(f"The weights are those that the base's {run['quant_type'].upper()} stands for, with the adapter added.")
     print(f"saved in {args.output}: AutoModelForCausalLM.from_pretrained({str(args.output)!r}) loads it")
     return 0
 

@@ -28,6 +28,7 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
   course train --mode full --model distilgpt2 --dataset wikitext2 --lr 5e-5 --output runs/full
   course train --mode full --model modern-5m --dataset book.txt --lr 1e-3 --output runs/scratch
   course train --mode butterfly-block --butterfly-stages 8 --butterfly-block-size 64 --output runs/turned
+  course train --mode qlora --rank 16 --output runs/qlora          a frozen base in 4 bits
   course train --mode lora --tokens-per-step 512 --seq-len 256 --epochs 1 --output runs/by_tokens
   course train --output runs/notes --resume     go on after an interruption
   course train --dataset notes.txt --output runs/notes --resume auto    begin, or go on where there is a run
@@ -174,7 +175,7 @@ def header(plan: "Plan", processes: int = 1) -> str:
     percent = 100 * plan.trainable / plan.parameters
     precision = s.dtype
     if s.mode == "qlora":
-        precision = f"NF4, embeddings and norms {s.dtype}"
+        precision = f"{_four_bits(s)}, embeddings and norms {s.dtype}"
     elif s.mode == "full" and s.dtype in HALF_DTYPES:
         precision = f"{s.dtype}, trained with float32 master weights and saved in {s.dtype}"
     lines = [rule, f"{s.mode}: {s.model}, {plan.parameters:,} parameters in {precision}"]
@@ -192,6 +193,12 @@ def header(plan: "Plan", processes: int = 1) -> str:
         rule,
     ]
     return "\n".join(lines)
+
+
+def _four_bits(s: Settings) -> str:
+    """How the base of --mode qlora is held, in words."""
+    doubly = " with doubly quantised constants" if s.double_quant else ""
+    return s.quant_type.upper() + doubly + (" by bitsandbytes" if s.backend == "bitsandbytes" else "")
 
 
 def _adapted(layers: dict[str, int]) -> list[str]:

@@ -34,7 +34,7 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
         input_ids, labels (IGNORE where padded) and attention_mask (1 for real tokens): int64 (batch, longest).
 
     Raises:
-        CourseError: there is no example, or one of them has unequal numbers of ids and labels.
+        CourseError: `examples` is empty, or one of them has unequal numbers of ids and labels.
     """
     if not examples:
         raise CourseError("An empty batch cannot be padded.")

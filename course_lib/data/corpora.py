@@ -26,7 +26,7 @@ def read_corpus(source: str | Path, split: str = "train", limit: int | None = No
 
     Args:
         source: "tinystories" or "wikitext2" (from the hub or its cache), a folder with wiki.train.raw or
-            wiki.train.tokens and so on, or a UTF-8 text file (which has no splits).
+            wiki.train.tokens and so on, or a UTF-8 text file (which is not split).
         split: train, val or test.
         limit: at most so many documents.
 
@@ -90,7 +90,7 @@ def _wikitext_file(folder: Path, split: str) -> Path:
         if (path := folder / f"wiki.{name}.{ending}").is_file():
             return path
     found = ", ".join(sorted(path.name for path in folder.glob("wiki.*.*"))) or "none of the other parts either"
-    raise CourseError(f"{folder} has no wiki.{name}.raw and no wiki.{name}.tokens; it has {found}.")
+    raise CourseError(f"{folder} contains neither wiki.{name}.raw nor wiki.{name}.tokens; it contains {found}.")
 
 
 def _read(path: Path) -> str:

@@ -41,7 +41,7 @@ def parse_preference(row: Fields) -> list[Record]:
     prompt = _prompt(row, inside)
     turns = [*prompt, chosen.turns[-1]]
     if len(turns) < 2:
-        raise Malformed("there is no prompt: neither 'prompt' is there nor a turn before the answers")
+        raise Malformed("the prompt is missing: neither 'prompt' nor a turn before the answers is there")
     return [Record(tuple(turns), rejected=rejected.turns[-1]["content"])]
 
 

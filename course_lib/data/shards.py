@@ -7,22 +7,22 @@ vocabulary allows it, else uint32. `shards.json` beside them says what they were
 import hashlib
 import json
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from course_lib.data.pieces import PIECE, TOGETHER, encode_in_pieces
 from course_lib.data.text import at_least_one
 from course_lib.data.tokenizers import TextEncoder, Tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import write_json
 
 MANIFEST = "shards.json"
-CHUNK = 1 << 16  # characters tokenised at a time
-BLANK, SPACE = re.compile(r"(?s:.*)\w(?= \w)"), re.compile(r"(?s:.*)\S(?=\s)")
+VERSION = 2  # of the shards: another one means that the same text may have got other ids
 MOST = 100_000  # shards of a split that five digits can number
 
 
@@ -49,7 +49,7 @@ def prepare(
         say, progress: called with lines about what was done, and with the number of characters just tokenised.
 
     Returns:
-        The manifest: fingerprint, dtype, and the tokens and CRC-32 of each shard.
+        The manifest: version, fingerprint, dtype, and the tokens and CRC-32 of each shard.
     """
     if not 0 < train_ratio < 1:
         raise CourseError(f"train_ratio={train_ratio}: a share above 0 and below 1.")
@@ -79,11 +79,11 @@ def prepare(
         del tokens
     finally:
         everything.unlink(missing_ok=True)
-    shards = {name: count for name, (count, _) in sums.items()}
-    crc32 = {name: crc for name, (_, crc) in sums.items()}
-    manifest = {"fingerprint": fingerprint, "complete": True, "dtype": dtype.name, "shards": shards, "crc32": crc32}
+    manifest: dict[str, Any] = {"version": VERSION, "fingerprint": fingerprint, "complete": True, "dtype": dtype.name}
+    manifest["shards"] = {name: count for name, (count, _) in sums.items()}
+    manifest["crc32"] = {name: crc for name, (_, crc) in sums.items()}
     write_json(output / MANIFEST, manifest)
-    for name, count in shards.items():
+    for name, count in manifest["shards"].items():
         say(f"  {output / name}: {count:,} tokens")
     return manifest
 
@@ -94,8 +94,8 @@ def len_of(tokenizer: Any) -> int:
 
 
 def _fingerprint(inputs: Sequence[Path], tokenizer: Tokenizer, train_ratio: float, shard_tokens: int) -> str:
-    """SHA-256 of all that decides what the shards hold: the files' bytes, how the tokenizer cuts, the settings."""
-    digest = hashlib.sha256(json.dumps([train_ratio, shard_tokens, _described(tokenizer)]).encode())
+    """SHA-256 of all that decides what the shards hold: files' bytes, how they are cut, the tokenizer, the settings."""
+    digest = hashlib.sha256(json.dumps([VERSION, train_ratio, shard_tokens, _described(tokenizer)]).encode())
     for path in inputs:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -108,7 +108,8 @@ def _described(tokenizer: Any) -> list:
         rules = _backend(tokenizer).to_str()
     else:
         rules = [tokenizer.merges, tokenizer.special_tokens, tokenizer.numbering]
-    return [rules, len_of(tokenizer), getattr(tokenizer, "eos_token_id", None)]
+    end = getattr(tokenizer, "eos_token_id", None)
+    return [rules, len_of(tokenizer), end, _splits_special_tokens(tokenizer)]
 
 
 def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
@@ -123,7 +124,13 @@ def _current(output: Path, fingerprint: str, force: bool) -> dict | None:
         for split in TokenShards.SPLITS:
             TokenShards(output, split).verify()
         return known
-    if not ours and (others := _shard_files(output)):
+    others = [] if ours else _shard_files(output)
+    if others and known is not None and known.get("version") != VERSION:
+        raise CourseError(
+            f"{output} holds shards of another version of this course ({others[0].name}, ...), which may have other "
+            "tokens where it cut a text into pieces: prepare them again with --force, or choose another folder."
+        )
+    if others:
         raise CourseError(
             f"{output} holds shards of other texts or settings ({others[0].name}, ...): choose another folder, or "
             "--force."
@@ -138,7 +145,8 @@ def _shard_files(output: Path) -> list[Path]:
 
 def _clear(output: Path, fingerprint: str) -> None:
     """Make the folder ours, unfinished and empty."""
-    write_json(output / MANIFEST, {"fingerprint": fingerprint, "complete": False, "shards": {}})
+    unfinished = {"version": VERSION, "fingerprint": fingerprint, "complete": False, "shards": {}}
+    write_json(output / MANIFEST, unfinished)
     for file in (*_shard_files(output), *output.glob(".*_?????.npy.tmp")):
         file.unlink()
 
@@ -166,20 +174,17 @@ def _tokenize_to(
 ) -> int:
     """Append every file's ids to one raw file. Returns how many there are."""
     total, end = 0, getattr(tokenizer, "eos_token_id", None)
-    # Whether a text may be tokenised in pieces: a tokenizer that puts a blank before every text gives other ids then.
-    *apart, together = encode_many(tokenizer, ["some", " words", "some words"])
-    in_pieces = sum(apart, []) == together
+    encode = partial(encode_many, tokenizer)
     with path.open("wb") as file:
         for number, text in enumerate(inputs):
             if number and end is not None:
                 file.write(np.array([end], dtype).tobytes())
                 total += 1
             before = total
-            for pieces in _batched(_pieces(text, in_pieces), 32):
-                for ids in encode_many(tokenizer, pieces):
-                    file.write(np.array(ids, dtype).tobytes())
-                    total += len(ids)
-                progress(sum(map(len, pieces)))
+            for characters, ids in encode_in_pieces(_read_blocks(text), encode):
+                file.write(np.array(ids, dtype).tobytes())
+                total += len(ids)
+                progress(characters)
             say(f"{text}: {total - before:,} tokens")
     return total
 
@@ -199,55 +204,28 @@ def encode_many(tokenizer: TextEncoder, texts: list[str]) -> list[list[int]]:
     return [tokenizer.encode(text) for text in texts]
 
 
+def _splits_special_tokens(tokenizer: Any) -> bool:
+    """Whether the text of a special token is ordinary text to it. That is a setting of the tokenizer or of one call."""
+    return bool(getattr(tokenizer, "split_special_tokens", False))
+
+
 def _backend(tokenizer: Any) -> Any:
-    """What works inside a tokenizer of transformers', without the truncation and padding of an earlier call."""
+    """What works inside a tokenizer of transformers', without what an earlier call has set: it keeps such options."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    backend.encode_special_tokens = _splits_special_tokens(tokenizer)
     return backend
 
 
-def _pieces(path: Path, in_pieces: bool = True) -> Iterator[str]:
-    """A file's text in pieces that each begin with white space, except the first; or all at once, if not `in_pieces`.
-
-    Byte-level tokenizers cut text into words before they merge, and a word begins with the white space before it, so
-    the pieces' tokens are the whole text's. Others, such as Llama 2's, put a blank of their own before every text.
-    """
-    rest = ""
+def _read_blocks(path: Path) -> Iterator[str]:
+    """A file's text in blocks, each as much as is encoded at once."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            while block := file.read(CHUNK if in_pieces else -1):
-                rest += block
-                end = in_pieces and _last_word(rest, len(rest) - len(block) - 2)
-                if end:
-                    yield rest[:end]
-                    rest = rest[end:]
+            while block := file.read(TOGETHER * PIECE):
+                yield block
     except UnicodeDecodeError as error:
         raise CourseError(f"{path} is not UTF-8 text ({error.reason}): convert or unpack it.") from error
-    if rest:
-        yield rest
-
-
-def _last_word(text: str, start: int) -> int:
-    """Where the last word after `start` begins, with the white space before it; 0 where there is none.
-
-    A single blank between two letters or digits is the safest place: GPT-4's and Qwen's patterns join line breaks to
-    the punctuation before them.
-    """
-    found = BLANK.match(text, max(start, 0)) or SPACE.match(text, max(start, 0))
-    return found.end() if found else 0
-
-
-def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The items in lists of `size`; the last list may be shorter."""
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _write_shards(output: Path, split: str, tokens: np.ndarray, shard_tokens: int) -> dict[str, tuple[int, int]]:

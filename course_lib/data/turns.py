@@ -97,7 +97,7 @@ def _role(turn: Fields, where: str) -> str:
     if given is None:
         given = turn.get("from")
     if given is None:
-        raise Malformed(f"{where} has no role: neither 'role' nor 'from' is there")
+        raise Malformed(f"{where} lacks a role: neither 'role' nor 'from' is there")
     role = ROLE_NAMES.get(given.strip().lower()) if isinstance(given, str) else None
     if role is None and given in TOOL_ROLES:
         raise Malformed(f"{where} is the turn of a tool (role {given!r}), and only turns of text can be trained")

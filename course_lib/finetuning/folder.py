@@ -22,7 +22,14 @@ from course_lib.options import check_options, flag_of
 
 RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
-BEFORE = {"too_long": "cut-end", "format": "auto", "map": None}  # what version 0.1 did, before these were settings
+BEFORE = {  # what earlier versions did, before these were settings
+    "too_long": "cut-end",
+    "format": "auto",
+    "map": None,
+    "backend": "bitsandbytes",
+    "quant_type": "nf4",
+    "double_quant": True,
+}
 LEFT_BY_A_RUN = (
     *("adapter_model.safetensors", "adapter_config.json"),
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),

@@ -25,8 +25,11 @@ from course_lib.models.config import CONFIGS, DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import in_one_sentence, load_model, resolve
+from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
 from course_lib.options import filled
+from course_lib.quantization import dequantize_model, load_quantized, quantize_model
+from course_lib.training.master_weights import round_weights
+from course_lib.vocabulary import HALF_DTYPES
 
 HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
 
@@ -233,36 +236,63 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     """Load the base with its weights on the device.
 
     Args:
-        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits.
+        settings: name the model, its dtype and the device; mode qlora loads it in 4 bits. Full training in 16 bits
+            takes the float32 numbers of the file as master weights.
         folder: the run's folder.
 
     Returns:
         The model in evaluation mode.
     """
-    options: dict[str, Any] = {"device_map": {"": choose_device(settings.device)}}
+    name, device = base_name(settings, folder), choose_device(settings.device)
+    if settings.mode == "qlora" and settings.backend == "ours":
+        return load_quantized(
+            name,
+            settings.quant_type,
+            double_quant=filled(settings.double_quant),
+            dtype=settings.dtype,
+            device=device,
+        )
+    options: dict[str, Any] = {"device_map": {"": device}}
     if settings.mode == "qlora":
-        options["quantization_config"] = _nf4(settings)
-    model = load_model(base_name(settings, folder), settings.dtype, **options)
-    for layer in model.modules():
-        # On processors with AVX512-BF16 an evaluation would repack 4-bit weights for a kernel without a backward pass:
-        # training would then go on with gradients that are zero (bitsandbytes 0.50).
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+        options["quantization_config"] = _bitsandbytes_config(settings)
+    rounded = settings.mode == "full" and settings.dtype in HALF_DTYPES
+    model = load_model(name, "float32" if rounded else settings.dtype, **options)
+    if rounded:
+        round_weights(model, getattr(torch, settings.dtype))
     return model.eval()
 
 
-def _nf4(settings: Settings) -> Any:
-    """How bitsandbytes is to hold the linear layers: NF4 with doubly quantised constants (arXiv:2305.14314)."""
+def load_qlora_base(base: str, run: dict[str, Any], dtype: str) -> tuple[Any, Any]:
+    """The base that an adapter of mode qlora was trained on, as a plain model: what its 4-bit codes stand for.
+
+    Such an adapter also corrects the errors of 4 bits. Merged into the weights before quantisation, it would correct
+    errors that are not there. Our codes are bitsandbytes', so that this serves both backends.
+
+    Args:
+        base: the model's name or folder.
+        run: the settings of the adapter's run, by name.
+        dtype: of the result. The weights are quantised in the run's dtype, as they were for training.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer.
+    """
+    model, tokenizer = load(base, run["dtype"])
+    dequantize_model(quantize_model(model, quant_type=run["quant_type"], double_quant=run["double_quant"]))
+    for parameter in model.parameters():  # and no buffers: those of rotary positions are float32 in every model
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model, tokenizer
+
+
+def _bitsandbytes_config(settings: Settings) -> Any:
+    """How bitsandbytes is to hold the linear layers: in 4 bits, in blocks of 64 (arXiv:2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise CourseError(
-            "--mode qlora needs bitsandbytes until chapter 05 brings our own NF4: pip install bitsandbytes."
-        )
+        raise CourseError("--backend bitsandbytes needs it: pip install bitsandbytes, or leave --backend out.")
     from transformers import BitsAndBytesConfig
 
     computed = getattr(torch, settings.autocast or settings.dtype)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=settings.quant_type,
+        bnb_4bit_use_double_quant=filled(settings.double_quant),
         bnb_4bit_compute_dtype=computed,
     )

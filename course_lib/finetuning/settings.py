@@ -13,7 +13,7 @@ from course_lib.files import refuse_missing_path
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, filled, flag_of, option
 from course_lib.suggestions import similar_paths
-from course_lib.vocabulary import DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, SCHEDULES
+from course_lib.vocabulary import BACKENDS, DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, QUANT_TYPES, SCHEDULES
 
 BUNDLED = "keepers_log"  # the text in the package
 RUN, DATA, ADAPTER = "the run", "data", "the adapter"
@@ -32,7 +32,7 @@ class Settings:
     mode: str = option(
         "lora",
         "full: all weights; lora, butterfly, butterfly-block: an adapter on a frozen base; qlora: LoRA on a base in "
-        "4 bits, by bitsandbytes until chapter 05",
+        "4 bits",
         group=RUN,
         choices=MODES,
     )
@@ -124,6 +124,24 @@ class Settings:
         metavar="LAYER",
         modes=MODES[1:],
         shown="GPT-2: c_attn; Llama and its kin: q_proj v_proj",
+    )
+    backend: str = option(
+        "ours", "what holds the base in 4 bits: this package, or bitsandbytes", group=ADAPTER, choices=BACKENDS,
+        modes=("qlora",),
+    )  # fmt: skip
+    quant_type: str = option(
+        "nf4",
+        "the base's 4-bit numbers; bitsandbytes lacks int4",
+        group=ADAPTER,
+        choices=QUANT_TYPES,
+        modes=("qlora",),
+    )
+    double_quant: bool | None = option(
+        None,
+        "quantise the constants of the 4-bit blocks, too",
+        group=ADAPTER,
+        modes=("qlora",),
+        shown="yes, as in the paper",
     )
     butterfly_stages: int | None = option(
         None,
@@ -244,6 +262,7 @@ def _defaults(given: Settings) -> dict[str, Any]:
         "min_lr_ratio": MIN_LR_RATIO[given.schedule],
         "grad_accum_steps": 4 if lora and not token_aware else 1,
         "eval_batch_size": given.batch_size,
+        "double_quant": True,
         "butterfly_stages": 8 if given.mode == "butterfly-block" else 6,
         "checkpoint_every": 1 if token_aware else 50,
         "keep": 2 if given.mode == "full" else 10,
@@ -264,6 +283,8 @@ def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
                 f"{flag_of(each.name)} belongs to --mode {', '.join(modes)} and not to {given.mode}. Leave it out, or "
                 "choose another mode."
             )
+    if given.backend == "bitsandbytes" and given.quant_type == "int4":
+        raise CourseError("--quant-type int4 is not known to bitsandbytes. Choose nf4 or fp4, or --backend ours.")
     if given.steps and given.epochs:
         raise CourseError("--steps and --epochs both say how long to train: give one of them.")
     if given.tokens_per_step and given.grad_accum_steps:

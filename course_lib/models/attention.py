@@ -6,6 +6,7 @@ Shapes in comments: B is the batch, T the time (tokens in a row), H heads of D, 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         attention_mask: Tensor | None = None,
         cos: Tensor | None = None,
         sin: Tensor | None = None,
-        cache=None,
+        cache: Any = None,
         norm: nn.Module | None = None,
     ) -> Tensor:
         """Mix every position with those before it.
@@ -77,14 +78,14 @@ class Attention(nn.Module):
             q, k, v = project(x, [self.q_proj, self.k_proj, self.v_proj], norm)
 
         dropout = self.config.dropout if self.training else 0.0
-        # The form with its gradient written by hand has no sinks, no dropout and no cache.
+        # The form with its gradient written by hand knows neither sinks nor dropout nor a cache.
         plain_softmax = self.config.attention == "sdpa" and self.sinks is None and dropout == 0
-        if plain_softmax and cos is not None and cache is None and can_attend(q):
+        if plain_softmax and cos is not None and sin is not None and cache is None and can_attend(q):
             return output_layer(rotate_and_attend(q, k, v, cos, sin, attention_mask, self.config.head_dim))
 
         # (B, T, heads * D) -> (B, heads, T, D): from here on every head is for itself
         q, k, v = (t.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for t in (q, k, v))
-        if cos is not None:
+        if cos is not None and sin is not None:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)  # (B, K, past + T, D)

@@ -15,6 +15,7 @@ Shapes in comments: B is the batch, T the time (tokens in a row), C the width, H
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class KVCache:
     Anything with these two methods can take its place, transformers' DynamicCache for one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def get_seq_length(self) -> int:
@@ -118,7 +119,7 @@ class Decoder(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        past_key_values=None,
+        past_key_values: Any = None,
         use_cache: bool = False,
         num_items_in_batch: float | None = None,
         skip_logits: bool = False,
@@ -142,11 +143,12 @@ class Decoder(nn.Module):
             Logits (batch, time, vocabulary), the loss in nats per token, and the cache.
 
         Raises:
-            CourseError: A mask's shape does not fit, GPT-2's learned positions run out, or skip_logits has no labels.
+            CourseError: A mask's shape does not fit, GPT-2's learned positions run out, or skip_logits comes without
+                labels.
         """
         if skip_logits:
-            loss = self._loss_alone(input_ids, attention_mask, position_ids, labels, num_items_in_batch)
-            return DecoderOutput(None, loss)
+            alone = self._loss_alone(input_ids, attention_mask, position_ids, labels, num_items_in_batch)
+            return DecoderOutput(None, alone)
         if use_cache and past_key_values is None:
             past_key_values = KVCache()
         hidden = self.model(input_ids, attention_mask, position_ids, past_key_values)  # (B, T, C)
@@ -167,7 +169,14 @@ class Decoder(nn.Module):
         """The matrix of the head, (vocabulary, width): its own, or the embedding's table."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def _loss_alone(self, input_ids, attention_mask, position_ids, labels, num_items_in_batch) -> Tensor:
+    def _loss_alone(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        labels: Tensor | None,
+        num_items_in_batch: float | None,
+    ) -> Tensor:
         """The loss of `forward`, from hidden states where there is a target and from nowhere else."""
         if labels is None:
             raise CourseError("skip_logits=True returns the loss alone: pass labels, or leave skip_logits out.")
@@ -194,7 +203,7 @@ class Decoder(nn.Module):
         embedding = self.model.embed_tokens
         return self.lm_head is None and can_fuse(embedding.weight) and not has_hooks(embedding)
 
-    def gradient_checkpointing_enable(self, **_) -> None:
+    def gradient_checkpointing_enable(self, **_: object) -> None:
         """In training, keep only each block's input and compute the rest again in the backward pass.
 
         The call has transformers' name; settings that transformers takes are accepted and not used.
@@ -229,7 +238,7 @@ class Backbone(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        past_key_values: Any = None,
         shared: TableGradient | None = None,
     ) -> Tensor:
         """The hidden states of every position.
@@ -293,7 +302,7 @@ class Block(nn.Module):
         attention_mask: Tensor | None = None,
         cos: Tensor | None = None,
         sin: Tensor | None = None,
-        cache=None,
+        cache: Any = None,
     ) -> Tensor:
         """Add what attention and the MLP compute to the residual stream.
 

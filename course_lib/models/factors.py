@@ -1,7 +1,7 @@
 """A linear layer in numbers, for the parts of the decoder that compute several layers at once (see `fused`)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,9 @@ class Factors(NamedTuple):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weight, (out, in): itself, or dequantised to `dtype`."""
-        return self.weight if self.quantized is None else self.quantized.dequantize(dtype)
+        if self.quantized is not None:
+            return self.quantized.dequantize(dtype)
+        return cast(Tensor, self.weight)  # one of the two is there
 
 
 def factors_of(layer: nn.Module) -> Factors | None:
@@ -47,14 +49,15 @@ def factors_of(layer: nn.Module) -> Factors | None:
     return own() if own else None
 
 
-def regrouped(tensors: Sequence[Tensor | None], constants: Sequence[tuple]) -> list[Factors]:
+def regrouped(tensors: Sequence[Any], constants: Sequence[tuple]) -> list[Factors]:
     """The flat list that autograd wants, as one Factors for each layer again.
 
     Args:
         tensors: weight, bias, A and B of each layer in turn.
         constants: the other fields of each layer's Factors, which have no gradient.
     """
-    return [Factors(*tensors[4 * i : 4 * i + 4], *rest) for i, rest in enumerate(constants)]
+    groups = [tensors[4 * i : 4 * i + 4] for i in range(len(constants))]
+    return [Factors(*group, *rest) for group, rest in zip(groups, constants, strict=True)]
 
 
 def has_hooks(module: nn.Module) -> bool:

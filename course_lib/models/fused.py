@@ -12,7 +12,7 @@ Left out: second derivatives, and GPUs, which have kernels of their own.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from course_lib.models.factors import Factors, factors_of, has_hooks, regrouped
+from course_lib.models.fused_norm import rms_norm_again, rms_norm_backward, rms_norm_forward
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _enabled = True
@@ -58,8 +59,8 @@ def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None)
     """The layers' numbers, or None where x, the norm or one of the layers asks for the plain form."""
     if not can_fuse(x) or (norm is not None and (type(norm) is not nn.RMSNorm or has_hooks(norm))):
         return None
-    all_factors = [factors_of(layer) for layer in layers]
-    return None if None in all_factors else all_factors
+    all_factors = [factors for layer in layers if (factors := factors_of(layer)) is not None]
+    return all_factors if len(all_factors) == len(layers) else None
 
 
 # --- norm and projections ------------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def project(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = Non
     all_factors = _all_factors(x, layers, norm)
     if all_factors is None:
         return project_plain(x, layers, norm)
-    return project_factors(x, all_factors, norm)
+    return project_factors(x, all_factors, cast("nn.RMSNorm | None", norm))  # `_all_factors` knows no other norm
 
 
 def project_plain(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None = None) -> tuple[Tensor, ...]:
@@ -117,7 +118,9 @@ def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, norm_weight, eps, constants, *tensors):
+    def forward(
+        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, constants: list[tuple], *tensors: Any
+    ) -> tuple[Tensor, ...]:
         ctx.constants, ctx.shape = constants, x.shape
         n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
         kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:]) else None
@@ -129,69 +132,24 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *dys):
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, r, down, *tensors = ctx.saved_tensors
         want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
-        dys = [dy.reshape(-1, dy.shape[-1]) for dy in dys]  # (rows, out) each
-        n, z = x, None
+        rows = [dy.reshape(-1, dy.shape[-1]) for dy in dys]  # (rows, out) each
+        n, z = x, cast(Tensor, None)  # without a norm, z is not needed
         if norm_weight is not None:
             n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted))
-        dn, gradients = linear_backward(dys, n, down, regrouped(tensors, ctx.constants), want_x or want_norm, wanted)
+        dn, gradients = linear_backward(rows, n, down, regrouped(tensors, ctx.constants), want_x or want_norm, wanted)
         dx, dnorm = dn, None
         if norm_weight is not None and dn is not None:
             dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
-        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *gradients  # one per argument of `forward`
+        dx = dx.view(ctx.shape) if want_x and dx is not None else None
+        return dx, dnorm, None, None, *gradients  # one per argument of `forward`
 
 
 def any_matrix(wanted: Sequence[bool]) -> bool:
     """Whether any layer's W or A is trained: their gradients are products with the input."""
     return any(wanted[0::4]) or any(wanted[2::4])
-
-
-def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """n and r of `project`: (rows, width) in x's dtype, and (rows, 1) in float32 or better.
-
-    Args:
-        x: (rows, width).
-        weight, eps: those of the norm.
-    """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    r = torch.addcmul(_scalar(eps, wide.dtype), length, length, value=1 / x.shape[-1]).rsqrt_()
-    return (wide * r).mul_(weight).to(x.dtype), r
-
-
-@lru_cache(maxsize=8)
-def _scalar(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(value, dtype=dtype)
-
-
-def rms_norm_again(x: Tensor, weight: Tensor, r: Tensor, want_n: bool) -> tuple[Tensor | None, Tensor]:
-    """n (or None) and z of `project` once more, for the backward pass, (rows, width) each.
-
-    Args:
-        x, weight, r: the input and the result of `rms_norm_forward`.
-        want_n: whether n is wanted.
-    """
-    z = x.to(r.dtype) * r
-    return (z * weight).to(x.dtype) if want_n else None, z
-
-
-def rms_norm_backward(
-    dn: Tensor, z: Tensor, r: Tensor, weight: Tensor, want_weight: bool
-) -> tuple[Tensor, Tensor | None]:
-    """dx (rows, width) and dw (width,) or None, by the formulas of `project`.
-
-    Args:
-        dn, z, r: of `project`: (rows, width) twice, and (rows, 1).
-        weight: that of the norm, (width,).
-        want_weight: whether dw is wanted.
-    """
-    wide = dn.to(z.dtype)
-    dweight = (wide * z).sum(0).to(weight.dtype) if want_weight else None
-    g = wide * weight  # (rows, width)
-    total = torch.linalg.vecdot(g, z)[:, None]  # (rows, 1)
-    return g.addcmul_(z, total, value=-1 / z.shape[-1]).mul_(r).to(dn.dtype), dweight
 
 
 def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tensor], Tensor | None]:
@@ -206,7 +164,7 @@ def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tens
     ys, start = [], 0
     for factors in all_factors:
         y = F.linear(x, factors.matrix(x.dtype), factors.bias)  # (rows, out)
-        if factors.A is not None:
+        if factors.A is not None and factors.B is not None and down is not None:
             stop = start + len(factors.A)
             y.addmm_(down[:, start:stop], factors.B.to(x.dtype).T, alpha=factors.scaling)
             start = stop
@@ -235,7 +193,9 @@ def linear_backward(
     Returns:
         dx, (rows, in) or None, and the gradients of W, b, A and B of each layer in turn, None where not wanted.
     """
-    dx, gradients, start = None, [], 0
+    dx: Tensor | None = None
+    gradients: list[Tensor | None] = []
+    start, inputs = 0, cast(Tensor, x)  # where a gradient needs it, it is there
     # D^T of all adapters, (ranks, rows): this way round it is computed twice as fast.
     narrow = None if down is None else down.new_empty(down.shape[::-1])
     for i, (dy, factors) in enumerate(zip(dys, all_factors, strict=True)):
@@ -244,21 +204,24 @@ def linear_backward(
             weight = factors.matrix(dy.dtype)
             dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
         dB = None
-        if factors.A is not None:
+        if factors.A is not None and factors.B is not None and down is not None and narrow is not None:
             part = slice(start, start + len(factors.A))
             torch.mm(factors.B.to(dy.dtype).T, dy.T, out=narrow[part]).mul_(factors.scaling)
             if want_B:
                 dB = (down[:, part].T @ dy).mul_(factors.scaling).T.to(factors.B.dtype)
             start = part.stop
-        gradients += [dy.T @ x if want_weight else None, dy.sum(0) if want_bias else None, None, dB]
+        gradients += [dy.T @ inputs if want_weight else None, dy.sum(0) if want_bias else None, None, dB]
     if narrow is not None:
-        if want_x:
-            dx.addmm_(narrow.T, _stacked([factors.A for factors in all_factors], narrow.dtype))
-        _put_gradients_of_A(gradients, narrow, x, all_factors, wanted)
+        stacked = _stacked([factors.A for factors in all_factors], narrow.dtype) if want_x else None
+        if dx is not None and stacked is not None:
+            dx.addmm_(narrow.T, stacked)
+        _put_gradients_of_A(gradients, narrow, inputs, all_factors, wanted)
     return dx, gradients
 
 
-def _put_gradients_of_A(gradients: list, narrow: Tensor, x: Tensor | None, all_factors, wanted) -> None:
+def _put_gradients_of_A(
+    gradients: list[Tensor | None], narrow: Tensor, x: Tensor, all_factors: Sequence[Factors], wanted: Sequence[bool]
+) -> None:
     """dA = D^T x for all adapters in one product, put into their places in the list of gradients."""
     if not any(wanted[2::4]):
         return
@@ -310,7 +273,9 @@ def swiglu_mlp(
     return _SwiGLU.apply(x, weight, eps, constants, *(tensor for factors in all_factors for tensor in factors[:4]))
 
 
-def swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm=None) -> Tensor:
+def swiglu_mlp_plain(
+    x: Tensor, gate_layer: nn.Module, up_layer: nn.Module, down_layer: nn.Module, norm: nn.Module | None = None
+) -> Tensor:
     """The same as `swiglu_mlp`, by calling the modules.
 
     Args:
@@ -322,7 +287,9 @@ def swiglu_mlp_plain(x, gate_layer, up_layer, down_layer, norm=None) -> Tensor:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, norm_weight, eps, constants, *tensors):
+    def forward(
+        ctx: Any, x: Tensor, norm_weight: Tensor | None, eps: Any, constants: list[tuple], *tensors: Any
+    ) -> Tensor:
         ctx.constants, ctx.shape = constants, x.shape
         n, r = x.reshape(-1, x.shape[-1]), None  # (rows, in)
         kept = n if norm_weight is not None or any_matrix(ctx.needs_input_grad[4:12]) else None
@@ -336,7 +303,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, r, g, u, narrow_in, narrow_h, *tensors = ctx.saved_tensors
         want_x, want_norm, _, _, *wanted = ctx.needs_input_grad
         want_n, constants = want_x or want_norm, ctx.constants
@@ -345,9 +312,10 @@ class _SwiGLU(torch.autograd.Function):
         dys = [dy.reshape(len(g), -1)]
         dh, last = linear_backward(dys, h, narrow_h, regrouped(tensors[8:], constants[2:]), True, wanted[8:])
         del h  # its memory serves the next arrays
+        dh = cast(Tensor, dh)  # it was asked for
         du = activated.mul_(dh)  # in place: silu(g) is not needed again, and dh not after the next line
         dg = torch.ops.aten.silu_backward(dh.mul_(u), g)
-        n, z = x, None
+        n, z = x, cast(Tensor, None)  # without a norm, z is not needed
         if norm_weight is not None:
             n, z = rms_norm_again(x, norm_weight, r, any_matrix(wanted[:8]))
         gate_up = regrouped(tensors[:8], constants[:2])
@@ -355,4 +323,4 @@ class _SwiGLU(torch.autograd.Function):
         dx, dnorm = dn, None
         if norm_weight is not None and dn is not None:
             dx, dnorm = rms_norm_backward(dn, z, r, norm_weight, want_norm)
-        return dx.view(ctx.shape) if want_x else None, dnorm, None, None, *first, *last
+        return dx.view(ctx.shape) if want_x and dx is not None else None, dnorm, None, None, *first, *last

@@ -7,6 +7,7 @@ formula written out. This module is that formula. tests/models/test_fused.py com
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,16 @@ def rotate_and_attend(
 
 class _RotateAndAttend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, cos, sin, attention_mask, head_dim):
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: Tensor | None,
+        head_dim: int,
+    ) -> Tensor:
         batch, time, width = q.shape
         kv_heads, group = k.shape[-1] // head_dim, width // k.shape[-1]
         keys = -(-time // KEYS_AT_ONCE) * KEYS_AT_ONCE  # the row's, and up to the next multiple some that nobody sees
@@ -76,7 +86,7 @@ class _RotateAndAttend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, do):
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, cos, sin = ctx.saved_tensors
         (batch, time, _), head_dim = do.shape, q.shape[-1]
         do = do.view(batch, time, -1, head_dim).transpose(1, 2).reshape(q.shape)  # (B * K, group * T, D)

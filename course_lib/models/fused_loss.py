@@ -9,6 +9,8 @@ With tied embeddings the output layer's weight is the embedding's table as well.
 one gradient. tests/models/test_fused_loss.py compares all this with the plain form.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -28,7 +30,7 @@ class TableGradient:
     its tokens to it and hands the sum to autograd.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.value: Tensor | None = None
 
     def take(self) -> Tensor | None:
@@ -56,14 +58,14 @@ def embed(input_ids: Tensor, table: Tensor, gradient: TableGradient) -> Tensor:
 
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input_ids, table, gradient):
+    def forward(ctx: Any, input_ids: Tensor, table: Tensor, gradient: TableGradient) -> Tensor:
         ctx.save_for_backward(input_ids)
         ctx.gradient, ctx.shape = gradient, table.shape
         return F.embedding(input_ids, table)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dx):
+    def backward(ctx: Any, dx: Tensor) -> tuple[None, Tensor, None]:
         (input_ids,) = ctx.saved_tensors
         dtable = ctx.gradient.take()
         if dtable is None:  # the output layer had no part in what is being differentiated
@@ -117,11 +119,13 @@ def linear_cross_entropy_plain(hidden: Tensor, weight: Tensor, targets: Tensor, 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, scale, shared):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, shared: TableGradient | None
+    ) -> Tensor:
         want_weight = ctx.needs_input_grad[1]
         dhidden = torch.empty_like(hidden)
         dweight = torch.empty_like(weight) if want_weight else None  # the first product fills it
-        if want_weight and not len(hidden):
+        if dweight is not None and not len(hidden):
             dweight.zero_()
         # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size (-(-a // b) rounds up).
         pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
@@ -133,7 +137,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss += cross_entropy_(logits, target)  # the logits are p - e now
             out = dhidden[start : start + rows]
             torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)  # dh = scale (p - e) W
-            if want_weight:
+            if dweight is not None:
                 # beta=0 overwrites what `empty_like` left; later pieces add to the first one's product.
                 dweight.addmm_(logits.T, h, beta=0 if start == 0 else 1, alpha=scale)
         ctx.gradients, ctx.shared = (dhidden, dweight), shared
@@ -141,7 +145,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("linear_cross_entropy hands its gradient over once: call it again before backward().")
         # Handed over and not kept, so that autograd and the optimiser may work on them in place.

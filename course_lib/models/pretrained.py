@@ -99,7 +99,8 @@ def load(name: str | Path = DEFAULT, dtype: str = "float32", device: str = "cpu"
         (model, tokenizer): a transformers model in evaluation mode, and its tokenizer.
 
     Raises:
-        CourseError: in one sentence: the model cannot be found, it has no safetensors, or there is no such device.
+        CourseError: in one sentence: the model cannot be found, its weights are not safetensors, or the device does
+            not exist.
     """
     from course_lib.models.devices import check_device
 
@@ -118,6 +119,7 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
 
     Returns:
         The model in evaluation mode. Prefixes that wrappers put before the tensors' names are removed, with a message.
+        Weights that bitsandbytes has quantised stay in their layout (see `packed`).
 
     Raises:
         CourseError: the model cannot be found, or a tensor of it is missing: transformers would take random numbers.
@@ -125,6 +127,8 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
     import torch
     import transformers
     from transformers import AutoModelForCausalLM
+
+    from course_lib.models.packed import keep_packed
 
     transformers.utils.logging.disable_progress_bar()  # reading a file is quick; a bar here would only litter notebooks
     options |= {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
@@ -139,6 +143,7 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
             folder, dtype=getattr(torch, dtype), key_mapping=renamed, output_loading_info=True, **options
         )
     _check_loaded(directory, names, info)
+    keep_packed(model)
     # As the user said it: an adapter names its base by it, and PEFT asks the model itself.
     model.config._name_or_path = model.name_or_path = str(name)
     # transformers would put the removed prefixes back in save_pretrained, or rather their patterns.

@@ -7,10 +7,11 @@ the packaged weights are stored.
 
 from course_lib.quantization.files import load_quantized, save_quantized, stored_quantization
 from course_lib.quantization.gguf import BITS_PER_WEIGHT, dequantize_q4_1, dequantize_q8_0, storage
-from course_lib.quantization.levels import QUANT_TYPES, dynamic_map, fp4_levels, int4_levels, nf4_levels
+from course_lib.quantization.levels import dynamic_map, fp4_levels, int4_levels, nf4_levels
 from course_lib.quantization.linear import Linear4bit
 from course_lib.quantization.model import dequantize_model, is_quantized, quantize_model
 from course_lib.quantization.tensor import QuantizedTensor, quantize_4bit
+from course_lib.vocabulary import QUANT_TYPES
 
 __all__ = [
     "BITS_PER_WEIGHT",

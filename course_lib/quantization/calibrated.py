@@ -21,7 +21,7 @@ The packaged SmolLM2 is no material for such a comparison: its weights are multi
 they round says nothing about weights as training leaves them. Take a model that was trained here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from course_lib.adapters.layers import linear_layers, select_layers
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.quantization.levels import LEVELS
-from course_lib.quantization.tensor import SMALLEST, QuantizedTensor, check_kind
+from course_lib.quantization.tensor import SMALLEST, QuantizedTensor, check_kind, quantize_4bit
 
 DAMPING = 0.01  # of H's mean diagonal, added to the diagonal (section 3.3, "numerical inaccuracies")
 
@@ -136,6 +136,38 @@ def collect_hessians(model: Any, batches: Iterable[Tensor], targets: Sequence[st
         for batch in batches:
             model(torch.as_tensor(batch).long().to(device_of(model)))
     return sums
+
+
+def compare_rounding(
+    weights: Mapping[str, Tensor],
+    calibration: Mapping[str, Tensor],
+    held_out: Mapping[str, Tensor],
+    quant_type: str = "nf4",
+    block_size: int = 64,
+) -> dict[str, dict[str, float]]:
+    """The output errors of round-to-nearest and of GPTQ, on the inputs of calibration and on others.
+
+    Args:
+        weights: (out, in) each, by name.
+        calibration: X^T X of the inputs that GPTQ sees, by the same names.
+        held_out: X^T X of inputs that it does not see.
+        quant_type: as for `gptq`.
+        block_size: as for `gptq`.
+
+    Returns:
+        For each name `nearest` and `gptq` on other inputs, and `nearest_calibration` and `gptq_calibration`.
+    """
+    rows = {}
+    for name, weight in weights.items():
+        nearest = quantize_4bit(weight, quant_type, block_size).dequantize()
+        calibrated = gptq(weight, calibration[name], quant_type, block_size).dequantize()
+        rows[name] = {
+            "nearest": output_error(weight, nearest, held_out[name]),
+            "gptq": output_error(weight, calibrated, held_out[name]),
+            "nearest_calibration": output_error(weight, nearest, calibration[name]),
+            "gptq_calibration": output_error(weight, calibrated, calibration[name]),
+        }
+    return rows
 
 
 @contextmanager

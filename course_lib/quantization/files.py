@@ -4,7 +4,8 @@
 `save_quantized` writes is a folder that transformers loads with bitsandbytes, and `load_quantized` reads such folders
 too (`state` has the names; tests/quantization/test_files.py loads in both directions).
 
-Left out: our own decoder, sharded saves, and models whose weights transformers renames or fuses while loading.
+Left out: our own decoder, and sharded saves. A model whose weights transformers renames or fuses while loading is
+loaded whole and then quantised.
 """
 
 import json
@@ -33,11 +34,11 @@ from course_lib.models.folder import (
     weight_files,
     without_prefixes,
 )
-from course_lib.models.pretrained import DEFAULT, in_one_sentence, resolve
+from course_lib.models.pretrained import DEFAULT, in_one_sentence, load_model, resolve
 from course_lib.quantization.linear import Linear4bit
-from course_lib.quantization.model import is_quantized
+from course_lib.quantization.model import is_quantized, quantizable, quantize_model
 from course_lib.quantization.state import from_state, to_state
-from course_lib.quantization.tensor import check_kind, quantize_4bit
+from course_lib.quantization.tensor import QuantizedTensor, check_kind, quantize_4bit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # older files carry them; they are computed now
@@ -53,7 +54,7 @@ def load_quantized(
     device: str = "cpu",
     compute_dtype: torch.dtype | None = None,
 ) -> Any:
-    """Load a model straight into 4 bits. At most one tensor of it is ever there in full precision.
+    """Load a model straight into 4 bits: of what is quantised, one tensor at a time is there in full precision.
 
     A checkpoint that is in 4 bits already, by `save_quantized` or by transformers, is loaded as it is.
 
@@ -85,29 +86,56 @@ def load_quantized(
         )
     model = _without_weights(directory, DTYPES[dtype], name)
     places = _places(directory, model)
-    layers = _layers_to_quantise(model, skip)
-    if stored is not None:
-        layers = {layer: module for layer, module in layers.items() if f"{layer}.weight.absmax" in places}
-    elif not layers:
-        raise CourseError(f"{name} has no linear layer to quantise, apart from {list(skip)}.")
-    _check_complete(directory, model, places, layers if stored is not None else {})
-    for layer, module in layers.items():
-        if stored is not None:
-            quantized = from_state(f"{layer}.weight", _state_of(places, layer))
-            _check_shape(f"{layer}.weight", quantized.shape, _matrix_shape(module))
-        else:
-            weight = _read(places[f"{layer}.weight"]).to(DTYPES[dtype])
-            weight = weight.T if isinstance(module, Conv1D) else weight
-            try:
-                quantized = quantize_4bit(weight, quant_type, block_size, double_quant)
-            except CourseError as error:
-                raise CourseError(f"{layer}: {error}") from None
-            del weight  # before the next one is read
-        bias = _read(places[f"{layer}.bias"]).to(DTYPES[dtype]) if f"{layer}.bias" in places else None
-        model.set_submodule(layer, Linear4bit(quantized, bias, compute_dtype, isinstance(module, Conv1D)))
-    _fill(model, places, DTYPES[dtype])
+    if stored is None and _missing(model, places):
+        # transformers renames or fuses some models' weights while loading, or the folder is not complete, which
+        # `load_model` then says.
+        whole = load_model(name, dtype).to(device)
+        return quantize_model(whole, skip, quant_type, block_size, double_quant, compute_dtype).eval()
+    made: Iterator[tuple[str, QuantizedTensor]]
+    if stored is None:
+        layers = quantizable(model, skip)
+        _check_complete(directory, model, places, {})
+        made = _quantized(layers, places, DTYPES[dtype], (quant_type, block_size, double_quant))
+    else:  # the file decides which layers are in 4 bits
+        layers = {layer: m for layer, m in quantizable(model, ()).items() if f"{layer}.weight.absmax" in places}
+        _check_complete(directory, model, places, layers)
+        made = _stored(directory, layers, places, block_size)
+    _fill(model, places, DTYPES[dtype], {f"{layer}.weight" for layer in layers})
+    for layer, weight in made:
+        module: Any = layers[layer]
+        model.set_submodule(layer, Linear4bit(weight, module.bias, compute_dtype, isinstance(module, Conv1D)))
+    model.tie_weights()
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
+
+
+def _quantized(
+    layers: dict[str, nn.Module], places: "dict[str, Place]", dtype: torch.dtype, how: tuple[str, int, bool]
+) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Each layer's name and its weight in 4 bits, read, quantised and freed before the next one is read."""
+    for layer, module in layers.items():
+        weight = _read(places[f"{layer}.weight"]).to(dtype)
+        try:
+            made = quantize_4bit(weight.T if isinstance(module, Conv1D) else weight, *how)
+        except CourseError as error:
+            raise CourseError(f"{layer}: {error}") from None
+        del weight
+        yield layer, made
+
+
+def _stored(
+    directory: Path, layers: dict[str, nn.Module], places: "dict[str, Place]", block_size: int
+) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Each layer's name and its weight as the checkpoint has it, in 4 bits."""
+    for layer, module in layers.items():
+        weight = from_state(f"{layer}.weight", _state_of(places, layer))
+        _check_shape(f"{layer}.weight", weight.shape, _matrix_shape(module))
+        if weight.block_size != block_size:
+            raise CourseError(
+                f"{directory} is quantised already, in blocks of {weight.block_size}: load it with that block size, or "
+                f"load the float model to make blocks of {block_size} of it."
+            )
+        yield layer, weight
 
 
 def stored_quantization(directory: Path | str) -> dict[str, Any] | None:
@@ -187,45 +215,35 @@ def _state_of(places: dict[str, Place], layer: str) -> dict[str, Tensor]:
     return {end: _read(places[start + end]) for end in ends}
 
 
-def _layers_to_quantise(model: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
-    """The linear layers by name, but those of `skip` and those that share their weight."""
-    if isinstance(skip, str):
-        raise CourseError(f"skip={skip!r} is a text: give a list of layers' names, such as [{skip!r}].")
-    owners: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and owners[id(module.weight)] == 1
-        and not any(f".{name}".endswith(f".{end}") for end in skip)
-    }
-
-
 def _matrix_shape(module: Any) -> tuple[int, ...]:
     """(out, in)."""
     shape = tuple(module.weight.shape)
     return shape[::-1] if isinstance(module, Conv1D) else shape
 
 
+def _twins(model: Any, name: str) -> list[str]:
+    """A parameter's name and those that it is tied to: a file may have any of them."""
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))
+    return [name, *(a for a, b in tied.items() if b == name), *(b for a, b in tied.items() if a == name)]
+
+
+def _missing(model: Any, places: dict[str, Place]) -> list[str]:
+    """The parameters that no file has under any of their names."""
+    return [name for name, _ in model.named_parameters() if not any(twin in places for twin in _twins(model, name))]
+
+
 def _check_complete(directory: Path, model: Any, places: dict[str, Place], stored: dict[str, nn.Module]) -> None:
     """Raise CourseError for the first tensor that is missing or of another shape, before anything is read."""
-    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))
-    missing = []
-    for name, parameter in model.named_parameters():
-        twins = [name, *(a for a, b in tied.items() if b == name), *(b for a, b in tied.items() if a == name)]
-        here = next((twin for twin in twins if twin in places), None)
-        if here is None:
-            missing.append(name)
-        elif name.removesuffix(".weight") not in stored:
-            path, there = places[here]
-            _check_shape(name, tuple(open_weights(path).get_slice(there).get_shape()), tuple(parameter.shape))
-    if missing:
+    if missing := _missing(model, places):
         raise CourseError(
             f"{directory} is not complete: {len(missing)} tensors are missing, the first {missing[0]}. Save or "
             "download the model again."
         )
+    for name, parameter in model.named_parameters():
+        if name.removesuffix(".weight") in stored:
+            continue  # its codes are checked against their state
+        path, there = next(places[twin] for twin in _twins(model, name) if twin in places)
+        _check_shape(name, tuple(open_weights(path).get_slice(there).get_shape()), tuple(parameter.shape))
 
 
 def _check_shape(name: str, here: Sequence[int], wanted: Sequence[int]) -> None:
@@ -233,18 +251,17 @@ def _check_shape(name: str, here: Sequence[int], wanted: Sequence[int]) -> None:
         raise CourseError(f"{name} has shape {tuple(here)} in the file and {tuple(wanted)} by config.json.")
 
 
-def _fill(model: Any, places: dict[str, Place], dtype: torch.dtype) -> None:
-    """Give the parameters that are left their numbers, and tie what the model ties."""
-    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))
-    for name, parameter in list(model.named_parameters()):
-        if not parameter.is_meta:
-            continue
-        place = places.get(name) or next(places[a] for a, b in tied.items() if b == name and a in places)
+def _fill(model: Any, places: dict[str, Place], dtype: torch.dtype, later: set[str]) -> None:
+    """Give the parameters their numbers, but those named in `later`.
+
+    The largest is first: its copy stands beside its pages in the file, while little else is in memory.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in later}
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        place = next(places[twin] for twin in _twins(model, name) if twin in places)
         module, _, last = name.rpartition(".")
-        tensor = _read(place)
-        filled = nn.Parameter(tensor.to(dtype) if tensor.is_floating_point() else tensor, requires_grad=False)
+        filled = nn.Parameter(_read(place).to(dtype), requires_grad=False)
         setattr(model.get_submodule(module), last, filled)
-    model.tie_weights()
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

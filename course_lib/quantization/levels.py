@@ -13,6 +13,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from course_lib.vocabulary import QUANT_TYPES
+
 # The outermost probability of NF4: 1 - (1/30 + 1/32) / 2, the mean of half a step from the end on a side of 15 and
 # on one of 16 steps. bitsandbytes rounds it to seven digits, and the last bits of the levels depend on that.
 OFFSET = 0.9677083
@@ -35,11 +37,22 @@ def nf4_levels() -> Tensor:
         float32 (16,), ascending. The code of a level is its index; zero has the code 7.
     """
     quantile = NormalDist().inv_cdf
-    # float32, as bitsandbytes' table was computed: in float64 some levels differ in their last bit.
-    positive = [quantile(p) for p in torch.linspace(OFFSET, 0.5, 9)[:-1].tolist()]
-    negative = [-quantile(p) for p in torch.linspace(OFFSET, 0.5, 8)[:-1].tolist()]
+    positive = [quantile(p) for p in _line(OFFSET, 0.5, 9)[:-1].tolist()]
+    negative = [-quantile(p) for p in _line(OFFSET, 0.5, 8)[:-1].tolist()]
     levels = torch.tensor([*negative, 0.0, *positive]).sort().values
     return levels / levels.max()
+
+
+def _line(start: float, end: float, count: int) -> Tensor:
+    """`count` equally spaced float32 numbers, where each half counts from its own end.
+
+    bitsandbytes' table was computed from such a line: in float64 some levels differ in their last bit. torch.linspace
+    is not asked, since its last bits depend on the processor's vectors.
+    """
+    first, last = torch.tensor(start), torch.tensor(end)
+    step = (last - first) / (count - 1)
+    i = torch.arange(count)
+    return torch.where(i < count / 2, first + step * i, last - step * (count - 1 - i))
 
 
 def fp4_levels() -> Tensor:
@@ -86,12 +99,11 @@ def dynamic_map() -> Tensor:
     """
     values = [0.0, 1.0]
     for i in range(7):
-        edges = torch.linspace(0.1, 1, 2**i + 1)
+        edges = torch.linspace(0.1, 1, 2**i + 1)  # bitsandbytes' own call, for the same last bits on every processor
         middles = (edges[:-1] + edges[1:]) / 2
         scaled = 10.0 ** (i - 6) * middles
         values += [*scaled.tolist(), *(-scaled).tolist()]
     return torch.tensor(values).sort().values
 
 
-LEVELS: dict[str, Callable[[], Tensor]] = {"nf4": nf4_levels, "fp4": fp4_levels, "int4": int4_levels}
-QUANT_TYPES = tuple(LEVELS)
+LEVELS: dict[str, Callable[[], Tensor]] = dict(zip(QUANT_TYPES, (nf4_levels, fp4_levels, int4_levels), strict=True))

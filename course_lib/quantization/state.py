@@ -94,6 +94,7 @@ def _about(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     found = [end for end in tensors if end.startswith(f".{STATE}")]
     if len(found) != 1:
         raise CourseError(f"{name} has {len(found)} tensors named {STATE}nf4 or the like, where 1 says how to read it.")
+    about: Any = None
     try:
         about = json.loads(bytes(tensors[found[0]].tolist()))
         readable = (

@@ -1,7 +1,7 @@
 """The NumPy edition: it writes every method by hand, needs only NumPy, and is imported in a fraction of a second.
 
 A ladder of files, each adding one idea to the last: `tensor` (autograd), `functional`, `nn`, `gpt`, `optim`,
-`tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `benchmark`.
+`tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `quantization`, `benchmark`.
 """
 
 from course_lib.data import InstructionFormatter
@@ -13,6 +13,7 @@ from course_lib.scratch.lora import LoRALinear, LoRAModel
 from course_lib.scratch.merge import LoRAMerger
 from course_lib.scratch.nn import Embedding, LayerNorm, Linear, Module
 from course_lib.scratch.optim import SGD, AdamW, clip_grad_norm, warmup_cosine
+from course_lib.scratch.quantization import Quantized4bit, dequantize_4bit, nf4_levels, quantize_4bit
 from course_lib.scratch.tensor import Tensor, no_grad
 from course_lib.scratch.tokenizer import BPETokenizer
 from course_lib.scratch.trainer import Trainer
@@ -33,17 +34,21 @@ __all__ = [
     "LoRAMerger",
     "LoRAModel",
     "Module",
+    "Quantized4bit",
     "Tensor",
     "Trainer",
     "clip_grad_norm",
     "cross_entropy",
+    "dequantize_4bit",
     "dropout",
     "embedding",
     "gelu",
     "layer_norm",
     "log_softmax",
     "measured",
+    "nf4_levels",
     "no_grad",
+    "quantize_4bit",
     "softmax",
     "warmup_cosine",
 ]

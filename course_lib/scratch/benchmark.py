@@ -23,7 +23,7 @@ class Benchmark:
         eval_dataset: held-out examples, at least one.
 
     Raises:
-        ValueError: there is no example.
+        ValueError: eval_dataset is missing or empty.
     """
 
     def __init__(self, model: LanguageModel | None = None, eval_dataset: FinetuneDataset | None = None):

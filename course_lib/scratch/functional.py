@@ -153,7 +153,8 @@ def embedding(table: Tensor, ids: np.ndarray) -> Tensor:
         (..., width): the shape of the ids and one more axis.
 
     Raises:
-        ValueError: the ids are not integers, or one has no row. NumPy would take a negative one from the end.
+        ValueError: the ids are not integers, or one lies outside the table. NumPy would take a negative one from
+            the end.
     """
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":

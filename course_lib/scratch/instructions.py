@@ -26,7 +26,7 @@ class FinetuneDataset:
         max_length: a longer example is cut at the end, as far as the response allows.
 
     Raises:
-        ValueError: there is no record, max_length is below 2, or a record lacks a field, has one that is not a text, or
+        ValueError: `data` is empty, max_length is below 2, or a record lacks a field, has one that is not a text, or
             has an empty response.
     """
 
@@ -96,7 +96,7 @@ class DataCollator:
             input_ids and labels, both int64 (batch, longest).
 
         Raises:
-            ValueError: there is no example, or one has other numbers of ids and labels.
+            ValueError: `batch` is empty, or an example has other numbers of ids and labels.
         """
         if not batch:
             raise ValueError("An empty batch cannot be collated.")

@@ -17,7 +17,7 @@ class Optimizer:
         lr: the learning rate, at least 0. A schedule may change it between steps.
 
     Raises:
-        ValueError: there is no parameter, or the learning rate is negative or not finite.
+        ValueError: `parameters` is empty, or the learning rate is negative or not finite.
     """
 
     slots: tuple[str, ...] = ()
@@ -135,10 +135,11 @@ class AdamW(Optimizer):
 def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: float = 0.1) -> float:
     """The factor of the peak learning rate at one step.
 
-    It rises in a straight line from 1 / warmup_steps to 1, and falls in half a cosine towards `min_lr_ratio`.
+    It rises in a straight line from 1 / warmup_steps to 1, and falls in half a cosine towards `min_lr_ratio`. The
+    cosine ends one step behind the last one, also where the warm-up takes all steps and leaves none for it.
 
     Args:
-        step: which step, from 0.
+        step: which step, from 0. The last step of a run is steps - 1.
         steps: how many there are.
         warmup_steps: how many of them rise.
         min_lr_ratio: the factor that the cosine ends at.
@@ -148,7 +149,7 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: fl
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    progress = (step - warmup_steps) / (steps - warmup_steps) if step < steps else 1.0  # of the way down
     return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

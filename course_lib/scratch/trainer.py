@@ -33,7 +33,7 @@ class Trainer:
         say: called with one line for each step; None for silence.
 
     Raises:
-        ValueError: there is no example, or batch_size or epochs is below 1.
+        ValueError: `dataset` is empty, or batch_size or epochs is below 1.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ def word_pattern(letters: str, digits: str) -> str:
     """GPT-2's pattern. Each alternative is tried where the last word ended, and the first that fits is the next word.
 
     Args:
-        letters: what counts as a letter, as it is written inside the brackets of a regular expression.
+        letters: what counts as a letter, written for the inside of a regular expression's brackets.
         digits: what counts as a digit.
 
     Returns:

@@ -56,6 +56,12 @@ def news(line: str) -> str:
 
 
 def log_tail(path: str, lines: int = 15) -> str:
+    """The end of a log, for a message.
+
+    Args:
+        path: the file.
+        lines: how many of its last lines to show.
+    """
     with open(path, encoding="utf-8", errors="replace") as file:
         return "".join(file.readlines()[-lines:])
 

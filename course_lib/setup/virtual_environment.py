@@ -54,7 +54,7 @@ def choose_python(running: tuple, names: tuple = ("python3.11", "python3.12", "p
         Its path, or None when the running one will do.
 
     Raises:
-        SetupError: the running one is too old, and there is no other.
+        SetupError: the running one is too old, and another one was not found.
     """
     if tuple(running[:2]) in TESTED:
         return None

@@ -1,5 +1,7 @@
 """The loss of every chapter: cross-entropy of the next token."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -94,11 +96,11 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
         """x (rows, vocabulary), targets (rows,) -> the loss, a scalar. Afterwards x holds d loss / d x."""
         # Pieces that stay in a processor's cache (2 MB) and are small beside x; a GPU wants more to do at once.
         rows = 1024 if x.is_cuda else min(32, max(1, 2**19 // x.shape[1]))
-        total = 0.0
+        total: Any = 0.0  # it takes the dtype of the pieces' losses, which is float32 under autocast
         for part, target in zip(x.split(rows), targets.split(rows), strict=True):
             with torch.enable_grad():  # a Function's forward runs without; these few rows need a graph of their own
                 logits = part.detach().requires_grad_()
@@ -110,7 +112,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: torch.Tensor):
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The gradient (rows, vocabulary) that the forward pass left, times `upstream`, which is 1 for a plain loss."""
         # The loss lives on until the next one is computed; what it still holds then is never freed before the update.
         gradient, ctx.gradient = ctx.gradient, None

@@ -13,6 +13,9 @@ Here the optimiser keeps a float32 copy of each such weight, its master. Each st
 updates the master, and copies the master, rounded once, down to the weight. A weight takes 2 (itself) + 2 (gradient) +
 4 (master) + 8 (moments) = 16 bytes, as many as in float32: what is halved is the activations and the saved model.
 
+Where the masters begin matters too. `course train` takes them from the file before it rounds (`round_weights`): with
+SmolLM2, 12 steps at 5e-5, masters that begin at the rounded weights are 0.12 nats behind autocast on held-out text.
+
 Left out: the gradients of several micro-batches are added in the weights' dtype, where autocast adds them in float32.
 tests/training/test_master_weights.py holds it against float32 AdamW and against autocast.
 """
@@ -25,6 +28,7 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
+EXACT = "exact"  # the attribute of a parameter where `round_weights` leaves what it was, until the first step
 
 
 class MasterWeightAdamW(torch.optim.Optimizer):
@@ -32,7 +36,7 @@ class MasterWeightAdamW(torch.optim.Optimizer):
 
     The state of a 16-bit parameter has its "master" beside "step", "exp_avg" and "exp_avg_sq", all made at its first
     step; a float32 parameter is its own master. Load weights into the model before that step: later the master is what
-    counts.
+    counts. Masters begin at the weights, or at what `round_weights` rounded them from.
 
     Args:
         parameters: tensors, or groups of them with settings of their own (as torch's optimisers take them).
@@ -101,6 +105,7 @@ class MasterWeightAdamW(torch.optim.Optimizer):
         A checkpoint of an older version has no master and has moments of 16 bits: they go on from there.
         """
         state = self.state[parameter]
+        exact = parameter.__dict__.pop(EXACT, parameter.detach())  # a resumed run has its own: free the memory
         low = parameter.dtype in LOW_PRECISION
         dtype = torch.float32 if low else parameter.dtype
         if not state:
@@ -108,7 +113,7 @@ class MasterWeightAdamW(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype)
             state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=dtype)
         if low and "master" not in state:
-            state["master"] = parameter.detach().to(dtype)
+            state["master"] = exact.to(parameter.device, dtype)
             for moment in ("exp_avg", "exp_avg_sq"):
                 state[moment] = state[moment].to(dtype)
         state["step"] = state["step"].to(parameter.device)  # the fused update counts where the weight is
@@ -125,6 +130,23 @@ class MasterWeightAdamW(torch.optim.Optimizer):
             saved = state_dict["state"].get(number, {})
             for name, value in saved.items():
                 self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
+
+
+def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round a float32 model's weights to 16 bits; the exact ones become the masters of `MasterWeightAdamW`.
+
+    A master that begins at the rounded weight lies in the middle of the interval of numbers that are rounded to it, and
+    the weight stays where it is until the master has left that interval. Exact weights lie anywhere in it, so some of
+    them leave it with each step, and the weights move on average as far as their masters do.
+
+    Args:
+        model: is changed in place. Its buffers stay as they are.
+        dtype: bfloat16 or float16.
+    """
+    for parameter in model.parameters():
+        exact = parameter.detach()
+        parameter.data = exact.to(dtype)
+        parameter.__dict__[EXACT] = exact
 
 
 def make_adamw(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -16,24 +16,42 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 RETURNED_AT_ONCE, KEPT = 2**20, 2**26
 
 
-@cache
-def return_freed_memory(at_once: int = RETURNED_AT_ONCE, kept: int = KEPT) -> None:
-    """Let this process give the memory of large tensors back to the system when they are freed (glibc only).
+def return_freed_memory() -> None:
+    """Give memory that is free back to the system, now and from now on (glibc only; elsewhere nothing happens).
 
-    glibc raises the size from which it does so, up to 32 MB, whenever a larger block is freed. Then the gradients of a
-    step, which are freed after it, stay in the process as holes between other blocks: with all of SmolLM2 in training,
-    some 0.4 GB. A fixed 1 MB does not cost time: the weight matrices of a small model are below it, and are reused.
-
-    Args:
-        at_once: blocks of at least so many bytes are returned when they are freed.
-        kept: so many bytes of smaller blocks are kept at the end of the heap.
+    What a notebook's earlier cells have freed lies in holes of the heap, 0.1 GB after the first half of chapter 02.
+    `malloc_trim` returns the whole pages among them. And glibc raises the size from which it returns a freed block at
+    once, up to 32 MB, whenever a larger block is freed. Then the gradients of a step, which are freed after it, stay in
+    the process as holes between other blocks: with all of SmolLM2 in training, some 0.4 GB. A fixed 1 MB does not cost
+    time: the weight matrices of a small model are below it, and are reused.
     """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library with its thresholds set, or None where it is another one than glibc."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+        libc.malloc_trim  # noqa: B018 (an AttributeError here means another C library)
     except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
-        return
-    mallopt(M_MMAP_THRESHOLD, at_once)
-    mallopt(M_TRIM_THRESHOLD, kept)
+        return None
+    return libc
+
+
+def return_blocks_from(size: int) -> None:
+    """Give freed blocks of at least `size` bytes back to the system at once, and keep as much at the heap's end.
+
+    For measurements: memory in use then means tensors, and not holes between them. It costs time (glibc only).
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, size)
+        libc.mallopt(M_TRIM_THRESHOLD, size)
 
 
 def current_memory(device: torch.device) -> int:

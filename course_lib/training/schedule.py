@@ -63,5 +63,5 @@ SCHEDULES = dict(zip(MIN_LR_RATIO, (warmup_cosine, warmup_linear, warmup_constan
 
 
 def _progress(step: int, steps: int, warmup_steps: int) -> float:
-    """How much of the way after the warm-up is done, from 0 to 1."""
-    return min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    """How much of the way after the warm-up is done, from 0 to 1; all of it at the end, even without a step for it."""
+    return (step - warmup_steps) / (steps - warmup_steps) if step < steps else 1.0

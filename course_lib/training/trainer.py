@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Trainer:
             enable_gradient_checkpointing(model)
 
         # Sharding replaces the parameters, so the optimiser has to be given those from after it.
-        self.forward = wrap_distributed(model, world, config.shard)
+        self.forward: Any = wrap_distributed(model, world, config.shard)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise CourseError(
@@ -218,13 +219,13 @@ class Trainer:
             tensors["attention_mask"] = torch.as_tensor(block_diagonal(tensors.pop("segment_ids").numpy()))
         return {key: value.to(self.device) for key, value in tensors.items()}
 
-    def autocast(self):
+    def autocast(self) -> contextlib.AbstractContextManager:
         """The context of the forward pass, which computes in the dtype of `config.autocast` where there is one."""
         if self.config.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
-    def gradients_travel(self, last: bool):
+    def gradients_travel(self, last: bool) -> contextlib.AbstractContextManager:
         """The context of a backward pass: only the last micro-batch of a step sends gradients between processes."""
         if self.world.size > 1 and not last and hasattr(self.forward, "no_sync"):
             return self.forward.no_sync()
@@ -237,10 +238,11 @@ class Trainer:
         if not (self.evaluate and due):
             return record, best
         self.model.eval()
-        record = replace(record, eval_loss=self.evaluate(self.model))
+        loss = self.evaluate(self.model)
+        record = replace(record, eval_loss=loss)
         self.model.train()
-        if best is None or record.eval_loss < best:
-            best = record.eval_loss
+        if best is None or loss < best:
+            best = loss
             self._save(done, best, "best")
         return record, best
 
@@ -292,7 +294,7 @@ def count_real_tokens(batch: Batch) -> int:
     return count_tokens(batch)
 
 
-def enable_gradient_checkpointing(model: nn.Module) -> None:
+def enable_gradient_checkpointing(model: Any) -> None:
     """Let a model recompute its activations in the backward pass.
 
     Args:

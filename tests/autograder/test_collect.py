@@ -146,7 +146,8 @@ class TestSeveralNotebooks:
 
 def test_no_submissions_is_explained(assignment, tmp_path):
     expected = (
-        r"has no submission: expected STUDENT/datasets/datasets\.ipynb, STUDENT/datasets\.ipynb or STUDENT\.ipynb"
+        r"There is no submission in .*: expected STUDENT/datasets/datasets\.ipynb, STUDENT/datasets\.ipynb or "
+        r"STUDENT\.ipynb \(unpack"
     )
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CourseError, match=expected):

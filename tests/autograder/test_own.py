@@ -51,6 +51,14 @@ BORROWED = {
     "in an inner function": ("def answer(x):\n    return [scratch.gelu(i) for i in x]", "course_lib"),
     "in a method": ("class Box:\n    def go(self):\n        scratch\ndef answer(x):\n    return Box()", "course_lib"),
     "by inheritance": ("class Box(Tensor):\n    pass\ndef answer(x):\n    return Box(x)", "Tensor"),
+    "by what another assignment is given": (
+        "def answer(x):\n    from autograder.given import quantized\n    return quantized(x)",
+        r"autograder\.given",
+    ),
+    "under another name": (
+        "from autograder.given import quantized as mine\ndef answer(x):\n    return mine(x)",
+        r"autograder\.given\.quantized",
+    ),
     "by a function of the checks": ("def answer(x):\n    return _library_answer(x)", "course_lib"),
 }
 

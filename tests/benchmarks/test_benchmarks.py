@@ -55,17 +55,17 @@ def tiny_directory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", ["lora", "train", "load", "qlora"])
+@pytest.mark.parametrize("subject", ["lora", "train", "load", "qlora", "lora bfloat16", "train bfloat16", "qlora bfloat16"])
 def test_bench_steps(tiny_directory, subject, tmp_path):
     """The benchmark itself: both sides compute the same loss (it refuses otherwise), and all figures are there."""
     out = tmp_path / "b.json"
-    assert (
-        main(["bench", subject, "--model", str(tiny_directory), "--pairs", "2", "--threads", "1", "--json", str(out)])
-        == 0
-    )
+    what, *dtype = subject.split()
+    options = ["--dtype", *dtype] if dtype else []
+    options += ["--model", str(tiny_directory), "--pairs", "2", "--threads", "1", "--json", str(out)]
+    assert main(["bench", what, *options]) == 0
     figures = json.loads(out.read_text())["figures"]
     assert figures["ratio"] > 0
-    assert (figures.get("quantize_ratio", 0) > 0) == (subject == "qlora")
+    assert (figures.get("quantize_ratio", 0) > 0) == (what == "qlora")
     assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
 
 

@@ -136,20 +136,36 @@ def test_a_shape_of_ours_from_random_weights(models, text, capsys):
     assert main(["compare", "--adapter", str(models / "scratch"), "--samples", "1", "--max-new-tokens", "3"]) == 0
 
 
-def test_qlora_trains_on_a_base_in_four_bits(models, text, capsys):
+@pytest.mark.parametrize("backend", ["ours", "bitsandbytes"])
+def test_qlora_trains_on_a_base_in_four_bits(models, text, capsys, backend):
     """The adapter gets gradients after an evaluation too, and the frozen weights are stored in 4 bits."""
-    pytest.importorskip("bitsandbytes")
-
-    assert run(models, text, "--mode", "qlora", "--steps", 12, "--lr", 1e-2, "--eval-every", 4) == 0
+    if backend == "bitsandbytes":
+        pytest.importorskip("bitsandbytes")
+    options = ["--mode", "qlora", "--backend", backend, "--steps", 12, "--lr", 1e-2, "--eval-every", 4]
+    assert run(models, text, *options) == 0
     records = read_log(models / "run" / "log.jsonl")
     assert min(record.norm for record in records) > 1e-3
     assert records[-1].loss < records[0].loss - 0.1
-    settings = replace(complete({"mode": "qlora", "model": str(models / "llama")}), target_modules=("q_proj",))
-    base = load_base(settings, models)
-    assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
-    assert base.model.layers[0].mlp.up_proj.weight.numel() == 64 * 32 // 2
-    settings = replace(settings, model=str(models / "gpt2"))
-    assert load_base(settings, models).transformer.h[0].attn.c_attn.weight.numel() == 96 * 32 // 2
+    given = {"mode": "qlora", "model": str(models / "llama"), "backend": backend}
+    settings = replace(complete(given), target_modules=("q_proj",))
+    for model, name, numbers in (
+        ("llama", "model.layers.0.mlp.up_proj", 64 * 32),
+        ("gpt2", "transformer.h.0.attn.c_attn", 96 * 32),
+    ):
+        layer = load_base(replace(settings, model=str(models / model)), models).get_submodule(name)
+        packed = layer.packed if backend == "ours" else layer.weight
+        assert packed.dtype == torch.uint8
+        assert packed.numel() == numbers // 2
+
+
+def test_qlora_settings_reach_the_base(models):
+    """Kind and double quantisation are those that were asked for, and double quantisation is on where nothing is."""
+    given = {"mode": "qlora", "model": str(models / "llama")}
+    for explicit, double_quant in (({}, True), ({"double_quant": False}, False)):
+        for kind in ("nf4", "fp4", "int4"):
+            settings = complete(given | explicit | {"quant_type": kind})
+            layer = load_base(settings, models).model.layers[0].mlp.up_proj
+            assert (layer.quant_type, layer.quantized.double_quant) == (kind, double_quant)
 
 
 @pytest.mark.slow
@@ -199,6 +215,8 @@ def test_lora_on_smollm2_end_to_end(tmp_path, capsys):
             "Give --dtype bfloat16, which is trained with float32 master weights",
         ),
         (["--mode", "full", "--rank", 8], "--rank belongs to --mode lora, qlora and not to full"),
+        (["--double-quant"], "--double-quant belongs to --mode qlora and not to lora"),
+        (["--mode", "qlora", "--backend", "bitsandbytes", "--quant-type", "int4"], "int4 is not known to bitsandbytes"),
         (
             ["--mode", "butterfly", "--butterfly-block-size", 8],
             "belongs to --mode butterfly-block",

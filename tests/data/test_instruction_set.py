@@ -173,7 +173,7 @@ def test_check_on_free_text(item, response, right):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(CourseError, match="task='poetry' has no check"):
+    with pytest.raises(CourseError, match="task='poetry' cannot be checked"):
         check_instruction({"task": "poetry"}, "roses")
 
 

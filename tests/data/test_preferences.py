@@ -80,7 +80,7 @@ def test_transcripts(tmp_path):
             "does not end with",
         ),
         ({"chosen": [USER, FOUR], "rejected": [turn("user", "3 + 3?"), FIVE]}, "differ before their last turn"),
-        ({"chosen": [FOUR], "rejected": [FIVE]}, "there is no prompt"),
+        ({"chosen": [FOUR], "rejected": [FIVE]}, "the prompt is missing"),
         ({"chosen": [USER, FOUR], "rejected": [USER]}, "'rejected' does not end with an answer"),
         ({"prompt": "7 + 7?", "chosen": [USER, FOUR], "rejected": [USER, FIVE]}, "are not those of 'prompt'"),
         ({"prompt": [SYSTEM, USER], "chosen": [USER, FOUR], "rejected": [USER, FIVE]}, "are not those of 'prompt'"),

@@ -155,5 +155,5 @@ sys.exit(bool({"reasoning_gym", "pycosat", "reasoning_gym.logic"} & set(sys.modu
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(CourseError, match="source='gsm8k' has no verifier"):
+    with pytest.raises(CourseError, match="source='gsm8k' cannot be verified"):
         check_answer({"source": "gsm8k", "answer": "1"}, "1")

@@ -89,7 +89,7 @@ def test_turns_without_weight_are_context(tmp_path):
             {"messages": [turn("robot", "Hi")]},
             "turn 0 of 'messages' has the role 'robot', expected system, user, assis",
         ),
-        ({"messages": [{"content": "Hi"}]}, "turn 0 of 'messages' has no role: neither 'role' nor 'from'"),
+        ({"messages": [{"content": "Hi"}]}, "turn 0 of 'messages' lacks a role: neither 'role' nor 'from'"),
         ({"conversations": [{"from": [], "value": "Hi"}]}, "turn 0 of 'conversations' has the role []"),
         ({"messages": [turn("user", None)]}, "turn 0 of 'messages' has no text"),
         ({"messages": [turn("user", 7)]}, "turn 0 of 'messages' has a content of type int, expected a text"),

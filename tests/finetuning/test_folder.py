@@ -1,6 +1,7 @@
 """Whose the folder of a run is: new, resumed, mistyped, forced, or written by version 0.1."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from tiny_runs import run, train
@@ -8,7 +9,7 @@ from tiny_runs import run, train
 from course_lib.adapters.files import adapter_config
 from course_lib.cli import main
 from course_lib.errors import CourseError
-from course_lib.finetuning.folder import LEFT_BY_A_RUN, RENAMED, claim, clear
+from course_lib.finetuning.folder import LEFT_BY_A_RUN, RENAMED, claim, clear, stored_settings
 from course_lib.finetuning.settings import Settings, complete
 
 OLD_NAMES = {new: old for old, new in RENAMED.items()}
@@ -157,7 +158,7 @@ def test_force_does_not_clear_a_model_or_what_is_read(tmp_path):
 def as_version_01(path):
     """run.json with the settings' former names, and without those that came later."""
     about = json.loads(path.read_text())
-    new = {"weights", "eval_strategy", "eval_batch_size"}
+    new = {"weights", "eval_strategy", "eval_batch_size", "backend", "quant_type", "double_quant"}
     old = {OLD_NAMES.get(name, name): value for name, value in about["settings"].items() if name not in new}
     assert {"dropout", "rslora", "targets", "stages", "accumulate", "clip", "floor"} <= old.keys()
     path.write_text(json.dumps(about | {"settings": old}))
@@ -179,3 +180,12 @@ def test_a_run_of_version_01_is_resumed_and_exported(models, text, capsys, mode)
     assert train("--output", folder, "--resume", *options) == 0
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert json.loads((folder / "run.json").read_text())["settings"].keys() == Settings.__dataclass_fields__.keys()
+
+
+def test_a_run_of_qlora_before_our_own_goes_on_with_bitsandbytes():
+    """Mode qlora was bitsandbytes' NF4 with double quantisation, and run.json did not say so."""
+    stored = stored_settings({"settings": {"mode": "qlora"}})
+    assert (stored["backend"], stored["quant_type"], stored["double_quant"]) == ("bitsandbytes", "nf4", True)
+    new = complete({"mode": "qlora"})
+    assert (new.backend, new.quant_type, new.double_quant) == ("ours", "nf4", True)
+    assert stored_settings({"settings": asdict(new)})["backend"] == "ours"

@@ -55,6 +55,9 @@ def test_full_finetuning_chapter(tmp_path):
     assert recorded["resumed_identical"]
     assert recorded["by_hand_difference"] < 1e-4
     assert recorded["recomputed_difference"] < 1e-5
+    assert recorded["bfloat16_apart"]["bfloat16, masters"] < 5e-3  # the band the chapter prints
+    unmoved = recorded["bfloat16_unmoved"]
+    assert unmoved["bfloat16, plain"] > 2 * unmoved["bfloat16, masters"]
     assert recorded["transformers_difference"] < 1e-3
     assert max(abs(error) for error in recorded["memory_error"].values()) < 0.01
     assert recorded["accumulation_error"]["weighted by tokens"] < 1e-5
@@ -103,6 +106,7 @@ def test_datasets_chapter(tmp_path):
     recorded, outputs = execute("01_datasets", tmp_path)
     assert recorded["own_answers_pass"] == recorded["own_solutions_pass"] == 1
     assert recorded["overlap"] == recorded["differing_from_trl"] == 0
+    assert recorded["differing_by_split_rule"] == 28  # of 200, under GPT-2's rule
     assert recorded["packed_loss_error"] < 1e-5
     waste = recorded["padding_waste"]
     assert waste["length-grouped"] < waste["shuffled"] / 3

@@ -167,7 +167,7 @@ def test_linear_schedule_falls_to_zero(align, tmp_path):
         ("--steps 1 --data nots.txt", "smollm2-lora", "There is no corpus 'nots.txt'"),
         ("--steps 1 --data wikitxt2", "smollm2-lora", "Did you mean wikitext2?"),
         ("--steps 1 --init nowhere --alpha 4", "smollm2-lora", "--alpha cannot be given with --init"),
-        ("--steps 1 --split test", "smollm2-lora", "has no wiki.test.raw"),
+        ("--steps 1 --split test", "smollm2-lora", "contains neither wiki.test.raw"),
     ],
 )
 def test_refusals_are_one_line(align, options, recipe, message):

@@ -7,7 +7,7 @@ import torch
 
 from course_lib.errors import CourseError
 from course_lib.quantization import quantize_4bit
-from course_lib.quantization.calibrated import collect_hessians, gptq, output_error
+from course_lib.quantization.calibrated import collect_hessians, compare_rounding, gptq, output_error
 
 KINDS = ("nf4", "fp4", "int4")
 
@@ -104,11 +104,28 @@ def test_on_a_models_own_inputs_it_is_better_on_others_too(trained):
     hessians = collect_hessians(model, rows[:32].split(8), ["o_proj", "gate_proj", "down_proj"])
     others = collect_hessians(model, rows[32:].split(8), ["o_proj", "gate_proj", "down_proj"])
     assert len(hessians) == 3 * 4
-    for name, hessian in hessians.items():
-        weight = model.get_submodule(name).weight
-        nearest = output_error(weight, quantize_4bit(weight, "nf4", 64).dequantize(), others[name])
-        calibrated = output_error(weight, gptq(weight, hessian, "nf4", 64).dequantize(), others[name])
-        assert calibrated < 0.9 * nearest, name
+    weights = {name: model.get_submodule(name).weight for name in hessians}
+    for name, errors in compare_rounding(weights, hessians, others).items():
+        assert errors["gptq"] < 0.9 * errors["nearest"], name
+        assert errors["gptq_calibration"] < 0.9 * errors["nearest_calibration"], name
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_on_smollm2s_inputs():
+    """Its inputs and random weights: its own weights lie on Q4_1's grid (see `calibrated`). Calibrated on 512 tokens of
+    the Keeper's Log and compared on 512 others, the error is less than half."""
+    from course_lib.data.sources import style_corpus
+    from course_lib.models.pretrained import load
+
+    model, tokenizer = load()
+    ids = torch.tensor(tokenizer(style_corpus())["input_ids"][:1024]).view(2, 512)
+    targets = ["layers.0.self_attn.q_proj", "layers.15.self_attn.o_proj"]
+    calibration, held_out = (collect_hessians(model, [row[None]], targets) for row in ids)
+    torch.manual_seed(0)
+    weights = {name: 0.02 * torch.randn(576, 576) for name in calibration}
+    for name, errors in compare_rounding(weights, calibration, held_out).items():
+        assert errors["gptq"] < 0.5 * errors["nearest"], (name, errors)
 
 
 def test_hooks_leave_the_model_as_it_was(trained):

@@ -143,6 +143,8 @@ def test_bfloat16_and_layers_that_stay(llama_folder, tmp_path):
 def test_an_already_quantised_checkpoint_is_not_quantised_again(packed_folder):
     with pytest.raises(CourseError, match="is quantised already, to nf4 with double_quant=True"):
         load_quantized(packed_folder, "fp4")
+    with pytest.raises(CourseError, match="is quantised already, in blocks of 64"):
+        load_quantized(packed_folder, block_size=32, double_quant=True)
 
 
 def test_other_methods_are_named(packed_folder, tmp_path):

@@ -61,9 +61,25 @@ def test_clipping_equals_torch(max_norm, parity):
     parity.close(what, "torch clip_grad_norm_", *map(np.concatenate, gradients), 1e-12, "float64: one product")
 
 
+def test_a_schedule_worked_by_hand():
+    """Six steps, two of warm-up: 1/2, 1, then 0.55 + 0.45 cos(k pi / 4) for k = 0 to 4, where cos(pi / 4) = 0.70711."""
+    expected = [0.5, 1, 1, 0.55 + 0.45 * 0.70711, 0.55, 0.55 - 0.45 * 0.70711, 0.1, 0.1]
+    assert [warmup_cosine(step, 6, 2) for step in range(8)] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(4, 4), (4, 3), (4, 0), (1, 1), (1, 0)])
+def test_a_schedule_ends_at_its_lowest_rate(steps, warmup):
+    """Also where the warm-up takes all steps: 1/4, 2/4, 3/4, 1, and behind the last step 0.2 and not 1."""
+    factors = [warmup_cosine(step, steps, warmup, min_lr_ratio=0.2) for step in range(steps + 2)]
+    assert factors[:warmup] == [(step + 1) / warmup for step in range(warmup)]
+    assert factors[steps:] == pytest.approx([0.2, 0.2])
+    if warmup < steps:
+        assert factors[warmup] == 1
+
+
 def test_both_editions_have_one_schedule():
-    for warmup in (0, 5):
-        assert [warmup_cosine(s, 40, warmup) for s in range(41)] == [torch_edition(s, 40, warmup) for s in range(41)]
+    for warmup in (0, 5, 39, 40, 60):
+        assert [warmup_cosine(s, 40, warmup) for s in range(42)] == [torch_edition(s, 40, warmup) for s in range(42)]
 
 
 def test_mistakes():

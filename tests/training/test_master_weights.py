@@ -11,7 +11,7 @@ from torch import nn
 
 from course_lib.adapters import inject_butterfly, inject_lora
 from course_lib.training import CheckpointConfig, MasterWeightAdamW, Trainer, TrainingConfig
-from course_lib.training.master_weights import make_adamw
+from course_lib.training.master_weights import make_adamw, round_weights
 
 
 def weights(*values, dtype=torch.bfloat16):
@@ -69,6 +69,25 @@ def test_masters_take_the_steps_of_float32():
         optimizer.step()
     assert torch.equal(optimizer.state[ours]["master"], full.detach())
     assert torch.equal(ours.detach(), full.detach().bfloat16())
+
+
+def test_weights_with_exact_masters_move_as_far_as_those():
+    """Three steps of 0.001 where bfloat16's numbers are 0.0078 apart: no weight whose master began at itself moves. Of
+    those whose masters began anywhere near, some move by 0.0078, and on average by 0.003."""
+    exact = 1 + torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    rounded = nn.Parameter(exact.bfloat16())
+    model = nn.ParameterList([nn.Parameter(exact.clone())])
+    round_weights(model, torch.bfloat16)
+    (ours,) = model
+    assert torch.equal(ours.detach(), rounded.detach())
+    moved = []
+    for parameter in (rounded, ours):
+        before = parameter.detach().double()
+        feed(MasterWeightAdamW([parameter], lr=1e-3), parameter, [-1.0] * 3)
+        moved.append((parameter.detach().double() - before).mean().item())
+    assert moved[0] == 0
+    assert moved[1] == pytest.approx(0.003, rel=0.05)
+    assert not ours.__dict__, "the exact weights are not kept twice"
 
 
 def test_groups_keep_their_settings_and_float32_weights_are_their_own_masters():

@@ -109,8 +109,8 @@ def check_instruction(item: dict, response: str) -> bool:
         Whether the response is right.
 
     Raises:
-        CourseError: the item's task has no check.
+        CourseError: answers to the item's task cannot be checked.
     """
     if item.get("task") not in CHECKS:
-        raise CourseError(f"task={item.get('task')!r} has no check; known tasks: {', '.join(CHECKS)}.")
+        raise CourseError(f"task={item.get('task')!r} cannot be checked; known tasks: {', '.join(CHECKS)}.")
     return check_response(item["task"], item["instruction"], item["input"], item["answer"], response)

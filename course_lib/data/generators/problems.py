@@ -156,7 +156,7 @@ def _verifier(source: str) -> Callable[[str, dict], float]:
     name = source.removeprefix("reasoning_gym/")
     if name not in SOURCES:
         known = ", ".join(f"reasoning_gym/{known}" for known in SOURCES)
-        raise CourseError(f"source={source!r} has no verifier; known sources: {known}.")
+        raise CourseError(f"source={source!r} cannot be verified; known sources: {known}.")
     return _reasoning_gym().get_score_answer_fn(name)
 
 
@@ -175,7 +175,7 @@ def check_answer(item: dict, response: str) -> float:
         1.0 or 0.0.
 
     Raises:
-        CourseError: the item's source has no verifier, or reasoning-gym is not installed.
+        CourseError: answers to the item's source cannot be verified, or reasoning-gym is not installed.
     """
     verifier, number = _verifier(item["source"]), final_number(response)
     if number is None or (Decimal(number) < 0) != item["answer"].startswith("-"):

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from course_lib.errors import CourseError
@@ -85,7 +85,9 @@ class Runner:
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for future in [pool.submit(self._work, queue, jobs, contents, results) for _ in range(jobs)]:
+                futures = [pool.submit(self._work, queue, jobs, contents, results) for _ in range(jobs)]
+                # An error of ours in one thread, such as a full disk, must not wait for the other chapters.
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             except BaseException:
                 with signals_ignored():  # a second Ctrl-C must not stop the cleaning up

@@ -3,6 +3,8 @@
 import nbformat
 import pytest
 
+from course_lib.execution.notebooks import side_by_side
+
 PARAMETERS = 'profile = "cpu"\nseed = 0\noutput_dir = "outputs/x"'
 
 
@@ -24,3 +26,14 @@ def chapter(tmp_path):
         return Chapter(path)
 
     return make
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(cores=2, memory_gb=8) makes this machine look like that one."""
+
+    def look_like(cores=2, memory_gb=1000.0):
+        monkeypatch.setattr(side_by_side, "usable_cores", lambda: cores)
+        monkeypatch.setattr(side_by_side, "available_memory", lambda: memory_gb * 1e9)
+
+    return look_like

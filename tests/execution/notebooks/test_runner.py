@@ -115,32 +115,46 @@ def test_a_dead_kernel_is_named(chapter, tmp_path):
     assert "in cell 3 of 3, `import os`: the kernel died" in result.message
 
 
+ENDLESS = """
+import pathlib, time
+(pathlib.Path({folder!r}) / "begun").touch()
+while not (pathlib.Path({folder!r}) / "never").exists():
+    time.sleep(0.05)
+"""
+
+
 def test_time_limit(chapter, tmp_path, monkeypatch):
-    begun = tmp_path / "begun"
+    """The cell ends by nothing but the limit, so that the message alone shows that the limit was kept."""
 
     class TimerOfTheTest(threading.Thread):
         """Fires when the cell has begun, however slow this machine is."""
 
         def __init__(self, seconds, function):
-            super().__init__(target=lambda: (_wait_for(begun.exists, 60), function()))
+            super().__init__(daemon=True)
             assert seconds == 4
+            self.function, self.cancelled = function, threading.Event()
+
+        def run(self):
+            while not self.cancelled.wait(0.05):
+                if (tmp_path / "begun").exists():
+                    return self.function()
 
         def cancel(self):
+            self.cancelled.set()
             self.join()
 
     monkeypatch.setattr("course_lib.execution.notebooks.runner.threading.Timer", TimerOfTheTest)
-    source = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(60)"
-    (result,), _ = run([chapter(source)], tmp_path / "out", timeout=4)
-    assert "in cell 3 of 3, `import time`: the chapter took longer than --timeout 4 s" in result.message
+    (result,), _ = run([chapter(ENDLESS.format(folder=str(tmp_path)))], tmp_path / "out", timeout=4)
+    assert result.status == "failed"
+    assert "in cell 3 of 3, `import pathlib, time`: the chapter took longer than --timeout 4 s" in result.message
     assert ".failed/01_tiny.ipynb" in result.message
-    assert result.seconds < 50
 
 
 def test_time_limit_by_the_clock(chapter, tmp_path):
-    started = time.perf_counter()
-    (result,), _ = run([chapter("import time\ntime.sleep(60)")], tmp_path / "out", timeout=1)
-    assert time.perf_counter() - started < 20
-    assert "--timeout 1 s" in result.message
+    """With the real timer, and again a chapter that would never end by itself."""
+    (result,), _ = run([chapter(ENDLESS.format(folder=str(tmp_path)))], tmp_path / "out", timeout=1)
+    assert result.status == "failed"
+    assert "the chapter took longer than --timeout 1 s" in result.message
 
 
 def test_one_failure_stops_nobody_else(chapter, tmp_path):
@@ -168,7 +182,7 @@ PRINTS_BELOW_PYTHON = """
 import os, pathlib, subprocess
 os.system("echo not json")
 os.write(1, b"{}")
-child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
 pathlib.Path(output_dir).mkdir()
 (pathlib.Path(output_dir) / "pid").write_text(str(child.pid))
 """
@@ -177,7 +191,6 @@ pathlib.Path(output_dir).mkdir()
 def test_compiled_code_may_print_and_nothing_outlives_the_chapter(chapter, tmp_path):
     (result,), _ = run([chapter(PRINTS_BELOW_PYTHON)], tmp_path / "out")
     assert result.status == "executed", result.message
-    assert result.seconds < 40
     assert not is_running(int((tmp_path / "out/01_tiny/outputs/pid").read_text()))
 
 
