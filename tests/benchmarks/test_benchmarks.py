@@ -55,7 +55,9 @@ def tiny_directory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", ["lora", "train", "load", "qlora", "lora bfloat16", "train bfloat16", "qlora bfloat16"])
+@pytest.mark.parametrize(
+    "subject", ["lora", "train", "load", "qlora", "lora bfloat16", "train bfloat16", "qlora bfloat16"]
+)
 def test_bench_steps(tiny_directory, subject, tmp_path):
     """The benchmark itself: both sides compute the same loss (it refuses otherwise), and all figures are there."""
     out = tmp_path / "b.json"
