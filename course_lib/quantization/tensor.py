@@ -12,6 +12,7 @@ Left out: codes of other widths than 4 bits, and constants for the rows or colum
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +109,8 @@ class QuantizedTensor:
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
         """The same numbers on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        return replace(self, **moved)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that it consists of, by their names."""
