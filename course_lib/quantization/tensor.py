@@ -23,7 +23,7 @@ from course_lib.vocabulary import QUANT_TYPES
 
 NESTED_BLOCK = 256  # constants in a block of double quantisation
 SMALLEST = 1e-38  # a block of zeros is divided by this: 0 / 0 would be NaN
-CHUNK = 1 << 18  # weights at a time: their temporary arrays then stay in a processor's cache
+CHUNK = 1 << 20  # weights at a time: temporary arrays of a few megabytes, whatever the size of the weight
 LEAST_BLOCK = 16
 
 
