@@ -3,6 +3,8 @@
 tests/models/test_packed.py shows what happens without it.
 """
 
+from typing import Any
+
 from torch import nn
 
 
@@ -13,6 +15,7 @@ def keep_packed(model: nn.Module) -> None:
     backward pass (bitsandbytes 0.50). From then on dequantising and merging give noise, layers below get no gradient,
     and a state_dict may be wrong by 20 %. Without that kernel they compute in evaluation what they compute in training.
     """
+    layer: Any
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False

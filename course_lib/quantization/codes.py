@@ -59,8 +59,12 @@ def codebook(quant_type: str, device: torch.device) -> Codebook:
     padded = torch.zeros(16)
     padded[: len(levels)] = levels
     pairs = torch.stack([padded.repeat_interleave(16), padded.repeat(16)], dim=1)  # (256, 2): high and low nibble
-    tables = Codebook(boundaries, start.to(torch.int32), code_bytes, pairs.view(torch.float64).flatten())
-    return Codebook(*(None if table is None else table.to(device) for table in vars(tables).values()))
+    return Codebook(
+        boundaries.to(device),
+        start.to(device, torch.int32),
+        None if code_bytes is None else code_bytes.to(device),
+        pairs.view(torch.float64).flatten().to(device),
+    )
 
 
 def encode(x: Tensor, quant_type: str) -> Tensor:

@@ -135,7 +135,7 @@ class Linear4bit(nn.Module):
         """x W^T + b: (..., in) -> (..., out)."""
         dtype = self.compute_dtype or _autocast_dtype(x) or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        y = _Product.apply(x.to(dtype), bias, self.quantized)  # (..., out)
+        y = _product(x.to(dtype), bias, self.quantized)  # (..., out)
         return y if self.compute_dtype is None else y.to(x.dtype)
 
     def factors(self) -> Factors | None:
@@ -199,18 +199,24 @@ def _autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+@torch.compiler.disable  # it would be traced again and again, with its tables, for nothing that can be made faster
+def _product(x: Tensor, bias: Tensor | None, quantized: QuantizedTensor) -> Tensor:
+    """x W^T + b."""
+    return _Product.apply(x, bias, quantized)
+
+
 class _Product(torch.autograd.Function):
     """x W^T + b. For the backward pass it keeps the codes, which are there anyway, and neither x nor W."""
 
     @staticmethod
-    def forward(ctx, x, bias, quantized):
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, quantized: QuantizedTensor) -> Tensor:
         ctx.quantized = quantized
         with torch.autocast(x.device.type, enabled=False):  # the dtype is chosen by now
             return F.linear(x, quantized.dequantize(x.dtype), bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         want_x, want_bias, _ = ctx.needs_input_grad
         dx = dy @ ctx.quantized.dequantize(dy.dtype) if want_x else None  # (..., out) (out, in) -> (..., in)
         dbias = dy.reshape(-1, dy.shape[-1]).sum(0) if want_bias else None

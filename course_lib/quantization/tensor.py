@@ -12,6 +12,7 @@ Left out: codes of other widths than 4 bits, and constants for the rows or colum
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from course_lib.vocabulary import QUANT_TYPES
 
 NESTED_BLOCK = 256  # constants in a block of double quantisation
 SMALLEST = 1e-38  # a block of zeros is divided by this: 0 / 0 would be NaN
-CHUNK = 1 << 18  # weights at a time: their temporary arrays then stay in a processor's cache
+CHUNK = 1 << 20  # weights at a time: temporary arrays of a few megabytes, whatever the size of the weight
 LEAST_BLOCK = 16
 
 
@@ -108,7 +109,8 @@ class QuantizedTensor:
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
         """The same numbers on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors().items()}
+        return replace(self, **moved)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors that it consists of, by their names."""
