@@ -1,5 +1,6 @@
 """The files around the code: workflows, Binder, pre-commit, citation, README; and nothing of one machine in them."""
 
+import json
 import os
 import re
 import shutil
@@ -140,6 +141,19 @@ def test_binder_installs_as_set_up_does_and_converts_the_weights_in_advance():
     commands = [line for line in read("binder/postBuild").splitlines() if line and not line.startswith(("#", "set "))]
     assert commands[0] == "python3 course_lib/setup/hosted.py torch,data,book,grading"
     assert "course weights prepare" in commands
+
+
+def test_binder_chapters_begin_with_the_profile_for_its_memory(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    names = [path.name for path in (ROOT / "notebooks").glob("*.ipynb")]
+    for name in names:
+        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
+    (command,) = [line for line in read("binder/postBuild").splitlines() if line.startswith("sed ")]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    for name in names:
+        cells = json.loads((tmp_path / "notebooks" / name).read_text(encoding="utf-8"))["cells"]
+        (given,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "parameters"]
+        assert given.startswith('profile = "binder"')
 
 
 # --- pre-commit, citation, README ---
