@@ -171,7 +171,7 @@ def run(case: Case) -> dict[str, int]:
     reset_process_peak()  # loading may have taken more than what is measured here
     if case.mode != "inference":
         adapt(model, case.mode)
-        about = {"autocast": case.autocast, "gradient_checkpointing": case.gradient_checkpointing}
+        about: dict[str, Any] = {"autocast": case.autocast, "gradient_checkpointing": case.gradient_checkpointing}
         config = TrainingConfig(lr=1e-4, schedule="constant", **about)
         trainer = Trainer(model.train(), config, log_every=0)
         tokens = torch.randint(0, model.config.vocab_size, (case.batch_size, case.seq_len))
