@@ -1,9 +1,9 @@
 """Our 4 bits against bitsandbytes': bytes, constants, values, layers, gradients and a training run.
 
 bitsandbytes' weights are freshly quantised or in train mode throughout. Its first evaluation on a processor with
-AVX512-BF16 rewrites them (tests/models/test_packed.py). Its own kernel for dequantising misreads tensors whose rows are
-a multiple of 32 wide and no multiple of a block (findings/bitsandbytes_blocks_across_rows_on_cpu.sh): such shapes
-are compared with its plain implementation, in Python.
+AVX512-BF16 rewrites them (tests/models/test_packed.py). Its own kernel for dequantising mixes blocks up where rows are
+a multiple of 16 wide and no multiple of a block (findings/bitsandbytes_dequantize_4bit_mixes_blocks_on_cpu.sh): such
+shapes are compared with its plain implementation, in Python.
 """
 
 import bitsandbytes
@@ -36,7 +36,7 @@ def dequantised_by_them(packed, state):
     """By their kernel where it reads the blocks rightly, else by their plain implementation."""
     width = state.shape[-1]
     has_kernel = len(state.shape) > 1 and width % 2 == 0 and state.blocksize < 2048
-    if has_kernel and (width % state.blocksize == 0 or width % 32):
+    if has_kernel and (width % state.blocksize == 0 or width % 16):
         return functional.dequantize_4bit(packed, state)
     absmax = state.absmax
     if state.nested:
