@@ -40,20 +40,34 @@ class Case:
     mode: str = "inference"
     batch_size: int = 4
     seq_len: int = 64
+    autocast: str | None = None
+    gradient_checkpointing: bool = False
     as_run: bool = False
 
 
-def bench_memory(model: str, batch_size: int, seq_len: int, bases: tuple = BASES, modes: tuple = MODES) -> dict:
+def bench_memory(
+    model: str,
+    batch_size: int,
+    seq_len: int,
+    dtype: str = "float32",
+    autocast: str | None = None,
+    gradient_checkpointing: bool = False,
+    bases: tuple[str, ...] = BASES,
+    modes: tuple[str, ...] = MODES,
+) -> dict[str, float]:
     """Measure every case and predict it.
 
     Args:
         model: a Llama by name or folder, whose layers include q_proj and v_proj.
         batch_size: rows of the training steps.
         seq_len: tokens of a row.
+        dtype: "float32" or "bfloat16", of the base in training.
+        autocast: the dtype of the forward pass where it is another.
+        gradient_checkpointing: whether blocks keep only their input.
         bases: some of `BASES`. int8 is bitsandbytes' Linear8bitLt, loaded by transformers, which keeps the float32
             file mapped behind the tensors that stay float32; `as_loaded` counts its pages, and the other number comes
             from after these tensors have been copied.
-        modes: some of `MODES`, in float32; qlora's base is NF4 with double quantisation.
+        modes: some of `MODES`; qlora's base is NF4 with double quantisation.
 
     Returns:
         Measured and predicted megabytes of each case and their ratio; for training also the peak of a run as it is.
@@ -65,7 +79,8 @@ def bench_memory(model: str, batch_size: int, seq_len: int, bases: tuple = BASES
         if "as_loaded" in measured:
             figures[f"base_{base}_as_loaded_mb"] = measured["as_loaded"] / 1e6
     for mode in modes:
-        case = Case(model, "nf4-double" if mode == "qlora" else "float32", mode, batch_size, seq_len)
+        base = "nf4-double" if mode == "qlora" else dtype
+        case = Case(model, base, mode, batch_size, seq_len, autocast, gradient_checkpointing)
         figures |= _row(f"train_{mode}", measure(case)["peak"], predict(case))
         as_run = measure(Case(**asdict(case) | {"as_run": True}))["peak"]
         figures[f"train_{mode}_as_run_mb"] = as_run / 1e6
@@ -87,7 +102,15 @@ def predict(case: Case) -> int:
     shape = known_shape(case.model, dtype).requires_grad_(case.mode == "full")
     if case.mode != "inference":
         adapt(shape, case.mode)
-        settings = MemorySettings(case.mode, case.batch_size, case.seq_len, dtype, double_quant=double)
+        settings = MemorySettings(
+            case.mode,
+            case.batch_size,
+            case.seq_len,
+            dtype,
+            case.autocast,
+            case.gradient_checkpointing,
+            double_quant=double,
+        )
         return estimate_memory(shape, settings).total
     mode = "qlora" if case.base.startswith("nf4") else "inference"
     estimate = estimate_memory(shape, MemorySettings(mode, 1, 1, dtype, double_quant=double))
@@ -148,7 +171,9 @@ def run(case: Case) -> dict[str, int]:
     reset_process_peak()  # loading may have taken more than what is measured here
     if case.mode != "inference":
         adapt(model, case.mode)
-        trainer = Trainer(model.train(), TrainingConfig(lr=1e-4, schedule="constant"), log_every=0)
+        about: dict[str, Any] = {"autocast": case.autocast, "gradient_checkpointing": case.gradient_checkpointing}
+        config = TrainingConfig(lr=1e-4, schedule="constant", **about)
+        trainer = Trainer(model.train(), config, log_every=0)
         tokens = torch.randint(0, model.config.vocab_size, (case.batch_size, case.seq_len))
         for number in range(STEPS):
             trainer.step(number, STEPS, [tokens])

@@ -168,9 +168,9 @@ def _base(model: nn.Module, s: MemorySettings) -> list[Part]:
     if s.mode != "qlora":
         parts = [Part("weights", f"{count:,} parameters x {width} bytes", count * width, when)]
         if s.autocast and s.dtype == "float32":
-            half = sum(quantisable(model).values())
-            formula = f"{half:,} parameters of linear layers x {s.width} bytes: autocast's copies"
-            parts.append(Part("weights for autocast", formula, half * s.width, when))
+            half = sum(out * into for out, into in map(layer_sizes, linear_layers(model).values()))
+            formula = f"{half:,} parameters of linear layers x {s.width} bytes: copies, kept for the backward pass"
+            parts.append(Part("weights for autocast", formula, half * s.width, when[:1]))
         return parts
     linear = quantisable(model)
     sizes = [quantised_bytes(size, s.block_size, s.double_quant) for size in linear.values()]

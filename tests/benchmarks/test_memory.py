@@ -38,9 +38,18 @@ def test_predicted_bases(small):
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["full", "lora", "qlora"])
-def test_a_small_models_training_is_within_15_per_cent(small, mode):
-    case = Case(small, "nf4-double" if mode == "qlora" else "float32", mode, 8, 128)
+@pytest.mark.parametrize(
+    ("mode", "base", "more"),
+    [
+        ("full", "float32", {}),
+        ("full", "bfloat16", {}),
+        ("lora", "float32", {"autocast": "bfloat16"}),
+        ("lora", "float32", {"gradient_checkpointing": True}),
+        ("qlora", "nf4-double", {}),
+    ],
+)
+def test_a_small_models_training_is_within_15_per_cent(small, mode, base, more):
+    case = Case(small, base, mode, 8, 128, **more)
     measured = measure(case)["peak"]
     assert predict(case) == pytest.approx(measured, rel=0.15)
 
