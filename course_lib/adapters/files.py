@@ -31,6 +31,7 @@ from course_lib.adapters.peft_settings import (
     is_relative,
     is_selected,
 )
+from course_lib.adapters.trained_on import quantization_record, refuse_other_quantization
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
 from course_lib.models.decoder import Decoder
@@ -76,7 +77,8 @@ def save_adapter(
     }
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    metadata = {"format": "pt"} | quantization_record(layers)
+    save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata=metadata)
     apply_umask(directory / f"{WEIGHTS}.tmp")
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
     for file in (WEIGHTS, CONFIG):
@@ -172,6 +174,7 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
     saved = _without_copies(model, saved)
     _refuse_misfits(directory, _shapes(model, layers, config["r"]), saved)
+    refuse_other_quantization(directory / WEIGHTS, layers)
     if is_relative(config):
         keys = {path: PREFIX + _outside(model, path) for path in layers}
         config, saved = as_plain_lora(directory, layers, config, saved, keys)
@@ -225,6 +228,7 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
             raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
         wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
     _refuse_misfits(directory, wanted, saved)
+    refuse_other_quantization(directory / WEIGHTS, layers)
     if not present:
         inject_butterfly(model, list(layers), *sizes)
     _copy(_state(model, dict(butterfly_layers(model))), saved)

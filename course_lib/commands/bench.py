@@ -39,6 +39,17 @@ def add_parser(subparsers: Subparsers) -> None:
     load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
     load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
     _common(load, run_load, pairs=10)
+    memory = subjects.add_parser("memory", help="bases and training peaks, measured beside the calculator's prediction")
+    memory.add_argument("--model", default="smollm2-135m-instruct", help="a Llama by name or folder")
+    memory.add_argument("--batch-size", type=_count, default=4, help="rows of a training step (4)")
+    memory.add_argument("--seq-len", type=_count, default=64, help="tokens of a row (64)")
+    memory.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the base in training (float32)"
+    )
+    memory.add_argument("--autocast", choices=("bfloat16",), help="compute the forward pass in it (off)")
+    memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
+    memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    memory.set_defaults(run=run_memory, threads=1, pairs=1)
 
 
 def _common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], pairs: int = 50) -> None:
@@ -82,6 +93,14 @@ def run_load(args: argparse.Namespace) -> int:
     from course_lib.benchmarks.steps import bench_load
 
     return report("load", bench_load(args.threads, args.pairs, args.model), args)
+
+
+def run_memory(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_memory`."""
+    from course_lib.benchmarks.memory import bench_memory
+
+    given = (args.model, args.batch_size, args.seq_len, args.dtype, args.autocast, args.gradient_checkpointing)
+    return report("memory", bench_memory(*given), args)
 
 
 def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:

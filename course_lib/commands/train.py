@@ -232,13 +232,10 @@ def _effective(plan: "Plan") -> str:
 
 
 def memory_table(plan: "Plan") -> str:
-    """The estimate's parts in MB."""
-    from dataclasses import asdict
+    """The estimate's parts, as `course memory` prints them."""
+    from course_lib.commands.memory import table
 
-    parts = asdict(plan.memory) | {"in all": plan.memory.total}
-    lines = [f"  {name:12} {size / 1e6:12,.1f} MB" for name, size in parts.items()]
-    title = "memory, estimated by formula; without Python and torch themselves, and what a CPU's allocator holds back:"
-    return "\n".join([title, *lines])
+    return table(plan.memory)
 
 
 def closing(summary: dict, folder: Path) -> str:

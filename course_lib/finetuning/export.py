@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, adapter_config
 from course_lib.adapters.guide import archive_as_adapter
+from course_lib.adapters.trained_on import as_record
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.folder import BASE, RUN, stored_settings
@@ -168,7 +169,11 @@ def export(checkpoint: Path, output: Path) -> int:
     except SafetensorError as error:
         raise CourseError(f"{checkpoint} is damaged: {error}") from error
     output.mkdir(parents=True, exist_ok=True)
-    save_file({peft_name(key): tensor for key, tensor in tensors.items()}, output / WEIGHTS)
+    metadata = {"format": "pt"}
+    if run["mode"] == "qlora":  # every run's base has blocks of 64
+        about = {"quant_type": run["quant_type"], "block_size": 64, "double_quant": run["double_quant"]}
+        metadata |= as_record(about)
+    save_file({peft_name(key): tensor for key, tensor in tensors.items()}, output / WEIGHTS, metadata=metadata)
     apply_umask(output / WEIGHTS)
     write_json(output / CONFIG, exported_config(run, checkpoint.parent.parent))
     return sum(tensor.numel() for tensor in tensors.values())

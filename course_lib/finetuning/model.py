@@ -27,7 +27,7 @@ from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
 from course_lib.options import filled
-from course_lib.quantization import dequantize_model, quantize_model
+from course_lib.quantization import dequantize_model, load_quantized, quantize_model
 from course_lib.training.master_weights import round_weights
 from course_lib.vocabulary import HALF_DTYPES
 
@@ -68,19 +68,73 @@ def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
     Raises:
         CourseError: there is no such model, or it does not continue text.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     # The file has the weights, and we know the shape.
     named = settings.weights is not None and settings.model in CONFIGS and not Path(settings.model).is_dir()
     if is_scratch(settings) or named:
-        about = config_settings(CONFIGS[settings.model] if named else scratch_config(settings, tokenizer))
-        about |= {"bos_token_id": None, "eos_token_id": None}
-        config = AutoConfig.for_model(about.pop("model_type"), **about)
-    else:
-        with in_one_sentence(settings.model):
-            config = AutoConfig.from_pretrained(resolve(settings.model), local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"), in_one_sentence(settings.model):  # not every model continues text
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype))
+        ours = CONFIGS[settings.model] if named else scratch_config(settings, tokenizer)
+        return without_weights(transformers_config(ours), settings.dtype, settings.model)
+    return without_weights(resolve(settings.model), settings.dtype, settings.model)
+
+
+def transformers_config(config: DecoderConfig) -> Any:
+    """The config of the same model in transformers, without tokens that begin or end a text."""
+    from transformers import AutoConfig
+
+    about = config_settings(config) | {"bos_token_id": None, "eos_token_id": None}
+    return AutoConfig.for_model(about.pop("model_type"), **about)
+
+
+def without_weights(config: Any, dtype: str, name: str) -> Any:
+    """A transformers model on the meta device.
+
+    Args:
+        config: transformers' config, or a folder with a config.json.
+        dtype: of the weights that it does not have.
+        name: the model's name, for an error.
+
+    Returns:
+        The model.
+
+    Raises:
+        CourseError: the config cannot be read, or the model does not continue text.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"), in_one_sentence(name):
+        if isinstance(config, Path):
+            config = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def known_shape(name: str, dtype: str = "float32") -> Any:
+    """The shape of any model that has a name: for arithmetic, so weights need not be anywhere.
+
+    Args:
+        name: a folder with a config.json, a shape of `CONFIGS` or `PUBLISHED`, or what `pretrained.resolve` finds.
+        dtype: of the weights that it does not have.
+
+    Returns:
+        A transformers model on the meta device.
+
+    Raises:
+        CourseError: there is no such model.
+    """
+    from course_lib.models.published import PUBLISHED
+
+    lower = name.lower()
+    if Path(name).is_dir():
+        if not Path(name, "config.json").is_file():
+            raise CourseError(f"{name} holds no config.json: `course memory` needs one to know the model's shape.")
+        return without_weights(Path(name), dtype, name)
+    if lower in PUBLISHED:
+        return without_weights(transformers_config(PUBLISHED[lower].config), dtype, name)
+    if lower in CONFIGS:
+        return without_weights(transformers_config(CONFIGS[lower]), dtype, name)
+    try:
+        return without_weights(resolve(name), dtype, name)
+    except CourseError as error:
+        shapes = ", ".join([*PUBLISHED, *CONFIGS])
+        raise CourseError(f"{error} Shapes that `course memory` knows by name: {shapes}.") from error
 
 
 def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:
@@ -189,16 +243,22 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     Returns:
         The model in evaluation mode.
     """
-    options: dict[str, Any] = {"device_map": {"": choose_device(settings.device)}}
-    in_4_bits, ours = settings.mode == "qlora", settings.backend == "ours"
-    if in_4_bits and not ours:
+    name, device = base_name(settings, folder), choose_device(settings.device)
+    if settings.mode == "qlora" and settings.backend == "ours":
+        return load_quantized(
+            name,
+            settings.quant_type,
+            double_quant=filled(settings.double_quant),
+            dtype=settings.dtype,
+            device=device,
+        )
+    options: dict[str, Any] = {"device_map": {"": device}}
+    if settings.mode == "qlora":
         options["quantization_config"] = _bitsandbytes_config(settings)
     rounded = settings.mode == "full" and settings.dtype in HALF_DTYPES
-    model = load_model(base_name(settings, folder), "float32" if rounded else settings.dtype, **options)
+    model = load_model(name, "float32" if rounded else settings.dtype, **options)
     if rounded:
         round_weights(model, getattr(torch, settings.dtype))
-    if in_4_bits and ours:
-        quantize_model(model, quant_type=settings.quant_type, double_quant=filled(settings.double_quant))
     return model.eval()
 
 

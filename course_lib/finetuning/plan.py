@@ -10,9 +10,9 @@ from torch import nn
 
 from course_lib.adapters import adapted_layers
 from course_lib.errors import CourseError
-from course_lib.finetuning.memory import MemoryEstimate, estimate_memory
+from course_lib.finetuning.memory import MemoryEstimate, MemorySettings, estimate_memory
 from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapter_shape
-from course_lib.finetuning.settings import Settings
+from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.source import Source, largest_id
 from course_lib.finetuning.sources import MicroBatches, read_source
 from course_lib.finetuning.weights import read_state_dict
@@ -101,14 +101,7 @@ def make_plan(settings: Settings) -> Plan:
     if s.eval_strategy == "epoch":  # the Trainer counts in steps, so a pass becomes a number of them
         s = replace(s, eval_every=max(1, round(steps * batches.per_pass / len(batches))))
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
-    memory = estimate_memory(
-        model,
-        tokens=s.batch_size * source.seq_len,
-        dtype=s.dtype,
-        mode=s.mode,
-        autocast=s.autocast is not None,
-        checkpoint=s.gradient_checkpointing,
-    )
+    memory = estimate_memory(model, MemorySettings(**shared_settings(s, MemorySettings)))
     return Plan(s, tokenizer, source, batches, steps, parameters, _trained(model), adapted, memory)
 
 

@@ -48,9 +48,7 @@ def quantize_model(
             NaN or infinite. The model is left as it was, and the error names the layer.
     """
     check_kind(quant_type, block_size)
-    if isinstance(skip, str):
-        raise CourseError(f"skip={skip!r} is a text: give a list of layers' names, such as [{skip!r}].")
-    layers = _quantizable(model, skip)
+    layers = quantizable(model, skip)
     made = {}
     for name, layer in layers.items():
         try:
@@ -63,8 +61,21 @@ def quantize_model(
     return model
 
 
-def _quantizable(model: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
-    """The layers to quantise, by name. It raises CourseError for the first reason why the model cannot be."""
+def quantizable(model: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers to quantise by name: the linear ones, but those of `skip` and those that share their weight.
+
+    Args:
+        model: as for `quantize_model`; its shapes suffice.
+        skip: as for `quantize_model`.
+
+    Returns:
+        The layers.
+
+    Raises:
+        CourseError: the first reason why the model cannot be quantised.
+    """
+    if isinstance(skip, str):
+        raise CourseError(f"skip={skip!r} is a text: give a list of layers' names, such as [{skip!r}].")
     # A tied weight is one tensor under several names: it is counted once for each of them.
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     found = {}

@@ -114,9 +114,11 @@ class _CrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The gradient (rows, vocabulary) that the forward pass left, times `upstream`, which is 1 for a plain loss."""
+        # The loss lives on until the next one is computed; what it still holds then is never freed before the update.
+        gradient, ctx.gradient = ctx.gradient, None
         if upstream.is_cuda or upstream != 1:  # to ask a GPU for the number would take longer than the product
-            ctx.gradient.mul_(upstream)
-        return ctx.gradient, None, None
+            gradient.mul_(upstream)
+        return gradient, None, None
 
 
 def count_targets(labels: torch.Tensor) -> int:

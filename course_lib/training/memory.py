@@ -43,6 +43,17 @@ def _glibc() -> ctypes.CDLL | None:
     return libc
 
 
+def return_blocks_from(size: int) -> None:
+    """Give freed blocks of at least `size` bytes back to the system at once, and keep as much at the heap's end.
+
+    For measurements: memory in use then means tensors, and not holes between them. It costs time (glibc only).
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, size)
+        libc.mallopt(M_TRIM_THRESHOLD, size)
+
+
 def current_memory(device: torch.device) -> int:
     """Bytes in use now on the GPU, or by the whole process. On macOS only the process's peak can be read."""
     if device.type == "cuda":
@@ -66,6 +77,15 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak on a GPU. The peak of a process cannot be reset."""
+    """Begin a new peak on a GPU. That of a process stays: it is of the whole run (see `reset_process_peak`)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def reset_process_peak() -> bool:
+    """Begin a new peak of this process (Linux only: proc(5), clear_refs). Returns whether that was possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

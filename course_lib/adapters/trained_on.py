@@ -1,0 +1,83 @@
+"""How the base was quantised that an adapter was trained on: recorded in its file, and checked when it is loaded.
+
+An adapter of QLoRA has learned to make up for the errors of its base's codes as well. On a base in 4 bits of another
+kind it would meet other errors, and nothing would say so. The record is in the metadata of adapter_model.safetensors,
+since PEFT warns of keys in adapter_config.json that it does not know.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import nn
+
+from course_lib.adapters.layers import AdaptedLayer
+from course_lib.errors import CourseError
+from course_lib.quantization.linear import Linear4bit
+
+KEY = "base_quantization"
+
+
+def quantization_of(layer: Any) -> dict[str, Any] | None:
+    """How a layer's weight is quantised, by us or by bitsandbytes; None where it is not in 4 bits.
+
+    The dictionary has the names of `quantize_model`.
+    """
+    base = layer.base if isinstance(layer, AdaptedLayer) else layer
+    if isinstance(base, Linear4bit):
+        found = (base.quant_type, base.block_size, base.nested_absmax is not None)
+    elif (state := getattr(getattr(base, "weight", None), "quant_state", None)) is not None:
+        found = (state.quant_type, state.blocksize, state.nested)
+    else:
+        return None
+    return dict(zip(("quant_type", "block_size", "double_quant"), found, strict=True))
+
+
+def quantization_record(layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The entry for the metadata of an adapter's file; empty where the base is not in 4 bits.
+
+    Args:
+        layers: those that the adapter is on, by name.
+    """
+    found = next((about for layer in layers.values() if (about := quantization_of(layer))), None)
+    return as_record(found) if found else {}
+
+
+def as_record(about: dict[str, Any]) -> dict[str, str]:
+    """The entry for a base that is quantised in this way, see `quantization_of`."""
+    return {KEY: json.dumps(about)}
+
+
+def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) -> None:
+    """Check that an adapter trained on a base in 4 bits goes on the same kind of base, or on one in full precision.
+
+    Args:
+        weights: the adapter's file of tensors.
+        layers: those that it is to go on, by name.
+
+    Raises:
+        CourseError: a layer is in 4 bits of another kind.
+    """
+    with safe_open(weights, framework="pt") as file:
+        text = (file.metadata() or {}).get(KEY)
+    if text is None:
+        return
+    try:
+        trained_on = json.loads(text)
+        said = _in_words(trained_on)
+    except (ValueError, TypeError, KeyError):
+        raise CourseError(f"{weights} is damaged: its metadata {KEY} is {text!r}.") from None
+    for name, layer in layers.items():
+        here = quantization_of(layer)
+        if here is not None and here != trained_on:
+            raise CourseError(
+                f"{weights} was trained on a base in {said}, and {name} here is in {_in_words(here)}: quantise the "
+                "base in the same way, or load it in full precision."
+            )
+
+
+def _in_words(about: dict[str, Any]) -> str:
+    double = " with double quantisation" if about["double_quant"] else ""
+    return f"{about['quant_type']}, blocks of {about['block_size']}{double}"
