@@ -251,7 +251,8 @@ def _by_name(function: Callable, arguments: tuple, named: dict) -> dict[str, Any
 def _unchanged(old: Any, new: Any) -> bool:
     """Whether a list, dictionary or array is as it was; of anything else it is not known."""
     if isinstance(old, np.ndarray):
-        return isinstance(new, np.ndarray) and old.shape == new.shape and np.array_equal(old, new)
+        has_nan = old.dtype.kind in "fc"  # NaN is not equal to itself
+        return isinstance(new, np.ndarray) and np.array_equal(old, new, equal_nan=has_nan)
     if isinstance(old, dict):
         return old.keys() == new.keys() and all(_unchanged(old[key], new[key]) for key in old)
     if isinstance(old, list | tuple):

@@ -64,3 +64,40 @@ def dequantized(packed: np.ndarray, absmax: np.ndarray, shape: tuple[int, ...], 
     count = int(np.prod(shape))
     levels = NF4[np.stack(np.divmod(packed, 16), axis=-1)].reshape(-1)[:count]
     return (levels * absmax[np.arange(count) // block_size]).reshape(shape)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Softmax attention. Where there are fewer key heads, each serves as many consecutive query heads.
+
+    Args:
+        q: Queries, (heads, n, head_dim).
+        k: Keys, (kv_heads, T, head_dim).
+        v: Values, (kv_heads, T, head_dim).
+        mask: bool, (n, T): True where a query sees a key. Each query sees one at least.
+
+    Returns:
+        (heads, n, head_dim).
+    """
+    k, v = (np.repeat(each, len(q) // len(each), axis=0) for each in (k, v))  # (heads, T, head_dim)
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])  # (heads, n, T)
+    scores = np.where(mask, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ v
+
+
+def rotate(x: np.ndarray, positions: np.ndarray, base: float = 10000.0) -> np.ndarray:
+    """Rotary position embedding (Su et al. 2021), with the pairs (i, i + head_dim / 2) that Llama has.
+
+    Args:
+        x: Queries or keys, (heads, n, head_dim); head_dim is even.
+        positions: The position of each, (n,).
+        base: The pair i turns by positions * base ** (-2 i / head_dim).
+
+    Returns:
+        The rotated vectors, (heads, n, head_dim).
+    """
+    half = x.shape[-1] // 2
+    angles = np.asarray(positions)[:, None] * base ** (-np.arange(half) / half)  # (n, head_dim / 2)
+    cos, sin = np.cos(angles), np.sin(angles)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -2,7 +2,8 @@
 
 import ast
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 from autograder import course, notebook
 from autograder.running import IMPORTS
@@ -85,3 +86,31 @@ def refusing(answer: str, kind: str, message: str | None = None) -> str:
             if message is not None:
                 node.exc.args = [ast.Constant(message)]
     return ast.unparse(tree)
+
+
+def one_of_each(wrong: dict[str, dict]) -> Iterator[tuple[str, str, Edit | list[Edit] | str]]:
+    """Part, requirement and edits of a wrong answer to each part, and of those that change what they were given.
+
+    These could reach the next part.
+
+    Args:
+        wrong: The wrong answers to an assignment, by part and requirement.
+    """
+    for part, answers in wrong.items():
+        for number, (requirement, edits) in enumerate(answers.items()):
+            if number == 1 or "as it is" in requirement or "as they are" in requirement:
+                yield part, requirement, edits
+
+
+def parts_that_fail(name: str, part: str, edits: Edit | list[Edit] | str) -> list[str]:
+    """The parts whose tests fail in a notebook that has a wrong answer to `part` and right ones to the others."""
+    assignment, failed = InProcess(name), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assignment.execute(edited(assignment.answers[part], edits))
+        for other in assignment.answers:
+            try:
+                assignment.execute(assignment.test_of(other))
+            except Exception:
+                failed.append(other)
+    return failed

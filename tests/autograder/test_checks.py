@@ -46,6 +46,16 @@ class TestResultOf:
         message = said(checks.result_of, change, [3, 1, 2])
         assert "changed lengths, which it was given: work on a copy of it (sorted(x) instead of x.sort()" in message
 
+    def test_a_nan_is_no_change(self):
+        cache = np.array([1.0, np.nan])
+        assert checks.result_of(lambda cache, name: 5, cache, name="x") == 5
+
+        def fill(cache):
+            cache[np.isnan(cache)] = 0.0
+            return cache
+
+        assert "changed cache" in said(checks.result_of, fill, cache)
+
     def test_deep_inside_and_in_arrays(self):
         def answer(batch, weight, name="x"):
             batch[0]["ids"].append(0)

@@ -1,9 +1,7 @@
 """Answers to `qlora` that are right in another way than the reference pass; a wrong one costs its own part only."""
 
-import warnings
-
 import pytest
-from in_process import InProcess, edited
+from in_process import InProcess, one_of_each, parts_that_fail
 from wrong_answers.qlora import WRONG
 
 OTHERS = {
@@ -145,23 +143,6 @@ def test_another_right_answer_passes(assignment, part):
     assert complaint is None, complaint
 
 
-def one_of_each():
-    """A wrong answer to each part, and each that changes what it was given: that could reach the next part."""
-    for part, answers in WRONG.items():
-        for number, (requirement, edits) in enumerate(answers.items()):
-            if number == 1 or "as it is" in requirement or "as they are" in requirement:
-                yield pytest.param(part, edits, id=f"{part}: {requirement}")
-
-
-@pytest.mark.parametrize(("part", "edits"), list(one_of_each()))
-def test_a_wrong_answer_costs_its_own_part(part, edits):
-    notebook, failed = InProcess("qlora"), []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        notebook.execute(edited(notebook.answers[part], edits))
-        for other in notebook.answers:
-            try:
-                notebook.execute(notebook.test_of(other))
-            except Exception:
-                failed.append(other)
-    assert failed == [part]
+@pytest.mark.parametrize(("part", "requirement", "edits"), list(one_of_each(WRONG)))
+def test_a_wrong_answer_costs_its_own_part(part, requirement, edits):
+    assert parts_that_fail("qlora", part, edits) == [part], requirement

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# A zero comes back from bitsandbytes' 8-bit blocks as another number on a CPU.
+#
+# Package: bitsandbytes 0.50.2, torch 2.13.0 (quantize_blockwise, dequantize_blockwise).
+# Guess: a number that the 8-bit map contains comes back exactly, zero above all: the map has a code for it.
+# Behaviour: on a CPU the code is looked up on a grid of 65,536 points between -1 and 1, which is coarser than the map near
+#   zero. A zero becomes 2.1e-5 of the block's largest value, and so do six other values of the map; ten of the 256 come
+#   back as another one.
+# Here: zeros are common, in the moments of an 8-bit optimiser for one, and double quantisation of 4-bit weights uses this
+#   map for its constants. The course's own quantisation takes the nearest value for weights that it compares.
+set -euo pipefail
+packages=(bitsandbytes==0.50.2 torch==2.13.0)
+if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+could_not_run() { echo "could not run: $1" >&2; exit 2; }
+
+python3 -m venv "$folder/env" || could_not_run "python3 -m venv failed"
+"$folder/env/bin/python" -m pip --quiet --disable-pip-version-check install "${packages[@]}" numpy ||
+  could_not_run "pip could not install ${packages[*]}"
+
+cat >"$folder/check.py" <<'PYTHON'
+from importlib.metadata import version
+
+import torch
+from bitsandbytes import functional
+
+print(*(f"{name} {version(name)}" for name in ("bitsandbytes", "torch")))
+values = functional.create_dynamic_map().sort().values
+block = torch.zeros(256)
+block[0] = 1.0  # the block's largest value, so that the rest is looked up as it is
+block[1:255] = values[1:255]
+codes, state = functional.quantize_blockwise(block, blocksize=256)
+back = functional.dequantize_blockwise(codes, state)
+wrong = back != block
+print(f"{wrong.sum().item()} of 256 values of the map come back as another one:")
+for before, after in sorted(set(zip(block[wrong].tolist(), back[wrong].tolist()))):
+    print(f"  {before:12.4e} -> {after:12.4e}")
+assert 0.0 in values.tolist()
+assert back[block == 0].abs().min() > 1e-5, "the behaviour has changed"
+assert 5 <= wrong.sum() <= 20, "the behaviour has changed"
+PYTHON
+cd "$folder"
+if HF_HUB_OFFLINE=1 "$folder/env/bin/python" -W ignore "$folder/check.py"; then
+  echo "as stated"
+else
+  echo "changed"
+  exit 1
+fi
