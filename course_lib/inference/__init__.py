@@ -1,6 +1,23 @@
-"""Inference: choosing the next token (`sampling`) and the generate loop (`generate`)."""
+"""Inference: choosing the next token (`sampling`), caches of keys and values (`caches`) and the generate loop.
 
-from course_lib.inference.generate import complete, generate
-from course_lib.inference.sampling import sample
+`prepare` makes a model fast for decoding on a CPU, and `speculation` has it check several tokens in one pass.
+"""
 
-__all__ = ["complete", "generate", "sample"]
+from course_lib.inference.caches import CACHES, kv_bytes_per_token, make_cache
+from course_lib.inference.generate import complete, generate, prompt_ids
+from course_lib.inference.sampling import SamplingSettings, sample
+from course_lib.inference.stopping import end_tokens
+from course_lib.inference.streaming import stream
+
+__all__ = [
+    "CACHES",
+    "SamplingSettings",
+    "complete",
+    "end_tokens",
+    "generate",
+    "kv_bytes_per_token",
+    "make_cache",
+    "prompt_ids",
+    "sample",
+    "stream",
+]
