@@ -5,6 +5,7 @@
 
 from course_lib.inference.caches import CACHES, kv_bytes_per_token, make_cache
 from course_lib.inference.generate import complete, generate, prompt_ids
+from course_lib.inference.prepared import prepare
 from course_lib.inference.sampling import SamplingSettings, sample
 from course_lib.inference.stopping import end_tokens
 from course_lib.inference.streaming import stream
@@ -17,6 +18,7 @@ __all__ = [
     "generate",
     "kv_bytes_per_token",
     "make_cache",
+    "prepare",
     "prompt_ids",
     "sample",
     "stream",

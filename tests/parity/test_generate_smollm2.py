@@ -24,7 +24,8 @@ def prompts(tokenizer, number):
     from pathlib import Path
 
     words = Path(next(iter(bundled)), "keepers_log.txt").read_text(encoding="utf-8").split()
-    pieces = [" ".join(words[97 * i : 97 * i + 3 + (i * 13) % 58]) for i in range(number)]
+    starts = [97 * i % (len(words) - 60) for i in range(number)]
+    pieces = [" ".join(words[start : start + 3 + (13 * i) % 58]) for i, start in enumerate(starts)]
     return [tokenizer(piece)["input_ids"] for piece in pieces]
 
 

@@ -40,7 +40,7 @@ def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | 
     if name == "paged":
         return PagedCache(**options)
     if name == "sink":
-        return SinkCache(rotary_frequencies(model), **options)
+        return SinkCache(rotary_frequencies(model), neighbours=getattr(model, "neighbours", False), **options)
     raise CourseError(f"There is no cache {name!r}. Choose one of {', '.join(CACHES)}.")
 
 

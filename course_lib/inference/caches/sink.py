@@ -28,13 +28,15 @@ class SinkCache(Cache):
         frequencies: RoPE's angle for each pair of numbers at position 1, (head_dim / 2,).
         sinks: how many first tokens stay.
         window: how many last tokens stay, the new ones included.
+        neighbours: whether the two numbers of a pair stand side by side, as in what `prepare` makes.
 
     Raises:
         CourseError: the window holds no token, or `sinks` is negative.
     """
 
-    def __init__(self, frequencies: Tensor, sinks: int = 4, window: int = 252):
+    def __init__(self, frequencies: Tensor, sinks: int = 4, window: int = 252, neighbours: bool = False):
         super().__init__()
+        self.neighbours = neighbours
         if window < 1 or sinks < 0:
             raise CourseError(f"A sink cache of {sinks} sinks and a window of {window}: sinks >= 0 and window >= 1.")
         self.frequencies, self.sinks, self.window = frequencies, sinks, window
@@ -77,7 +79,8 @@ class SinkCache(Cache):
         # The new keys arrive at their places; the old ones have moved since they were stored.
         self._written_at = torch.cat([self._written_at.to(here.device), here[kept:]])
         angles = (here - self._written_at)[:, None].float() * self.frequencies.to(here.device)  # (kept + T, D / 2)
-        angles = torch.cat([angles, angles], dim=-1)[None, None]  # (1, 1, kept + T, D)
+        # (1, 1, kept + T, D): each angle for both numbers of its pair
+        angles = (angles.repeat_interleave(2, -1) if self.neighbours else torch.cat([angles, angles], -1))[None, None]
         self._cos, self._sin = angles.cos(), angles.sin()
         return None, here[kept:].expand(positions.shape)
 
@@ -99,7 +102,10 @@ class SinkCache(Cache):
         if len(self._written_at) != keys.shape[2]:
             raise CourseError("A sink cache needs `begin` before each pass, as `generate` calls it.")
         self._pairs[layer] = keys, values
-        return (rotate(keys, self._cos, self._sin), values) if self.dropped else (keys, values)
+        if not self.dropped:
+            return keys, values
+        turn = rotate_neighbours if self.neighbours else rotate
+        return turn(keys, self._cos, self._sin), values
 
     def crop(self, length: int) -> None:
         """Not possible: what was dropped to make room for a draft is gone."""
@@ -108,3 +114,18 @@ class SinkCache(Cache):
     def tensors(self) -> Iterable[Tensor]:
         """The keys and values of every layer."""
         return [tensor for pair in self._pairs.values() for tensor in pair]
+
+
+def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`models.attention.rotate` where the numbers of a pair are neighbours: (a, b) to (a cos - b sin, b cos + a sin).
+
+    Args:
+        x: (batch, heads, time, head_dim).
+        cos: (batch or 1, 1, time, head_dim).
+        sin: like cos.
+
+    Returns:
+        (batch, heads, time, head_dim).
+    """
+    a, b = x[..., ::2], x[..., 1::2]
+    return x * cos + torch.stack([-b, a], dim=-1).flatten(-2) * sin
