@@ -111,7 +111,7 @@ def decode_steps(
         After each step, the tokens that have become certain in each row.
     """
     longest = max(map(len, prompts))
-    _refuse_too_long(model, longest, max_new_tokens)
+    refuse_too_long(model, longest, max_new_tokens)
     device = next(model.parameters()).device
     kept = make_cache(cache, model, longest + max_new_tokens) if isinstance(cache, str) else cache
     state = _State(model, kept, *_pad_left(prompts, max_new_tokens, device))
@@ -218,10 +218,15 @@ class _State:
         return output.logits[:, -1]
 
 
-def _refuse_too_long(model: Any, prompt: int, new: int) -> None:
+def refuse_too_long(model: Any, prompt: int, new: int) -> None:
     """Raise CourseError where GPT-2, which has a vector for each position and none beyond, would run out of them.
 
     Rotary positions go on beyond the training length, if not well.
+
+    Args:
+        model: as for `generate`.
+        prompt: the tokens of the longest prompt.
+        new: the tokens to be added. The last one is not read, so it needs no position.
     """
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") == "gpt2" and prompt + new - 1 > config.max_position_embeddings:
