@@ -121,9 +121,9 @@ class _Layer:
         q, k = (_neighbours(_weight(layer), head_dim) for layer in (attention.q_proj, attention.k_proj))
         q_k_v = torch.cat([q, k, _weight(attention.v_proj)])  # (H D + 2 K D, C)
         gate_up = torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)])  # (2 M, C)
-        self.q_k_v: Product = product(q_k_v * (scale * block.input_layernorm.weight.detach().float()))
+        self.q_k_v: Product = product(q_k_v, scale * block.input_layernorm.weight.detach().float())
         self.output: Product = product(_weight(attention.o_proj))
-        self.gate_up: Product = product(gate_up * (scale * block.post_attention_layernorm.weight.detach().float()))
+        self.gate_up: Product = product(gate_up, scale * block.post_attention_layernorm.weight.detach().float())
         self.down: Product = product(_weight(mlp.down_proj))
 
 
@@ -153,7 +153,7 @@ class PreparedDecoder(nn.Module):
         head = table if getattr(model, "lm_head", None) is None else _weight(model.lm_head)
         head_product: Any = PRODUCTS["int8" if weights == "int4" else weights]
         last_norm = math.sqrt(config.hidden_size) * backbone.norm.weight.detach().float()
-        self.head: Product = head_product(head * last_norm)
+        self.head: Product = head_product(head, last_norm)
         self.norm_floor = torch.tensor(math.sqrt(config.hidden_size * eps))
         self.rotary_frequencies = rotary_frequencies(model).cpu()
         self._cis = torch.zeros(0, 1, self.head_dim // 2, dtype=torch.complex64)

@@ -77,8 +77,9 @@ def test_peft_adapters_are_folded_in(tiny_llama):
 @pytest.mark.parametrize("weights", list(PRODUCTS))
 def test_a_product_is_that_of_its_matrix(weights, rows):
     torch.manual_seed(0)
-    weight, x = torch.randn(48, 64), torch.randn(rows, 64)
-    product = PRODUCTS[weights](weight)
+    weight, x, columns = torch.randn(48, 64), torch.randn(rows, 64), torch.rand(64) + 0.5
+    product = PRODUCTS[weights](weight, columns)
+    assert (product.matrix() - weight * columns).abs().max() < {"float32": 1e-6, "int4": 0.5}.get(weights, 0.05)
     # bfloat16 keeps 8 bits of x and of the result; the sum has 64 numbers of about 1
     tolerance = 1e-5 if weights == "float32" else 0.02
     expected = x @ product.matrix().t()
@@ -127,8 +128,9 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
     assert "no C++ compiler is installed" in capsys.readouterr().out
 
 
+# In four bits only because the packaged weights were there before: see `products`.
 # The loss that a format costs on the first 512 tokens of the bundled text, in nats a token, measured and rounded up.
-LOSS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "int4": 0.5}
+LOSS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "int4": 0.01}
 
 
 @pytest.mark.weights
