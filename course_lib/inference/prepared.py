@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from course_lib.errors import CourseError
 from course_lib.inference.caches.making import rotary_frequencies
+from course_lib.inference.compiled import CompiledStep
 from course_lib.inference.products import PRODUCTS
 from course_lib.models.attention import full_attention_mask
 from course_lib.models.decoder import DecoderOutput
@@ -51,8 +52,9 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
     Args:
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
-        compile: let torch.compile fuse what lies between the products. Where no C++ compiler is installed, it says so
-            and goes on without.
+        compile: let torch.compile make one function of a decoding step with the static cache (see `compiled`); the
+            first token of each batch size then takes a minute or more. Where no C++ compiler is installed, it says so and goes
+            on without.
 
     Returns:
         A model for `generate`, in evaluation.
@@ -67,7 +69,7 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             print("note: no C++ compiler is installed, so compile=True changes nothing. Install g++ for it.")
         else:
-            prepared.compile_layers()
+            prepared.step = CompiledStep(prepared)
     return prepared.eval()
 
 
@@ -157,11 +159,7 @@ class PreparedDecoder(nn.Module):
         self.norm_floor = torch.tensor(math.sqrt(config.hidden_size * eps))
         self.rotary_frequencies = rotary_frequencies(model).cpu()
         self._cis = torch.zeros(0, 1, self.head_dim // 2, dtype=torch.complex64)
-        self._around = _attention_input, _mlp
-
-    def compile_layers(self) -> None:
-        """Let torch.compile fuse the small operations before and after attention, the same for all layers."""
-        self._around = tuple(torch.compile(part, dynamic=False) for part in (_attention_input, _mlp))  # type: ignore[assignment]
+        self.step: CompiledStep | None = None  # the compiled pass of one token, where it was asked for
 
     def weight_bytes(self) -> int:
         """The bytes that one token's pass reads: all products, without the embedding."""
@@ -207,10 +205,13 @@ class PreparedDecoder(nn.Module):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
             position_ids = torch.arange(past, past + time, device=input_ids.device).expand(batch, time)
+        turns = self._turns(position_ids)
+        if self.step is not None and self.step.takes(time, past_key_values):
+            logits = self.step(input_ids, attention_mask, turns, past_key_values)
+            return DecoderOutput(logits[:, None], None, past_key_values)
         mask = None
         if attention_mask is not None or (past and time > 1):
             mask = full_attention_mask(attention_mask, batch, time, past, input_ids.device)
-        turns = self._turns(position_ids)
         x = F.embedding(input_ids.flatten(), self.embedding)  # (B * T, C): products take rows
         for number, layer in enumerate(self.layers):
             x = self._layer(layer, number, x, turns, mask, past_key_values)
@@ -222,8 +223,7 @@ class PreparedDecoder(nn.Module):
 
     def _layer(self, layer: _Layer, number: int, x: Tensor, turns: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
         """x + attention(norm(x)), then x + mlp(norm(x)), on (B * T, C)."""
-        attention_input, mlp = self._around
-        q_k, v = attention_input(x, layer.q_k_v, turns, self.norm_floor, self.kv_heads, self.head_dim)
+        q_k, v = _attention_input(x, layer.q_k_v, turns, self.norm_floor, self.kv_heads, self.head_dim)
         q, k = q_k[:, : self.heads], q_k[:, self.heads :]  # (B, H, T, D) and (B, K, T, D)
         if cache is not None:
             k, v = cache.update(k, v, number)
@@ -236,7 +236,7 @@ class PreparedDecoder(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and time > 1, enable_gqa=True)
             mixed = mixed.transpose(1, 2).reshape(batch * time, heads * width)
         x = layer.output.added_to(x, mixed)
-        return mlp(x, layer.gate_up, layer.down, self.norm_floor)
+        return _mlp(x, layer.gate_up, layer.down, self.norm_floor)
 
 
 def _normalise(x: Tensor, floor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCac
 from course_lib.inference.caches.sink import SinkCache
 
 CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
+COMPILED_CAPACITY = 256  # a compiled model's cache has room for a multiple of this
 
 
 def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | None:
@@ -34,6 +35,8 @@ def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | 
     if name == "dynamic":
         return DynamicCache()
     if name == "static":
+        if getattr(model, "step", None) is not None:  # compiled for this shape: few different ones, see `compiled`
+            capacity = -(-capacity // COMPILED_CAPACITY) * COMPILED_CAPACITY
         return StaticCache(capacity)
     if name == "int8":
         return Int8Cache(capacity)

@@ -56,6 +56,16 @@ class StaticCache(Cache):
         all_values[:, :, start:stop] = values
         return all_keys[:, :, :stop], all_values[:, :, :stop]  # views: nothing is copied
 
+    def buffers(self) -> list[tuple[Tensor, ...]]:
+        """The buffers by layer, for a caller that writes to them itself and says so by `advance`."""
+        return [self._buffers[layer] for layer in sorted(self._buffers)]
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that were written to the buffers."""
+        for layer, length in self._lengths.items():
+            self._refuse_beyond(length + tokens)
+            self._lengths[layer] = length + tokens
+
     def _room(self, like: Tensor) -> Tensor:
         batch, heads, _, width = like.shape
         return like.new_zeros(batch, heads, self.capacity, width)
