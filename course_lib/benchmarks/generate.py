@@ -128,7 +128,7 @@ def bench_generate(
         Figures by name.
 
     Raises:
-        CourseError: the prompt has no token, or there is nothing to generate.
+        CourseError: the prompt is empty, or there is nothing to generate.
     """
     from course_lib.models.pretrained import load, load_model
 

@@ -60,9 +60,7 @@ class CompiledStep:
         cache.advance(1)
         return logits
 
-    def _run(
-        self, x: Tensor, turns: Tensor, bias: Tensor, place: Tensor, buffers: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _run(self, x: Tensor, turns: Tensor, bias: Tensor, place: Tensor, buffers: list[tuple[Tensor, ...]]) -> Tensor:
         """All layers and the head; x is (B, C), turns (B, 1, 1, D / 2, 2), bias (B, 1, 1, capacity)."""
         model = self.model
         batch, width = len(x), model.head_dim

@@ -53,8 +53,8 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
         compile: let torch.compile make one function of a decoding step with the static cache (see `compiled`); the
-            first token of each batch size then takes a minute or more. Where no C++ compiler is installed, it says so and goes
-            on without.
+            first token of each batch size then takes a minute or more. Where no C++ compiler is installed, it says so
+            and goes on without.
 
     Returns:
         A model for `generate`, in evaluation.
@@ -79,6 +79,8 @@ def _plain(model: Any) -> Any:
     kind = getattr(getattr(plain, "config", None), "model_type", "unknown")
     if kind != "llama":
         raise CourseError(f"prepare is for Llama models, and this is {kind}: generate with the model as it is.")
+    if next(plain.parameters()).device.type != "cpu":
+        raise CourseError("prepare makes a model for a CPU, and this one is on another device: move it with .cpu().")
     if any(getattr(layer.self_attn, "sinks", None) is not None for layer in plain.model.layers):
         raise CourseError("prepare does not know learned attention sinks: generate with the model as it is.")
     return plain

@@ -13,6 +13,8 @@ Weights that were never in four bits lose more.
 Shapes: x is (rows, in), W (out, in), the result (rows, out) in float32; `columns` (in,) is multiplied onto x.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,16 +61,16 @@ class Float32Product:
         return [self.weight]
 
 
-class _Packed:
+class _Packed(ABC):
     """A product in bfloat16 inputs, with the sum taken in float32."""
 
+    @abstractmethod
     def _multiply(self, x: Tensor) -> Tensor:
         """x W^T for few rows, bfloat16 to bfloat16."""
-        raise NotImplementedError
 
+    @abstractmethod
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
-        raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T."""

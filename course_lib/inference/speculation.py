@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from course_lib.errors import CourseError
-from course_lib.inference.caches import Cache, make_cache
+from course_lib.inference.caches import Cache, DynamicCache, make_cache
 from course_lib.inference.generate import refuse_too_long
 from course_lib.inference.sampling import SamplingSettings, mark_seen
 from course_lib.inference.stopping import Row, as_set, end_tokens
@@ -103,7 +103,7 @@ class DraftModel:
 
     def __init__(self, model: Any):
         self.model = model
-        self._cache: Cache | None = None
+        self._cache: DynamicCache | None = None
         self._read: list[int] = []  # the tokens in the cache
 
     def guess(self, tokens: Sequence[int], count: int, settings: SamplingSettings, generator: torch.Generator) -> Guess:
@@ -131,7 +131,7 @@ class DraftModel:
     def _forget_all_but(self, tokens: list[int]) -> None:
         """Crop the cache to what it has in common with the text: the model may have turned guesses down."""
         if self._cache is None:
-            self._cache = make_cache("dynamic", self.model, 0)
+            self._cache = DynamicCache()
         same = 0
         while same < min(len(tokens), len(self._read)) and tokens[same] == self._read[same]:
             same += 1
@@ -220,17 +220,30 @@ def generate_speculatively(
     if cache in ("none", "sink"):
         raise CourseError(f"Speculation takes guesses back, which the cache {cache!r} cannot. Use the static one.")
     refuse_too_long(model, len(prompt), max_new_tokens)
-    text = list(prompt)
     kept = make_cache(cache, model, len(prompt) + max_new_tokens + guesses + 1)
     assert kept is not None
     row = Row(end_tokens(model) if eos_token_id is None else as_set(eos_token_id), stop)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    return _speculate(model, list(prompt), max_new_tokens, draft, guesses, kept, row, settings, generator)
+
+
+def _speculate(
+    model: Any,
+    text: list[int],
+    left: int,
+    draft: Draft,
+    guesses: int,
+    cache: Cache,
+    row: Row,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+) -> Speculated:
+    """The loop: guess, check all guesses in one pass, keep what holds and one token more, until `left` are there."""
     done = Speculated([])
-    left = max_new_tokens
     while left > 0 and not row.done:
         # The pass itself yields one token more than the guesses that are kept.
         guess = draft.guess(text, min(guesses, left - 1), settings, generator) if left > 1 else Guess([])
-        logits = _pass(model, text + guess.tokens, kept.get_seq_length(), kept)[-len(guess.tokens) - 1 :]
+        logits = _pass(model, text + guess.tokens, cache.get_seq_length(), cache)[-len(guess.tokens) - 1 :]
         new = _verify(logits, text, guess, settings, generator)
         done.passes += 1
         done.guessed += len(guess.tokens)
@@ -238,7 +251,7 @@ def generate_speculatively(
         done.accepted_by_pass.append(len(new) - 1)
         text += new
         left -= len(new)
-        kept.crop(len(text) - 1)  # the last token is not in the cache yet
+        cache.crop(len(text) - 1)  # the last token is not in the cache yet
         for token in new:
             row.add(token)
     row.finish()
