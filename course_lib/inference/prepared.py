@@ -91,14 +91,20 @@ def _weight(layer: Any) -> Tensor:
     if hasattr(layer, "exact_weight"):  # ours: AdaptedLayer
         return layer.exact_weight().float() if layer.enabled and not layer.merged else layer.matrix().float()
     if hasattr(layer, "get_delta_weight"):  # PEFT's
-        weight = layer.base_layer.weight.float()
+        weight = _weight(layer.base_layer)
         if not layer.merged and not layer.disable_adapters:
             for name in layer.active_adapters:
                 weight = weight + layer.get_delta_weight(name).float()
         return weight
     if getattr(layer, "bias", None) is not None:
         raise CourseError("prepare does not know biases, and this model has some: generate with the model as it is.")
-    return layer.weight.detach().float()
+    weight = layer.weight.detach()  # our layer in 4 bits gives the weight that it stands for
+    if not weight.is_floating_point():
+        raise CourseError(
+            f"prepare cannot read weights of type {weight.dtype}: a library has packed them. Load the model without, "
+            "and let prepare pack it with weights='int8' or 'int4'."
+        )
+    return weight.float()
 
 
 def _neighbours(weight: Tensor, head_dim: int) -> Tensor:

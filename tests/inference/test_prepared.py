@@ -73,6 +73,23 @@ def test_peft_adapters_are_folded_in(tiny_llama):
     torch.testing.assert_close(prepare(model)(tokens()).logits, model(tokens()).logits, atol=1e-5, rtol=1e-4)
 
 
+def test_a_base_in_our_own_four_bits(tiny_llama):
+    from course_lib.quantization import quantize_model
+
+    model = quantize_model(copy.deepcopy(tiny_llama))
+    expected = model(tokens()).logits
+    assert (expected - tiny_llama(tokens()).logits).abs().max() > 1e-3
+    torch.testing.assert_close(prepare(model)(tokens()).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_a_library_has_packed_are_refused(tiny_llama):
+    model = copy.deepcopy(tiny_llama)
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.uint8), requires_grad=False)
+    with pytest.raises(CourseError, match="weights of type torch.uint8"):
+        prepare(model)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("weights", list(PRODUCTS))
 def test_a_product_is_that_of_its_matrix(weights, rows):
