@@ -4,7 +4,8 @@ Decoding a token is a row of products of one vector with matrices that together 
 operations a layer around them. Here the products are few and large (q, k and v in one; gate and up in one), the norms'
 weights are part of the matrices behind them, RoPE is one complex multiplication, and nothing is reallocated:
 
-    RMSNorm(x) = sqrt(C) x / sqrt(|x|^2 + C eps) * w,    so    W RMSNorm(x) = (sqrt(C) W diag(w)) x / |(x, sqrt(C eps))|
+    RMSNorm(x) = sqrt(C) x / sqrt(norm(x)^2 + C eps) * w
+    W RMSNorm(x) = (sqrt(C) W diag(w)) x / sqrt(norm(x)^2 + C eps)
 
 Left out: GPT-2, biases, training. tests/inference/test_prepared.py compares logits and tokens with the model it is made
 of, and says what each format costs.
@@ -248,7 +249,7 @@ class PreparedDecoder(nn.Module):
 
 
 def _normalise(x: Tensor, floor: Tensor) -> Tensor:
-    """x / sqrt(|x|^2 + C eps): RMSNorm but for what is folded into the next matrix. `floor` is sqrt(C eps)."""
+    """x / sqrt(norm(x)^2 + C eps): RMSNorm but for what is folded into the next matrix. `floor` is sqrt(C eps)."""
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
 
 
