@@ -102,8 +102,8 @@ def test_a_static_cache_says_when_it_is_full():
 
 
 def test_an_unknown_cache_is_refused(tiny_llama):
-    with pytest.raises(CourseError, match="no cache 'statick'. Choose one of none, dynamic, static"):
-        generate(tiny_llama, [[1]], 2, cache="statick")
+    with pytest.raises(CourseError, match="no cache 'rolling'. Choose one of none, dynamic, static"):
+        generate(tiny_llama, [[1]], 2, cache="rolling")
 
 
 # --- sizes ---
