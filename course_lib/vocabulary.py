@@ -96,12 +96,26 @@ _MERGE: OtherNames = {
     "--model-path": "--base",
 }
 _COMPARE: OtherNames = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
+_GENERATE: OtherNames = {
+    "--model-path": "--model",
+    "--model-name-or-path": "--model",
+    "--base": "--model",
+    "--adapter-path": "--adapter",
+    "--lora": "--adapter",
+    "--lora-path": "--adapter",
+    "--max-length": "--max-new-tokens",
+    "--max-tokens": "--max-new-tokens",
+    "--no-cuda": ("--device", "cpu"),
+}
+_BENCH: OtherNames = {"--model-path": "--model"}
 OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
     "align": dict(_ALIGN),
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),
+    "generate": dict(_GENERATE),
+    "bench": dict(_BENCH),
 }
 # Values of options that choose from a list.
 OTHER_VALUES = {
