@@ -74,7 +74,8 @@ def dpo_loss(
         if chosen_lengths is None or rejected_lengths is None:
             raise CourseError("loss_type='simpo' divides by the responses' lengths: give chosen_lengths, too.")
         # No reference: the reward is the mean log-probability of a token.
-        chosen, rejected = policy_chosen / chosen_lengths, policy_rejected / rejected_lengths
+        chosen = policy_chosen / chosen_lengths.clamp(min=1)
+        rejected = policy_rejected / rejected_lengths.clamp(min=1)
     elif reference_chosen is None or reference_rejected is None:
         raise CourseError(f"loss_type={loss_type!r} compares with a reference: give its log-probabilities.")
     else:

@@ -229,8 +229,15 @@ def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         return _TokenLogProbs.apply(hidden, weight, targets)
     if torch.is_grad_enabled() or not len(hidden):
         return token_log_probs_plain(hidden, weight, targets)
-    pieces = zip(hidden.split(_rows_at_once(hidden, weight)), targets.split(_rows_at_once(hidden, weight)), strict=True)
-    return torch.cat([token_log_probs_plain(h, weight, target) for h, target in pieces])
+    # A reference's pass, without gradients: the same arithmetic as above on a CPU, so that a policy that has not moved
+    # yet has the reference's values to the last bit.
+    plain = hidden.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    rows, found = _rows_at_once(hidden, weight), []
+    for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+        found.append(
+            token_log_probs_plain(h, weight, target) if plain else log_likelihoods_(torch.mm(h, weight.T), target)
+        )
+    return torch.cat(found)
 
 
 def token_log_probs_plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

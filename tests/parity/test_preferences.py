@@ -5,7 +5,6 @@ import torch
 
 from course_lib.alignment import dpo_loss, reward_metrics, sequence_log_probs
 from course_lib.data import IGNORE
-from tiny_runs import model_folders, tokenizer  # noqa: F401 - fixtures
 
 ROOM = "alignment"
 PAIRS = [
@@ -15,8 +14,8 @@ PAIRS = [
 
 
 @pytest.fixture
-def trainer_for(model_folders, tokenizer, tmp_path):  # noqa: F811
-    """trainer_for(loss_type=..., ...): TRL's trainer with LoRA whose B is random, so that the policy is no reference."""
+def trainer_for(model_folders, tokenizer, tmp_path):
+    """trainer_for(loss_type=..., ...): TRL's trainer with LoRA whose B is random: the policy differs from the base."""
 
     def make(**options):
         from datasets import Dataset
@@ -88,3 +87,61 @@ def test_trls_sigmoid_leaves_label_smoothing_out(trainer_for):
     assert smoothed == plain
     assert our_plain == pytest.approx(plain, rel=1e-5)
     assert abs(our_smoothed - our_plain) > 1e-4
+
+
+def test_our_shared_rows_and_our_lora_give_trls_numbers(trainer_for, model_folders, tmp_path, parity):
+    """TRL's tokens, our LoRA from PEFT's file, prompts computed once: the same loss and rewards."""
+    from course_lib.adapters import load_adapter
+    from course_lib.alignment.objective import PreferenceObjective, evaluate_preferences
+    from course_lib.alignment.reference import AdapterOff
+    from course_lib.models.pretrained import load_model
+
+    trainer = trainer_for(beta=0.3)
+    trainer.model.save_pretrained(tmp_path / "adapter")
+    rows = list(trainer.train_dataset)
+    inputs = trainer.data_collator(rows)
+    with torch.no_grad():
+        theirs = trainer._compute_loss(trainer.model, inputs, False).item()
+    logged = {key: values[-1] for key, values in trainer._metrics["train"].items()}
+
+    model = load_model(str(model_folders / "llama"))
+    load_adapter(model, tmp_path / "adapter")
+    pairs = [{part: row[f"{part}_ids"] for part in ("prompt", "chosen", "rejected")} for row in rows]
+    pairs = [pair | {"input_ids": [*pair["prompt"], *pair["chosen"], *pair["rejected"]]} for pair in pairs]
+    found = evaluate_preferences(model, PreferenceObjective(AdapterOff(), beta=0.3), pairs, batch_size=4)
+    parity.close(
+        "DPO loss, prompts computed once", "TRL DPOTrainer", found.pop("loss"), theirs, 1e-5, "sums of float32"
+    )
+    for name, value in found.items():
+        difference = abs(value - logged[f"rewards/{name}"])
+        parity.within(f"DPO {name}, prompts computed once", "TRL DPOTrainer", difference, 1e-5,
+                      "sums of float32 log-probabilities", unit="absolute")  # fmt: skip
+
+
+def test_our_tokens_are_trls(trainer_for, tokenizer):
+    """A text for a prompt has no template of ours, so the two tokenisations are compared on chat pairs."""
+    from datasets import Dataset
+
+    from course_lib.alignment.pairs import encode_pairs
+    from course_lib.data.records import Record, ask, reply
+
+    chat = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<eos>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    tokenizer.chat_template, before = chat, tokenizer.chat_template
+    try:
+        turns = [(f"Lamp {n}?", f"{n} is lit" * n, f"no {n}") for n in range(1, 6)]
+        records = [Record((ask(q), reply(c)), rejected=r) for q, c, r in turns]
+        rows = Dataset.from_list([
+            {"prompt": [ask(q)], "chosen": [reply(c)], "rejected": [reply(r)]} for q, c, r in turns
+        ])  # fmt: skip
+        trainer = trainer_for()
+        theirs = trainer._prepare_dataset(rows, tokenizer, trainer.args, "train")
+        ours = encode_pairs(records, tokenizer).pairs
+        for our, their in zip(ours, theirs, strict=True):
+            assert [our[part] for part in ("prompt", "chosen", "rejected")] == [
+                their[f"{part}_ids"] for part in ("prompt", "chosen", "rejected")
+            ]
+    finally:
+        tokenizer.chat_template = before
