@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from course_lib.data import length_grouped, split_paragraphs, style_corpus
-from course_lib.data.batching import collate
 from course_lib.data.corpora import NAMED, no_corpus, read_corpus
 from course_lib.data.formats import check_format, parse_map
 from course_lib.data.masking import Example, shorten
@@ -55,7 +54,7 @@ class MicroBatches(Sequence):
         """int64 (batch_size, time) of blocks, or the dictionary of `pad` of examples."""
         if not 0 <= number < self.total:
             raise IndexError(f"micro-batch {number} of {self.total}")
-        return collate(self.source.train, self._rows(number), self.source.pad_id)
+        return self.source.collate(self.source.train, self._rows(number), self.source.pad_id)
 
     def tokens(self, number: int) -> int:
         """Tokens of micro-batch `number` (of any number), without the padding."""
