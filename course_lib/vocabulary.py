@@ -99,6 +99,8 @@ _COMPARE: OtherNames = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length
 OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
+    "sft": dict(_TRAIN),
+    "dpo": dict(_TRAIN),
     "align": dict(_ALIGN),
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),

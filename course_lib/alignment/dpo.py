@@ -4,16 +4,12 @@ The policy is the model that is trained, the reference the one it began as. A re
 how much likelier the policy makes it than the reference does, so no reward model is needed.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
-
-LOSS_TYPES = ("sigmoid", "ipo", "hinge", "simpo")
-SMOOTHED = ("sigmoid", "simpo")  # the losses that label smoothing is defined for
 
 
 def dpo_loss(
@@ -96,35 +92,6 @@ def dpo_loss(
     return losses, beta * chosen.detach(), beta * rejected.detach()
 
 
-def check_loss(loss_type: str, beta: float, label_smoothing: float = 0.0) -> None:
-    """Refuse a preference loss that does not exist or makes no sense.
-
-    Args:
-        loss_type: one of `LOSS_TYPES`.
-        beta: above 0.
-        label_smoothing: from 0 to below 0.5, and 0 for a loss that has none.
-
-    Raises:
-        CourseError: one of them is not possible.
-    """
-    if loss_type not in LOSS_TYPES:
-        raise CourseError(f"loss_type={loss_type!r} is not possible. Choose one of {', '.join(LOSS_TYPES)}.")
-    if not (math.isfinite(beta) and beta > 0):
-        raise CourseError(
-            f"beta={beta} is not possible: it has to be above 0. With 0 the pairs would not count, and below 0 the "
-            "rejected responses would be learnt. 0.1 is usual."
-        )
-    if not 0 <= label_smoothing < 0.5:
-        raise CourseError(
-            f"label_smoothing={label_smoothing} is not possible. It is the share of pairs that are labelled the wrong "
-            "way round: at least 0 and below 0.5."
-        )
-    if label_smoothing and loss_type not in SMOOTHED:
-        raise CourseError(
-            f"loss_type={loss_type!r} has no label smoothing: leave label_smoothing at 0, or take sigmoid."
-        )
-
-
 def _check_shapes(first: Tensor, *others: Tensor | None) -> None:
     """CourseError where the log-probabilities are of different numbers of pairs, which broadcasting would hide."""
     for other in others:
@@ -155,3 +122,6 @@ def reward_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str
         "margins": margins.mean().item(),
         "accuracies": (margins > 0).float().mean().item(),
     }
+
+
+__all__ = ["LOSS_TYPES", "check_loss", "dpo_loss", "reward_metrics"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.data.masking import IGNORE
-from course_lib.models.decoder import Decoder
+from course_lib.models.decoder import Backbone, Decoder
 from course_lib.models.fused_loss import token_log_probs
 
 # Models of transformers whose logits are the head's product with the last hidden states and nothing else. Others scale
@@ -48,13 +48,27 @@ def log_probs_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, colu
     Returns:
         (count,), in nats, float32 or wider.
     """
-    parts = _backbone_and_head(model)
+    parts = backbone_and_head(model)
     if parts is None:
         return _from_logits(model, inputs, rows, columns, targets)
     backbone, weight = parts
-    out = backbone(**inputs) if isinstance(model, Decoder) else backbone(**inputs, use_cache=False)
-    hidden = out if isinstance(out, Tensor) else out.last_hidden_state  # (batch, time, width)
+    hidden = hidden_states(backbone, inputs)  # (batch, time, width)
     return token_log_probs(hidden[rows, columns], weight, targets)
+
+
+def hidden_states(backbone: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The last hidden states, the last norm included.
+
+    Args:
+        backbone: from `backbone_and_head`.
+        inputs: the model's arguments.
+
+    Returns:
+        (batch, time, width).
+    """
+    if isinstance(backbone, Backbone):
+        return backbone(**inputs)
+    return backbone(**inputs, use_cache=False).last_hidden_state
 
 
 def _from_logits(model: Any, inputs: dict, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
@@ -65,10 +79,16 @@ def _from_logits(model: Any, inputs: dict, rows: Tensor, columns: Tensor, target
     return logits.to(wide).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def _backbone_and_head(model: Any) -> tuple[Any, Tensor] | None:
+def backbone_and_head(model: Any) -> tuple[Any, Tensor] | None:
     """The part of a model that makes hidden states, and the head's matrix; None where they do not make the logits.
 
     A model that is wrapped for several processes, sharded or compiled has to be called as a whole.
+
+    Args:
+        model: a causal language model.
+
+    Returns:
+        (backbone, (vocabulary, width)), or None.
     """
     if isinstance(model, Decoder):
         is_plain = type(model) is Decoder and (model.lm_head is None or type(model.lm_head) is nn.Linear)

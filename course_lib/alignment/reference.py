@@ -22,8 +22,6 @@ from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.models.fingerprint import fingerprint
 
-REFERENCES = ("adapter-off", "copy", "cached")
-
 
 class Reference(Protocol):
     """It gives the log-probabilities of both responses under the model that training began with."""

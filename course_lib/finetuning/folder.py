@@ -35,6 +35,7 @@ LEFT_BY_A_RUN = (
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "merges.txt", "bpe_tokenizer.json"),
+    *("reference.safetensors", "reference_held_out.safetensors"),
     *(LOG, SUMMARY, PLOT, RUN),  # run.json last: it says whose the folder is, also when this is cut short
 )
 RENAMED = {  # in version 0.2

@@ -224,6 +224,13 @@ class Settings:
     )
     compile: bool = option(False, "torch.compile the forward pass", group=MEMORY, shown="off")
 
+    def check(self) -> None:
+        """Refuse what a subclass's own settings exclude; None has not been replaced by a default yet."""
+
+    def own_defaults(self) -> dict[str, Any]:
+        """The values of a subclass's own settings that depend on others."""
+        return {}
+
 
 # Settings that change neither the losses nor what is written: they may differ when a run is resumed.
 FREE = {each.name for each in fields(Settings) if each.metadata["free"]}
@@ -249,6 +256,7 @@ def complete(explicit: dict[str, Any], kind: type[Settings] = Settings) -> Setti
     given = kind(**explicit)
     check_options(given)
     _check_together(given, explicit)
+    given.check()
     missing = {name: value for name, value in _defaults(given).items() if getattr(given, name) is None}
     if "model" not in explicit and _are_gpt2s(given.target_modules):
         missing["model"] = GPT2
@@ -285,13 +293,13 @@ def _defaults(given: Settings) -> dict[str, Any]:
         chosen["steps"] = given.LORA_STEPS
     elif given.steps is None:
         chosen["epochs"] = 1.0
-    return chosen
+    return chosen | given.own_defaults()
 
 
 def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
     """CourseError where two settings exclude each other."""
     for each in fields(given):
-        modes = each.metadata["modes"]
+        modes = each.metadata.get("modes")
         if each.name in explicit and modes and given.mode not in modes:
             raise CourseError(
                 f"{flag_of(each.name)} belongs to --mode {', '.join(modes)} and not to {given.mode}. Leave it out, or "

@@ -98,7 +98,7 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
     path, wanted = Path(name).expanduser(), SourceOptions(seq_len, **options)
     if _has_shards(path):
         return _shards(path, wanted)
-    if _has_records(path):
+    if has_records(path):
         return read_record_source(path, tokenizer, wanted)
     if path.is_dir() or (name in NAMED and not path.exists()):
         parts = (
@@ -114,7 +114,7 @@ def _has_shards(path: Path) -> bool:
     return path.is_dir() and any(path.glob("train_*.npy"))
 
 
-def _has_records(path: Path) -> bool:
+def has_records(path: Path) -> bool:
     """Whether a path is a file of records, or a folder that has neither token shards nor WikiText files."""
     if path.is_dir():
         return not _has_shards(path) and not any(path.glob("wiki.*.*"))
@@ -138,7 +138,7 @@ def check_source(name: str, format: str = "auto", map: str | None = None) -> Non
     path = Path(name).expanduser()
     if path.is_file() and not path.name.lower().endswith(ENDINGS) and (cure := cure_for(path.name)):
         raise CourseError(f"{name} cannot be trained on as it is{cure}.")
-    if path.is_dir() and _has_records(path):
+    if path.is_dir() and has_records(path):
         _ = read_folder(path).training
     if path.exists() or name in (*NAMED, BUNDLED):
         return

@@ -44,6 +44,10 @@ class Task:
         rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
         return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
 
+    def header(self, plan: "Plan") -> list[str]:
+        """Lines about the task for the head of the plan."""
+        return []
+
     def describe(self, loss: float) -> str:
         """A held-out loss in words."""
         return f"{loss:.4f}, perplexity {perplexity(loss):.2f}"

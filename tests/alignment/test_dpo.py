@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_lib.alignment import dpo_loss, reward_metrics
-from course_lib.alignment.dpo import LOSS_TYPES
+from course_lib.alignment.dpo import LOSS_TYPES, dpo_loss, reward_metrics
 from course_lib.errors import CourseError
 
 LENGTHS = {"chosen_lengths": torch.tensor([4.0, 7.0, 3.0]), "rejected_lengths": torch.tensor([6.0, 2.0, 5.0])}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from course_lib.adapters import inject_lora
-from course_lib.alignment import log_probs, sequence_log_probs
+from course_lib.alignment import log_probs
+from course_lib.alignment.log_probs import sequence_log_probs
 from course_lib.data import IGNORE
 from course_lib.models.huggingface import load_decoder
 

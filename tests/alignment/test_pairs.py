@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_lib.adapters import inject_lora
-from course_lib.alignment import sequence_log_probs
+from course_lib.alignment.log_probs import sequence_log_probs
 from course_lib.alignment.pairs import collate_pairs, encode_pairs, pair_log_probs, pair_mask, response_lengths
 from course_lib.data import IGNORE
 from course_lib.data.batching import pad

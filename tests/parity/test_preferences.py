@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from course_lib.alignment import dpo_loss, reward_metrics, sequence_log_probs
+from course_lib.alignment.dpo import dpo_loss, reward_metrics
+from course_lib.alignment.log_probs import sequence_log_probs
 from course_lib.data import IGNORE
 
 ROOM = "alignment"

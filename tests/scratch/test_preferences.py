@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib import alignment
+from course_lib.alignment import dpo
 from course_lib.scratch.preferences import LOSS_TYPES, dpo_gradient, dpo_loss, sequence_log_probs
 
 LENGTHS = np.array([4.0, 7.0, 3.0]), np.array([6.0, 2.0, 5.0])
@@ -20,7 +20,7 @@ def test_losses_and_rewards_are_torchs(loss_type, smoothing):
     if smoothing and loss_type in ("hinge", "ipo"):
         smoothing = 0.0
     ours = dpo_loss(*values(), 0.3, smoothing, loss_type, *LENGTHS)
-    theirs = alignment.dpo_loss(*map(torch.tensor, values()), 0.3, smoothing, loss_type, *map(torch.tensor, LENGTHS))
+    theirs = dpo.dpo_loss(*map(torch.tensor, values()), 0.3, smoothing, loss_type, *map(torch.tensor, LENGTHS))
     for our, their in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(our, their.numpy(), rtol=1e-12)
 
@@ -28,7 +28,7 @@ def test_losses_and_rewards_are_torchs(loss_type, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_gradient_by_hand_is_autograds(smoothing):
     tensors = [torch.tensor(value, requires_grad=True) for value in values()]
-    alignment.dpo_loss(*tensors, 0.3, smoothing)[0].sum().backward()
+    dpo.dpo_loss(*tensors, 0.3, smoothing)[0].sum().backward()
     chosen, rejected = dpo_gradient(*values(), 0.3, smoothing)
     np.testing.assert_allclose(chosen, tensors[0].grad.numpy(), rtol=1e-12)
     np.testing.assert_allclose(rejected, tensors[1].grad.numpy(), rtol=1e-12)
