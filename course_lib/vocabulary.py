@@ -96,11 +96,13 @@ _MERGE: OtherNames = {
     "--model-path": "--base",
 }
 _COMPARE: OtherNames = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
+# `course sft` and `course dpo` count steps in micro-batches of examples.
+_ALIGNED: OtherNames = {other: own for other, own in _TRAIN.items() if own != "--tokens-per-step"}
 OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
-    "sft": dict(_TRAIN),
-    "dpo": dict(_TRAIN),
+    "sft": dict(_ALIGNED),
+    "dpo": dict(_ALIGNED),
     "align": dict(_ALIGN),
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),

@@ -1,7 +1,21 @@
-"""Preference losses: DPO and its relatives, from the log-probabilities of whole responses.
+r"""Preference losses: DPO and its relatives, from the log-probabilities of whole responses.
 
 The policy is the model that is trained, the reference the one it began as. A response's reward is beta times the log of
-how much likelier the policy makes it than the reference does, so no reward model is needed.
+how much likelier the policy makes it than the reference does, so a reward model is not needed.
+
+With c = log p(chosen) - log p_ref(chosen), r the same of the rejected response, h = c - r, S the logistic function and
+e the label smoothing:
+
+========  =====================================================  ============================================
+sigmoid   -(1 - e) log S(beta h) - e log S(-beta h)              DPO, arXiv:2305.18290, eq. 7; with e cDPO
+hinge     max(0, 1 - beta h)                                     SLiC, arXiv:2305.10425, by arXiv:2309.06657
+ipo       (c / n_c - r / n_r - 1 / (2 beta))^2                   IPO, arXiv:2310.12036, eq. 17
+simpo     -log S(beta (log p_c / n_c - log p_r / n_r) - gamma)   SimPO, arXiv:2405.14734, eq. 6
+========  =====================================================  ============================================
+
+e is the share of pairs that are taken to be labelled the wrong way round; n_c and n_r are the lengths. IPO's paper does
+not divide by lengths; its authors do, and so does TRL. Where they are not given, ipo takes the sums. At the first step
+the policy is the reference, h is 0, and the sigmoid loss is ln 2.
 """
 
 import torch
@@ -24,30 +38,16 @@ def dpo_loss(
     rejected_lengths: Tensor | None = None,
     gamma: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The loss of each preference pair, and the rewards of its two responses.
-
-    With c = log p(chosen) - log p_ref(chosen), r the same of the rejected response, h = c - r and S the logistic
-    function,
-
-    ========  =====================================================  ==========================================
-    sigmoid   -(1 - e) log S(beta h) - e log S(-beta h)              DPO, arXiv:2305.18290, eq. 7; with e cDPO
-    hinge     max(0, 1 - beta h)                                     SLiC, arXiv:2305.10425, as arXiv:2309.06657
-    ipo       (c / n_c - r / n_r - 1 / (2 beta))^2                   IPO, arXiv:2310.12036, eq. 17
-    simpo     -log S(beta (log p_c / n_c - log p_r / n_r) - gamma)   SimPO, arXiv:2405.14734, eq. 6
-    ========  =====================================================  ==========================================
-
-    where e is `label_smoothing`, the share of pairs that are taken to be labelled the wrong way round, and n_c and n_r
-    are the lengths. IPO's paper has no lengths; its authors divide by them, and so does TRL. Where they are not given,
-    IPO uses the sums. At the first step the policy is the reference, h is 0, and the sigmoid loss is ln 2.
+    """The loss of each preference pair, and the rewards of its two responses: see the table above.
 
     Losses, rewards and gradients are equal to those of TRL's DPOTrainer and CPOTrainer (with cpo_alpha 0) in
-    tests/alignment. TRL's sigmoid loss leaves label_smoothing out without a word; ours is checked against the formula.
-    Left out: smoothing of hinge and ipo, for which no paper defines it.
+    tests/parity/test_preferences.py and tests/alignment/test_dpo.py. TRL's sigmoid loss leaves label_smoothing out
+    without a word; ours is checked against the formula. Left out: smoothing of hinge and ipo, which no paper defines.
 
     Args:
         policy_chosen: (pairs,), the summed log-probability of each chosen response under the policy, in nats.
         policy_rejected: (pairs,), the same of the rejected responses.
-        reference_chosen: (pairs,), under the reference; simpo has none and takes None.
+        reference_chosen: (pairs,), under the reference; None for simpo, which does without.
         reference_rejected: (pairs,).
         beta: how dear it is to leave the reference, above 0; for ipo the paper's tau.
         label_smoothing: from 0 to below 0.5; for sigmoid and simpo.
@@ -66,30 +66,37 @@ def dpo_loss(
     _check_shapes(policy_chosen, policy_rejected, reference_chosen, reference_rejected)
     if (chosen_lengths is None) != (rejected_lengths is None):
         raise CourseError("chosen_lengths and rejected_lengths belong together: give both or neither.")
-    if loss_type == "simpo":
-        if chosen_lengths is None or rejected_lengths is None:
-            raise CourseError("loss_type='simpo' divides by the responses' lengths: give chosen_lengths, too.")
-        # No reference: the reward is the mean log-probability of a token.
-        chosen = policy_chosen / chosen_lengths.clamp(min=1)
-        rejected = policy_rejected / rejected_lengths.clamp(min=1)
-    elif reference_chosen is None or reference_rejected is None:
-        raise CourseError(f"loss_type={loss_type!r} compares with a reference: give its log-probabilities.")
-    else:
-        chosen, rejected = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    # c and r of the table: log-ratios, or simpo's mean log-probabilities of a token
+    chosen = _compared(loss_type, policy_chosen, reference_chosen, chosen_lengths)
+    rejected = _compared(loss_type, policy_rejected, reference_rejected, rejected_lengths)
 
     scaled = beta * (chosen - rejected)  # (pairs,)
     if loss_type == "hinge":
         losses = torch.relu(1 - scaled)
     elif loss_type == "ipo":
-        by_length = (chosen, rejected)
-        if chosen_lengths is not None and rejected_lengths is not None:
-            by_length = (chosen / chosen_lengths.clamp(min=1), rejected / rejected_lengths.clamp(min=1))
-        losses = (by_length[0] - by_length[1] - 1 / (2 * beta)) ** 2
+        difference = _per_token(chosen, chosen_lengths) - _per_token(rejected, rejected_lengths)
+        losses = (difference - 1 / (2 * beta)) ** 2
     else:
         if loss_type == "simpo":
             scaled = scaled - gamma
         losses = -(1 - label_smoothing) * F.logsigmoid(scaled) - label_smoothing * F.logsigmoid(-scaled)
     return losses, beta * chosen.detach(), beta * rejected.detach()
+
+
+def _compared(loss_type: str, policy: Tensor, reference: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """What a response is judged by, (pairs,): its log-ratio to the reference, or for simpo its mean log-probability."""
+    if loss_type == "simpo":
+        if lengths is None:
+            raise CourseError("loss_type='simpo' divides by the responses' lengths: give chosen_lengths, too.")
+        return _per_token(policy, lengths)
+    if reference is None:
+        raise CourseError(f"loss_type={loss_type!r} compares with a reference: give its log-probabilities.")
+    return policy - reference
+
+
+def _per_token(values: Tensor, lengths: Tensor | None) -> Tensor:
+    """The values divided by the lengths, where they are given; an empty response counts as one token."""
+    return values if lengths is None else values / lengths.clamp(min=1)
 
 
 def _check_shapes(first: Tensor, *others: Tensor | None) -> None:

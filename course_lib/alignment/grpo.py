@@ -76,12 +76,6 @@ def grpo_loss(
     after sampling, p is p_old and the loss is minus the mean advantage, which is 0, although its gradient is not: judge
     a run by its rewards.
 
-    The tokens are averaged
-
-    - "grpo": within each completion, then over completions, so a long one's tokens count less (arXiv:2402.03300);
-    - "bnpo", "dapo": over all tokens of the batch (arXiv:2503.14476);
-    - "dr_grpo": by a constant, completions times max_length, so length does not enter (arXiv:2503.20783).
-
     Args:
         policy: (completions, time), log-probabilities of the tokens under the policy, with a gradient.
         old: (completions, time), under the policy that wrote them.
@@ -91,7 +85,8 @@ def grpo_loss(
         beta: the weight of the KL term, at least 0.
         epsilon: how far down a ratio may go.
         epsilon_high: how far up; None: as far as down.
-        normalisation: one of `NORMALISATIONS`.
+        normalisation: "grpo" averages within each completion and then over completions; "bnpo" and "dapo" over all
+            tokens; "dr_grpo" divides by completions times max_length.
         max_length: dr_grpo's constant.
         unbiased_kl: multiply the KL term by the ratio.
 
@@ -109,11 +104,21 @@ def grpo_loss(
     losses = -torch.min(ratio * gain, ratio.clamp(1 - epsilon, 1 + high) * gain)
     if beta and reference is not None:
         losses = losses + beta * token_kl(policy, reference) * (ratio if unbiased_kl else 1.0)
+    return _averaged(losses * mask, mask, normalisation, max_length)
+
+
+def _averaged(losses: Tensor, mask: Tensor, normalisation: str, max_length: int | None) -> Tensor:
+    """The mean of the tokens' losses, which are 0 outside the mask.
+
+    - "grpo": within each completion, then over completions, so a long one's tokens count less (arXiv:2402.03300);
+    - "bnpo", "dapo": over all tokens of the batch (arXiv:2503.14476);
+    - "dr_grpo": by a constant, completions times max_length, so length does not enter (arXiv:2503.20783).
+    """
     if normalisation == "grpo":
-        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+        return (losses.sum(1) / mask.sum(1).clamp(min=1)).mean()
     if normalisation == "dr_grpo":
-        return (losses * mask).sum() / (len(losses) * float(max_length or 1))
-    return (losses * mask).sum() / mask.sum().clamp(min=1)
+        return losses.sum() / (len(losses) * float(max_length or 1))
+    return losses.sum() / mask.sum().clamp(min=1)
 
 
 def token_kl(policy: Tensor, reference: Tensor) -> Tensor:

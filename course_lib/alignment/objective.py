@@ -140,7 +140,7 @@ def evaluate_preferences(
         "loss", and the values of `reward_metrics`: means over the pairs, whatever the batch size.
 
     Raises:
-        CourseError: there is no pair.
+        CourseError: `pairs` is empty.
     """
     if not pairs:
         raise CourseError("There is no pair to evaluate on: give more pairs, or hold out a larger part of them.")

@@ -45,7 +45,7 @@ class PreferenceTask(Task):
             The pairs to train on and those held out.
 
         Raises:
-            CourseError: the records have no pairs, or none that fits.
+            CourseError: the records lack rejected responses, or none of the pairs fits.
         """
         options = record_options(s, tokenizer, positions)
         self.template = str(tokenizer.chat_template) if options.template == "chat" else filled(options.template)
@@ -61,7 +61,11 @@ class PreferenceTask(Task):
             said = [*whole.report(), *whole_held_out.report()]
             raise CourseError(f"No pair of {s.dataset} can be used: {'; '.join(said)}.")
         seq_len, too_long = self._limit(s, whole, positions), s.too_long or "skip"
-        limits = {"template": filled(options.template), "max_length": seq_len, "too_long": too_long}
+        limits: dict[str, Any] = {
+            "template": filled(options.template),
+            "max_length": seq_len,
+            "too_long": too_long,
+        }
         self.train, self.held_out = (encode_pairs(part, tokenizer, **limits) for part in records)
         if not (self.train.pairs and self.held_out.pairs):
             said = [*self.train.report(), *self.held_out.report()]

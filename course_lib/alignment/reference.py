@@ -48,7 +48,7 @@ class AdapterOff:
             (chosen, rejected), (pairs,) each.
 
         Raises:
-            CourseError: the model has no adapter, so that policy and reference would be one.
+            CourseError: the model is without an adapter, so that policy and reference would be one.
         """
         if next(iter(adapted_layers(model)), None) is None:
             raise CourseError(

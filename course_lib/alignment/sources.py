@@ -26,7 +26,7 @@ def check_records(name: str, format: str = "auto", map: str | None = None) -> No
         map: see `read_records`.
 
     Raises:
-        CourseError: there is no such source, or it is a text and has no records.
+        CourseError: there is no such source, or it is a text and not records.
     """
     path = Path(name).expanduser()
     if name in GENERATED and not path.exists():

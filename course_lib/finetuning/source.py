@@ -21,7 +21,7 @@ FATES = {
     "cut-end": " and lose their end",
     "error": ", which --too-long error does not allow",
 }
-Rows = np.ndarray | TokenShards | list[Example]
+Rows = np.ndarray | TokenShards | list[Example] | list[dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)

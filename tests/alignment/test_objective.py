@@ -46,7 +46,7 @@ def train(model, objective, data, lr=1e-2, passes=10):
 
 
 def test_the_first_loss_is_ln_2_and_later_ones_fall(policy):
-    records = train(policy, PreferenceObjective(AdapterOff(), beta=0.5), pairs(), passes=25)
+    records = train(policy, PreferenceObjective(AdapterOff(), beta=1.0), pairs(), passes=25)
     assert records[0].loss == pytest.approx(math.log(2), abs=1e-6)
     assert records[0].metrics == {"chosen": 0.0, "rejected": 0.0, "margins": 0.0, "accuracies": 0.0}
     assert records[-1].loss < 0.5
