@@ -24,12 +24,12 @@ Pair = dict[str, Any]  # {"prompt", "chosen", "rejected"}: token ids; and "input
 
 # Why a pair is left out.
 REASONS = {
-    "identical": "its two responses are the same",
-    "empty": "one of its responses is empty",
-    "truncated": "its prompt leaves no room for a response",
-    "too long": "it is longer than the limit",
-    "no rejected response": "it has a chosen response alone",
-    "refused": "it cannot be written in the template",
+    "identical": "the two responses are the same",
+    "empty": "a response is empty",
+    "truncated": "the prompt leaves no room for a response",
+    "too long": "prompt and response are longer than the limit",
+    "no rejected response": "the rejected response is missing",
+    "refused": "the template cannot write the conversation",
 }
 
 
@@ -55,10 +55,48 @@ class Pairs:
     def report(self) -> list[str]:
         """A line for each reason why pairs were left out: how many, and which were the first."""
         return [
-            f"pairs left out: {len(names):,}, because {REASONS[reason]}: {', '.join(names[:3])}"
+            f"pairs left out: {len(names):,} ({REASONS[reason]}): {', '.join(names[:3])}"
             + (" and others" if len(names) > 3 else "")
             for reason, names in self.dropped.items()
         ]
+
+    def add(self, name: str, pair: Pair, max_length: int | None, too_long: str) -> None:
+        """Add a pair within the limit, or its name to those that are left out.
+
+        Args:
+            name: where it comes from.
+            pair: {"prompt", "chosen", "rejected"} at full length.
+            max_length: tokens of the prompt and one response together; None for any number.
+            too_long: see `encode_pairs`.
+
+        Raises:
+            RecordError: too_long is "error" and it is too long.
+        """
+        short, reason = _shortened(name, pair, max_length, too_long)
+        if short is None:
+            self.dropped.setdefault(reason, []).append(name)
+            return
+        self.cut += any(len(short[part]) < len(pair[part]) for part in ("prompt", "chosen", "rejected"))
+        self.pairs.append(short | {"input_ids": [*short["prompt"], *short["chosen"], *short["rejected"]]})
+        self.names.append(name)
+
+    def within(self, max_length: int, too_long: str) -> "Pairs":
+        """The same pairs within a limit, without tokenising them again.
+
+        Args:
+            max_length: the limit.
+            too_long: see `encode_pairs`.
+
+        Returns:
+            New `Pairs`.
+
+        Raises:
+            RecordError: too_long is "error" and a pair is too long.
+        """
+        limited = Pairs(dropped={reason: list(names) for reason, names in self.dropped.items()})
+        for name, pair in zip(self.names, self.pairs, strict=True):
+            limited.add(name, pair, max_length, too_long)
+        return limited
 
     def fingerprint(self) -> str:
         """SHA-256 of all token ids: another data set, template, tokenizer or limit gives another one."""
@@ -103,15 +141,10 @@ def encode_pairs(
     for number, record in enumerate(records):
         name = record.source or f"pair {number}"
         pair, reason = _encoded(record, tokenizer, template)
-        if pair is not None:
-            short, reason = _shortened(name, pair, max_length, too_long)
-            found.cut += short is not None and short != pair
-            pair = short
         if pair is None:
             found.dropped.setdefault(reason, []).append(name)
-            continue
-        found.pairs.append(pair | {"input_ids": [*pair["prompt"], *pair["chosen"], *pair["rejected"]]})
-        found.names.append(name)
+        else:
+            found.add(name, pair, max_length, too_long)
     return found
 
 

@@ -15,7 +15,7 @@ from course_lib.alignment.sources import read_record_parts
 from course_lib.data.masking import fitting_length
 from course_lib.errors import CourseError
 from course_lib.finetuning.plan import Plan, make_plan
-from course_lib.finetuning.record_source import MOST_FITTED
+from course_lib.finetuning.record_source import MOST_FITTED, with_progress
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.source import SHARE, Source, pad_id
 from course_lib.finetuning.task import Task
@@ -56,17 +56,14 @@ class PreferenceTask(Task):
                 f"--dataset {s.dataset} has no rejected responses, so there is nothing to prefer. course sft trains on "
                 "answers alone."
             )
-        whole, whole_held_out = (encode_pairs(part, tokenizer, template=filled(options.template)) for part in records)
+        whole, whole_held_out = (
+            encode_pairs(with_progress(part), tokenizer, template=filled(options.template)) for part in records
+        )
         if not (whole.pairs and whole_held_out.pairs):
             said = [*whole.report(), *whole_held_out.report()]
             raise CourseError(f"No pair of {s.dataset} can be used: {'; '.join(said)}.")
         seq_len, too_long = self._limit(s, whole, positions), s.too_long or "skip"
-        limits: dict[str, Any] = {
-            "template": filled(options.template),
-            "max_length": seq_len,
-            "too_long": too_long,
-        }
-        self.train, self.held_out = (encode_pairs(part, tokenizer, **limits) for part in records)
+        self.train, self.held_out = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
         if not (self.train.pairs and self.held_out.pairs):
             said = [*self.train.report(), *self.held_out.report()]
             raise CourseError(f"No pair of {s.dataset} fits into {seq_len} tokens: {'; '.join(said)}. Raise --seq-len.")

@@ -54,7 +54,7 @@ def encode_source(
     reading, held_out, notes = parts
     template = options.template or ("chat" if has_chat_template(tokenizer) else "instruction")
     whole, whole_held_out = (
-        encode_records(_shown(records), tokenizer, too_long="skip", template=template, train_on=options.train_on)
+        encode_records(with_progress(records), tokenizer, too_long="skip", template=template, train_on=options.train_on)
         for records in (reading.records[: options.max_train or None], held_out[: options.max_eval or None])
     )
     if not (whole.examples and whole_held_out.examples):
@@ -74,7 +74,7 @@ def encode_source(
     return Source(what, train.examples, evaluated.examples, train.tokens, pad_id(tokenizer), seq_len, tuple(notes))
 
 
-def _shown(records: list[Record]) -> Iterable[Record]:
+def with_progress(records: list[Record]) -> Iterable[Record]:
     """The records, with a progress bar on a terminal where they take longer than two seconds."""
     from tqdm import tqdm
 

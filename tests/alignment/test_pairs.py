@@ -106,7 +106,7 @@ def test_pairs_without_a_signal_are_counted_and_named(tokenizer):
     assert found.dropped == {
         "identical": ["a:2"], "empty": ["a:3", "a:4"], "no rejected response": ["a:5"], "truncated": ["a:6"],
     }  # fmt: skip
-    assert "pairs left out: 2, because one of its responses is empty: a:3, a:4" in found.report()
+    assert "pairs left out: 2 (a response is empty): a:3, a:4" in found.report()
 
 
 def test_ids_are_those_of_the_template_and_end_with_the_end_token(tokenizer):

@@ -125,7 +125,7 @@ def test_pairs_without_a_signal_are_named(models, tmp_path, capsys):
     path = write_pairs(tmp_path / "some.jsonl", [same, empty])
     assert run("dpo", models, path, "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert f"pairs left out: 1, because its two responses are the same: {path}:1" in printed
+    assert f"pairs left out: 1 (the two responses are the same): {path}:1" in printed
     assert "malformed rows left out: 1" in printed
     assert "loss: sigmoid, beta 0.1; reference: the base, with the adapter off" in printed
 
