@@ -108,9 +108,13 @@ _GENERATE: OtherNames = {
     "--no-cuda": ("--device", "cpu"),
 }
 _BENCH: OtherNames = {"--model-path": "--model"}
+# `course sft` and `course dpo` count steps in micro-batches of examples.
+_ALIGNED: OtherNames = {other: own for other, own in _TRAIN.items() if own != "--tokens-per-step"}
 OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
+    "sft": dict(_ALIGNED),
+    "dpo": dict(_ALIGNED),
     "align": dict(_ALIGN),
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),

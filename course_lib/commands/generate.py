@@ -59,7 +59,9 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: always the likeliest token (0)")
-    group.add_argument("--top-k", type=int, default=0, metavar="N", help="draw from this many of the likeliest tokens (0: all)")
+    group.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="draw from this many of the likeliest tokens (0: all)"
+    )
     group.add_argument("--top-p", type=float, default=1.0, metavar="X", help="draw from this probability (1: all)")
     group.add_argument("--min-p", type=float, default=0.0, metavar="X", help="least probability beside the best (0)")
     repeated = "above 1: tokens that occurred become less likely (1)"
