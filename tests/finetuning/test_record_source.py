@@ -34,6 +34,7 @@ LAYOUTS = {
     "folders": ["train/a.jsonl", "test/a.jsonl"],
     "prefixes": ["train_sft.jsonl", "eval_sft.jsonl"],
     "suffixes": ["gsm8k_train.jsonl", "gsm8k_held_out.jsonl"],
+    "one word": ["trainset.jsonl", "testset.jsonl"],
     "one without a part": ["rows.jsonl", "dev.jsonl"],
 }
 
