@@ -30,6 +30,7 @@ from course_lib.adapters.peft_settings import (
     initialisation,
     is_relative,
     is_selected,
+    what_is_there,
 )
 from course_lib.adapters.trained_on import quantization_record, refuse_other_quantization
 from course_lib.errors import CourseError
@@ -327,10 +328,7 @@ def adapter_config(folder: Path | str) -> dict:
     """The settings in adapter_config.json of `folder`. It raises CourseError where the file is absent or damaged."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        found = "a whole model, which needs no base" if (Path(folder) / "config.json").is_file() else "no adapter"
-        if (Path(folder) / "weights.safetensors").is_file():
-            found = "a checkpoint (course adapters export makes an adapter of it)"
-        raise CourseError(f"{folder} holds {found}: there is no adapter_config.json.")
+        raise CourseError(f"{folder} holds {what_is_there(Path(folder))}: there is no adapter_config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

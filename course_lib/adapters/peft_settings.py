@@ -81,6 +81,15 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 MERGED = "Load it with PEFT, and save the merged model (merge_and_unload, then save_pretrained): that can be read."
 
 
+def what_is_there(folder: Path) -> str:
+    """What a folder without the settings of an adapter holds, for a message."""
+    if inside := sorted(each.parent.name for each in folder.glob("*/adapter_config.json")):
+        return f"adapters in folders of their own ({', '.join(inside)}), of which one can be named"
+    if (folder / "weights.safetensors").is_file():
+        return "a checkpoint (course adapters export makes an adapter of it)"
+    return "a whole model, which needs no base" if (folder / "config.json").is_file() else "no adapter"
+
+
 def check_kinds(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse settings whose values are of another kind than PEFT writes.
 

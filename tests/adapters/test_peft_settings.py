@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from course_lib.adapters import disable_adapters, load_adapter, lora_layers, merge, save_adapter, save_merged, unmerge
-from course_lib.adapters.files import describe
+from course_lib.adapters.files import adapter_config, describe
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import load_model
 
@@ -333,3 +333,10 @@ def test_an_adapter_of_nan_and_a_pointer_are_refused(tiny_llama, tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     with pytest.raises(CourseError, match="is a Git LFS pointer"):
         load_adapter(tiny_llama, tmp_path)
+
+
+def test_an_adapter_in_a_folder_of_its_own_is_named(tiny_llama, tmp_path):
+    """PEFT saves an adapter that is not called "default" into a folder of its name."""
+    saved_by_peft(tiny_llama, tmp_path / "first")
+    with pytest.raises(CourseError, match=r"adapters in folders of their own \(first\), of which one can"):
+        adapter_config(tmp_path)
