@@ -101,10 +101,11 @@ def check_kinds(path: Path, config: Mapping[str, Any]) -> None:
         CourseError: there is such a setting. The error names the first one, with its value.
     """
     for setting, (kinds, words) in KINDS.items():
-        value = config.get(setting, DEFAULTS.get(setting))
-        absent = setting not in config
-        fits = isinstance(value, kinds) and not isinstance(value, bool) and not (setting == "r" and value < 1)
-        if not (absent or fits):
+        if setting not in config:
+            continue
+        value = config[setting]
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if not fits or (setting == "r" and value < 1):
             raise CourseError(f"{path} is damaged: {setting} is {_short(value)}, and it should be {words}.")
 
 

@@ -79,7 +79,8 @@ def run_list(args: argparse.Namespace) -> int:
     found = sorted(path.parent for path in args.folder.rglob("adapter_config.json"))
     if not found:
         raise CourseError(f"There is no adapter below {args.folder.resolve().name or args.folder}.")
-    rows, damaged = [("adapter", "kind", "targets", "base", "parameters", "bytes")], []
+    rows: list[tuple[str, ...]] = [("adapter", "kind", "targets", "base", "parameters", "bytes")]
+    damaged = []
     for folder in found:
         try:
             rows.append(_row(folder))
