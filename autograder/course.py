@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autograder import notebook
 from course_lib.errors import CourseError
+from course_lib.suggestions import did_you_mean
 
 SOURCES = Path(__file__).parent / "source"
 CONFIG = Path(__file__).parent / "nbgrader_config.py"
@@ -47,7 +48,7 @@ def find(name: str) -> Assignment:
     """
     known = assignments()
     if name not in known:
-        raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.")
+        raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.{did_you_mean(name, known)}")
     return known[name]
 
 

@@ -43,7 +43,10 @@ def read(path: Path) -> Notebook:
         return notebook
     except FileNotFoundError as error:
         raise CourseError(f"There is no notebook {path}.") from error
-    except Exception as error:  # not JSON, not a notebook, of an unknown version
+    except nbformat.reader.NotJSONError as error:
+        found = "is damaged: it is not JSON" if Path(path).stat().st_size else "is empty"
+        raise CourseError(f"The notebook {path} {found}.") from error
+    except Exception as error:  # not a notebook, of an unknown version
         raise CourseError(f"{path} is not a notebook that can be read ({type(error).__name__}).") from error
 
 

@@ -134,7 +134,7 @@ def _known(assignment: Assignment) -> list[Assignment]:
 
 def _unknown(assignment: Assignment) -> str:
     asked = f"the functions that {assignment.name} asks for"
-    return f"is none of the course's assignments: it has neither their grade ids nor {asked}"
+    return f"is not one of the course's assignments: it has neither their grade ids nor {asked}"
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from autograder.running import NOT_REACHED, TOO_LONG, CellRunner
 from autograder.student.explain import complaint
 from autograder.student.release import release
 from course_lib.errors import CourseError
+from course_lib.suggestions import similar_paths
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ def check(
         The outcome of each part, in order.
 
     Raises:
-        CourseError: The file cannot be read, or is none of the course's assignments.
+        CourseError: The file cannot be read, or is not one of the course's assignments.
     """
     submission = notebook.read(path)
     assignment = assignment_of(submission, course.assignments().values())
     if assignment is None:
-        raise CourseError(f"{path} is none of the course's assignments: get one with `course assignment get NAME`.")
+        raise CourseError(f"{path} is not one of the course's assignments: get one with `course assignment get NAME`.")
     whole = rebuild(release(assignment), submission)
     run = _Run(whole, timeout, tell, say)
     run.execute(path.resolve().parent)
@@ -58,6 +59,9 @@ def check(
 def find_notebook(given: Path | None) -> Path:
     """The notebook to check: the one given, or the only one here."""
     if given is not None:
+        if not given.is_file():
+            found = "is a folder: name the notebook in it" if given.is_dir() else "does not exist"
+            raise CourseError(f"The notebook {given} {found}.{similar_paths(given)}")
         return given
     here = sorted(Path.cwd().glob("*.ipynb"))
     if len(here) != 1:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,16 +25,18 @@ from course_lib.adapters.peft_settings import (
     DEFAULTS,
     MERGED,
     as_plain_lora,
+    check_kinds,
     check_settings,
     initialisation,
     is_relative,
     is_selected,
+    what_is_there,
 )
 from course_lib.adapters.trained_on import quantization_record, refuse_other_quantization
-from course_lib.errors import CourseError, first_line
+from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.models.decoder import Decoder
-from course_lib.models.folder import plain_name
+from course_lib.models.folder import open_weights, plain_name
 from course_lib.models.huggingface import name_here, name_in_file
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -131,24 +132,38 @@ def load_adapter(model: nn.Module, directory: Path | str, name: str = "default")
             was.
     """
     directory = Path(directory)
-    config, saved = _read(directory)
+    weights, config = weights_file(directory), readable_config(directory)
+    saved = _read(weights)
     refuse_merged(model)
-    if config.get("peft_type") == "LORA":
-        check_settings(directory, config)
+    if config["peft_type"] == "LORA":
         return _load_lora(model, directory, DEFAULTS | config, saved, name)
-    if config.get("peft_type") == "BUTTERFLY":
-        return _load_butterfly(model, directory, config, saved)
-    raise CourseError(f"{directory} holds a {config.get('peft_type')} adapter. LORA and BUTTERFLY are read here.")
+    return _load_butterfly(model, directory, config, saved)
 
 
-def _read(directory: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    weights = weights_file(directory)
-    config = adapter_config(directory)
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise CourseError(f"{weights} is damaged: {first_line(error)}.") from None
-    return config, {plain_name(key): tensor for key, tensor in tensors.items()}
+def readable_config(folder: Path | str) -> dict:
+    """The settings of an adapter that is read here. Quick: a base that takes long can be loaded after it.
+
+    It raises CourseError where the file is absent or damaged, or names a method or setting that is not read here.
+    """
+    config = adapter_config(folder)
+    kind = config.get("peft_type")
+    if kind is None:
+        raise CourseError(f"{Path(folder) / CONFIG} does not say which method the adapter has: it lacks peft_type.")
+    if kind not in ("LORA", "BUTTERFLY"):
+        raise CourseError(f"{folder} holds an adapter of peft_type = {kind!r}, and only LORA and BUTTERFLY are read.")
+    if kind == "LORA":
+        check_settings(Path(folder), config)
+    return config
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file, without the prefixes of wrappers in their names."""
+    with open_weights(path) as file:
+        tensors = {plain_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CourseError(f"{path} holds NaN or infinity in {key}: the training that wrote it went wrong.")
+    return tensors
 
 
 def weights_file(folder: Path) -> Path:
@@ -313,16 +328,14 @@ def adapter_config(folder: Path | str) -> dict:
     """The settings in adapter_config.json of `folder`. It raises CourseError where the file is absent or damaged."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        found = "a whole model, which needs no base" if (Path(folder) / "config.json").is_file() else "no adapter"
-        if (Path(folder) / "weights.safetensors").is_file():
-            found = "a checkpoint (course adapters export makes an adapter of it)"
-        raise CourseError(f"{folder} holds {found}: there is no adapter_config.json.")
+        raise CourseError(f"{folder} holds {what_is_there(Path(folder))}: there is no adapter_config.json.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CourseError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise CourseError(f"{path} is damaged: it holds no settings.")
+    check_kinds(path, config)
     return config
 
 
@@ -341,12 +354,8 @@ def describe(config: dict) -> str:
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Tensor shapes from the file's header: the tensors themselves are not read."""
-    path = weights_file(folder)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dictionary
-    except (SafetensorError, OSError) as error:
-        raise CourseError(f"{path.name}: {first_line(error)}") from error
+    with open_weights(weights_file(folder)) as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dictionary
 
 
 @dataclass(frozen=True)

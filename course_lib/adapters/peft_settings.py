@@ -69,7 +69,44 @@ WHY_NOT = {
     "lora_ga": "gradients of the data it was given",
     "loftq": "a quantisation of the base",
 }
+# Kinds of values of the settings that are read here. PEFT writes them so; a file edited by hand may not have them.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "peft_type": ((str,), "a text"),
+    "r": ((int,), "a whole number above 0"),
+    "lora_alpha": ((int, float), "a number"),
+    "lora_dropout": ((int, float), "a number"),
+    "target_modules": ((str, list, type(None)), "a text, a list of texts or null"),
+    "base_model_name_or_path": ((str, type(None)), "a text or null"),
+}
 MERGED = "Load it with PEFT, and save the merged model (merge_and_unload, then save_pretrained): that can be read."
+
+
+def what_is_there(folder: Path) -> str:
+    """What a folder without the settings of an adapter holds, for a message."""
+    if inside := sorted(each.parent.name for each in folder.glob("*/adapter_config.json")):
+        return f"adapters in folders of their own ({', '.join(inside)}), of which one can be named"
+    if (folder / "weights.safetensors").is_file():
+        return "a checkpoint (course adapters export makes an adapter of it)"
+    return "a whole model, which needs no base" if (folder / "config.json").is_file() else "no adapter"
+
+
+def check_kinds(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse settings whose values are of another kind than PEFT writes.
+
+    Args:
+        path: of the settings' file, for the error.
+        config: the settings.
+
+    Raises:
+        CourseError: there is such a setting. The error names the first one, with its value.
+    """
+    for setting, (kinds, words) in KINDS.items():
+        if setting not in config:
+            continue
+        value = config[setting]
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if not fits or (setting == "r" and value < 1):
+            raise CourseError(f"{path} is damaged: {setting} is {_short(value)}, and it should be {words}.")
 
 
 def check_settings(folder: Path, config: Mapping[str, Any]) -> None:

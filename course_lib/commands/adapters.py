@@ -73,27 +73,31 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Print one line for each adapter. A damaged adapter is named with the reason."""
+    """Print one line for each adapter. A damaged one is named below the table, with the reason."""
     if not args.folder.is_dir():
         raise CourseError(f"There is no folder {args.folder}.")
     found = sorted(path.parent for path in args.folder.rglob("adapter_config.json"))
     if not found:
         raise CourseError(f"There is no adapter below {args.folder.resolve().name or args.folder}.")
-    rows = [("adapter", "kind", "targets", "base", "parameters", "bytes"), *map(_row, found)]
+    rows: list[tuple[str, ...]] = [("adapter", "kind", "targets", "base", "parameters", "bytes")]
+    damaged = []
+    for folder in found:
+        try:
+            rows.append(_row(folder))
+        except CourseError as problem:
+            damaged.append(f"damaged: {problem}")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = zip(row, widths, (False, False, False, False, True, True), strict=True)
         print("  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip())
+    print(*damaged, sep="\n", end="\n" if damaged else "")
     return 0
 
 
 def _row(folder: Path) -> tuple[str, ...]:
     from course_lib.adapters.files import adapter_config, describe, tensor_shapes
 
-    try:
-        config, shapes = adapter_config(folder), tensor_shapes(folder)
-    except CourseError as problem:
-        return (str(folder), "damaged", str(problem), "", "", "")
+    config, shapes = adapter_config(folder), tensor_shapes(folder)
     count = sum(math.prod(shape) for shape in shapes.values())
     size = (folder / "adapter_model.safetensors").stat().st_size
     base = str(config.get("base_model_name_or_path") or "not said")

@@ -6,6 +6,8 @@ from course_lib.commands import Subparsers, prepare
 from course_lib.errors import CourseError
 from course_lib.suggestions import did_you_mean
 
+MOST_SHOWN = 2000  # characters of a turn that are printed
+
 CHECK = """Read records, count them by format, and name every row that cannot be used and every field that is
 not. Exit status 1 if a row is malformed.
 
@@ -65,12 +67,20 @@ def run_check(args: argparse.Namespace) -> int:
         print(f"\n{record.source}")
         for number, message in enumerate(record.messages):
             context = " (not trained)" if number in record.untrained else ""
-            print(f"  {message['role']}{context}: {message['content']}")
+            print(f"  {message['role']}{context}: {_shown(message['content'])}")
         if record.rejected is not None:
-            print(f"  rejected: {record.rejected}")
+            print(f"  rejected: {_shown(record.rejected)}")
         if record.answer is not None:
             print(f"  answer to check: {record.answer}")
     return 1 if reading.problems else 0
+
+
+def _shown(text: str) -> str:
+    """A text, or of a very long one its beginning, its end and how long it is: it need not fill the terminal."""
+    if len(text) <= MOST_SHOWN:
+        return text
+    half = MOST_SHOWN // 2
+    return f"{text[:half]} … {text[-half:]} ({len(text):,} characters)"
 
 
 def run_card(args: argparse.Namespace) -> int:

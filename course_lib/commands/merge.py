@@ -66,6 +66,7 @@ def run_merge(args: argparse.Namespace) -> int:
     refuse_filled(args.output)
     require_adapter(args.adapter)
     from course_lib.adapters import load_adapter, merge, save_merged
+    from course_lib.adapters.files import readable_config
     from course_lib.finetuning.export import as_adapter, named_base, other_bases, settings_of_adapter
     from course_lib.finetuning.model import load_qlora_base
     from course_lib.models.pretrained import load
@@ -77,6 +78,7 @@ def run_merge(args: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         adapter = as_adapter(args.adapter, Path(scratch))
+        readable_config(adapter)
         base = args.base or named_base(adapter)
         for name, other in other_bases(base, {str(args.adapter): adapter}).items():
             print(f"note: {name} was trained on {other}, and is merged into {base} here", flush=True)

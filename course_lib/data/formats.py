@@ -112,9 +112,11 @@ def parse_gsm8k(row: Fields) -> list[Record]:
 def parse_prompt_response(row: Fields) -> list[Record]:
     """TRL's {"prompt", "completion"}, MetaMath's {"query", "response"} and their kin.
 
-    Both are texts, or the prompt is a list of turns and the response a list of one.
+    Both are texts, or the prompt is a list of turns and the response a list of one. ms-swift's "history" holds earlier
+    pairs, as in Alpaca.
     """
     prompt = read_turns(row, "prompt").turns if isinstance(row.get("prompt"), list) else [ask(row.text("prompt"))]
+    prompt = [*_history(row), *prompt]
     if not isinstance(row.get("response"), list | dict):
         return [Record((*prompt, reply(row.text("response"))))]
     name, response = row.name_of("response"), read_turns(row, "response").turns
@@ -218,12 +220,34 @@ def detect(row: Mapping[str, Any]) -> str:
 
 def _guess(row: Mapping[str, Any]) -> str:
     """What a row of no format may be, and what to do about it."""
-    if "text" in row:
+    if "text" in row and not row.keys() & {"prompt", "message_id", *QUESTIONS}:
         return ". A text without an answer is not a record: put it into a .txt file"
-    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and _is_row(value[0])]
     if lists:
         return f". The rows seem to be inside {', '.join(map(repr, lists))}: write each such list to a file of its own"
     return ""
+
+
+def _is_row(value: object) -> bool:
+    """Whether a value is an object with the keys of a format."""
+    return isinstance(value, dict) and any(candidate.fits(value) for candidate in FORMATS.values())
+
+
+def _is_plain_text(value: object) -> bool:
+    """Whether a value is a text, and not a turn as JSON text, of which an Arrow column makes lists."""
+    return isinstance(value, str) and not value.startswith("{")
+
+
+def _refuse_columns(row: Mapping[str, Any]) -> None:
+    """Malformed where a row is a whole table by columns, which pandas' `to_json` writes unless it is told otherwise.
+
+    A column is then an object with the rows' numbers as keys, or (with `to_dict("list")`) a list of texts.
+    """
+    columns = [value for value in row.values() if value is not None]
+    numbered = all(isinstance(value, dict) and "0" in value for value in columns)
+    listed = all(isinstance(value, list) and value and _is_plain_text(value[0]) for value in columns)
+    if len(columns) > 1 and (numbered or listed):
+        raise Malformed("it holds whole columns, not a row: export it by rows (pandas: orient='records', lines=True)")
 
 
 @dataclass
@@ -254,6 +278,7 @@ def parse_row(row: Mapping[str, Any], format: str = "auto") -> Row:
     Raises:
         Malformed: the row does not follow the format, or says something that a record has no place for.
     """
+    _refuse_columns(row)
     name = detect(row) if format == "auto" else format
     fields = Fields(row, FORMATS[name].aliases)
     needed = FORMATS[name].keys - FORMATS[name].optional

@@ -16,10 +16,14 @@ from course_lib.errors import CourseError
 
 WORDS = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout"),
+    "validation": (
+        *("validation", "validate", "valid", "val", "dev", "development"),
+        *("eval", "evals", "evaluation", "heldout"),
+    ),
     "test": ("test", "tests", "testing"),
 }
-PART_OF_WORD = {word: part for part, words in WORDS.items() for word in words}
+COMPOUNDS = ("", "set", "data", "split")  # trainset, testdata: written as one word in small letters
+PART_OF_WORD = {word + end: part for part, words in WORDS.items() for word in words for end in COMPOUNDS}
 # What `datasets` and its hub write beside the data; their rows are not records.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 ONE_BY_ONE = 3  # files with names that differ by a number only are listed one by one up to this many

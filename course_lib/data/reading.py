@@ -112,6 +112,8 @@ def read_records(
         reading.formats[row.format] += 1
         reading.records += [dataclasses.replace(record, source=place.where, part=part) for record in row.records]
         reading.unused.update(row.unused)
+    if not (reading.records or reading.problems):
+        raise CourseError(f"{_named(source)} has no rows: look whether it was saved whole.")
     if not reading.records:
         raise CourseError(f"{_named(source)} has no record that could be read.\n{reading}{hint}")
     return reading

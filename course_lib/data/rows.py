@@ -38,6 +38,7 @@ CURES = {
 }
 BLANKS, BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 LFS_POINTER, WEB_PAGE = b"version https://git-lfs", (b"<!doctype html", b"<html")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks: what PowerShell's > and Excel's "Unicode text" write
 
 
 def kind_of(name: str) -> str:
@@ -96,10 +97,13 @@ def refuse_stand_in(path: Path, name: str | None = None) -> None:
         name: what to call it in the message.
 
     Raises:
-        CourseError: it is a Git LFS pointer or a web page.
+        CourseError: it is a Git LFS pointer, a web page, or text in UTF-16.
     """
     with open(path, "rb") as file:
-        beginning = file.read(200).lstrip(b"\xef\xbb\xbf \r\n").lower()
+        start = file.read(200)
+    if start.startswith(UTF_16):
+        raise CourseError(f"{name or path} is in UTF-16 (PowerShell's > writes that): save it as UTF-8.")
+    beginning = start.lstrip(b"\xef\xbb\xbf \r\n").lower()
     if beginning.startswith(LFS_POINTER):
         raise CourseError(f"{name or path} is a Git LFS pointer, not the data: run `git lfs pull` in its repository.")
     if beginning.startswith(WEB_PAGE):
@@ -121,11 +125,18 @@ def _text_rows(path: Path, name: str, kind: str, csv_options: dict[str, Any]) ->
     except UnicodeDecodeError as error:
         yield name, Malformed(f"not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8")
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        yield name, Malformed(f"cut short or not a compressed file ({first_line(error)}): download it again")
+        yield name, Malformed(f"cut short or not a compressed file ({first_line(error)}): {_cure_for_packed(path)}")
     except OSError as error:  # bz2 has no exception of its own
         if packed is not bz2.open or error.errno is not None:
             raise
-        yield name, Malformed(f"cut short or not a compressed file ({first_line(error)}): download it again")
+        yield name, Malformed(f"cut short or not a compressed file ({first_line(error)}): {_cure_for_packed(path)}")
+
+
+def _cure_for_packed(path: Path) -> str:
+    """What to do about a file that cannot be unpacked. Browsers and some libraries unpack a download by themselves."""
+    with open(path, "rb") as file:
+        is_text = file.read(1) in (b"{", b"[")
+    return f"it is plain JSON, so take {path.suffix} off its name" if is_text else "download it again"
 
 
 class _Decoder(json.JSONDecoder):
@@ -165,7 +176,8 @@ def _what_is_wrong(error: ValueError | RecursionError) -> str:
     """A JSON error in words, with the column; the line is in the place."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+    # Python reads no integer of more than 4,300 digits, which is the only other ValueError of its decoder.
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _elements(file: IO[bytes]) -> Iterator[tuple[int, object]]:
@@ -211,6 +223,15 @@ class _Lines(Iterator[str]):
         return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 
+def _what_is_wrong_in_table(error: csv.Error | UnicodeDecodeError) -> str:
+    """An error of the `csv` module in words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text: save the table as CSV UTF-8 ({first_line(error)})"
+    if "new-line character" in str(error):
+        return "its lines end with a carriage return alone, as on old Macs: save the table as CSV UTF-8"
+    return f"not CSV ({first_line(error)})"
+
+
 def _csv_rows(
     file: IO[bytes], delimiter: str | None = None, names: list[str] | None = None
 ) -> Iterator[tuple[int, object]]:
@@ -227,8 +248,7 @@ def _csv_rows(
         except StopIteration:
             return
         except (csv.Error, UnicodeDecodeError) as error:
-            wrong = "not CSV" if isinstance(error, csv.Error) else "not UTF-8 text: save the table as CSV UTF-8"
-            yield line, Malformed(f"{wrong} ({first_line(error)})")
+            yield line, Malformed(_what_is_wrong_in_table(error))
             cells = []
         if names is None:
             names = cells

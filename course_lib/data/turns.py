@@ -20,6 +20,7 @@ ROLE_NAMES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",  # LangChain's
     "model": "assistant",  # Google's
 }
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython", "tool_call", "tool_response")
@@ -135,12 +136,12 @@ def _part(part: Any, where: str) -> str:
 
 
 def _is_trained(turn: Fields, role: str, where: str) -> bool:
-    """OpenAI's "weight" (0 or 1) and Axolotl's "train" say which of the assistant's turns are context only."""
+    """OpenAI's "weight" (0 or 1), Axolotl's "train" and ms-swift's "loss" say which answers are context only."""
     weight = turn.values.get("weight")
     if weight is not None and weight not in (0, 1):
         raise Malformed(f"{where} has the weight {weight!r}, and only 0 and 1 are understood")
-    trained = weight != 0 and not says_no(turn.values.get("train"))
+    trained = weight != 0 and not any(says_no(turn.values.get(flag)) for flag in ("train", "loss"))
     if role == "assistant" or not trained:  # a user's turn that asks to be trained is not obeyed, so it is not read
-        turn.get("weight")
-        turn.get("train")
+        for flag in ("weight", "train", "loss"):
+            turn.get(flag)
     return trained or role != "assistant"

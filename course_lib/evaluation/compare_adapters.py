@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from course_lib.adapters import disable_adapters, load_adapter, set_adapter, unload
-from course_lib.adapters.files import adapter_config
+from course_lib.adapters.files import readable_config
 from course_lib.data import chat_text
 from course_lib.data.tokenizers import ModelTokenizer, has_chat_template
 from course_lib.errors import CourseError
@@ -58,7 +58,7 @@ def compare_adapters(
     """
     folders = names_of(adapters)
     # A base can hold many LoRA adapters at once, but one butterfly, which takes the place of whatever was there.
-    butterflies = [name for name, folder in folders.items() if adapter_config(folder).get("peft_type") == "BUTTERFLY"]
+    butterflies = [name for name, folder in folders.items() if readable_config(folder)["peft_type"] == "BUTTERFLY"]
     low_rank = [name for name in folders if name not in butterflies]
     model, tokenizer = load(base, device=device)
     for name in low_rank:

@@ -70,6 +70,9 @@ def encode_source(
         cure = longer or "raise it"
         raise CourseError(f"No record of {name} leaves a response within {seq_len} tokens: {cure}.")
     notes += [*_left_out(reading, whole, train), *([longer] if longer else [])]
+    wanted = min(len(held_out), options.max_eval or len(held_out))
+    if lost := wanted - len(evaluated.examples):
+        notes.append(f"held-out records left out, too long or unusable: {lost:,} of {wanted:,}")
     what = f"{len(train.examples):,} examples in the {template} template, {train.trained:,} targets"
     return Source(what, train.examples, evaluated.examples, train.tokens, pad_id(tokenizer), seq_len, tuple(notes))
 
@@ -102,7 +105,10 @@ def read_parts(path: Path, options: SourceOptions) -> tuple[Reading, list[Record
         notes, (_, files) = folder.report(), folder.held_out
         reading = read_records(folder.training, **known)
         if files:
-            held_out = read_records(files, **known).records
+            others = read_records(files, **known)
+            held_out = others.records
+            if others.problems:
+                notes.append(f"malformed held-out rows: {len(others.problems):,}, such as {others.problems[0]}")
     else:
         reading, notes = read_records(path, **known), []
     marked = _take_marked(reading, notes)

@@ -1,5 +1,6 @@
 """One training run: the plan carried out, and its results in a folder (`finetuning.folder` says which files)."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from course_lib.files import apply_umask, write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
 from course_lib.finetuning.model import adapt, base_name, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
-from course_lib.finetuning.settings import shared_settings
+from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.task import Task
 from course_lib.models.devices import choose_device
 from course_lib.models.folder import move_model
@@ -75,6 +76,7 @@ def train(
     objective = plan.task.objective(model, plan, folder)
     if before is None:
         before = held_out_loss(model, plan, world)  # a new adapter changes nothing: it is the base
+        _refuse_broken_base(before, s)
         if world.is_main:
             write_json(folder / RUN, record | {"held_out_before": before})
     say(f"held-out loss before {plan.task.describe(before)}\n")
@@ -88,6 +90,15 @@ def train(
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _refuse_broken_base(before: float, s: Settings) -> None:
+    """Raise CourseError where the loss is no number before any step: no learning rate is to blame then."""
+    if not math.isfinite(before):
+        raise CourseError(
+            f"The held-out loss of {s.model} is {before} before any training. Its weights hold NaN or infinity, or "
+            f"numbers that are too large for {s.dtype}: look at its files, or choose another --dtype."
+        )
 
 
 def _train_all_steps(

@@ -200,7 +200,8 @@ def _joined(documents: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
     parts = [np.array(ids + between, dtype=np.int64) for ids in _encoded(documents, tokenizer)]
     ids = np.concatenate(parts)[: -len(between) or None] if parts else np.array([])
     if len(ids) < 2:
-        raise CourseError(f"A part of this text has {len(ids)} tokens: at least 2 are needed, to predict one.")
+        count = "1 token" if len(ids) == 1 else "no tokens"
+        raise CourseError(f"A part of this text has {count}: at least 2 are needed, to predict one.")
     return ids
 
 

@@ -221,3 +221,39 @@ def open_weights(path: Path) -> Any:
 def tensor_names(files: Iterable[Path]) -> list[str]:
     """The names of all tensors, from the files' headers."""
     return [name for path in files for name in open_weights(path).keys()]  # noqa: SIM118 - not a dictionary
+
+
+def check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> None:
+    """Hold what transformers has loaded against the file; print a line about tensors that it did not use.
+
+    Args:
+        directory: the model's folder.
+        names: the tensors in its files.
+        info: what `from_pretrained` says with output_loading_info.
+
+    Raises:
+        CourseError: tensors are missing, or have another size than config.json describes.
+    """
+    if not names:
+        raise CourseError(f"{directory} is not complete: its weight files hold no tensors.")
+    if misfits := sorted(info["mismatched_keys"]):
+        name, there, wanted = misfits[0]
+        raise CourseError(
+            f"{directory} does not fit its own config.json: {name} is {tuple(there)} in the file and {tuple(wanted)} "
+            "in the model that config.json describes."
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise CourseError(
+            f"{directory} is not complete: {_tensors(missing)} missing; the first one in the file is {min(names)}."
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        print(
+            f"{directory}: {_tensors(unused)} not part of the model that config.json describes, and not used.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _tensors(names: list[str]) -> str:
+    """How many tensors there are, and the first: "2 tensors, the first model.norm.weight, are"."""
+    return f"the tensor {names[0]} is" if len(names) == 1 else f"{len(names)} tensors, the first {names[0]}, are"

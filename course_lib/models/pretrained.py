@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any
 from course_lib.cache import cache_dir
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
-from course_lib.models.folder import foreign_prefixes, one_model, renamings, say_prefixes, tensor_names, weight_files
+from course_lib.models.folder import (
+    check_loaded,
+    foreign_prefixes,
+    one_model,
+    renamings,
+    say_prefixes,
+    tensor_names,
+    weight_files,
+)
+from course_lib.suggestions import similar_paths
 
 if TYPE_CHECKING:
     from course_lib.scratch import BPETokenizer
@@ -140,9 +149,14 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
     renamed = renamings(names, prefixes)
     with in_one_sentence(name), one_model(directory, files) as folder, _quiet_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), key_mapping=renamed, output_loading_info=True, **options
+            folder,
+            dtype=getattr(torch, dtype),
+            key_mapping=renamed,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_loaded` refuses them, and names the tensor
+            **options,
         )
-    _check_loaded(directory, names, info)
+    check_loaded(directory, names, info)
     keep_packed(model)
     # As the user said it: an adapter names its base by it, and PEFT asks the model itself.
     model.config._name_or_path = model.name_or_path = str(name)
@@ -155,7 +169,7 @@ def load_model(name: str | Path = DEFAULT, dtype: str = "float32", **options: An
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Inside, transformers reports errors only. It prints a table of missing tensors; `_check_loaded` says it in a
+    """Inside, transformers reports errors only. It prints a table of missing tensors; `check_loaded` says it in a
     sentence."""
     from transformers.utils import logging
 
@@ -165,22 +179,6 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> None:
-    """Raise CourseError where tensors are missing; print a line about those that no part of the model uses."""
-    if missing := sorted(info["missing_keys"]):
-        raise CourseError(
-            f"{directory} is not complete: {len(missing)} tensors are missing, the first {missing[0]}; the first that "
-            f"is there is {min(names, default='none')}."
-        )
-    if unused := sorted(info["unexpected_keys"]):
-        print(
-            f"{directory}: {len(unused)} tensors are not part of the model that config.json describes and are not "
-            f"used, the first {unused[0]}.",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def load_tokenizer(name: str | Path = DEFAULT) -> Any:
@@ -375,7 +373,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # the hub's client raises many kinds: offline, not found, gated, no network
         raise CourseError(
             f"The model {name!r} is no directory here, no packaged weights and not in the hub's cache, and the hub did "
-            f"not give it ({type(error).__name__}). {_choices()}"
+            f"not give it ({type(error).__name__}).{similar_paths(Path(name), PACKAGED)} {_choices()}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from course_lib.adapters import disable_adapters, load_adapter, lora_layers, merge, save_adapter, save_merged, unmerge
-from course_lib.adapters.files import describe
+from course_lib.adapters.files import adapter_config, describe
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import load_model
 
@@ -300,3 +300,43 @@ def test_a_pickle_file_alone(tiny_llama, tmp_path):
     save_file(state, tmp_path / "adapter_model.safetensors")
     load_adapter(tiny_llama, tmp_path)
     torch.testing.assert_close(logits(tiny_llama), logits(theirs), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": "8"}, "damaged: r is '8', and it should be a whole number above 0"),
+        ({"r": 0}, "damaged: r is 0"),
+        ({"lora_alpha": "x"}, "damaged: lora_alpha is 'x', and it should be a number"),
+        ({"lora_dropout": None}, "damaged: lora_dropout is None"),
+        ({"target_modules": 5}, "damaged: target_modules is 5"),
+        ({"base_model_name_or_path": 5}, "damaged: base_model_name_or_path is 5"),
+        ({"peft_type": None}, "damaged: peft_type is None, and it should be a text"),
+        ({"peft_type": "IA3"}, "holds an adapter of peft_type = 'IA3', and only LORA and BUTTERFLY are read"),
+    ],
+)
+def test_settings_of_another_kind_are_named(change, message, tiny_llama, tmp_path):
+    saved_by_peft(tiny_llama, tmp_path)
+    change_config(tmp_path, **change)
+    with pytest.raises(CourseError, match=message):
+        load_adapter(tiny_llama, tmp_path)
+
+
+def test_an_adapter_of_nan_and_a_pointer_are_refused(tiny_llama, tmp_path):
+    saved_by_peft(tiny_llama, tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name] * float("nan")}, path)
+    with pytest.raises(CourseError, match=f"holds NaN or infinity in {name}"):
+        load_adapter(tiny_llama, tmp_path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CourseError, match="is a Git LFS pointer"):
+        load_adapter(tiny_llama, tmp_path)
+
+
+def test_an_adapter_in_a_folder_of_its_own_is_named(tiny_llama, tmp_path):
+    """PEFT saves an adapter that is not called "default" into a folder of its name."""
+    saved_by_peft(tiny_llama, tmp_path / "first")
+    with pytest.raises(CourseError, match=r"adapters in folders of their own \(first\), of which one can"):
+        adapter_config(tmp_path)

@@ -95,10 +95,17 @@ def test_what_was_checked_before_the_kernel_ended_stays(tmp_path):
 
 def test_something_else_is_refused(tmp_path):
     path = put(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "other.ipynb")
-    with pytest.raises(CourseError, match="none of the course's assignments"):
+    with pytest.raises(CourseError, match="not one of the course's assignments"):
         check(path)
     with pytest.raises(CourseError, match="There is no notebook"):
         check(tmp_path / "absent.ipynb")
+    with pytest.raises(CourseError, match=r"absent.ipynb does not exist\.$"):
+        find_notebook(tmp_path / "absent.ipynb")
+    with pytest.raises(CourseError, match=r"othr.ipynb does not exist\. Did you mean .*other.ipynb\?"):
+        find_notebook(tmp_path / "othr.ipynb")
+    path.write_text("")
+    with pytest.raises(CourseError, match=r"other.ipynb is empty\.$"):
+        check(path)
 
 
 def test_the_only_notebook_here_is_found(tmp_path, monkeypatch):

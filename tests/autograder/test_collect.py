@@ -83,12 +83,12 @@ def test_another_assignment_is_a_problem_and_not_a_zero(found):
     assert submissions["ada"].path is None
     assert submissions["ada"].problem == f"ada/{RIGHT} is the assignment lora, not datasets"
     assert submissions["bob"].problem == "bob/lora.ipynb is the assignment lora, not datasets"
-    assert "is none of the course's assignments" in submissions["cem"].problem
+    assert "is not one of the course's assignments" in submissions["cem"].problem
 
 
 def test_what_cannot_be_read_is_a_problem(found):
     submissions = found({f"ada/{RIGHT}": "broken", "bob/answers.pdf": "%PDF", f"cem/datasets/{'timestamp.txt'}": "now"})
-    assert "is not a notebook that can be read" in submissions["ada"].problem
+    assert "is damaged: it is not JSON" in submissions["ada"].problem
     assert submissions["bob"].problem == "there is no notebook, only answers.pdf"
     assert submissions["cem"].problem == "there is no notebook"
 

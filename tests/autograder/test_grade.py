@@ -154,7 +154,7 @@ class TestGrade:
     def test_problems_are_booked_on_the_students_they_name(self, graded):
         problems = {student: g.problem for student, g in graded.grades.items() if g.problem}
         assert set(problems) == {"broken", "other", "exit", "crash"}
-        assert "is not a notebook that can be read" in problems["broken"]
+        assert "is damaged: it is not JSON" in problems["broken"]
         assert problems["other"] == f"other/{NAME}.ipynb is the assignment lora, not {NAME}"
         assert graded.grades["other"].total is None
 

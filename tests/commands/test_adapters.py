@@ -87,8 +87,9 @@ def test_list_finds_all_and_names_the_damaged(adapter, tmp_path, capsys):
     assert len(lines) == 4
     assert re.search(r"runs/a +lora rank 4 alpha 16 +q_proj v_proj +\S+base +1,024 ", lines[1])  # 2 * 2 * 4 * (32 + 32)
     assert lines[1].endswith(f"{(first / 'adapter_model.safetensors').stat().st_size:,}")
-    assert "damaged" in lines[2]
-    assert "rslora" in lines[3]
+    assert "rslora" in lines[2]
+    assert lines[3].startswith("damaged: ")
+    assert "broken" in lines[3]
 
 
 def test_list_refuses_a_folder_without_any(tmp_path, capsys):

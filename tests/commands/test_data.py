@@ -94,3 +94,12 @@ def test_both_names_of_prepare_say_that_they_are_one_command(capsys):
         with pytest.raises(SystemExit):
             parser().parse_args(command)
         assert f"{other} the same command" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_very_long_turn_is_shown_by_its_two_ends(tmp_path, capsys):
+    path = write(tmp_path / "rows.jsonl", [ALPACA | {"instruction": "begin" + "x" * 9000 + "end"}])
+    assert main(["data", "check", str(path)]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  user: ")]
+    assert line.startswith("  user: beginxxx")
+    assert line.endswith("xxxend (9,008 characters)")
+    assert len(line) < 2100

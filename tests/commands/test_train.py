@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import run, train
 
 from course_lib.cli import main
@@ -253,6 +253,14 @@ def test_a_damaged_model_is_refused_in_one_sentence(models, text, capsys, file, 
     assert error.startswith("course: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_base_of_nan_is_blamed_and_not_the_learning_rate(models, text, capsys):
+    path = models / "llama" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    assert run(models, text, "--steps", 1) == 2
+    assert "llama is nan before any training. Its weights hold NaN or infinity" in capsys.readouterr().err
 
 
 def test_bfloat16_weights_learn_as_float32_and_are_saved_in_bfloat16(models, text, capsys):

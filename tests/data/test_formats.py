@@ -112,6 +112,8 @@ def test_a_map_that_is_none_is_refused(tmp_path):
             {"train": [ALPACA], "test": [ALPACA]},
             "The rows seem to be inside 'train', 'test': write each such list to a",
         ),
+        ({"prompt": {"0": "a", "1": "b"}, "response": {"0": "c", "1": "d"}}, "it holds whole columns, not a row"),
+        ({"prompt": ["a", "b"], "response": ["c", "d"]}, "it holds whole columns, not a row: export it by rows"),
         ({}, "no known format has the keys (none)"),
         ("text", "the row is of type str"),
     ],
@@ -163,3 +165,27 @@ def test_each_format_is_told_by_its_keys():
         assert detect(dict.fromkeys(format.keys)) == name
         assert detect(dict.fromkeys(format.keys, "text")) == name
     assert detect(HH) == "hh-rlhf"
+
+
+def test_earlier_pairs_beside_a_query_are_turns(tmp_path):
+    row = {
+        "query": "And Spain?",
+        "response": "Madrid.",
+        "history": [["Capital of Italy?", "Rome."]],
+        "system": "Short.",
+    }
+    said = [("system", "Short."), ("user", "Capital of Italy?"), ("assistant", "Rome."), ("user", "And Spain?")]
+    assert turns(one(tmp_path, row)) == [*said, ("assistant", "Madrid.")]
+    assert not read_records(tmp_path / "rows.jsonl").unused
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]},  # Gemini's turns are no rows
+        {"conversation_a": [turn("user", "Hi")], "winner": "model_a"},
+        {"prompt": "a", "text": "b"},
+    ],
+)
+def test_an_unknown_row_gets_no_hint_that_does_not_fit(tmp_path, row):
+    assert refused(tmp_path, row).endswith(", ".join(map(repr, sorted(row))))

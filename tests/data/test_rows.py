@@ -161,7 +161,9 @@ def test_tables_that_cannot_be_read_at_all(tmp_path):
         ('instruction,output\nHi,"Hello\n', "rows.csv:2: not CSV (unexpected end of data)"),  # cut short
         ("output,instruction,output\na,b,c\n", "rows.csv:1: the column 'output' is there twice"),
         ("Hi,Hello\nHow,Well\n", "no known format has the keys 'Hello', 'Hi'"),
-        ("", "has no record that could be read"),
+        ("instruction,output\rHi,Hello\r", "end with a carriage return alone, as on old Macs: save the table as CSV"),
+        ("instruction,output\n", "rows.csv has no rows: look whether it was saved whole"),
+        ("", "rows.csv has no rows: look whether it was saved whole"),
     ):
         path.write_text(content)
         with pytest.raises(CourseError) as caught:
@@ -249,6 +251,21 @@ def test_a_json_list_that_is_cut_short_is_noticed(tmp_path, cut):
 
 
 # --- what is not the data ---
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_told_apart_from_damage(tmp_path, ending, encoding):
+    path = tmp_path / f"rows.{ending}"
+    path.write_bytes(b"\xfe\xff" * (encoding == "utf-16-be") + json.dumps(ALPACA).encode(encoding))
+    with pytest.raises(CourseError, match="is in UTF-16 .* save it as UTF-8"):
+        read_records(path, malformed="skip")
+
+
+def test_json_that_was_unpacked_on_the_way_keeps_its_old_name(tmp_path):
+    path = write(tmp_path / "rows.jsonl.gz", [ALPACA])
+    with pytest.raises(CourseError, match=r"it is plain JSON, so take \.gz off its name"):
+        read_records(path)
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "ndjson", "csv", "parquet", "jsonl.gz"])

@@ -26,6 +26,7 @@ def part(text, kind="text"):
         {"conversation": [QUESTION, ANSWER]},
         {"messages": [HUMAN, GPT]},
         {"conversations": [{**HUMAN, "from": "user"}, {**GPT, "from": "ChatGPT"}]},
+        {"messages": [{**QUESTION, "role": "human"}, {**ANSWER, "role": "ai"}]},  # LangChain's
         {"messages": [turn("user", part("Name a river.")), turn("assistant", part("The Po."))]},
         {
             "messages": [
@@ -78,6 +79,9 @@ def test_turns_without_weight_are_context(tmp_path):
     assert record.untrained == {2}  # the system turn came before it
     record = one(tmp_path, {"conversations": [HUMAN, {**GPT, "train": False}, HUMAN, {**GPT, "train": True}]})
     assert record.untrained == {1}
+    assert not read_records(tmp_path / "rows.jsonl").unused
+    wrong, right = turn("assistant", "MILAN", loss=False), turn("assistant", "Rome.", loss=True)  # ms-swift's
+    assert one(tmp_path, {"messages": [QUESTION, wrong, QUESTION, right]}).untrained == {1}
     assert not read_records(tmp_path / "rows.jsonl").unused
 
 

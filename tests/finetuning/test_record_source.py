@@ -34,6 +34,7 @@ LAYOUTS = {
     "folders": ["train/a.jsonl", "test/a.jsonl"],
     "prefixes": ["train_sft.jsonl", "eval_sft.jsonl"],
     "suffixes": ["gsm8k_train.jsonl", "gsm8k_held_out.jsonl"],
+    "one word": ["trainset.jsonl", "testset.jsonl"],
     "one without a part": ["rows.jsonl", "dev.jsonl"],
 }
 
@@ -157,6 +158,14 @@ def test_malformed_rows_and_unused_fields_are_in_the_notes(tmp_path, tokenizer):
     pairs = [{"prompt": f"Q {n}", "chosen": "A", "rejected": "B"} for n in range(10)]
     source = read(write(tmp_path / "pairs.jsonl", pairs), tokenizer)
     assert source.notes[1] == "rejected answers not used: 9; the chosen ones are trained"
+
+
+def test_what_is_lost_of_the_held_out_part_is_said(tmp_path, tokenizer):
+    write(tmp_path / "train.jsonl", rows("TRAIN", 10))
+    write(tmp_path / "test.jsonl", [*rows("TEST", 3), *rows("TEST", 2, words=200), {"title": "x"}])
+    notes = read(tmp_path, tokenizer, 64).notes
+    assert any(note.startswith("malformed held-out rows: 1, such as") for note in notes)
+    assert "held-out records left out, too long or unusable: 2 of 5" in notes
 
 
 def test_one_record_that_the_template_refuses_is_left_out_and_named(tmp_path, tokenizer):

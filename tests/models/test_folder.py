@@ -106,10 +106,13 @@ def test_plain_names_have_no_foreign_prefixes():
     [
         (
             lambda name: None if "layers.1.mlp.up" in name else name,
-            "1 tensors are missing.*layers.1.mlp.up_proj.weight",
+            "the tensor .*layers.1.mlp.up_proj.weight is missing",
         ),
-        (lambda name: f"backbone.{name}", r"tensors are missing, the first .*is there is backbone\.model"),
-        (lambda name: name if "layers.0" in name else None, "tensors are missing, the first lm_head.weight"),
+        (
+            lambda name: f"backbone.{name}",
+            r"tensors, the first .*, are missing; the first one in the file is backbone\.model",
+        ),
+        (lambda name: name if "layers.0" in name else None, "tensors, the first lm_head.weight, are missing"),
     ],
 )
 def test_a_base_that_lacks_tensors_is_refused(lose, message, tmp_path):
@@ -123,13 +126,32 @@ def test_a_base_that_lacks_tensors_is_refused(lose, message, tmp_path):
         load_decoder(tmp_path)
 
 
+def test_a_tensor_of_another_size_is_named(tmp_path):
+    theirs().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    size = len(tensors["model.norm.weight"])
+    save_file(tensors | {"model.norm.weight": torch.ones(size - 1)}, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CourseError, match=rf"model.norm.weight is \({size - 1},\) in the file and \({size},\)"):
+        load_model(tmp_path)
+
+
+def test_weight_files_without_tensors(tmp_path):
+    theirs().save_pretrained(tmp_path)
+    save_file({}, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CourseError, match="its weight files hold no tensors"):
+        load_model(tmp_path)
+
+
 def test_tensors_that_nobody_uses_are_said(tmp_path, capfd):
     """A config.json with one layer less: transformers loads the rest, and the course's own decoder refuses."""
     theirs().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     load_model(tmp_path)
-    assert "9 tensors are not part of the model" in capfd.readouterr().err
+    assert (
+        "9 tensors, the first model.layers.1.input_layernorm.weight, are not part of the model"
+        in capfd.readouterr().err
+    )
     with pytest.raises(CourseError, match="no tensor model.layers.1"):
         load_decoder(tmp_path)
 

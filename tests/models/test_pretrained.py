@@ -121,6 +121,11 @@ def test_unknown_name_offline_says_what_is_available():
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistyped_name_is_suggested():
+    with pytest.raises(CourseError, match=r"Did you mean smollm2-135m-instruct\?"):
+        pretrained.load_model("smollm2-135m-instruc")
+
+
 def test_impossible_name_is_explained():
     with pytest.raises(CourseError, match="cannot be a hub name"):
         pretrained.load("what is this?")
