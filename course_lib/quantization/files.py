@@ -349,8 +349,12 @@ def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
             else "is not in 4 bits: use save_pretrained"
         )
         raise CourseError(f"This model {what}, or load it with load_quantized.")
-    if adapted := [name for name in layers if name.endswith(".base")]:
-        raise CourseError(f"{adapted[0]} is under an adapter: save the adapter by itself, or merge it first.")
+    # Merged or not, its names would be "q_proj.base.weight", which no reader knows.
+    if adapted := [name for name, module in model.named_modules() if hasattr(module, "merged")]:
+        raise CourseError(
+            f"{adapted[0]} is under an adapter: save the adapter by itself with save_adapter, or merge and unload it "
+            "before saving the model."
+        )
     for name, layer in layers.items():
         for end, tensor in to_state(layer.quantized).items():
             yield f"{name}.weight{end}", tensor

@@ -31,6 +31,8 @@ def quantize_model(
     """Freeze a model and put a `Linear4bit` in the place of each of its linear layers.
 
     Where a linear layer's weight is tied to another module's, to the embedding's in many models, it stays too.
+    Save the result with `save_quantized`: `save_pretrained` would write tensors under names that transformers does not
+    know, and it would load random numbers in their place.
 
     Args:
         model: what `load_model` returns, or our decoder. An adapter on it stays, and its base is quantised.
