@@ -27,7 +27,7 @@ from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load_model, load_tokenizer, resolve
 from course_lib.options import filled
-from course_lib.quantization import load_dequantized, load_quantized
+from course_lib.quantization import load_dequantized, load_quantized, stored_quantization
 from course_lib.training.master_weights import round_weights
 from course_lib.vocabulary import HALF_DTYPES
 
@@ -73,7 +73,36 @@ def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
     if is_scratch(settings) or named:
         ours = CONFIGS[settings.model] if named else scratch_config(settings, tokenizer)
         return without_weights(transformers_config(ours), settings.dtype, settings.model)
-    return without_weights(resolve(settings.model), settings.dtype, settings.model)
+    model = without_weights(resolve(settings.model), settings.dtype, settings.model)
+    refuse_other_base(settings)
+    return model
+
+
+def refuse_other_base(settings: Settings) -> None:
+    """Check that a base that is saved in 4 bits is one for this run.
+
+    Args:
+        settings: name the model and the mode; mode qlora also the 4 bits.
+
+    Raises:
+        CourseError: mode full cannot train 4 bits, or mode qlora would get others than it asks for.
+    """
+    if settings.mode not in ("full", "qlora"):
+        return
+    stored = stored_quantization(resolve(settings.model))
+    if stored is None:
+        return
+    if settings.mode == "full":
+        raise CourseError(
+            f"{settings.model} is saved in 4 bits ({stored['quant_type']}), which cannot be trained: give --mode qlora "
+            "to train an adapter on them, or --model with the float model."
+        )
+    if stored != {"quant_type": settings.quant_type, "double_quant": settings.double_quant}:
+        flag = "--double-quant" if stored["double_quant"] else "--no-double-quant"
+        raise CourseError(
+            f"{settings.model} is saved in 4 bits already: give --quant-type {stored['quant_type']} {flag}, or --model "
+            "with the float model."
+        )
 
 
 def transformers_config(config: DecoderConfig) -> Any:

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import course, run
 from transformers import AutoTokenizer
@@ -94,7 +95,33 @@ def test_a_base_that_is_saved_in_4_bits(models, text, capsys):
     assert one.keys() == other.keys()
     assert all(bool((one[name] == other[name]).all()) for name in one)
     assert course("compare", "--adapter", models / "run", "--samples", 1, "--max-new-tokens", 4) == 0
-    # As another kind it would be other weights.
-    assert run(models, text, *options, "--quant-type", "fp4", model="small", output="other") == 2
-    assert "is quantised already, to nf4 with double_quant=True" in capsys.readouterr().err
-    assert not list((models / "other").glob("adapter*"))
+
+
+@pytest.mark.parametrize("backend", ["ours", "bitsandbytes"])
+def test_a_base_in_other_4_bits_is_refused(models, text, capsys, backend):
+    save_quantized(load_quantized(models / "llama"), models / "small", AutoTokenizer.from_pretrained(models / "llama"))
+    for mode, *options in (["full"], ["qlora", "--backend", backend], ["qlora", "--backend", backend, "--dry-run"]):
+        assert run(models, text, "--mode", mode, *options, model="small") == 2
+        error = capsys.readouterr().err
+        words = "which cannot be trained: give --mode qlora" if mode == "full" else "--quant-type nf4 --no-double-quant"
+        assert words in error
+        assert error.count("\n") == 1
+        assert not (models / "run").exists()
+    options = ["--mode", "qlora", "--backend", backend, "--no-double-quant", "--steps", 2]
+    assert run(models, text, *options, model="small") == 0
+
+
+@pytest.mark.parametrize("mode", ["qlora", "lora"])
+def test_a_base_that_cannot_be_loaded_leaves_no_folder(models, text, capsys, mode):
+    weights = models / "gpt2" / "model.safetensors"
+    tensors = load_file(weights)
+    if mode == "qlora":  # a number that no level stands for
+        tensors["transformer.h.1.attn.c_attn.weight"][0, 0] = torch.nan
+    else:
+        del tensors["transformer.h.1.attn.c_attn.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert run(models, text, "--mode", mode, model="gpt2") == 2
+    error = capsys.readouterr().err
+    assert "h.1.attn.c_attn" in error
+    assert error.count("\n") == 1
+    assert not (models / "run").exists()
