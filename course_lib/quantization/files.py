@@ -81,11 +81,7 @@ def load_quantized(
     check_device(device)
     directory = resolve(name)
     stored = stored_quantization(directory)
-    if stored is not None and (stored["quant_type"], stored["double_quant"]) != (quant_type, double_quant):
-        raise CourseError(
-            f"{directory} is quantised already, to {stored['quant_type']} with double_quant={stored['double_quant']}: "
-            f"load it as that, or load the float model to make {quant_type} with double_quant={double_quant} of it."
-        )
+    _refuse_other_kind(directory, stored, quant_type, double_quant)
     model = _without_weights(directory, DTYPES[dtype], name)
     places = _places(directory, model)
     if stored is None and _missing(model, places):
@@ -109,6 +105,15 @@ def load_quantized(
     model.tie_weights()
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
+
+
+def _refuse_other_kind(directory: Path, stored: dict[str, Any] | None, quant_type: str, double_quant: bool) -> None:
+    """CourseError where a checkpoint in 4 bits is of another kind than the one that was asked for."""
+    if stored is not None and stored != {"quant_type": quant_type, "double_quant": double_quant}:
+        raise CourseError(
+            f"{directory} is quantised already, to {stored['quant_type']} with double_quant={stored['double_quant']}: "
+            f"load it as that, or load the float model to make {quant_type} with double_quant={double_quant} of it."
+        )
 
 
 def load_dequantized(
