@@ -97,12 +97,30 @@ _MERGE: OtherNames = {
     "--model-path": "--base",
 }
 _COMPARE: OtherNames = _MERGE | {"--no-cuda": ("--device", "cpu"), "--max-length": "--max-new-tokens"}
+_GENERATE: OtherNames = {
+    "--model-path": "--model",
+    "--model-name-or-path": "--model",
+    "--base": "--model",
+    "--adapter-path": "--adapter",
+    "--lora": "--adapter",
+    "--lora-path": "--adapter",
+    "--max-length": "--max-new-tokens",
+    "--max-tokens": "--max-new-tokens",
+    "--no-cuda": ("--device", "cpu"),
+}
+_BENCH: OtherNames = {"--model-path": "--model"}
+# `course sft` and `course dpo` count steps in micro-batches of examples.
+_ALIGNED: OtherNames = {other: own for other, own in _TRAIN.items() if own != "--tokens-per-step"}
 OTHER_NAMES: dict[str, OtherNames] = {
     "": dict(_ANYWHERE),
     "train": dict(_TRAIN),
+    "sft": dict(_ALIGNED),
+    "dpo": dict(_ALIGNED),
     "align": dict(_ALIGN),
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),
+    "generate": dict(_GENERATE),
+    "bench": dict(_BENCH),
 }
 # Values of options that choose from a list.
 OTHER_VALUES = {

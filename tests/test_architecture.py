@@ -86,9 +86,8 @@ def test_light_imports_bring_nothing_heavy(name):
 
 
 def test_every_room_has_a_floor_and_something_in_it():
-    """`alignment` is planned (SFT, DPO) and not there yet."""
     rooms = {path.name for path in (ROOT / "course_lib").iterdir() if (path / "__init__.py").is_file()}
-    assert rooms == FLOORS.keys() - {"cli", "alignment"}
+    assert rooms == FLOORS.keys() - {"cli"}
     for name in rooms:
         lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in modules(f"course_lib/{name}"))
         assert lines > 30, name
@@ -100,7 +99,7 @@ def test_the_page_about_the_rooms_says_what_the_test_holds():
         name.rstrip("/").removesuffix(".py"): int(floor)
         for floor, name in re.findall(r"^\| (\d) \| `([\w./]+)`", page, re.M)
     }
-    assert floors == {name: floor for name, floor in FLOORS.items() if name != "alignment"}
+    assert floors == FLOORS
     named = set(re.findall(r"`((?:course_lib|autograder|tests)/[\w/]+\.py)`", page))
     assert len(named) > 20
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []

@@ -24,3 +24,8 @@ def require_adapter(path: Path) -> None:
         found = sorted(str(each.parent) for each in configs)
         hint = f" Adapters below this folder: {', '.join(found[:3])}." if found else ""
     raise CourseError(f"There is no adapter {path}.{hint}")
+
+
+def printable(text: str) -> str:
+    """Control characters made visible: a model's output must not steer the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)

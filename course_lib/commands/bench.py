@@ -8,6 +8,9 @@ from pathlib import Path
 from course_lib.commands import Subparsers
 from course_lib.files import write_json
 
+STORY = "Tell me a short story about robots."
+FORMATS = ("float32", "bfloat16", "int8", "int4")
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Register `course bench` (cheap: nothing heavy is imported before it runs)."""
@@ -55,6 +58,21 @@ def add_parser(subparsers: Subparsers) -> None:
     memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
+    _add_generate(subjects)
+
+
+def _add_generate(subjects: Subparsers) -> None:
+    generate = subjects.add_parser(
+        "generate", help="tokens a second beside transformers' generate, in every weight format, cache on and off"
+    )
+    generate.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
+    generate.add_argument("--prompt", default=STORY, metavar="TEXT", help=f"what to continue ({STORY!r})")
+    generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="tokens to add (128)")
+    generate.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows at once (1)")
+    generate.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of ours (all)")
+    generate.add_argument("--compile", action="store_true", help="torch.compile ours")
+    generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
+    _common(generate, run_generate, pairs=3)
 
 
 def _common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], pairs: int = 50) -> None:
@@ -83,6 +101,24 @@ def run_data(args: argparse.Namespace) -> int:
     from course_lib.models.pretrained import load_tokenizer
 
     return report("data", bench_data(load_tokenizer(), args.text), args)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_generate`."""
+    from course_lib.benchmarks.generate import bench_generate
+
+    figures = bench_generate(
+        args.model,
+        args.prompt,
+        args.max_new_tokens,
+        args.threads,
+        args.pairs,
+        args.weights,
+        args.batch_size,
+        args.compile,
+        not args.cached_only,
+    )
+    return report("generate", figures, args)
 
 
 def run_step(args: argparse.Namespace) -> int:
@@ -125,8 +161,9 @@ def report(subject: str, figures: dict[str, float], args: argparse.Namespace) ->
     """
     from course_lib.execution.environment import hardware, versions
 
+    widest = max(24, *map(len, figures))
     for name, value in figures.items():
-        print(f"{name:24} {value:,.4g}")
+        print(f"{name:{widest}} {value:,.4g}")
     if args.json:
         machine = {"versions": versions(), "hardware": hardware(), "threads": args.threads, "pairs": args.pairs}
         write_json(args.json, {"subject": subject, "figures": figures} | machine)

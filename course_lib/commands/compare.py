@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, require_adapter
+from course_lib.commands import Subparsers, printable, require_adapter
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
 from course_lib.vocabulary import other_names
@@ -144,15 +144,10 @@ def as_text(comparison: "Comparison", base: str, samples: int, width: int) -> st
     for row, prompt in enumerate(comparison.prompts):
         if row % samples == 0:
             rule = "=" * min(width, 72)
-            blocks.append(f"{rule}\nPrompt: {_plain(prompt)}\n{rule}")
-        texts = {name: _plain(each[row].strip()) or NOTHING for name, each in comparison.completions.items()}
+            blocks.append(f"{rule}\nPrompt: {printable(prompt)}\n{rule}")
+        texts = {name: printable(each[row].strip()) or NOTHING for name, each in comparison.completions.items()}
         blocks.append(f"[Sample {row % samples + 1}]\n{side_by_side(texts, width)}")
     return "\n\n".join(blocks)
-
-
-def _plain(text: str) -> str:
-    """Control characters made visible: a model's output must not steer the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def write_page(path: Path, comparison: "Comparison", base: str) -> None:

@@ -5,6 +5,8 @@ import re
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +55,23 @@ course compare --adapter runs/notes --prompt "Once upon a time"
 
 """
 
+LOOK = 'course compare --adapter {folder} --prompt "Once upon a time"'  # what to do with an adapter
 MANY_PASSES = "  so many passes teach a text by heart: watch --eval-every, or give fewer --steps or --epochs 3"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that trains something: what is its own.
+
+    Attributes:
+        settings: the class of its settings, which also has its name.
+        check_data: refuses a source that cannot be one, before torch is imported.
+        make_plan: the plan of complete settings; it imports what is heavy.
+    """
+
+    settings: type[Settings]
+    check_data: Callable[[Settings], None]
+    make_plan: Callable[[Settings], "Plan"]
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -65,7 +83,20 @@ def add_parser(subparsers: Subparsers) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder, new or empty (runs/MODE-DATASET)")
+    add_run_options(parser, Settings, "runs/MODE-DATASET")
+    parser.epilog = EPILOG + other_names("train", parser._option_string_actions)
+    parser.set_defaults(run=run_train)
+
+
+def add_run_options(parser: argparse.ArgumentParser, settings: type[Settings], output: str) -> None:
+    """Add the options of a run's folder, and those of its settings.
+
+    Args:
+        parser: the command's.
+        settings: the class of its settings.
+        output: the default folder, in words.
+    """
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"the run's folder, new or empty ({output})")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -77,47 +108,75 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace the run that is in --output")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
-    add_options(parser, Settings)
-    parser.epilog = EPILOG + other_names("train", parser._option_string_actions)
-    parser.set_defaults(run=run_train)
+    add_options(parser, settings)
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Print the plan, train, print what came out. Under torchrun the first process alone prints."""
-    explicit = {key: value for key, value in vars(args).items() if key in setting_names()}
+    """`course train`."""
+    return run_stage(args, Stage(Settings, _check_source, _make_plan))
+
+
+def _check_source(settings: Settings) -> None:
+    from course_lib.finetuning.sources import check_source
+
+    check_source(settings.dataset, settings.format, settings.map)
+
+
+def _make_plan(settings: Settings) -> "Plan":
+    from course_lib.finetuning.plan import make_plan
+
+    return make_plan(settings)
+
+
+def run_stage(args: argparse.Namespace, stage: Stage) -> int:
+    """Print the plan, train, print what came out. Under torchrun the first process alone prints.
+
+    Args:
+        args: of the command line.
+        stage: the command.
+
+    Returns:
+        The exit status.
+    """
+    explicit = {key: value for key, value in vars(args).items() if key in setting_names(stage.settings)}
     if "target_modules" in explicit:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
         raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
-    folder = args.output or default_output(explicit)
+    folder = args.output or default_output(explicit, stage.settings)
     # All that can be refused without torch is refused before it is imported, which takes seconds.
-    settings, known = claim(folder, explicit, args.resume, args.force)
+    settings, known = claim(folder, explicit, args.resume, args.force, stage.settings)
     check_files(settings)
-    from course_lib.finetuning.sources import check_source
-
-    check_source(settings.dataset, settings.format, settings.map)
+    stage.check_data(settings)
 
     from course_lib.training.distributed import finish, start
 
     world = start(settings.device)
     try:
-        return _train(settings, known, folder, world, args)
+        return _train(settings, known, folder, world, args, stage)
     finally:
         finish()
 
 
-def default_output(explicit: dict) -> Path:
-    """runs/lora-notes for --mode lora --dataset data/notes.txt."""
-    mode, dataset = explicit.get("mode", Settings.mode), explicit.get("dataset", Settings.dataset)
+def default_output(explicit: dict, settings: type[Settings] = Settings) -> Path:
+    """runs/lora-notes for --mode lora --dataset data/notes.txt; of another command, its name stands for the mode's.
+
+    Args:
+        explicit: the settings that were given.
+        settings: the class of the command's settings.
+    """
+    mode, dataset = explicit.get("mode", settings.mode), explicit.get("dataset", settings.dataset)
+    mode = mode if settings.STAGE == "train" else settings.STAGE
     path = Path(dataset).expanduser()
     stem = (path.resolve() if path.exists() else path).stem  # "." and ".." have a name only when they are resolved
     return Path("runs", f"{mode}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}")
 
 
-def _train(settings: Settings, known: dict, folder: Path, world: "World", args: argparse.Namespace) -> int:
+def _train(
+    settings: Settings, known: dict, folder: Path, world: "World", args: argparse.Namespace, stage: Stage
+) -> int:
     import torch
 
-    from course_lib.finetuning.plan import make_plan
     from course_lib.finetuning.run import train
     from course_lib.models.devices import choose_device
 
@@ -133,7 +192,7 @@ def _train(settings: Settings, known: dict, folder: Path, world: "World", args: 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     try:
-        plan = make_plan(settings)
+        plan = stage.make_plan(settings)
     except CourseError as error:
         if settings.model == GPT2 and "model" not in vars(args):
             raise CourseError(f"{error} (--target-modules names layers of GPT-2, so --model is {GPT2}.)") from error
@@ -149,7 +208,7 @@ def _train(settings: Settings, known: dict, folder: Path, world: "World", args: 
         summary = train(plan, folder, bool(args.resume), known, say, world)
     except KeyboardInterrupt:
         if world.is_main:
-            command = f"course train --output {shlex.quote(str(folder))} --resume"
+            command = f"course {settings.STAGE} --output {shlex.quote(str(folder))} --resume"
             print(f"\n{command} goes on from the newest checkpoint", file=sys.stderr)
         raise
     except torch.OutOfMemoryError as error:
@@ -184,6 +243,7 @@ def header(plan: "Plan", processes: int = 1) -> str:
     held_out = len(plan.source.held_out)
     lines += [rule, f"data: {s.dataset}: {plan.source.what}, {plan.source.tokens:,} tokens; {held_out:,} rows held out"]
     lines += [f"  {note}" for note in plan.source.notes]
+    lines += plan.task.header(plan)
     passes = len(plan.batches) / plan.batches.per_pass
     lines += [
         f"schedule: {plan.steps:,} steps ({passes:.1f} passes), learning rate {s.lr:.1e} after "
@@ -254,12 +314,22 @@ def closing(summary: dict, folder: Path) -> str:
     lines = [
         "=" * 72,
         f"{what}: {folder / s['result']}, {s['result_bytes']:,} bytes; a checkpoint {s['checkpoint_bytes']:,} bytes",
-        f"held-out loss {s['held_out_loss_before']:.4f} -> {s['held_out_loss_after']:.4f}, "
-        f"perplexity {s['perplexity_before']:.2f} -> {s['perplexity_after']:.2f}",
+        _held_out(s),
         f"peak memory {s['peak_memory_bytes'] / 1e6:,.0f} MB, {s['tokens_per_second']:,.0f} tokens/s, "
         f"{s['steps']} steps{skipped} in {s['seconds']:.0f} s",
         f"log.jsonl, loss.png, run.json and summary.json are in {folder}",
     ]
     if s["mode"] != "full":
-        lines.append(f'next: course compare --adapter {shlex.quote(str(folder))} --prompt "Once upon a time"')
+        lines.append(f"next: {LOOK.format(folder=shlex.quote(str(folder)))}")
     return "\n".join(lines)
+
+
+def _held_out(s: dict) -> str:
+    """The held-out numbers of a summary: perplexities, or the rewards of a preference run."""
+    line = f"held-out loss {s['held_out_loss_before']:.4f} -> {s['held_out_loss_after']:.4f}"
+    if "perplexity_after" in s:
+        return f"{line}, perplexity {s['perplexity_before']:.2f} -> {s['perplexity_after']:.2f}"
+    if "held_out_accuracies" in s:
+        accuracy, margin = s["held_out_accuracies"], s["held_out_margins"]
+        line += f"; of the held-out pairs {accuracy:.1%} are ordered rightly, margin {margin:+.3f}"
+    return line

@@ -35,6 +35,7 @@ LEFT_BY_A_RUN = (
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "merges.txt", "bpe_tokenizer.json"),
+    *("reference.safetensors", "reference_held_out.safetensors"),
     *(LOG, SUMMARY, PLOT, RUN),  # run.json last: it says whose the folder is, also when this is cut short
 )
 RENAMED = {  # in version 0.2
@@ -51,7 +52,13 @@ RENAMED = {  # in version 0.2
 }
 
 
-def claim(folder: Path, explicit: dict, resume: bool | str, force: bool) -> tuple[Settings, dict]:
+class OtherStage(CourseError):
+    """The run in a folder is of another command."""
+
+
+def claim(
+    folder: Path, explicit: dict, resume: bool | str, force: bool, kind: type[Settings] = Settings
+) -> tuple[Settings, dict]:
     """The settings of the run in `folder`, and what its run.json says besides. Nothing is written.
 
     Args:
@@ -61,6 +68,7 @@ def claim(folder: Path, explicit: dict, resume: bool | str, force: bool) -> tupl
             neither the numbers nor the files. "auto": begin where there is no run yet, so that a cluster can send one
             command again and again; but see `_refuse_mistyped`.
         force: accept what an earlier run left there; `clear` removes it later.
+        kind: the class of the command's settings.
 
     Returns:
         The complete settings, and the content of run.json, which is empty for a new run.
@@ -72,7 +80,7 @@ def claim(folder: Path, explicit: dict, resume: bool | str, force: bool) -> tupl
     if folder.exists() and not folder.is_dir():
         raise CourseError(f"{folder} is a file. Give --output a folder.")
     if resume and path.is_file():
-        return _resumed(path, explicit)
+        return _resumed(path, explicit, kind)
     if resume == "auto":
         _refuse_mistyped(folder, explicit)
     elif resume:
@@ -88,7 +96,7 @@ def claim(folder: Path, explicit: dict, resume: bool | str, force: bool) -> tupl
                 "--output."
             )
         raise CourseError(f"{folder} holds other files, and no run. Choose another --output.")
-    settings = complete(explicit)
+    settings = complete(explicit, kind)
     if filled:
         _refuse_to_clear(folder, settings)
     return settings, {}
@@ -155,12 +163,15 @@ def _agrees(path: Path, explicit: dict) -> bool:
     return all(stored.get(name) == value for name, value in explicit.items() if name not in FREE)
 
 
-def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
+def _resumed(path: Path, explicit: dict, kind: type[Settings]) -> tuple[Settings, dict]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other_stage(path.parent, known, kind)
         stored = stored_settings(known)
-        settings = replace(complete({"mode": stored["mode"]}), **stored)
+        settings = replace(complete({"mode": stored["mode"]}, kind), **stored)
         check_options(settings)
+    except OtherStage:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CourseError) as error:
         raise CourseError(f"{path} is not the record of a run ({error}). Begin anew with --force.") from error
     for name, value in explicit.items():
@@ -171,6 +182,16 @@ def _resumed(path: Path, explicit: dict) -> tuple[Settings, dict]:
                 f"value. Leave {flag_of(name)} out, or choose another --output."
             )
     return replace(settings, **{name: explicit[name] for name in FREE & explicit.keys()}), known
+
+
+def _refuse_other_stage(folder: Path, known: dict, kind: type[Settings]) -> None:
+    """OtherStage where the run in a folder is another command's."""
+    stage = known.get("stage", Settings.STAGE)
+    if stage != kind.STAGE:
+        raise OtherStage(
+            f"{folder} holds a run of course {stage}, and course {kind.STAGE} cannot go on with it. Give course "
+            f"{stage} --resume there, or choose another --output."
+        )
 
 
 def stored_settings(known: dict) -> dict:

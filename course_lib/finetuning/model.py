@@ -291,18 +291,19 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def load_qlora_base(base: str, how: dict[str, Any], dtype: str) -> tuple[Any, Any]:
+def load_qlora_base(base: str, how: dict[str, Any], dtype: str, device: str = "cpu") -> tuple[Any, Any]:
     """The base that an adapter of mode qlora was trained on, as a plain model: see `load_dequantized`.
 
     Args:
         base: the model's name or folder.
         how: the base's quantisation, of `quantization_of_adapter`.
         dtype: of the result. The weights are quantised in the dtype of the training, as they were then.
+        device: where the model goes.
 
     Returns:
         The model in evaluation mode, and its tokenizer.
     """
-    tokenizer, model = load_tokenizer(base), load_dequantized(base, **how)
+    tokenizer, model = load_tokenizer(base), load_dequantized(base, **how, device=device)
     for parameter in model.parameters():  # and no buffers: those of rotary positions are float32 in every model
         parameter.data = parameter.data.to(getattr(torch, dtype))
     return model, tokenizer

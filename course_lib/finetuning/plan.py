@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapte
 from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.source import Source, largest_id
 from course_lib.finetuning.sources import MicroBatches, read_source
+from course_lib.finetuning.task import Task
 from course_lib.finetuning.weights import read_state_dict
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 from course_lib.options import filled
@@ -34,6 +36,7 @@ class Plan:
         trainable: the number of trained parameters.
         adapted: the trained parameters of each adapted layer, by its name.
         memory: the estimate for one step.
+        task: what the run is for.
     """
 
     settings: Settings
@@ -45,6 +48,7 @@ class Plan:
     trainable: int
     adapted: dict[str, int]
     memory: MemoryEstimate
+    task: Task = field(default_factory=Task)
 
     @property
     def warmup_steps(self) -> int:
@@ -52,11 +56,15 @@ class Plan:
         return round(self.settings.warmup_ratio * self.steps)
 
 
-def make_plan(settings: Settings) -> Plan:
+def make_plan(
+    settings: Settings, read: Callable[[Settings, Any, int | None], Source] | None = None, task: Task | None = None
+) -> Plan:
     """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written.
 
     Args:
         settings: complete.
+        read: makes the source of settings, tokenizer and the model's number of positions; None: `read_source`.
+        task: what the run is for; None: the next token.
 
     Returns:
         The plan. Its settings also have what data and model decide: row length, targets, evaluations.
@@ -76,20 +84,7 @@ def make_plan(settings: Settings) -> Plan:
     s = with_adapter_shape(s, model)
     parameters = sum(p.numel() for p in model.parameters())
     adapt(model, s)
-    source = read_source(
-        s.dataset,
-        tokenizer,
-        s.seq_len,
-        positions=limit,
-        max_train=s.max_train_samples,
-        max_eval=s.max_eval_samples,
-        by_document=s.tokens_per_step is not None,
-        too_long=s.too_long,
-        template=s.template,
-        train_on=s.train_on,
-        format=s.format,
-        map=s.map,
-    )
+    source = (read or _read)(s, tokenizer, limit)
     s = replace(s, seq_len=source.seq_len)  # where it was not given, the data have decided it
     largest = max(map(largest_id, (source.train, source.held_out)))
     if largest >= model.config.vocab_size:
@@ -101,8 +96,27 @@ def make_plan(settings: Settings) -> Plan:
     if s.eval_strategy == "epoch":  # the Trainer counts in steps, so a pass becomes a number of them
         s = replace(s, eval_every=max(1, round(steps * batches.per_pass / len(batches))))
     adapted = {name: _trained(layer) for name, layer in adapted_layers(model)}
-    memory = estimate_memory(model, MemorySettings(**shared_settings(s, MemorySettings)))
-    return Plan(s, tokenizer, source, batches, steps, parameters, _trained(model), adapted, memory)
+    shared = shared_settings(replace(s, seq_len=source.row_tokens or source.seq_len), MemorySettings)
+    memory = estimate_memory(model, MemorySettings(**shared))
+    return Plan(s, tokenizer, source, batches, steps, parameters, _trained(model), adapted, memory, task or Task())
+
+
+def _read(s: Settings, tokenizer: Any, positions: int | None) -> Source:
+    """The source of `course train`."""
+    return read_source(
+        s.dataset,
+        tokenizer,
+        s.seq_len,
+        positions=positions,
+        max_train=s.max_train_samples,
+        max_eval=s.max_eval_samples,
+        by_document=s.tokens_per_step is not None,
+        too_long=s.too_long,
+        template=s.template,
+        train_on=s.train_on,
+        format=s.format,
+        map=s.map,
+    )
 
 
 def _trained(module: nn.Module) -> int:

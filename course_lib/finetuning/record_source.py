@@ -31,30 +31,50 @@ def read_record_source(path: Path, tokenizer: Tokenizer, options: SourceOptions)
     Raises:
         CourseError: there are too few records, none of them can be used, or one is longer than is allowed.
     """
-    reading, held_out, notes = _read(path, options)
+    return encode_source(str(path), read_parts(path, options), tokenizer, options)
+
+
+def encode_source(
+    name: str, parts: tuple[Reading, list[Record], list[str]], tokenizer: Tokenizer, options: SourceOptions
+) -> Source:
+    """Tokenise records that have been read.
+
+    Args:
+        name: of the source, for messages.
+        parts: see `read_parts`.
+        tokenizer: the model's.
+        options: see `SourceOptions`.
+
+    Returns:
+        Examples to train on and to evaluate on, with notes on what was left out.
+
+    Raises:
+        CourseError: none of the records can be used, or one is longer than is allowed.
+    """
+    reading, held_out, notes = parts
     template = options.template or ("chat" if has_chat_template(tokenizer) else "instruction")
     whole, whole_held_out = (
-        encode_records(_shown(records), tokenizer, too_long="skip", template=template, train_on=options.train_on)
+        encode_records(with_progress(records), tokenizer, too_long="skip", template=template, train_on=options.train_on)
         for records in (reading.records[: options.max_train or None], held_out[: options.max_eval or None])
     )
     if not (whole.examples and whole_held_out.examples):
-        raise CourseError(f"No record of {path} can be used: {[*whole.problems, *whole_held_out.problems][0]}")
+        raise CourseError(f"No record of {name} can be used: {[*whole.problems, *whole_held_out.problems][0]}")
     too_long = options.too_long or "skip"
     fitting = fitting_length(whole.lengths, 1.0 if too_long == "error" else SHARE)
     seq_len = options.seq_len or min(fitting, MOST_FITTED, options.positions or MOST_FITTED)
     longer = told_of_longer(whole.lengths, options, seq_len, too_long, "records")
     if too_long == "error" and longer:
-        raise CourseError(f"{path}: {longer}.")
+        raise CourseError(f"{name}: {longer}.")
     train, evaluated = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
     if not (train.examples and evaluated.examples):
         cure = longer or "raise it"
-        raise CourseError(f"No record of {path} leaves a response within {seq_len} tokens: {cure}.")
+        raise CourseError(f"No record of {name} leaves a response within {seq_len} tokens: {cure}.")
     notes += [*_left_out(reading, whole, train), *([longer] if longer else [])]
     what = f"{len(train.examples):,} examples in the {template} template, {train.trained:,} targets"
     return Source(what, train.examples, evaluated.examples, train.tokens, pad_id(tokenizer), seq_len, tuple(notes))
 
 
-def _shown(records: list[Record]) -> Iterable[Record]:
+def with_progress(records: list[Record]) -> Iterable[Record]:
     """The records, with a progress bar on a terminal where they take longer than two seconds."""
     from tqdm import tqdm
 
@@ -62,8 +82,19 @@ def _shown(records: list[Record]) -> Iterable[Record]:
     return tqdm(records, desc="encoding", unit=" records", delay=2, disable=quiet)
 
 
-def _read(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
-    """(what was read for training, the records held out, notes on which is which)."""
+def read_parts(path: Path, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
+    """Read a file or folder of records, and hold a part of them out.
+
+    Args:
+        path: the file or folder.
+        options: see `SourceOptions`.
+
+    Returns:
+        (what was read for training, the records held out, notes on which is which).
+
+    Raises:
+        CourseError: there are too few records.
+    """
     known: dict[str, Any] = {"format": options.format, "map": options.map, "malformed": "skip"}
     held_out: list[Record] = []
     if path.is_dir():

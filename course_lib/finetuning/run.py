@@ -12,12 +12,12 @@ from torch import nn
 
 from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
-from course_lib.evaluation import evaluate, perplexity
 from course_lib.files import apply_umask, write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
 from course_lib.finetuning.model import adapt, base_name, has_own_base, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import shared_settings
+from course_lib.finetuning.task import Task
 from course_lib.models.devices import choose_device
 from course_lib.models.folder import move_model
 from course_lib.options import filled
@@ -25,6 +25,7 @@ from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
 from course_lib.training.distributed import World
 from course_lib.training.memory import current_memory
+from course_lib.training.objective import Objective
 
 
 def train(
@@ -57,9 +58,10 @@ def train(
             f"{s.dataset} is not what it was when {folder} was begun: put it back, or start with --force."
         )
     before = known.get("held_out_before")
-    record = {"settings": asdict(s), "data": data, "held_out_before": before}
     # A base that cannot be loaded leaves no folder behind, unless it is made for this run and lies in that folder.
     model = None if has_own_base(s) else load_base(s, folder)
+    stage = {} if s.STAGE == "train" else {"stage": s.STAGE}
+    record = stage | {"settings": asdict(s), "data": data, "held_out_before": before}
     if world.is_main:
         write_json(folder / RUN, record)
         make_base(s, folder, plan.tokenizer)
@@ -72,26 +74,29 @@ def train(
     say(f"memory with what is trained on it {current_memory(device) / 1e6:,.0f} MB")
     if world.rank:
         torch.manual_seed(s.seed + world.rank)  # other rows, so other dropout
+    objective = plan.task.objective(model, plan, folder)
     if before is None:
         before = held_out_loss(model, plan, world)  # a new adapter changes nothing: it is the base
         if world.is_main:
             write_json(folder / RUN, record | {"held_out_before": before})
-    say(f"held-out loss before {before:.4f}, perplexity {perplexity(before):.2f}\n")
-    records = _train_all_steps(plan, model, folder, resume, world)
+    say(f"held-out loss before {plan.task.describe(before)}\n")
+    records = _train_all_steps(plan, model, folder, resume, world, objective)
     after = records[-1].eval_loss
     after = held_out_loss(model, plan, world) if after is None else after
     if not world.is_main:
         return {}
     written = save_result(model, plan, folder)
-    plot(records, before, after, folder / PLOT, say)
+    plot(records, before, after, folder / PLOT, say, plan.task.unit)
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
 
 
-def _train_all_steps(plan: Plan, model: nn.Module, folder: Path, resume: bool, world: World) -> list[StepRecord]:
+def _train_all_steps(
+    plan: Plan, model: nn.Module, folder: Path, resume: bool, world: World, objective: Objective | None
+) -> list[StepRecord]:
     """The record of each step. A run that goes on takes the earlier ones from its log, which has to have them all."""
-    records = _trainer(plan, model, folder, world).train(plan.batches, resume=resume)
+    records = _trainer(plan, model, folder, world, objective).train(plan.batches, resume=resume)
     if len(records) != plan.steps:
         raise CourseError(
             f"{folder / LOG} has {len(records)} of {plan.steps} steps: it was changed; start with --force."
@@ -99,7 +104,7 @@ def _train_all_steps(plan: Plan, model: nn.Module, folder: Path, resume: bool, w
     return records
 
 
-def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Trainer:
+def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World, objective: Objective | None) -> Trainer:
     s = plan.settings
     # The settings that the Trainer has too have the same names there.
     config = TrainingConfig(**shared_settings(s, TrainingConfig), warmup_steps=plan.warmup_steps)
@@ -112,6 +117,7 @@ def _trainer(plan: Plan, model: nn.Module, folder: Path, world: World) -> Traine
         log_every=s.log_every,
         log_path=folder / LOG,
         world=world,
+        objective=objective,
     )
 
 
@@ -124,10 +130,9 @@ def held_out_loss(model: nn.Module, plan: Plan, world: World = World()) -> float
         world: this process among several, which take turns at the batches.
 
     Returns:
-        The loss in nats a token.
+        The loss: of the next token in nats, or what the plan's task takes in its place.
     """
-    rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
-    return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
+    return plan.task.held_out_loss(model, plan, world)
 
 
 def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
@@ -154,7 +159,14 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
     return [folder / name for name in written]
 
 
-def plot(records: list[StepRecord], before: float, after: float, path: Path, say: Callable[[str], None]) -> None:
+def plot(
+    records: list[StepRecord],
+    before: float,
+    after: float,
+    path: Path,
+    say: Callable[[str], None],
+    unit: str = Task.unit,
+) -> None:
     """Plot the training loss of each step and the held-out loss at its evaluations, as a PNG.
 
     Args:
@@ -163,6 +175,7 @@ def plot(records: list[StepRecord], before: float, after: float, path: Path, say
         after: the held-out loss after the last step.
         path: the picture's file.
         say: is told where matplotlib is not installed; nothing is drawn then.
+        unit: what the loss is measured in.
     """
     try:
         from matplotlib.figure import Figure
@@ -170,7 +183,7 @@ def plot(records: list[StepRecord], before: float, after: float, path: Path, say
         say("No loss plot: matplotlib is not installed (pip install '.[book]').")
         return
     figure = Figure(figsize=(7, 4), layout="constrained")  # no pyplot: no window, whatever the machine's backend
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
+    axes = figure.add_subplot(xlabel="step", ylabel=f"loss ({unit})")
     axes.plot([r.step + 1 for r in records], [r.loss for r in records], linewidth=1, label="training")
     between = [(r.step + 1, r.eval_loss) for r in records[:-1] if r.eval_loss is not None]
     points = [(0, before), *between, (len(records), after)]
@@ -197,10 +210,7 @@ def _summary(
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "held_out_loss_before": before,
-        "held_out_loss_after": after,
-        "perplexity_before": perplexity(before),
-        "perplexity_after": perplexity(after),
+        **plan.task.summary(before, after),
         "peak_memory_bytes": max((r.peak_memory for r in records if r.peak_memory is not None), default=None),
         "estimated_memory_bytes": plan.memory.total,
         "result": written[0].name,

@@ -6,6 +6,7 @@ too, the Trainer's. To add one, add a field, and use it where it counts.
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from course_lib.errors import CourseError
@@ -27,7 +28,20 @@ GPT2_LAYERS = ("c_attn", "c_proj", "c_fc")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run. Where a setting is None, its default depends on the mode, see `complete`."""
+    """Everything that decides a run. Where a setting is None, its default depends on the mode, see `complete`.
+
+    A command that trains something else has a subclass with its own settings, name, learning rates and length.
+
+    Attributes:
+        STAGE: the command, which run.json tells where it is not "train".
+        RATES: the learning rate of each mode.
+        LORA_STEPS: the steps of a LoRA run where neither steps nor epochs are given; 0: one pass.
+    """
+
+    # Without annotations these are no fields.
+    STAGE = "train"
+    RATES = MappingProxyType({"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4})
+    LORA_STEPS = 500
 
     mode: str = option(
         "lora",
@@ -210,12 +224,19 @@ class Settings:
     )
     compile: bool = option(False, "torch.compile the forward pass", group=MEMORY, shown="off")
 
+    def check(self) -> None:
+        """Refuse what a subclass's own settings exclude; None has not been replaced by a default yet."""
+
+    def own_defaults(self) -> dict[str, Any]:
+        """The values of a subclass's own settings that depend on others."""
+        return {}
+
 
 # Settings that change neither the losses nor what is written: they may differ when a run is resumed.
 FREE = {each.name for each in fields(Settings) if each.metadata["free"]}
 
 
-def complete(explicit: dict[str, Any]) -> Settings:
+def complete(explicit: dict[str, Any], kind: type[Settings] = Settings) -> Settings:
     """The settings of a new run: what was given, and the rest by mode.
 
     LoRA follows the course's guide: its learning rate is 3e-4, and it takes 500 steps of four micro-batches. Full
@@ -224,6 +245,7 @@ def complete(explicit: dict[str, Any]) -> Settings:
 
     Args:
         explicit: the settings that were given, by name.
+        kind: the settings' class, which is the command's.
 
     Returns:
         The complete settings.
@@ -231,9 +253,10 @@ def complete(explicit: dict[str, Any]) -> Settings:
     Raises:
         CourseError: settings exclude each other, or one makes no sense.
     """
-    given = Settings(**explicit)
+    given = kind(**explicit)
     check_options(given)
     _check_together(given, explicit)
+    given.check()
     missing = {name: value for name, value in _defaults(given).items() if getattr(given, name) is None}
     if "model" not in explicit and _are_gpt2s(given.target_modules):
         missing["model"] = GPT2
@@ -255,10 +278,9 @@ def _are_gpt2s(targets: tuple[str, ...] | None) -> bool:
 def _defaults(given: Settings) -> dict[str, Any]:
     """The values of the settings that depend on others."""
     lora, token_aware = given.mode in LORA_MODES, given.tokens_per_step is not None
-    rates = {"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4}
-    by_steps = lora and not token_aware and given.epochs is None
+    by_steps = lora and not token_aware and given.epochs is None and given.LORA_STEPS > 0
     chosen: dict[str, Any] = {
-        "lr": rates[given.mode],
+        "lr": given.RATES[given.mode],
         "min_lr_ratio": MIN_LR_RATIO[given.schedule],
         "grad_accum_steps": 4 if lora and not token_aware else 1,
         "eval_batch_size": given.batch_size,
@@ -268,16 +290,16 @@ def _defaults(given: Settings) -> dict[str, Any]:
         "keep": 2 if given.mode == "full" else 10,
     }
     if by_steps:
-        chosen["steps"] = 500
+        chosen["steps"] = given.LORA_STEPS
     elif given.steps is None:
         chosen["epochs"] = 1.0
-    return chosen
+    return chosen | given.own_defaults()
 
 
 def _check_together(given: Settings, explicit: dict[str, Any]) -> None:
     """CourseError where two settings exclude each other."""
-    for each in fields(Settings):
-        modes = each.metadata["modes"]
+    for each in fields(given):
+        modes = each.metadata.get("modes")
         if each.name in explicit and modes and given.mode not in modes:
             raise CourseError(
                 f"{flag_of(each.name)} belongs to --mode {', '.join(modes)} and not to {given.mode}. Leave it out, or "
@@ -333,6 +355,6 @@ def shared_settings(settings: Settings, config: type) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name in names}
 
 
-def setting_names() -> set[str]:
-    """The options that are settings of a run."""
-    return {each.name for each in fields(Settings)}
+def setting_names(kind: type[Settings] = Settings) -> set[str]:
+    """The options that are settings of a run, of one command."""
+    return {each.name for each in fields(kind)}

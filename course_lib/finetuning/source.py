@@ -1,10 +1,13 @@
 """The rows of a training run, and how they are to be read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
+from course_lib.data.batching import collate
 from course_lib.data.masking import Example, fitting_length
 from course_lib.data.shards import TokenShards
 from course_lib.data.tokenizers import TextEncoder
@@ -18,7 +21,7 @@ FATES = {
     "cut-end": " and lose their end",
     "error": ", which --too-long error does not allow",
 }
-Rows = np.ndarray | TokenShards | list[Example]
+Rows = np.ndarray | TokenShards | list[Example] | list[dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Source:
         pad_id: the id that fills batches up.
         seq_len: tokens that a row has at most.
         notes: lines for the header: which files were read, and what was left out or cut.
+        row_tokens: tokens of the longest row, where that is not `seq_len`.
+        collate: makes a batch of the numbers of some rows.
     """
 
     what: str
@@ -42,6 +47,8 @@ class Source:
     pad_id: int = 0
     seq_len: int = SEQ_LEN
     notes: tuple[str, ...] = ()
+    row_tokens: int | None = None
+    collate: Callable[[Any, np.ndarray, int], Any] = collate
 
 
 @dataclass(frozen=True)

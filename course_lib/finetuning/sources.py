@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from course_lib.data import length_grouped, split_paragraphs, style_corpus
-from course_lib.data.batching import collate
 from course_lib.data.corpora import NAMED, no_corpus, read_corpus
 from course_lib.data.formats import check_format, parse_map
 from course_lib.data.masking import Example, shorten
@@ -55,7 +54,7 @@ class MicroBatches(Sequence):
         """int64 (batch_size, time) of blocks, or the dictionary of `pad` of examples."""
         if not 0 <= number < self.total:
             raise IndexError(f"micro-batch {number} of {self.total}")
-        return collate(self.source.train, self._rows(number), self.source.pad_id)
+        return self.source.collate(self.source.train, self._rows(number), self.source.pad_id)
 
     def tokens(self, number: int) -> int:
         """Tokens of micro-batch `number` (of any number), without the padding."""
@@ -99,7 +98,7 @@ def read_source(name: str, tokenizer: Tokenizer, seq_len: int | None = None, **o
     path, wanted = Path(name).expanduser(), SourceOptions(seq_len, **options)
     if _has_shards(path):
         return _shards(path, wanted)
-    if _has_records(path):
+    if has_records(path):
         return read_record_source(path, tokenizer, wanted)
     if path.is_dir() or (name in NAMED and not path.exists()):
         parts = (
@@ -115,7 +114,7 @@ def _has_shards(path: Path) -> bool:
     return path.is_dir() and any(path.glob("train_*.npy"))
 
 
-def _has_records(path: Path) -> bool:
+def has_records(path: Path) -> bool:
     """Whether a path is a file of records, or a folder that has neither token shards nor WikiText files."""
     if path.is_dir():
         return not _has_shards(path) and not any(path.glob("wiki.*.*"))
@@ -139,7 +138,7 @@ def check_source(name: str, format: str = "auto", map: str | None = None) -> Non
     path = Path(name).expanduser()
     if path.is_file() and not path.name.lower().endswith(ENDINGS) and (cure := cure_for(path.name)):
         raise CourseError(f"{name} cannot be trained on as it is{cure}.")
-    if path.is_dir() and _has_records(path):
+    if path.is_dir() and has_records(path):
         _ = read_folder(path).training
     if path.exists() or name in (*NAMED, BUNDLED):
         return

@@ -1,79 +1,232 @@
-"""The generate loop: one forward pass for each new token, with the model's key-value cache.
+"""The generate loop: one forward pass for each new token, with a cache of keys and values.
 
-Left out, for chapter 08: caches of our own, stopping sequences, repetition penalties, streaming.
+`generate` returns token ids, `complete` texts, and `stream` yields pieces of one text as they come. The three share
+`decode_steps`, the loop itself. tests/parity/test_generate.py holds it against transformers' `generate`, token for
+token.
+
+Left out: beam search, and processors of logits beyond `sampling`.
 """
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
-from course_lib.inference.sampling import sample
+from course_lib.inference.caches import Cache, PagedCache, SinkCache, make_cache
+from course_lib.inference.sampling import SamplingSettings, mark_seen
+from course_lib.inference.stopping import Row, as_set, end_tokens
+
+Prompts = Sequence[Sequence[int]]
 
 
-@torch.inference_mode()
 def generate(
     model: nn.Module,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     max_new_tokens: int,
     *,
+    cache: str | Cache = "static",
     temperature: float = 0.0,
+    top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[Sequence[int]] = (),
     eos_token_id: int | Iterable[int] | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
     """Continue each prompt (token ids) by at most `max_new_tokens` tokens.
 
     Prompts of unequal length are padded on the left and get their true positions, so that a row's result is the same
-    alone and in a batch (tests/parity/test_generate.py).
+    alone and in a batch (tests/parity/test_generate.py). What transformers assumes without being asked is not assumed
+    here: there is no default length, and sampling needs a temperature.
 
     Args:
-        model: a transformers model or our decoder.
+        model: a transformers model, our decoder, or what `prepare` made of one.
         prompts: the token ids of each, at least one.
         max_new_tokens: how many tokens to add at most.
-        temperature: 0 takes the likeliest token each time; otherwise see `sample`.
-        top_p: see `sample`.
-        eos_token_id: the end token, or several; a row stops at the first of them.
+        cache: "none", "dynamic", "static", "int8", "paged" or "sink" (see `caches`), or an empty cache.
+        temperature: 0 takes the likeliest token each time; otherwise see `SamplingSettings`, also for the next four.
+        top_k: the likeliest tokens to draw from; 0 stands for all.
+        top_p: the probability to draw from.
+        min_p: the least probability beside the likeliest token's.
+        repetition_penalty: above 1 makes tokens of prompt and text less likely.
+        stop: token sequences at which a row ends.
+        eos_token_id: the end token, or several; a row stops at the first of them. None: the model's own; () : none.
         seed: of the draws.
 
     Returns:
-        For each prompt the new tokens alone, without the end token.
+        For each prompt the new tokens alone, without the end token or stop sequence.
 
     Raises:
-        CourseError: a prompt is empty, or does not fit into the model's positions.
+        CourseError: a prompt is empty or does not fit into the model's positions, or a setting is out of its range.
     """
-    if not prompts or not all(prompts):
+    settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
+    ends = end_tokens(model) if eos_token_id is None else as_set(eos_token_id)
+    _refuse_empty(prompts)
+    if _takes_one_row(cache) and len(set(map(len, prompts))) > 1:
+        # Padding would stand where the sinks are to be: each row by itself.
+        alone = {"cache": cache, "stop": stop, "eos_token_id": ends, "seed": seed} | vars(settings)
+        return [generate(model, [prompt], max_new_tokens, **alone)[0] for prompt in prompts]
+    rows = [Row(ends, stop) for _ in prompts]
+    for _ in decode_steps(model, prompts, max_new_tokens, rows, settings, cache, seed):
+        pass
+    return [row.tokens for row in rows]
+
+
+def _refuse_empty(prompts: Prompts) -> None:
+    if not len(prompts) or not all(len(prompt) for prompt in prompts):
         raise CourseError("generate needs at least one prompt, and each prompt at least one token.")
-    _refuse_too_long(model, max(map(len, prompts)), max_new_tokens)
+
+
+def _takes_one_row(cache: str | Cache) -> bool:
+    return cache == "sink" or isinstance(cache, SinkCache)
+
+
+@torch.inference_mode()
+def decode_steps(
+    model: Any,
+    prompts: Prompts,
+    max_new_tokens: int,
+    rows: Sequence[Row],
+    settings: SamplingSettings,
+    cache: str | Cache = "static",
+    seed: int = 0,
+) -> Iterator[list[list[int]]]:
+    """The loop: the prompts in one pass, then one pass for each new token of all rows, until every row has ended.
+
+    Args:
+        model: as for `generate`.
+        prompts: as for `generate`.
+        max_new_tokens: as for `generate`.
+        rows: one for each prompt; they collect the tokens and say when a row has ended.
+        settings: how the next token is chosen.
+        cache: as for `generate`.
+        seed: of the draws.
+
+    Yields:
+        After each step, the tokens that have become certain in each row.
+    """
+    longest = max(map(len, prompts))
+    refuse_too_long(model, longest, max_new_tokens)
     device = next(model.parameters()).device
-    tokens, mask = _pad_left(prompts, device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (batch, longest prompt): 0 at each prompt's first token
+    kept = make_cache(cache, model, longest + max_new_tokens) if isinstance(cache, str) else cache
+    state = _State(model, kept, *_pad_left(prompts, max_new_tokens, device))
     generator = torch.Generator(device).manual_seed(seed)
-    ends = torch.tensor(sorted(_as_set(eos_token_id)), dtype=torch.long, device=device)
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    cache, rows = None, []
-    # The first pass reads the prompts whole and fills the cache; each later one reads a single new token per row.
-    for _ in range(max_new_tokens):
-        output = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-        cache, logits = output.past_key_values, output.logits[:, -1]  # (batch, vocabulary)
-        chosen = sample(logits, temperature, top_p, generator)
-        done |= torch.isin(chosen, ends)
-        rows.append(chosen.masked_fill(done, -1))  # -1 marks the end token and what follows it
-        if done.all():
-            break
-        # The next pass gets the new tokens alone, (batch, 1), with a mask over all tokens so far.
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
-    return [[token for token in row if token >= 0] for row in torch.stack(rows, dim=1).tolist()]
+    seen = None
+    for step in range(max_new_tokens):
+        logits = state.read(longest if step == 0 else 1)  # (batch, vocabulary)
+        if settings.repetition_penalty != 1 and seen is None:
+            seen = mark_seen(prompts, logits.shape[-1], device)
+        chosen = settings.choose(logits, seen, generator)  # (batch,)
+        if seen is not None:
+            seen.scatter_(1, chosen[:, None], True)
+        fresh = [row.add(token) for row, token in zip(rows, chosen.tolist(), strict=True)]
+        if step == max_new_tokens - 1:  # nothing comes after these, so nothing need be held back
+            fresh = [now + row.finish() for now, row in zip(fresh, rows, strict=True)]
+        yield fresh
+        if all(row.done for row in rows):
+            return
+        state.append(chosen)
 
 
-def _refuse_too_long(model: nn.Module, prompt: int, new: int) -> None:
+class _State:
+    """The tokens so far with their mask and positions, and the cache: what the next forward pass is told.
+
+    Memory for all of it is set aside once. Without padding there is no mask, which lets kernels take their fast path.
+
+    Args:
+        model: as for `generate`.
+        cache: an empty cache, or None to compute everything anew in each pass.
+        tokens: (batch, longest prompt + new tokens), filled up to the prompts' end.
+        mask: 1 for tokens and those to come, 0 for padding, like tokens.
+        length: the longest prompt.
+    """
+
+    def __init__(self, model: Any, cache: Cache | None, tokens: Tensor, mask: Tensor, length: int):
+        self.model, self.cache, self.tokens, self.length = model, cache, tokens, length
+        self.mask = mask if not bool(mask.all()) else None
+        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # 0 at each prompt's first token
+        # Only the last token's logits are used: those of a long prompt would take gigabytes.
+        takes = inspect.signature(getattr(model, "forward", model)).parameters
+        self.last_logits = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def append(self, chosen: Tensor) -> None:
+        """Add a token to each row, (batch,)."""
+        self.tokens[:, self.length] = chosen
+        self.length += 1
+
+    def read(self, new: int) -> Tensor:
+        """Let the model read the last `new` tokens of each row.
+
+        Returns:
+            The logits after the last one, (batch, vocabulary).
+        """
+        if self.cache is None:
+            return self._pass(0, self.length)
+        start = self.length - new
+        if isinstance(self.cache, PagedCache) and start == 0:
+            start = self._read_shared_beginning(self.cache)
+        block = self.length - start
+        if self.cache.longest_block is not None and start == 0 and block > self._room():
+            block = self.cache.longest_block  # a prompt longer than the cache keeps: in parts, as a text would come
+        logits = None
+        for first in range(start, self.length, block):
+            logits = self._pass(first, min(first + block, self.length))
+        assert logits is not None
+        return logits
+
+    def _room(self) -> int:
+        """The tokens that an evicting cache takes before it evicts."""
+        if isinstance(self.cache, PagedCache) and self.cache.max_pages is not None:
+            return self.cache.max_pages * self.cache.page_size
+        return self.cache.longest_block if self.cache is not None and self.cache.longest_block else self.length
+
+    def _read_shared_beginning(self, cache: PagedCache) -> int:
+        """Read what all rows begin with once, and let them share its pages. Returns how many tokens that were."""
+        rows = len(self.tokens)
+        if rows == 1 or self.mask is not None or cache.tables or cache.max_pages is not None:
+            return 0
+        equal = (self.tokens[:, : self.length - 1] == self.tokens[:1, : self.length - 1]).all(dim=0)  # (time,)
+        shared = int(equal.long().cumprod(0).sum())
+        if shared < cache.page_size:
+            return 0
+        _, positions = cache.begin(None, self.positions[:1, :shared])
+        self._call(self.tokens[:1, :shared], None, positions)
+        cache.fork(rows)
+        return shared
+
+    def _pass(self, start: int, stop: int) -> Tensor:
+        mask = None if self.mask is None else self.mask[:, :stop]
+        positions = self.positions[:, start:stop]
+        if self.cache is not None:
+            mask, positions = self.cache.begin(mask, positions)
+        return self._call(self.tokens[:, start:stop], mask, positions)
+
+    def _call(self, tokens: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        output = self.model(
+            tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+            **self.last_logits,
+        )
+        return output.logits[:, -1]
+
+
+def refuse_too_long(model: Any, prompt: int, new: int) -> None:
     """Raise CourseError where GPT-2, which has a vector for each position and none beyond, would run out of them.
 
     Rotary positions go on beyond the training length, if not well.
+
+    Args:
+        model: as for `generate`.
+        prompt: the tokens of the longest prompt.
+        new: the tokens to be added. The last one is not read, so it needs no position.
     """
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") == "gpt2" and prompt + new - 1 > config.max_position_embeddings:
@@ -83,12 +236,15 @@ def _refuse_too_long(model: nn.Module, prompt: int, new: int) -> None:
         )
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (batch, longest prompt); padding is masked, so its value does not matter."""
+def _pad_left(prompts: Prompts, new: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Token ids and attention mask, both (batch, longest prompt + new), and the longest prompt's length.
+
+    Padding is masked, so its value does not matter.
+    """
     longest = max(map(len, prompts))
-    tokens = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+    tokens = [[0] * (longest - len(prompt)) + list(prompt) + [0] * new for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * (len(prompt) + new) for prompt in prompts]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device), longest
 
 
 def complete(
@@ -103,7 +259,7 @@ def complete(
     """`generate` for text: the completions of `prompts`, given to the model as they are.
 
     Args:
-        model: a transformers model or our decoder.
+        model: as for `generate`.
         tokenizer: the model's.
         prompts: the texts to continue.
         max_new_tokens: how many tokens to add at most.
@@ -118,7 +274,8 @@ def complete(
         CourseError: as for `generate`.
     """
     ids = [prompt_ids(tokenizer, prompt, from_template) for prompt in prompts]
-    new = generate(model, ids, max_new_tokens, eos_token_id=end_tokens(model, tokenizer), **options)
+    options.setdefault("eos_token_id", end_tokens(model, tokenizer))
+    new = generate(model, ids, max_new_tokens, **options)
     return [tokenizer.decode(tokens) for tokens in new]
 
 
@@ -140,29 +297,3 @@ def prompt_ids(tokenizer: ModelTokenizer, prompt: str, from_template: bool = Fal
     if len(ids) > 1 and ids[-1] == end and not prompt.endswith(tokenizer.decode(ids[-1:])):
         return ids[:-1]  # the tokenizer has add_eos_token set: that ends a document, which is to go on here
     return ids
-
-
-def end_tokens(model: nn.Module, tokenizer: ModelTokenizer) -> set[int]:
-    """Every token that ends a text: the tokenizer's, and those that the model's configuration names.
-
-    A chat model ends a turn with a token of its own, which often stands in generation_config.json alone: Llama 3
-    Instruct has ``<|end_of_text|>``, ``<|eom_id|>`` and ``<|eot_id|>`` there, and only one of them in its tokenizer.
-
-    Args:
-        model: a transformers model or our decoder.
-        tokenizer: the model's.
-
-    Returns:
-        The ids of the end tokens.
-    """
-    ends = _as_set(getattr(tokenizer, "eos_token_id", None))
-    for name in ("generation_config", "config"):
-        if named := _as_set(getattr(getattr(model, name, None), "eos_token_id", None)):
-            return ends | named  # the first is what transformers' own `generate` goes by
-    return ends
-
-
-def _as_set(ids: int | Iterable[int] | None) -> set[int]:
-    if ids is None:
-        return set()
-    return {ids} if isinstance(ids, int) else set(ids)

@@ -123,6 +123,7 @@ class Decoder(nn.Module):
         use_cache: bool = False,
         num_items_in_batch: float | None = None,
         skip_logits: bool = False,
+        logits_to_keep: int = 0,
     ) -> DecoderOutput:
         """The logits of every position, and the loss where labels are given. The arguments are those of transformers.
 
@@ -138,9 +139,10 @@ class Decoder(nn.Module):
             num_items_in_batch: divide the summed loss by this number instead of by that of the labels trained on.
             skip_logits: return the loss alone. It is the same loss, and training is faster: only some of the logits
                 exist at a time (see `fused_loss`).
+            logits_to_keep: compute the logits of so many last positions alone, without a loss; 0: of all.
 
         Returns:
-            Logits (batch, time, vocabulary), the loss in nats per token, and the cache.
+            Logits (batch, time or logits_to_keep, vocabulary), the loss in nats per token, and the cache.
 
         Raises:
             CourseError: A mask's shape does not fit, GPT-2's learned positions run out, or skip_logits comes without
@@ -152,6 +154,8 @@ class Decoder(nn.Module):
         if use_cache and past_key_values is None:
             past_key_values = KVCache()
         hidden = self.model(input_ids, attention_mask, position_ids, past_key_values)  # (B, T, C)
+        if logits_to_keep:
+            hidden = hidden[:, -logits_to_keep:]
         # (B, T, vocabulary): a tied head multiplies by the embedding's table
         logits = F.linear(hidden, self.output_weight) if self.lm_head is None else self.lm_head(hidden)
         loss = None

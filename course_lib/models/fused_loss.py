@@ -162,6 +162,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
     """The summed cross-entropy of logits, which are overwritten by softmax - onehot, its gradient.
 
+    Args:
+        logits: (rows, vocabulary); they are changed in place.
+        targets: (rows,), token ids.
+
+    Returns:
+        A scalar in float32, or float64 where the logits are.
+    """
+    return -log_likelihoods_(logits, targets).sum()
+
+
+def log_likelihoods_(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(z)[target] of each row of logits, which are overwritten by softmax - onehot.
+
     Narrow logits are computed with in float32, a few rows at a time. log sum exp z needs no pass of its own: the
     largest softmax is exp(max z) over that sum, so the logarithm is max z - log(max softmax).
 
@@ -170,7 +183,7 @@ def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
         targets: (rows,), token ids.
 
     Returns:
-        A scalar in float32, or float64 where the logits are.
+        (rows,) in float32, or float64 where the logits are.
     """
     rows, wide_dtype = max(1, CACHED_ELEMENTS // logits.shape[1]), _wide(logits.dtype)
     scratch = None if wide_dtype == logits.dtype else logits.new_empty(rows, logits.shape[1], dtype=wide_dtype)
@@ -185,8 +198,94 @@ def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
             part.copy_(wide)
         part[row, target] = log_likelihood.expm1().to(part.dtype)  # p - 1, exact also where p is nearly 1
         log_likelihoods.append(log_likelihood)
-    return -torch.cat(log_likelihoods).sum()
+    return torch.cat(log_likelihoods)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
+
+
+def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(W h)[target] of each row, in nats, without ever holding all logits.
+
+    A preference loss weighs each response's tokens by a factor g that is known only after all of them are summed. With
+    p = softmax(W h) and e the one-hot vector of the target, the gradients are
+
+        dh = g W^T (e - p),        dW = g (e - p) h^T
+
+    dh is linear in g, so everything but g is computed in the forward pass, where the logits are at hand. A frozen W, as
+    under LoRA, needs nothing else, and its backward pass is one product by g. For a trained W the logits are made anew.
+    Checked against `token_log_probs_plain` in tests/models/test_fused_loss.py.
+
+    Args:
+        hidden: (rows, width).
+        weight: (vocabulary, width), of the output layer.
+        targets: (rows,), token ids, all of them real.
+
+    Returns:
+        (rows,) in float32, or float64 where the rows are.
+    """
+    if can_fuse(hidden) and len(hidden):
+        return _TokenLogProbs.apply(hidden, weight, targets)
+    if torch.is_grad_enabled() or not len(hidden):
+        return token_log_probs_plain(hidden, weight, targets)
+    # A reference's pass, without gradients: the same arithmetic as above on a CPU, so that a policy that has not moved
+    # yet has the reference's values to the last bit.
+    plain = hidden.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    rows, found = _rows_at_once(hidden, weight), []
+    for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+        found.append(
+            token_log_probs_plain(h, weight, target) if plain else log_likelihoods_(torch.mm(h, weight.T), target)
+        )
+    return torch.cat(found)
+
+
+def token_log_probs_plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The same with all logits at once.
+
+    Args:
+        hidden: (rows, width).
+        weight: (vocabulary, width).
+        targets: (rows,), token ids.
+
+    Returns:
+        (rows,).
+    """
+    logits = F.linear(hidden, weight)
+    return -F.cross_entropy(logits.to(_wide(logits.dtype)), targets, reduction="none")
+
+
+def _rows_at_once(hidden: Tensor, weight: Tensor) -> int:
+    """So many rows that their logits take `BYTES_AT_ONCE`."""
+    return max(1, BYTES_AT_ONCE // (len(weight) * hidden.element_size()))
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        dhidden, found = torch.empty_like(hidden), []
+        rows = _rows_at_once(hidden, weight)
+        for start in range(0, len(hidden), rows):
+            h, out = hidden[start : start + rows], dhidden[start : start + rows]
+            logits = torch.mm(h, weight.T)  # (rows, vocabulary)
+            found.append(log_likelihoods_(logits, targets[start : start + rows]))  # the logits are p - e now
+            torch.addmm(out, logits, weight, beta=0, alpha=-1, out=out)  # W^T (e - p)
+        ctx.want_weight = ctx.needs_input_grad[1]
+        ctx.save_for_backward(dhidden, *((hidden, weight, targets) if ctx.want_weight else ()))
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        dhidden, *kept = ctx.saved_tensors
+        factors = upstream.to(dhidden.dtype)[:, None]  # (rows, 1): g
+        dweight = None
+        if ctx.want_weight:
+            hidden, weight, targets = kept
+            dweight, rows = torch.zeros_like(weight), _rows_at_once(hidden, weight)
+            for start in range(0, len(hidden), rows):
+                h = hidden[start : start + rows]
+                logits = torch.mm(h, weight.T)
+                log_likelihoods_(logits, targets[start : start + rows])
+                dweight.addmm_(logits.T, h * factors[start : start + rows], alpha=-1)
+        return dhidden * factors, dweight, None

@@ -1,7 +1,7 @@
 """The NumPy edition: it writes every method by hand, needs only NumPy, and is imported in a fraction of a second.
 
 A ladder of files, each adding one idea to the last: `tensor` (autograd), `functional`, `nn`, `gpt`, `optim`,
-`tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `quantization`, `benchmark`.
+`tokenizer`, `instructions`, `trainer`, `lora`, `merge`, `quantization`, `benchmark`, `preferences`.
 """
 
 from course_lib.data import InstructionFormatter
@@ -13,6 +13,7 @@ from course_lib.scratch.lora import LoRALinear, LoRAModel
 from course_lib.scratch.merge import LoRAMerger
 from course_lib.scratch.nn import Embedding, LayerNorm, Linear, Module
 from course_lib.scratch.optim import SGD, AdamW, clip_grad_norm, warmup_cosine
+from course_lib.scratch.preferences import dpo_gradient, dpo_loss, sequence_log_probs
 from course_lib.scratch.quantization import Quantized4bit, dequantize_4bit, nf4_levels, quantize_4bit
 from course_lib.scratch.tensor import Tensor, no_grad
 from course_lib.scratch.tokenizer import BPETokenizer
@@ -40,6 +41,8 @@ __all__ = [
     "clip_grad_norm",
     "cross_entropy",
     "dequantize_4bit",
+    "dpo_gradient",
+    "dpo_loss",
     "dropout",
     "embedding",
     "gelu",
@@ -49,6 +52,7 @@ __all__ = [
     "nf4_levels",
     "no_grad",
     "quantize_4bit",
+    "sequence_log_probs",
     "softmax",
     "warmup_cosine",
 ]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +24,7 @@ class StepRecord:
         eval_loss: where the step was followed by an evaluation.
         peak_memory: in bytes, see `training.memory`.
         skipped: a gradient overflowed in float16, so the weights stayed as they were and the loss scale was lowered.
+        metrics: what the objective reports besides the loss, such as the rewards of a preference loss.
     """
 
     step: int
@@ -35,6 +36,7 @@ class StepRecord:
     eval_loss: float | None = None
     peak_memory: int | None = None
     skipped: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """`step 10 | loss 3.89 | lr 6.6e-05 | norm 0.89 | 42 ms | 15238 tok/s`."""
@@ -46,6 +48,7 @@ class StepRecord:
             f"{1000 * self.seconds:.0f} ms",
             f"{self.tokens / self.seconds:.0f} tok/s",
         ]
+        parts += [f"{name} {value:.3f}" for name, value in self.metrics.items()]
         if self.eval_loss is not None:
             parts.append(f"eval {self.eval_loss:.4f}")
         if self.skipped:

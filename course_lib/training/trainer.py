@@ -16,14 +16,15 @@ from tqdm import tqdm
 
 from course_lib.data import block_diagonal
 from course_lib.errors import CourseError
+from course_lib.models.masks import mask_for
 from course_lib.training.checkpoint import Checkpoints
 from course_lib.training.clipping import clip_grad_norm
 from course_lib.training.config import CheckpointConfig, TrainingConfig
 from course_lib.training.distributed import World, full_tensor, wrap_distributed
 from course_lib.training.log import StepRecord, TrainingLog
-from course_lib.training.loss import count_targets, training_loss
 from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory
+from course_lib.training.objective import NextToken, Objective
 
 Batch = np.ndarray | torch.Tensor | dict
 
@@ -43,6 +44,7 @@ class Trainer:
         log_every: steps between printed lines; 0: none.
         log_path: a JSONL file for the record of every step.
         world: this process among several (see `distributed`), each with its rows of every micro-batch.
+        objective: what is minimised; None: the loss of the next token.
 
     Raises:
         CourseError: nothing in the model requires gradients, or settings exclude each other.
@@ -59,8 +61,10 @@ class Trainer:
         log_every: int = 10,
         log_path: Path | str | None = None,
         world: World = World(),  # noqa: B008 - frozen
+        objective: Objective | None = None,
     ):
         self.model, self.config, self.world = model, config, world
+        self.objective = objective or NextToken()
         self.evaluate, self.eval_every = evaluate, eval_every
         self.log = TrainingLog(log_every, log_path, enabled=world.is_main)
         return_freed_memory()
@@ -169,7 +173,7 @@ class Trainer:
             group["lr"] = lr
 
         parts = [self.to_tensors(batch) for batch in micro_batches]
-        targets = self.world.total(sum(count_targets(part["labels"]) for part in parts))
+        targets = self.world.total(sum(self.objective.count(part) for part in parts))
         if not targets:
             raise CourseError("Every label of this step is -100, so there is nothing to train on. Look at its records.")
         # Data-parallel gradients are averages over the processes; multiplying by their number makes them sums.
@@ -180,9 +184,10 @@ class Trainer:
             last = index == len(parts) - 1
             with self.gradients_travel(last):
                 with self.autocast():
-                    part_loss = training_loss(self.forward, part, weight)  # (batch, time) ids -> a scalar
+                    part_loss = self.objective.loss(self.forward, part, weight)  # (batch, time) ids -> a scalar
                 self.scaler.scale(part_loss).backward()  # adds to each parameter's .grad
             loss += part_loss.item()
+        metrics = self.objective.report()
         loss = self.world.total(loss) / self.world.size
         if not math.isfinite(loss):
             raise not_finite("loss", loss, number, lr)
@@ -199,7 +204,9 @@ class Trainer:
 
         tokens = sum(count_tokens(batch) for batch in micro_batches)
         seconds, memory = time.perf_counter() - started, peak_memory(self.device)
-        return StepRecord(number, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=overflow)
+        return StepRecord(
+            number, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=overflow, metrics=metrics
+        )
 
     def to_tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
         """This process's rows of a batch as tensors on the device.
@@ -213,10 +220,11 @@ class Trainer:
         """
         batch = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
         batch.setdefault("labels", batch["input_ids"])
-        tensors = self.world.rows({key: torch.as_tensor(value).long() for key, value in batch.items()})
+        tensors = self.world.rows({key: _ids_or_numbers(value) for key, value in batch.items()})
         if "segment_ids" in tensors:
             # (batch, time) -> (batch, 1, time, time): True where a token may see another of its own document
-            tensors["attention_mask"] = torch.as_tensor(block_diagonal(tensors.pop("segment_ids").numpy()))
+            allowed = torch.as_tensor(block_diagonal(tensors.pop("segment_ids").numpy()))
+            tensors["attention_mask"] = mask_for(self.model, allowed)
         return {key: value.to(self.device) for key, value in tensors.items()}
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -262,6 +270,12 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["extra"]["scaler"])
         return state["step"], state["extra"]["best"]
+
+
+def _ids_or_numbers(value: Any) -> torch.Tensor:
+    """A batch's array as a tensor: token ids and masks as int64, what has fractions as it is."""
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.is_floating_point() else tensor.long()
 
 
 def not_finite(what: str, value: float, step: int, lr: float) -> CourseError:

@@ -87,3 +87,20 @@ def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
     theirs.get_submodule(layers[3]).weight.data[0] ^= 1
     with pytest.raises(AssertionError, match=layers[3]):
         qlora.check_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_bench_generate(model_folders, tmp_path, capsys):
+    """Every contender, with the cache on and off, and the published cache sizes."""
+    out = tmp_path / "b.json"
+    options = ["--prompt", "The keeper lit", "--max-new-tokens", "4", "--pairs", "2", "--threads", "1"]
+    assert main(["bench", "generate", "--model_path", str(model_folders / "llama"), *options, "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["transformers float32 / transformers float32"] == 1
+    for weights in ("float32", "bfloat16", "int8", "int4"):
+        for what in (", tok/s", ", first token ms", ", ms a token", ", cache off, tok/s", ", GB/s"):
+            assert figures[f"ours {weights}{what}"] > 0
+    assert figures["cache bytes"] == figures["cache bytes by formula"]
+    sizes = [figures[f"{name}, KiB a token in 16 bits"] for name in ("OPT-13B", "Llama-2-7B", "Llama-3-8B")]
+    assert sizes == [800, 512, 128]
+    assert "ours int4 / transformers float32" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from course_lib.adapters import load_adapter
 from course_lib.adapters.files import WEIGHTS
+from course_lib.commands.generate import load_with_adapter
 from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
 from course_lib.finetuning.export import quantization_of_adapter
 from course_lib.finetuning.model import load_base
@@ -62,6 +63,14 @@ def test_the_command_says_so(trained, capsys):
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     words = "was trained on nf4, blocks of 64 with double quantisation, and is put on what these 4 bits stand for"
     assert notes == [f"note: {folder} {words}" for folder in (trained / "nf4", checkpoint)]
+
+
+def test_generate_puts_it_there_too(trained):
+    model, _ = load_with_adapter(None, trained / "nf4")
+    expected = load_base(complete({"model": str(trained / "llama"), "mode": "qlora"}), trained)
+    load_adapter(expected, trained / "nf4")
+    ids = torch.arange(3, 40)[None]
+    torch.testing.assert_close(model(ids).logits, expected.eval()(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_file_alone_says_how(trained, tmp_path, capsys):

@@ -19,7 +19,12 @@ IN_BLOCKS = [line for line in IN_BLOCKS if line.startswith("course ")]
 IN_TEXT = [line for line in re.findall(r"`(course [^`]*)`", README) if "\u2026" not in line]
 # They take minutes, and have tests of their own: here their arguments are checked.
 LONG = ("run", "bench", "grade", "assignment check")
-SHORTER = {"train": ["--steps", "3", "--seq-len", "32"], "align run": ["--steps", "4", "--seq-len", "32"]}
+SHORTER = {
+    "sft": ["--steps", "2"],
+    "dpo": ["--steps", "2"],
+    "train": ["--steps", "3", "--seq-len", "32"],
+    "align run": ["--steps", "4", "--seq-len", "32"],
+}
 
 
 def is_long(line):
@@ -28,7 +33,20 @@ def is_long(line):
 
 def test_the_readme_has_the_commands_that_this_file_is_about():
     verbs = {line.split()[1] for line in IN_BLOCKS}
-    assert {"run", "assignment", "data", "train", "compare", "merge", "adapters", "align", "bench", "grade"} <= verbs
+    assert {
+        "run",
+        "assignment",
+        "data",
+        "train",
+        "compare",
+        "merge",
+        "adapters",
+        "sft",
+        "dpo",
+        "align",
+        "bench",
+        "grade",
+    } <= verbs
 
 
 def test_the_commands_run_one_after_another(workspace, capsys):
@@ -46,6 +64,8 @@ def test_the_commands_run_one_after_another(workspace, capsys):
         r"train .* --dry-run": "memory, estimated by formula",
         r"train .* my_adapter$": "rank 8, alpha 16",
         r"compare --adapter my_adapter": r"base +\| my_adapter\n",
+        r"sft": "examples in the .* template",
+        r"dpo": "held-out pairs .* are ordered rightly",
         r"merge": "AutoModelForCausalLM.from_pretrained",
         r"adapters info": "change: how much the adapter adds",
         r"align compare": r"loss +4 .*\n(.*\n)*gradients +\d+ .*\n(.*\n)*weights +\d+ .*within the tolerance",

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from course_lib.models.fused_loss import linear_cross_entropy, linear_cross_entropy_plain
+from course_lib.models.fused_loss import (
+    linear_cross_entropy,
+    linear_cross_entropy_plain,
+    token_log_probs,
+    token_log_probs_plain,
+)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
@@ -44,3 +49,20 @@ def test_no_rows_give_a_loss_of_zero_and_zero_gradients():
     loss.backward()
     assert loss.item() == 0.0
     assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 33])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_token_log_probs_and_gradients_are_those_of_the_plain_form(rows, frozen, monkeypatch):
+    monkeypatch.setattr("course_lib.models.fused_loss.BYTES_AT_ONCE", 11 * 4 * 4)  # four rows at a time
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(rows, 6), torch.randn(11, 6)
+    targets, factors = torch.randint(0, 11, (rows,)), torch.randn(rows)  # each row's own factor, of both signs
+    found = []
+    for function in (token_log_probs, token_log_probs_plain):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(not frozen)
+        value = function(h, w, targets)
+        (value * factors).sum().backward()
+        found.append((value.detach(), h.grad, torch.zeros(0) if frozen else w.grad))
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-5)

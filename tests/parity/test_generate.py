@@ -11,7 +11,7 @@ ROOM = "inference"
 def test_greedy_equals_transformers(tiny_llama, parity):
     prompt = [5, 9, 31, 7]
     expected = tiny_llama.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None)
-    ours = generate(tiny_llama, [prompt], 20)[0]
+    ours = generate(tiny_llama, [prompt], 20, eos_token_id=())[0]
     differing = sum(a != b for a, b in zip(ours, expected[0, 4:].tolist(), strict=True))
     parity.exact("20 greedy tokens", "transformers generate", differing)
 

@@ -1,0 +1,1 @@
+"""Alignment: instructions (`sft`), preferences (`dpo`, `pairs`, `reference`) and verifiable rewards (`grpo`)."""

@@ -1,0 +1,178 @@
+"""A preference run: pairs from records, the reference, the objective and the held-out number, for `finetuning.run`."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from course_lib.alignment.guard import DivergenceGuard
+from course_lib.alignment.objective import PreferenceObjective, evaluate_preferences
+from course_lib.alignment.pairs import Pairs, collate_pairs, encode_pairs
+from course_lib.alignment.reference import AdapterOff, Cached, FrozenCopy, Reference, cache_reference
+from course_lib.alignment.settings import DPOSettings
+from course_lib.alignment.sft import record_options
+from course_lib.alignment.sources import read_record_parts
+from course_lib.data.masking import fitting_length
+from course_lib.errors import CourseError
+from course_lib.finetuning.plan import Plan, make_plan
+from course_lib.finetuning.record_source import MOST_FITTED, with_progress
+from course_lib.finetuning.settings import Settings
+from course_lib.finetuning.source import SHARE, Source, pad_id
+from course_lib.finetuning.task import Task
+from course_lib.options import filled
+from course_lib.training.distributed import World
+
+
+class PreferenceTask(Task):
+    """Preferring one response to another. Its source is read once, by `read`."""
+
+    unit = "preference loss"
+
+    def __init__(self) -> None:
+        self.train, self.held_out, self.template = Pairs(), Pairs(), ""
+        self.preference: PreferenceObjective | None = None
+        self.metrics: dict[str, float] = {}  # of the newest evaluation
+
+    def read(self, s: Settings, tokenizer: Any, positions: int | None) -> Source:
+        """Records as pairs of token ids.
+
+        Args:
+            s: `DPOSettings`.
+            tokenizer: the model's.
+            positions: tokens that the model can take; None for any number.
+
+        Returns:
+            The pairs to train on and those held out.
+
+        Raises:
+            CourseError: the records lack rejected responses, or none of the pairs fits.
+        """
+        options = record_options(s, tokenizer, positions)
+        self.template = str(tokenizer.chat_template) if options.template == "chat" else filled(options.template)
+        reading, held_out, notes = read_record_parts(s.dataset, options)
+        records = reading.records[: s.max_train_samples or None], held_out[: s.max_eval_samples or None]
+        if all(record.rejected is None for part in records for record in part):
+            raise CourseError(
+                f"--dataset {s.dataset} has no rejected responses, so there is nothing to prefer. course sft trains on "
+                "answers alone."
+            )
+        whole, whole_held_out = (
+            encode_pairs(with_progress(part), tokenizer, template=filled(options.template)) for part in records
+        )
+        if not (whole.pairs and whole_held_out.pairs):
+            said = [*whole.report(), *whole_held_out.report()]
+            raise CourseError(f"No pair of {s.dataset} can be used: {'; '.join(said)}.")
+        seq_len, too_long = self._limit(s, whole, positions), s.too_long or "skip"
+        self.train, self.held_out = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
+        if not (self.train.pairs and self.held_out.pairs):
+            said = [*self.train.report(), *self.held_out.report()]
+            raise CourseError(f"No pair of {s.dataset} fits into {seq_len} tokens: {'; '.join(said)}. Raise --seq-len.")
+        notes = [*notes, *_malformed(reading.problems), *self.train.report()]
+        if self.train.cut:
+            notes.append(f"pairs cut to {seq_len} tokens: {self.train.cut:,}")
+        rows = [len(pair["input_ids"]) for pair in self.train.pairs]
+        what = f"{len(rows):,} pairs in the {options.template} template, prompts computed once"
+        return Source(
+            what, self.train.pairs, self.held_out.pairs, sum(rows), pad_id(tokenizer), seq_len, tuple(notes),
+            row_tokens=max(rows), collate=collate_pairs,
+        )  # fmt: skip
+
+    @staticmethod
+    def _limit(s: Settings, whole: Pairs, positions: int | None) -> int:
+        """Tokens of a prompt with one response at most: what was asked for, or what 99 in 100 pairs need."""
+        lengths = [len(p["prompt"]) + max(len(p["chosen"]), len(p["rejected"])) for p in whole.pairs]
+        share = 1.0 if s.too_long == "error" else SHARE
+        return s.seq_len or min(fitting_length(lengths, share), MOST_FITTED, positions or MOST_FITTED)
+
+    def objective(self, model: nn.Module, plan: Plan, folder: Path) -> PreferenceObjective:
+        """The preference loss, with its reference: the model as it is now, before the first step.
+
+        Args:
+            model: with its adapter on, which changes nothing yet.
+            plan: of the run.
+            folder: of the run, which keeps cached values.
+
+        Raises:
+            CourseError: cached values are there and stale.
+        """
+        s = plan.settings
+        assert isinstance(s, DPOSettings)
+        self.preference = PreferenceObjective(
+            self._reference(s, model, folder, plan.source.pad_id),
+            filled(s.beta),
+            s.label_smoothing,
+            s.loss_type,
+            s.gamma,
+            DivergenceGuard(),
+        )
+        return self.preference
+
+    def _reference(self, s: DPOSettings, model: nn.Module, folder: Path, pad: int) -> Reference | None:
+        if s.loss_type == "simpo":
+            return None
+        if s.reference == "adapter-off":
+            return AdapterOff()
+        if s.reference == "copy":
+            return FrozenCopy(model)
+        for name, pairs in {"reference": self.train, "reference_held_out": self.held_out}.items():
+            path = folder / f"{name}.safetensors"
+            cache_reference(model, pairs, path, self.template, filled(s.eval_batch_size), pad)
+        return Cached()
+
+    def held_out_loss(self, model: nn.Module, plan: Plan, world: World) -> float:
+        """The preference loss on held-out pairs. Of several processes each computes all of it.
+
+        Args:
+            model: the policy.
+            plan: of the run.
+            world: not used.
+        """
+        size = filled(plan.settings.eval_batch_size)
+        objective = self.preference
+        assert objective is not None, "objective() is called first"
+        self.metrics = evaluate_preferences(model, objective, self.held_out.pairs, size, plan.source.pad_id)
+        return self.metrics["loss"]
+
+    def header(self, plan: Plan) -> list[str]:
+        """A line about loss and reference."""
+        s = plan.settings
+        assert isinstance(s, DPOSettings)
+        about = {"adapter-off": "the base, with the adapter off", "copy": "a frozen copy", "cached": "cached values"}
+        smoothing = f", label smoothing {s.label_smoothing:g}" if s.label_smoothing else ""
+        margin = f", gamma {s.gamma:g}" if s.loss_type == "simpo" else ""
+        held = about[s.reference] if s.reference else "none"
+        return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}"]
+
+    def describe(self, loss: float) -> str:
+        """A held-out preference loss in words."""
+        return f"{loss:.4f} (ln 2 = 0.6931 where policy and reference are one)"
+
+    def summary(self, before: float, after: float) -> dict[str, Any]:
+        """The losses, and the rewards on held-out pairs after training.
+
+        Args:
+            before: the loss before training.
+            after: the loss after the last step.
+        """
+        rewards = {f"held_out_{name}": value for name, value in self.metrics.items() if name != "loss"}
+        return {"held_out_loss_before": before, "held_out_loss_after": after} | rewards
+
+
+def _malformed(problems: list[str]) -> list[str]:
+    return [f"malformed rows left out: {len(problems):,}, such as {problems[0]}"] if problems else []
+
+
+def plan_dpo(settings: DPOSettings) -> Plan:
+    """Read the pairs and the model's shapes: all that can be said of the run without weights. Nothing is written.
+
+    Args:
+        settings: complete.
+
+    Returns:
+        The plan, for `finetuning.run.train`.
+
+    Raises:
+        CourseError: settings, pairs, template and model do not fit together.
+    """
+    task = PreferenceTask()
+    return make_plan(settings, task.read, task)

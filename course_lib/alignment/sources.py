@@ -1,0 +1,82 @@
+"""What alignment trains on: records of a file or folder, or one of the package's generated data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from course_lib.data.formats import check_format, parse_map, parse_row
+from course_lib.data.generators import instruction_set, preference_pairs
+from course_lib.data.reading import Reading
+from course_lib.data.records import Record
+from course_lib.data.rows import ENDINGS_IN_WORDS
+from course_lib.errors import CourseError
+from course_lib.finetuning.record_source import read_parts
+from course_lib.finetuning.source import SourceOptions
+from course_lib.finetuning.sources import check_source, has_records
+from course_lib.suggestions import did_you_mean
+
+GENERATED = {"instructions": instruction_set, "preferences": preference_pairs}  # by name, the two splits of each
+
+
+def check_records(name: str, format: str = "auto", map: str | None = None) -> None:
+    """Refuse what cannot be a source of records: quick, before anything heavy is imported.
+
+    Args:
+        name: a file or folder of records, or a key of `GENERATED`.
+        format: see `read_records`.
+        map: see `read_records`.
+
+    Raises:
+        CourseError: there is no such source, or it is a text and not records.
+    """
+    path = Path(name).expanduser()
+    if name in GENERATED and not path.exists():
+        check_format(format)
+        if map is not None:
+            parse_map(map)
+        return
+    if not path.exists() and not has_records(path):
+        raise CourseError(
+            f"--dataset {name}: there is no such file or folder, and no generated data set of that name "
+            f"({', '.join(GENERATED)}).{did_you_mean(name, GENERATED)}"
+        )
+    check_source(name, format, map)
+    if not has_records(path):
+        raise CourseError(
+            f"--dataset {name} is a text and has no records of questions and answers ({ENDINGS_IN_WORDS}). "
+            "course train learns texts."
+        )
+
+
+def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
+    """The records of a source.
+
+    Args:
+        name: see `check_records`.
+        options: how it is read.
+
+    Returns:
+        (what was read for training, the records held out, notes on which is which).
+
+    Raises:
+        CourseError: there are too few of them.
+    """
+    path = Path(name).expanduser()
+    if name not in GENERATED or path.exists():
+        return read_parts(path, options)
+    train, held_out = (_records(name, split) for split in ("train", "held_out"))
+    return Reading(train), held_out, [f"generated; its held-out questions are about other facts: {len(held_out):,}"]
+
+
+def _records(name: str, split: str) -> list[Record]:
+    """One split of a generated data set as records."""
+    rows: Sequence[dict] = GENERATED[name](split)
+    wanted = ("instruction", "input", "output", "prompt", "chosen", "rejected")
+    found = []
+    for number, row in enumerate(rows):
+        parsed = parse_row({key: value for key, value in row.items() if key in wanted})
+        found += [_named(record, f"{name}:{split}:{number}") for record in parsed.records]
+    return found
+
+
+def _named(record: Record, source: str) -> Record:
+    return Record(record.messages, rejected=record.rejected, input=record.input, source=source)

@@ -1,0 +1,199 @@
+"""Generating a text: ours in every weight format beside transformers' `generate`, with the cache on and off.
+
+All contenders run in one process and in turn, and each ratio is the median over the rounds, so that a busy moment of
+the machine falls on all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from course_lib.errors import CourseError
+from course_lib.inference import SamplingSettings, kv_bytes_per_token, prepare, prompt_ids
+from course_lib.inference.caches import StaticCache
+from course_lib.inference.generate import decode_steps
+from course_lib.inference.stopping import Row
+
+PEER = "transformers float32"  # what every ratio is taken against
+# Shapes whose cache sizes are published, as (layers, width of all heads of keys), beside what 16 bits take.
+PUBLISHED = {"OPT-13B": (40, 5120), "Llama-2-7B": (32, 4096), "Llama-3-8B": (32, 1024)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One generation.
+
+    Attributes:
+        first_s: seconds until the first token.
+        total_s: seconds until the last one.
+        tokens: new tokens of one row.
+        rows: how many rows there were.
+    """
+
+    first_s: float
+    total_s: float
+    tokens: int
+    rows: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        """New tokens of all rows in a second, the reading of the prompt included."""
+        return self.rows * self.tokens / self.total_s
+
+    @property
+    def token_ms(self) -> float:
+        """Milliseconds for each step after the first token."""
+        return 1e3 * (self.total_s - self.first_s) / max(self.tokens - 1, 1)
+
+
+Contender = Callable[[], Run]
+
+
+def ours(model: Any, rows: list[list[int]], new: int, cache: str = "static") -> Contender:
+    """Make a function that generates with our loop, greedily, and times it.
+
+    Args:
+        model: what `generate` takes.
+        rows: the prompts.
+        new: how many tokens to add to each.
+        cache: by name.
+    """
+
+    def run() -> Run:
+        started = time.perf_counter()
+        ends = [Row(()) for _ in rows]
+        times = [time.perf_counter() for _ in decode_steps(model, rows, new, ends, SamplingSettings(), cache)]
+        return Run(times[0] - started, times[-1] - started, new, len(rows))
+
+    return run
+
+
+def theirs(model: Any, rows: list[list[int]], new: int, use_cache: bool = True) -> Contender:
+    """Make the same with transformers' `generate`.
+
+    Args:
+        model: transformers' own.
+        rows: the prompts, all of one length.
+        new: how many tokens to add to each.
+        use_cache: as transformers has it.
+    """
+    tokens = torch.tensor(rows)
+    options = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def run() -> Run:
+        times: list[float] = []
+
+        def stamp(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            times.append(time.perf_counter())
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        started = time.perf_counter()
+        model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), use_cache=use_cache, stopping_criteria=[stamp], **options
+        )
+        return Run(times[0] - started, times[-1] - started, new, len(rows))
+
+    return run
+
+
+def bench_generate(
+    model: str,
+    prompt: str,
+    max_new_tokens: int,
+    threads: int,
+    rounds: int,
+    formats: Sequence[str] = ("float32", "bfloat16", "int8", "int4"),
+    batch_size: int = 1,
+    compile: bool = False,
+    cache_off: bool = True,
+) -> dict[str, float]:
+    """Tokens a second, time to the first token and for each further one, and bytes, of all contenders.
+
+    Args:
+        model: a Llama by name or folder.
+        prompt: the text to continue.
+        max_new_tokens: how many tokens to add.
+        threads: how many threads torch may use.
+        rounds: how often each contender runs, after once to warm up.
+        formats: the weight formats of `prepare`.
+        batch_size: how many rows are generated at once, all of the same prompt.
+        compile: compile our prepared models.
+        cache_off: also generate without a cache, once each.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        CourseError: the prompt is empty, or there is nothing to generate.
+    """
+    from course_lib.models.pretrained import load, load_model
+
+    torch.set_num_threads(threads)
+    peer, tokenizer = load(model)
+    ids = prompt_ids(tokenizer, prompt)
+    if not ids or max_new_tokens < 2 or batch_size < 1:
+        raise CourseError("bench generate needs a prompt, at least 2 new tokens and at least one row.")
+    rows = [ids] * batch_size
+    prepared = {f"ours {name}": prepare(peer, name, compile) for name in formats}
+    contenders: dict[str, Contender] = {PEER: theirs(peer, rows, max_new_tokens)}
+    half = load_model(model, "bfloat16")
+    contenders["transformers bfloat16"] = theirs(half, rows, max_new_tokens)
+    contenders["ours unprepared"] = ours(peer, rows, max_new_tokens)
+    contenders |= {name: ours(each, rows, max_new_tokens) for name, each in prepared.items()}
+    figures: dict[str, float] = {"prompt tokens": len(ids), "new tokens": max_new_tokens, "rows": batch_size}
+    figures |= _compare(contenders, rounds)
+    if cache_off:
+        off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
+        off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
+        for name, contender in off.items():
+            speed = contender().tokens_per_s
+            figures[f"{name}, cache off, tok/s"] = speed
+            figures[f"{name}, cache on / off"] = figures[f"{name}, tok/s"] / speed
+    for name, each in prepared.items():
+        figures[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
+        figures[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
+    return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)
+
+
+def _compare(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
+    """Run all in turn, back and forth, and take medians; ratios within each round."""
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    for each in contenders.values():
+        each()
+    for number in range(rounds):
+        order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        for name in order:
+            runs[name].append(contenders[name]())
+    figures = {}
+    for name, of in runs.items():
+        figures[f"{name}, tok/s"] = statistics.median(run.tokens_per_s for run in of)
+        figures[f"{name}, first token ms"] = 1e3 * statistics.median(run.first_s for run in of)
+        figures[f"{name}, ms a token"] = statistics.median(run.token_ms for run in of)
+        ratios = [run.tokens_per_s / other.tokens_per_s for run, other in zip(of, runs[PEER], strict=True)]
+        figures[f"{name} / {PEER}"] = statistics.median(ratios)
+    return figures
+
+
+def cache_sizes(model: Any, ids: list[int], new: int) -> dict[str, float]:
+    """The cache's bytes, measured and by formula; and the published ones by the same formula.
+
+    Args:
+        model: what generates.
+        ids: the prompt.
+        new: how many tokens are added.
+
+    Returns:
+        Bytes, and KiB a token in 16 bits.
+    """
+    cache = StaticCache(len(ids) + new)
+    for _ in decode_steps(model, [ids], 1, [Row(())], SamplingSettings(), cache):
+        pass
+    formula = cache.capacity * kv_bytes_per_token(model.config, torch.float32)
+    figures = {"cache bytes": float(cache.nbytes()), "cache bytes by formula": float(formula)}
+    for name, (layers, width) in PUBLISHED.items():
+        figures[f"{name}, KiB a token in 16 bits"] = 2 * layers * width * 2 / 1024
+    return figures

@@ -1,0 +1,160 @@
+"""`course generate`: continue a text, with any of the caches."""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from course_lib.commands import Subparsers, printable, require_adapter
+from course_lib.errors import CourseError
+from course_lib.vocabulary import other_names
+
+# The names are repeated here because the rooms that have them import torch.
+CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
+FORMATS = ("float32", "bfloat16", "int8", "int4")
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register `course generate` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="continue a text, with a paged cache, a sink cache or none",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Continue a text; print it as it comes, and then how many tokens came a second.
+
+  course generate --prompt "Explain gravity to a kid:" --max-new-tokens 80 --temperature 0.9
+  course generate --adapter runs/notes --prompt "The storm" --page-size 64 --max-pages 6
+  course generate --chat --prompt "What is a cache?" --weights int8
+
+With --max-pages a text that needs more pages forgets its oldest one. Defaults are in brackets.""",
+    )
+    parser.add_argument("--model", metavar="NAME", help="a name or a folder (the adapter's base, or SmolLM2)")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter's folder, a checkpoint or a .pt file")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to continue (needed)")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens to add at most (128)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; may be repeated")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    parser.add_argument(
+        "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
+    )
+    _add_cache(parser)
+    _add_sampling(parser)
+    parser.epilog = other_names("generate", parser._option_string_actions)
+    parser.set_defaults(run=run_generate)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cache")
+    group.add_argument("--cache", choices=CACHES, help="what is kept of the tokens so far (static)")
+    group.add_argument("--page-size", type=int, metavar="N", help="tokens in a page of the paged cache (16)")
+    group.add_argument(
+        "--max-pages", type=int, metavar="N", help="the most pages; then the oldest is dropped (no limit)"
+    )
+    group.add_argument("--sinks", type=int, metavar="N", help="first tokens that the sink cache keeps (4)")
+    group.add_argument("--window", type=int, metavar="N", help="last tokens that the sink cache keeps (252)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: always the likeliest token (0)")
+    group.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="draw from this many of the likeliest tokens (0: all)"
+    )
+    group.add_argument("--top-p", type=float, default=1.0, metavar="X", help="draw from this probability (1: all)")
+    group.add_argument("--min-p", type=float, default=0.0, metavar="X", help="least probability beside the best (0)")
+    repeated = "above 1: tokens that occurred become less likely (1)"
+    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=repeated)
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Load, print the text as it comes, then its speed and what the cache forgot."""
+    name, options = cache_options(args)
+    if args.max_new_tokens < 1 or not args.prompt:
+        raise CourseError("--max-new-tokens has to be at least 1, and --prompt at least one character.")
+    if args.adapter:
+        require_adapter(args.adapter)
+    from course_lib.data import chat_text
+    from course_lib.inference import SamplingSettings, make_cache, prepare, prompt_ids, stream
+
+    sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    SamplingSettings(**sampling)  # a value out of range is refused before the model is loaded
+    model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
+    if args.weights:
+        model = prepare(model, args.weights)
+    prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
+    ids = prompt_ids(tokenizer, prompt, args.chat)
+    cache = make_cache(name, model, len(ids) + args.max_new_tokens, **options)
+    pieces = stream(
+        model, tokenizer, ids, args.max_new_tokens, cache=cache or "none", stop=args.stop, seed=args.seed, **sampling
+    )
+    started, text = time.perf_counter(), ""
+    print("" if args.chat else printable(args.prompt), end="", flush=True)
+    for piece in pieces:
+        text += piece
+        print(printable(piece), end="", flush=True)
+    seconds = time.perf_counter() - started
+    count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    print(f"\n\n{count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s, cache {name}{_forgotten(cache)}")
+    return 0
+
+
+def cache_options(args: argparse.Namespace) -> tuple[str, dict[str, int]]:
+    """Which cache the flags mean, and its options: those of a kind of cache choose it.
+
+    Raises:
+        CourseError: the flags belong to different caches.
+    """
+    given: dict[str, dict[str, int]] = {"paged": {}, "sink": {}}
+    for kind, keys in {"paged": ("page_size", "max_pages"), "sink": ("sinks", "window")}.items():
+        for key in keys:
+            if getattr(args, key) is not None:
+                given[kind][key] = getattr(args, key)
+    chosen = [kind for kind, options in given.items() if options]
+    name = args.cache or (chosen[0] if chosen else "static")
+    for kind in chosen:
+        if kind != name:
+            flags = ", ".join("--" + key.replace("_", "-") for key in given[kind])
+            raise CourseError(f"{flags} belongs to --cache {kind}, and the cache is {name}. Leave one of them out.")
+    return name, given.get(name, {})
+
+
+def load_with_adapter(model: str | None, adapter: Path | None, device: str = "cpu") -> tuple[Any, Any]:
+    """A model and its tokenizer, with an adapter on it.
+
+    An adapter that was trained on a base in 4 bits goes on what these 4 bits stand for.
+
+    Args:
+        model: a name or a folder; None stands for the adapter's base, or the packaged SmolLM2.
+        adapter: an adapter's folder, a checkpoint or a .pt file; or None.
+        device: where to compute.
+
+    Returns:
+        The model, in evaluation, and its tokenizer.
+    """
+    from course_lib.models.pretrained import DEFAULT, load
+
+    if adapter is None:
+        return load(model or DEFAULT, device=device)
+    from course_lib.adapters import load_adapter
+    from course_lib.finetuning.export import as_adapter, named_base, quantization_of_adapter
+    from course_lib.finetuning.model import load_qlora_base
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = as_adapter(adapter, Path(scratch))
+        base = model or named_base(folder)
+        how = quantization_of_adapter(adapter, folder)
+        if how is None:
+            loaded, tokenizer = load(base, device=device)
+        else:
+            loaded, tokenizer = load_qlora_base(base, how, "float32", device)
+        load_adapter(loaded, folder)
+    return loaded.eval(), tokenizer
+
+
+def _forgotten(cache: Any) -> str:
+    """How many tokens an evicting cache has dropped, in words."""
+    dropped = getattr(cache, "dropped", 0) + sum(table.dropped for table in getattr(cache, "tables", []))
+    return f"; it has forgotten {dropped} tokens" if dropped else ""

@@ -1,0 +1,38 @@
+"""Key-value caches: what a decoder keeps of the tokens so far, so that each is computed once.
+
+==========  ==========================================================  ==========================
+name        what it keeps                                               bytes a token
+==========  ==========================================================  ==========================
+`dynamic`   all tokens, joined anew for each one                        `kv_bytes_per_token`
+`static`    all tokens, in memory set aside once                        the same, for the capacity
+`int8`      all tokens, as whole numbers with a scale a head            about a quarter of float32
+`paged`     all tokens or the last pages, in pages that rows can share  the same, by the page
+`sink`      the first tokens and a window of the last                   a fixed number of tokens
+==========  ==========================================================  ==========================
+
+They work with our `Decoder`, with what `prepare` makes, and with transformers' models (5.23 asks a cache the questions
+of `base.Cache`, whatever its class).
+"""
+
+from course_lib.inference.caches.base import Cache, kv_bytes_per_token
+from course_lib.inference.caches.making import CACHES, make_cache
+from course_lib.inference.caches.paged import PagedCache
+from course_lib.inference.caches.pages import BlockTable, OutOfPages, PagePool, useful_share
+from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCache
+from course_lib.inference.caches.sink import SinkCache
+
+__all__ = [
+    "CACHES",
+    "BlockTable",
+    "Cache",
+    "DynamicCache",
+    "Int8Cache",
+    "OutOfPages",
+    "PagePool",
+    "PagedCache",
+    "SinkCache",
+    "StaticCache",
+    "kv_bytes_per_token",
+    "make_cache",
+    "useful_share",
+]

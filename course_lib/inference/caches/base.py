@@ -1,0 +1,115 @@
+"""What every cache answers, and the arithmetic of its size.
+
+Shapes in comments: B is the batch, T the time (new tokens in a row), K heads of keys and values, D the width of a head.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Cache(ABC):
+    """The base of all caches. A subclass says in `_store` how it keeps keys and values.
+
+    A forward pass asks `get_seq_length` once, and then calls `update` in every layer. `generate` calls `begin` before
+    each pass, for the caches that drop tokens. The other methods are what transformers 5.23 asks of a cache.
+    """
+
+    is_compileable = False
+    is_sliding = (False,)
+    longest_block: int | None = None  # how many tokens one pass may bring, where a cache drops old ones
+
+    def __init__(self) -> None:
+        self._lengths: dict[int, int] = {}  # tokens, by layer
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens of each row the cache holds, padding included."""
+        return self._lengths.get(layer_idx, 0)
+
+    def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Make room for the tokens of the next pass, and say what the model is to be told about them.
+
+        Args:
+            mask: 1 for tokens and 0 for padding, over all tokens so far and the new ones, (batch, all); None where
+                there is no padding.
+            positions: of the new tokens, (batch, time).
+
+        Returns:
+            The mask over what the cache holds and the new tokens, (batch, kept + time) or None; and the positions.
+        """
+        return mask, positions
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens.
+
+        Args:
+            keys: (batch, kv_heads, time, head_dim), with their positions in them.
+            values: like keys.
+            layer: the number of the layer they are from.
+
+        Returns:
+            All keys and all values that this layer is to attend to, (batch, kv_heads, kept + time, head_dim) each.
+        """
+        start = self._lengths.get(layer, 0)
+        self._lengths[layer] = start + keys.shape[2]
+        return self._store(keys, values, layer, start)
+
+    @abstractmethod
+    def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
+        """Keep what `update` was given after the layer's first `start` tokens, and return what it returns."""
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens after the first `length`: a draft that was turned down never happened."""
+        for layer, now in self._lengths.items():
+            self._lengths[layer] = min(now, length)
+
+    @abstractmethod
+    def tensors(self) -> Iterable[Tensor]:
+        """The tensors that the cache holds."""
+
+    def nbytes(self) -> int:
+        """The bytes that the cache has set aside."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """What transformers makes its mask from: how many keys there will be, and the first one's number.
+
+        Args:
+            query_length: the new tokens in a row.
+            layer_idx: the layer.
+
+        Returns:
+            The number of keys, and 0.
+        """
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """How many keys come before the first query (transformers' name)."""
+        return self.get_seq_length(layer_idx)
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """The most tokens it can hold (transformers' name); -1 says that there is no limit."""
+        return -1
+
+
+def kv_bytes_per_token(config: Any, dtype: torch.dtype | int = torch.float16) -> int:
+    """The bytes that keys and values of one token take: 2 x layers x kv_heads x head_dim x bytes of a number.
+
+    In 16 bits that is 800 KiB for OPT-13B (the PagedAttention paper's example, arXiv:2309.06180, section 3), 512 KiB
+    for Llama-2-7B and 128 KiB for Llama-3-8B, whose 32 heads share 8 heads of keys and values.
+
+    Args:
+        config: a `DecoderConfig`, or a configuration of transformers.
+        dtype: of the cache, or the bytes of one number.
+
+    Returns:
+        Bytes.
+    """
+    size = dtype if isinstance(dtype, int) else dtype.itemsize
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * config.num_hidden_layers * kv_heads * head_dim * size

@@ -1,0 +1,68 @@
+"""A cache by its name."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.errors import CourseError
+from course_lib.inference.caches.base import Cache
+from course_lib.inference.caches.paged import PagedCache
+from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCache
+from course_lib.inference.caches.sink import SinkCache
+
+CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
+COMPILED_CAPACITY = 256  # a compiled model's cache has room for a multiple of this
+
+
+def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | None:
+    """The cache of that name, for one call of `generate`.
+
+    Args:
+        name: one of `CACHES`.
+        model: the model it is for; a sink cache needs its rotary frequencies.
+        capacity: the most tokens in a row, for the caches that set memory aside.
+        options: of `SinkCache` or `PagedCache`.
+
+    Returns:
+        An empty cache, or None for "none".
+
+    Raises:
+        CourseError: there is no such cache, or the model has no rotary positions.
+    """
+    if name == "none":
+        return None
+    if name == "dynamic":
+        return DynamicCache()
+    if name == "static":
+        if getattr(model, "step", None) is not None:  # compiled for this shape: few different ones, see `compiled`
+            capacity = -(-capacity // COMPILED_CAPACITY) * COMPILED_CAPACITY
+        return StaticCache(capacity)
+    if name == "int8":
+        return Int8Cache(capacity)
+    if name == "paged":
+        return PagedCache(**options)
+    if name == "sink":
+        return SinkCache(rotary_frequencies(model), neighbours=getattr(model, "neighbours", False), **options)
+    raise CourseError(f"There is no cache {name!r}. Choose one of {', '.join(CACHES)}.")
+
+
+def rotary_frequencies(model: Any) -> Tensor:
+    """RoPE's angle for each pair at position 1, (head_dim / 2,), as the model itself has it.
+
+    Raises:
+        CourseError: the model has no rotary positions.
+    """
+    own = getattr(model, "rotary_frequencies", None)
+    if isinstance(own, Tensor):
+        return own
+    for module in model.modules():
+        if isinstance(found := getattr(module, "inv_freq", None), Tensor):  # transformers, with its scaling of RoPE
+            return found.float()
+    config = model.config
+    if getattr(config, "model_type", "") != "llama" or not hasattr(config, "rope_theta"):
+        raise CourseError(
+            f"A sink cache moves keys to other positions, which takes rotary ones; {type(model).__name__} "
+            f"({getattr(config, 'model_type', 'unknown')}) has none. Use the paged cache with max_pages."
+        )
+    return 1 / config.rope_theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)

@@ -1,0 +1,88 @@
+"""The loss of each token of a text that is longer than the cache's window, as StreamingLLM measures it.
+
+Xiao et al. 2023 (arXiv:2309.17453, figure 3 and table 1): a window without the first tokens makes the loss explode,
+four first tokens keep it flat, and a window that is computed anew for each part is what both are measured against.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from course_lib.errors import CourseError
+from course_lib.inference.caches import Cache
+
+
+@torch.inference_mode()
+def token_losses(model: Any, tokens: Sequence[int], cache: Cache, block: int = 32) -> Tensor:
+    """Read a text in blocks with a cache, and give the loss of every token but the first.
+
+    With a `SinkCache` a block's first token sees the sinks and the window less the block, its last token the whole
+    window: blocks of 1 are the paper's setting, and larger ones are faster.
+
+    Args:
+        model: anything that `generate` takes.
+        tokens: the text.
+        cache: an empty cache.
+        block: how many tokens one pass reads.
+
+    Returns:
+        Nats, (len(tokens) - 1,). Their mean's exponential is the perplexity.
+
+    Raises:
+        CourseError: the text has fewer than two tokens, or a block does not fit into the cache.
+    """
+    ids = _as_tensor(model, tokens)
+    losses = []
+    for start in range(0, ids.shape[1] - 1, block):
+        stop = min(start + block, ids.shape[1] - 1)  # the last token is only a target
+        mask, positions = cache.begin(None, torch.arange(start, stop, device=ids.device)[None])
+        output = model(
+            ids[:, start:stop],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        losses.append(_losses(output.logits[0], ids[0, start + 1 : stop + 1]))
+    return torch.cat(losses)
+
+
+@torch.inference_mode()
+def token_losses_recomputed(model: Any, tokens: Sequence[int], window: int, block: int = 32) -> Tensor:
+    """The same without a cache: for each block, the window before it is read anew, from position 0.
+
+    Args:
+        model: anything that `generate` takes.
+        tokens: the text.
+        window: how many tokens are read at most, the block included.
+        block: how many tokens of each pass count.
+
+    Returns:
+        Nats, (len(tokens) - 1,).
+
+    Raises:
+        CourseError: the text has fewer than two tokens, or the block is larger than the window.
+    """
+    ids = _as_tensor(model, tokens)
+    if not 1 <= block <= window:
+        raise CourseError(f"A block of {block} tokens and a window of {window}: 1 <= block <= window.")
+    losses = []
+    for start in range(0, ids.shape[1] - 1, block):
+        stop = min(start + block, ids.shape[1] - 1)
+        first = max(0, stop - window)
+        logits = model(ids[:, first:stop], use_cache=False).logits[0, start - first :]
+        losses.append(_losses(logits, ids[0, start + 1 : stop + 1]))
+    return torch.cat(losses)
+
+
+def _as_tensor(model: Any, tokens: Sequence[int]) -> Tensor:
+    if len(tokens) < 2:
+        raise CourseError(f"A text of {len(tokens)} tokens has no token with a loss: it needs at least two.")
+    return torch.tensor([list(tokens)], device=next(model.parameters()).device)
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, reduction="none")

@@ -1,0 +1,92 @@
+"""Where a row ends: at an end token, at a stop sequence, or when it has enough tokens."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from course_lib.data.tokenizers import ModelTokenizer
+from course_lib.errors import CourseError
+
+
+class Row:
+    """The new tokens of one row, and whether it has ended.
+
+    A token that may be the beginning of a stop sequence is held back until it is known not to be.
+
+    Args:
+        ends: the end tokens.
+        stop: sequences of tokens at which the text ends; neither they nor the end token belong to it.
+    """
+
+    def __init__(self, ends: Iterable[int], stop: Sequence[Sequence[int]] = ()):
+        self.ends, self.stop = set(ends), [list(sequence) for sequence in stop]
+        if not all(self.stop):
+            raise CourseError("A stop sequence is empty; each needs at least one token.")
+        self.tokens: list[int] = []
+        self.done = False
+        self.released = 0
+
+    def add(self, token: int) -> list[int]:
+        """Take a new token.
+
+        Returns:
+            The tokens that are certain to belong to the text and were not returned before.
+        """
+        if self.done:
+            return []
+        if token in self.ends:
+            return self.finish()
+        self.tokens.append(token)
+        for sequence in self.stop:
+            if self.tokens[-len(sequence) :] == sequence:
+                del self.tokens[-len(sequence) :]
+                return self.finish()
+        return self._release(len(self.tokens) - self._held_back())
+
+    def _held_back(self) -> int:
+        """The length of the longest end of the text that a stop sequence begins with."""
+        longest = max((len(sequence) - 1 for sequence in self.stop), default=0)
+        for length in range(min(longest, len(self.tokens)), 0, -1):
+            if any(sequence[:length] == self.tokens[-length:] for sequence in self.stop):
+                return length
+        return 0
+
+    def finish(self) -> list[int]:
+        """End the row.
+
+        Returns:
+            The tokens that were held back.
+        """
+        self.done = True
+        return self._release(len(self.tokens))
+
+    def _release(self, until: int) -> list[int]:
+        fresh = self.tokens[self.released : until]
+        self.released = max(self.released, until)
+        return fresh
+
+
+def end_tokens(model: Any, tokenizer: ModelTokenizer | None = None) -> set[int]:
+    """Every token that ends a text: the tokenizer's, and those that the model's configuration names.
+
+    A chat model ends a turn with a token of its own, which often stands in generation_config.json alone: Llama 3
+    Instruct has ``<|end_of_text|>``, ``<|eom_id|>`` and ``<|eot_id|>`` there, and only one of them in its tokenizer.
+
+    Args:
+        model: a transformers model, our decoder or what `prepare` made of one.
+        tokenizer: the model's, or None for the configuration's tokens alone.
+
+    Returns:
+        The ids of the end tokens.
+    """
+    ends = as_set(getattr(tokenizer, "eos_token_id", None))
+    for name in ("generation_config", "config"):
+        if named := as_set(getattr(getattr(model, name, None), "eos_token_id", None)):
+            return ends | named  # the first is what transformers' own `generate` goes by
+    return ends
+
+
+def as_set(ids: int | Iterable[int] | None) -> set[int]:
+    """One id, several or none, as a set."""
+    if ids is None:
+        return set()
+    return {ids} if isinstance(ids, int) else set(ids)

@@ -1,0 +1,46 @@
+"""What a run minimises, as the Trainer asks for it: the next token's loss, or another one such as a preference loss."""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from course_lib.training.loss import count_targets, training_loss
+
+
+class Objective(Protocol):
+    """A loss that is a mean over things that can be counted, so that micro-batches of any sizes add up."""
+
+    def count(self, batch: dict[str, torch.Tensor]) -> int:
+        """How many things of a micro-batch the mean is over: targets, or pairs."""
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
+        """`weight` times the summed loss of a micro-batch, a scalar that is ready for `backward()`."""
+
+    def report(self) -> dict[str, float]:
+        """What else is known of the micro-batches since the last report. Raises CourseError where training must end."""
+
+
+class NextToken:
+    """The loss of every chapter: -log p of the next token, over the labels that are not IGNORE."""
+
+    def count(self, batch: dict[str, torch.Tensor]) -> int:
+        """The number of targets."""
+        return count_targets(batch["labels"])
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
+        """`training_loss`.
+
+        Args:
+            model: see `training_loss`.
+            batch: see `training_loss`.
+            weight: one over the targets of the whole step.
+
+        Returns:
+            A scalar.
+        """
+        return training_loss(model, batch, weight)
+
+    def report(self) -> dict[str, float]:
+        """Nothing but the loss."""
+        return {}

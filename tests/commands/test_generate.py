@@ -1,0 +1,76 @@
+"""`course generate`: the words of other programs, each cache, an adapter, and what is refused."""
+
+import re
+import shlex
+
+import pytest
+from tiny_runs import course
+
+from course_lib.inference import complete
+from course_lib.models.pretrained import load
+
+# python -m src.paged_attention is course generate
+PAGED = """
+course generate \
+  --model_path {model} \
+  --adapter_path {adapter} \
+  --prompt "Explain gravity to a kid:" \
+  --max_new_tokens 80 \
+  --page_size 8 \
+  --max_pages 6 \
+  --temperature 0.9 \
+  --repetition_penalty 1.1"""
+
+
+def generated(capsys, *arguments):
+    """The text after the prompt, and the line under it."""
+    assert course("generate", *arguments) == 0
+    text, _, report = capsys.readouterr().out.rstrip("\n").rpartition("\n\n")
+    return text, report
+
+
+def test_the_paged_demo_in_its_own_words(base, adapter, capsys):
+    words = shlex.split(PAGED.format(model=base, adapter=adapter("notes")))[2:]
+    text, report = generated(capsys, *words)
+    assert text.startswith("Explain gravity to a kid:")
+    assert re.fullmatch(r"\d+ tokens in [\d.]+ s: [\d.]+ tokens/s, cache paged; it has forgotten \d+ tokens", report)
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--cache", "none"], ["--cache", "int8"], ["--page-size", "4"], ["--sinks", "2"]]
+)
+def test_the_text_is_the_completion(base, capsys, options):
+    model, tokenizer = load(base)
+    expected = complete(model, tokenizer, ["The wind "], 12)[0]
+    text, report = generated(capsys, "--model", base, "--prompt", "The wind ", "--max-new-tokens", 12, *options)
+    assert text.startswith("The wind ")
+    if "int8" not in options:
+        assert text == "The wind " + "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in expected)
+    assert "tokens/s" in report
+
+
+def test_prepared_weights(base, capsys):
+    plain, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8)
+    prepared, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8, "--weights", "float32")
+    assert plain == prepared
+
+
+def test_an_adapter_finds_its_base(base, adapter, capsys):
+    changed, _ = generated(capsys, "--adapter", adapter("notes"), "--prompt", "The ", "--max-new-tokens", 20)
+    plain, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 20)
+    assert changed != plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cache", "static", "--max-pages", "3"], "--max-pages belongs to --cache paged, and the cache is static"),
+        (["--window", "3", "--page-size", "3"], "--window belongs to --cache sink, and the cache is paged"),
+        (["--top-p", "0"], "top_p is 0.0; it has to be above 0 and at most 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens has to be at least 1"),
+        (["--adapter", "nowhere"], "There is no adapter nowhere"),
+    ],
+)
+def test_what_is_refused(base, capsys, options, message):
+    assert course("generate", "--model", base, "--prompt", "The ", *options) == 2
+    assert message in capsys.readouterr().err

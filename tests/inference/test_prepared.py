@@ -1,0 +1,171 @@
+"""The model made for decoding: the same logits in float32, and what the other formats cost."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from course_lib.adapters import inject_lora
+from course_lib.errors import CourseError
+from course_lib.inference import generate, prepare
+from course_lib.inference.products import PRODUCTS, Int4Product, Int8Product
+from course_lib.models.config import DecoderConfig
+from course_lib.models.decoder import Decoder
+
+PROMPTS = [[5, 9, 31, 7, 8, 11], [3], [60, 61, 62]]
+
+
+def our_llama(**changes):
+    torch.manual_seed(1)
+    return Decoder(DecoderConfig("llama", 96, 64, 2, 4, 128, 96, 2, **changes)).eval()
+
+
+def tokens(rows=2, time=9):
+    return torch.randint(0, 96, (rows, time), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("make", [our_llama, lambda: our_llama(tie_word_embeddings=False)])
+def test_float32_logits_are_the_models(make):
+    model = make()
+    # sums in another order, weights multiplied by the norm's beforehand: 1e-5 of logits about 1
+    torch.testing.assert_close(prepare(model)(tokens()).logits, model(tokens()).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_transformers_models_too(tiny_llama):
+    prepared = prepare(tiny_llama)
+    torch.testing.assert_close(prepared(tokens()).logits, tiny_llama(tokens()).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", ["none", "dynamic", "static", "paged", "sink"])
+def test_tokens_are_the_models_with_every_cache(tiny_llama, cache):
+    expected = generate(tiny_llama, PROMPTS, 20, cache="none", eos_token_id=())
+    assert generate(prepare(tiny_llama), PROMPTS, 20, cache=cache, eos_token_id=()) == expected
+    assert generate(tiny_llama, [PROMPTS[0]] * 2, 5) == generate(prepare(tiny_llama), [PROMPTS[0]] * 2, 5)
+
+
+def test_a_sink_cache_turns_the_prepared_models_keys_rightly(tiny_llama):
+    from course_lib.inference.caches import make_cache
+
+    texts = []
+    for model in (tiny_llama, prepare(tiny_llama)):
+        cache = make_cache("sink", model, 0, sinks=2, window=8)
+        texts.append(generate(model, [[5, 9, 31]], 40, cache=cache, eos_token_id=())[0])
+    assert texts[0] == texts[1]
+
+
+def test_adapters_are_folded_in(tiny_llama):
+    model = copy.deepcopy(tiny_llama)
+    inject_lora(model, ["q_proj", "down_proj"], rank=2, alpha=4)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".B"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    changed = model.eval()(tokens()).logits
+    assert (changed - tiny_llama(tokens()).logits).abs().max() > 0.01
+    torch.testing.assert_close(prepare(model)(tokens()).logits, changed, atol=1e-5, rtol=1e-4)
+
+
+def test_peft_adapters_are_folded_in(tiny_llama):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["v_proj", "up_proj"], init_lora_weights=False)
+    model = get_peft_model(copy.deepcopy(tiny_llama), config).eval()
+    torch.testing.assert_close(prepare(model)(tokens()).logits, model(tokens()).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_base_in_our_own_four_bits(tiny_llama):
+    from course_lib.quantization import quantize_model
+
+    model = quantize_model(copy.deepcopy(tiny_llama))
+    expected = model(tokens()).logits
+    assert (expected - tiny_llama(tokens()).logits).abs().max() > 1e-3
+    torch.testing.assert_close(prepare(model)(tokens()).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_a_library_has_packed_are_refused(tiny_llama):
+    model = copy.deepcopy(tiny_llama)
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.uint8), requires_grad=False)
+    with pytest.raises(CourseError, match="weights of type torch.uint8"):
+        prepare(model)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("weights", list(PRODUCTS))
+def test_a_product_is_that_of_its_matrix(weights, rows):
+    torch.manual_seed(0)
+    weight, x, columns = torch.randn(48, 64), torch.randn(rows, 64), torch.rand(64) + 0.5
+    product = PRODUCTS[weights](weight, columns)
+    assert (product.matrix() - weight * columns).abs().max() < {"float32": 1e-6, "int4": 0.5}.get(weights, 0.05)
+    # bfloat16 keeps 8 bits of x and of the result; the sum has 64 numbers of about 1
+    tolerance = 1e-5 if weights == "float32" else 0.02
+    expected = x @ product.matrix().t()
+    assert (product(x) - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (product.added_to(x[:, :48], x) - x[:, :48] - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_packing_by_hand():
+    weight = torch.zeros(16, 32)
+    weight[0, :3] = torch.tensor([-8.0, 7.0, 1.0])
+    assert Int4Product(weight).matrix()[0, :4].tolist() == [-8, 7, 1, 0]
+    weight[0, :3] = torch.tensor([127.0, -127.0, 64.0])
+    assert Int8Product(weight).q[0, :4].tolist() == [127, -127, 64, 0]
+
+
+@pytest.mark.parametrize(("weights", "bits"), [("float32", 32), ("bfloat16", 16), ("int8", 8), ("int4", 4)])
+def test_bytes_of_the_weights(weights, bits):
+    product = PRODUCTS[weights](torch.randn(64, 512))
+    extra = {"int8": 2 * 64, "int4": 4 * 64 * 512 // 32}.get(weights, 0)  # scales and offsets
+    assert sum(tensor.nbytes for tensor in product.tensors()) == 64 * 512 * bits // 8 + extra
+
+
+def test_what_cannot_be_prepared_is_refused():
+    with pytest.raises(CourseError, match="weights is 'int3'; choose one of float32, bfloat16, int8, int4"):
+        prepare(our_llama(), "int3")
+    with pytest.raises(CourseError, match="for Llama models, and this is gpt2"):
+        prepare(Decoder(DecoderConfig("gpt2", 97, 32, 2, 4, 128)))
+    with pytest.raises(CourseError, match="learned attention sinks"):
+        prepare(our_llama(attention_sinks=True))
+    with pytest.raises(CourseError, match="cannot be packed in four bits"):
+        Int4Product(torch.zeros(16, 40))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_is_the_same():
+    model = our_llama()
+    expected = generate(model, [[5, 9, 31]], 12, eos_token_id=())
+    assert generate(prepare(model, compile=True), [[5, 9, 31]], 12, eos_token_id=()) == expected
+
+
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    model = our_llama()
+    assert generate(prepare(model, compile=True), [[5]], 3) == generate(model, [[5]], 3)
+    assert "no C++ compiler is installed" in capsys.readouterr().out
+
+
+# In four bits only because the packaged weights were there before: see `products`.
+# The loss that a format costs on the first 512 tokens of the bundled text, in nats a token, measured and rounded up.
+LOSS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "int4": 0.01}
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", list(LOSS))
+def test_the_loss_that_a_format_costs(smollm2, weights):
+    from pathlib import Path
+
+    from course_lib.data.bundled import __path__ as bundled
+
+    model, tokenizer = smollm2
+    text = Path(next(iter(bundled)), "keepers_log.txt").read_text(encoding="utf-8")
+    ids = torch.tensor([tokenizer(text)["input_ids"][:512]])
+
+    def loss(which):
+        with torch.inference_mode():
+            return torch.nn.functional.cross_entropy(which(ids).logits[0, :-1].float(), ids[0, 1:]).item()
+
+    cost = loss(prepare(model, weights)) - loss(model)
+    print(f"{weights}: {cost:+.4f} nats a token")
+    assert abs(cost) < LOSS[weights]
