@@ -73,6 +73,7 @@ _TRAIN: OtherNames = {
     "--bnb-4bit-quant-type": "--quant-type",
     "--bnb-4bit-use-double-quant": "--double-quant",
     "--use-double-quant": "--double-quant",
+    "--bnb-4bit-compute-dtype": "--autocast",
     "--load-in-4bit": ("--mode", "qlora"),
     "--no-cuda": ("--device", "cpu"),
     "--use-cpu": ("--device", "cpu"),

@@ -10,29 +10,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_lib.adapters.layers import AdaptedLayer
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, first_line
 from course_lib.quantization.linear import Linear4bit
 
 KEY = "base_quantization"
+CODES = ("quant_type", "block_size", "double_quant")  # what decides how codes are read
 
 
 def quantization_of(layer: Any) -> dict[str, Any] | None:
     """How a layer's weight is quantised, by us or by bitsandbytes; None where it is not in 4 bits.
 
-    The dictionary has the names of `quantize_model`.
+    The dictionary has the names of `load_quantized`. Its dtype is that of the weight before quantisation.
     """
     base = layer.base if isinstance(layer, AdaptedLayer) else layer
     if isinstance(base, Linear4bit):
-        found = (base.quant_type, base.block_size, base.nested_absmax is not None)
+        found = (base.quant_type, base.block_size, base.nested_absmax is not None, base.dtype)
     elif (state := getattr(getattr(base, "weight", None), "quant_state", None)) is not None:
-        found = (state.quant_type, state.blocksize, state.nested)
+        found = (state.quant_type, state.blocksize, state.nested, state.dtype)
     else:
         return None
-    return dict(zip(("quant_type", "block_size", "double_quant"), found, strict=True))
+    about = dict(zip((*CODES, "dtype"), found, strict=True))
+    return about | {"dtype": str(about["dtype"]).removeprefix("torch.")}
 
 
 def quantization_record(layers: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -50,6 +52,34 @@ def as_record(about: dict[str, Any]) -> dict[str, str]:
     return {KEY: json.dumps(about)}
 
 
+def recorded_quantization(weights: Path) -> dict[str, Any] | None:
+    """How the base was quantised that an adapter was trained on, by the names of `load_quantized`.
+
+    Args:
+        weights: the adapter's file of tensors.
+
+    Returns:
+        Kind, block size and double quantisation, and in newer files the dtype before; None where the file does not
+        say, as for a base that was not in 4 bits.
+
+    Raises:
+        CourseError: the file is damaged.
+    """
+    try:
+        with safe_open(weights, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise CourseError(f"{weights} is damaged or missing: {first_line(error)}") from None
+    if text is None:
+        return None
+    try:
+        trained_on = json.loads(text)
+        in_words(trained_on)
+    except (ValueError, TypeError, KeyError):
+        raise CourseError(f"{weights} is damaged: its metadata {KEY} is {text!r}.") from None
+    return trained_on
+
+
 def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) -> None:
     """Check that an adapter trained on a base in 4 bits goes on the same kind of base, or on one in full precision.
 
@@ -60,24 +90,19 @@ def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) ->
     Raises:
         CourseError: a layer is in 4 bits of another kind.
     """
-    with safe_open(weights, framework="pt") as file:
-        text = (file.metadata() or {}).get(KEY)
-    if text is None:
+    trained_on = recorded_quantization(weights)
+    if trained_on is None:
         return
-    try:
-        trained_on = json.loads(text)
-        said = _in_words(trained_on)
-    except (ValueError, TypeError, KeyError):
-        raise CourseError(f"{weights} is damaged: its metadata {KEY} is {text!r}.") from None
     for name, layer in layers.items():
         here = quantization_of(layer)
-        if here is not None and here != trained_on:
+        if here is not None and any(here[key] != trained_on[key] for key in CODES):
             raise CourseError(
-                f"{weights} was trained on a base in {said}, and {name} here is in {_in_words(here)}: quantise the "
-                "base in the same way, or load it in full precision."
+                f"{weights} was trained on a base in {in_words(trained_on)}, and {name} here is in {in_words(here)}: "
+                "quantise the base in the same way, or load it in full precision."
             )
 
 
-def _in_words(about: dict[str, Any]) -> str:
+def in_words(about: dict[str, Any]) -> str:
+    """How a base is quantised: "nf4, blocks of 64 with double quantisation"."""
     double = " with double quantisation" if about["double_quant"] else ""
     return f"{about['quant_type']}, blocks of {about['block_size']}{double}"

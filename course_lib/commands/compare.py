@@ -35,7 +35,8 @@ def add_parser(subparsers: Subparsers) -> None:
   course compare --adapter runs/chat --chat --prompts questions.txt --html comparison.html
 
 All models draw with the same random numbers: what differs is due to the weights. The same command
-prints the same text. The adapters have to belong to one base. Defaults are in brackets.""",
+prints the same text. The adapters have to belong to one base. One that was trained on a 4-bit base
+(qlora) speaks on what those 4 bits stand for, as it was trained. Defaults are in brackets.""",
     )
     parser.add_argument(
         "--base", metavar="NAME", help="the model: a name or a folder (the one the first adapter names)"
@@ -78,8 +79,9 @@ def run_compare(args: argparse.Namespace) -> int:
         raise CourseError(f"{args.html} exists, and this command did not write it. Choose another name, or --force.")
     for adapter in args.adapter:
         require_adapter(adapter)
+    from course_lib.adapters.trained_on import in_words
     from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
-    from course_lib.finetuning.export import as_adapter, common_base, other_bases
+    from course_lib.finetuning.export import as_adapter, common_base, other_bases, quantization_of_adapter
 
     samples = 1 if args.temperature == 0 else args.samples
     sampling = Sampling(samples, args.max_new_tokens, args.temperature, args.top_p, args.seed, args.chat)
@@ -89,7 +91,12 @@ def run_compare(args: argparse.Namespace) -> int:
         base = args.base or common_base(given)
         for name, other in other_bases(base, given).items():
             print(f"note: {name} was trained on {other}, and is put on {base} here", flush=True)
-        comparison = compare_adapters(base, adapters, prompts, sampling, args.device)
+        quantized = {}
+        for name, adapter in zip(args.adapter, adapters, strict=True):
+            if how := quantization_of_adapter(name, adapter):
+                quantized[adapter] = how
+                print(f"note: {name} was trained on {in_words(how)}, and is put on what these 4 bits stand for")
+        comparison = compare_adapters(base, adapters, prompts, sampling, args.device, quantized)
     print(as_text(comparison, base, samples, shutil.get_terminal_size((100, 24)).columns))
     for name, texts in comparison.completions.items():
         if name != "base" and texts == comparison.completions["base"]:

@@ -124,6 +124,8 @@ def cache_options(args: argparse.Namespace) -> tuple[str, dict[str, int]]:
 def load_with_adapter(model: str | None, adapter: Path | None, device: str = "cpu") -> tuple[Any, Any]:
     """A model and its tokenizer, with an adapter on it.
 
+    An adapter that was trained on a base in 4 bits goes on what these 4 bits stand for.
+
     Args:
         model: a name or a folder; None stands for the adapter's base, or the packaged SmolLM2.
         adapter: an adapter's folder, a checkpoint or a .pt file; or None.
@@ -137,11 +139,17 @@ def load_with_adapter(model: str | None, adapter: Path | None, device: str = "cp
     if adapter is None:
         return load(model or DEFAULT, device=device)
     from course_lib.adapters import load_adapter
-    from course_lib.finetuning.export import as_adapter, named_base
+    from course_lib.finetuning.export import as_adapter, named_base, quantization_of_adapter
+    from course_lib.finetuning.model import load_qlora_base
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = as_adapter(adapter, Path(scratch))
-        loaded, tokenizer = load(model or named_base(folder), device=device)
+        base = model or named_base(folder)
+        how = quantization_of_adapter(adapter, folder)
+        if how is None:
+            loaded, tokenizer = load(base, device=device)
+        else:
+            loaded, tokenizer = load_qlora_base(base, how, "float32", device)
         load_adapter(loaded, folder)
     return loaded.eval(), tokenizer
 

@@ -71,7 +71,9 @@ def run_memory(args: argparse.Namespace) -> int:
     from course_lib.finetuning.memory import MemorySettings, estimate_memory
     from course_lib.finetuning.model import known_shape
     from course_lib.models.published import PUBLISHED
+    from course_lib.quantization.tensor import check_kind
 
+    check_kind(args.quant_type, args.block_size)
     model = known_shape(args.model, args.dtype)
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and args.seq_len > limit:

@@ -67,23 +67,21 @@ def run_merge(args: argparse.Namespace) -> int:
     require_adapter(args.adapter)
     from course_lib.adapters import load_adapter, merge, save_merged
     from course_lib.adapters.files import readable_config
-    from course_lib.finetuning.export import as_adapter, named_base, other_bases, settings_of_adapter
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, quantization_of_adapter
     from course_lib.finetuning.model import load_qlora_base
     from course_lib.models.pretrained import load
-
-    run = settings_of_adapter(args.adapter) or {"mode": "lora"}
-    in_4_bits = run["mode"] == "qlora"
-    if args.original_weights and not in_4_bits:
-        raise CourseError(f"--original-weights is for an adapter of mode qlora, and {args.adapter} is not one.")
 
     with tempfile.TemporaryDirectory() as scratch:
         adapter = as_adapter(args.adapter, Path(scratch))
         readable_config(adapter)
         base = args.base or named_base(adapter)
+        how = quantization_of_adapter(args.adapter, adapter)
+        if args.original_weights and how is None:
+            raise CourseError(f"--original-weights is for an adapter of mode qlora, and {args.adapter} is not one.")
         for name, other in other_bases(base, {str(args.adapter): adapter}).items():
             print(f"note: {name} was trained on {other}, and is merged into {base} here", flush=True)
-        if in_4_bits and not args.original_weights:
-            model, tokenizer = load_qlora_base(base, run, args.dtype)
+        if how is not None and not args.original_weights:
+            model, tokenizer = load_qlora_base(base, how, args.dtype)
         else:
             model, tokenizer = load(base, args.dtype)
         print(f"{base}: {sum(p.numel() for p in model.parameters()):,} parameters in {args.dtype}", flush=True)
@@ -95,10 +93,10 @@ def run_merge(args: argparse.Namespace) -> int:
     print(f"  mean change of a weight   {report.mean_change:.3e}")
     print(f"  mean rounding error       {report.mean_error:.3e} ({_share(report)} of the change)")
     print(f"  largest rounding error    {report.max_error:.3e}")
-    if in_4_bits and args.original_weights:
+    if how is not None and args.original_weights:
         print("The adapter was trained on this base in 4 bits: it corrects errors that the full base does not have.")
-    elif in_4_bits:
-        print(f"The weights are those that the base's {run['quant_type'].upper()} stands for, with the adapter added.")
+    elif how is not None:
+        print(f"The weights are those that the base's {how['quant_type'].upper()} stands for, with the adapter added.")
     print(f"saved in {args.output}: AutoModelForCausalLM.from_pretrained({str(args.output)!r}) loads it")
     return 0
 

@@ -1,9 +1,10 @@
 """What a base and its adapters say to the same prompts (`course compare` prints it)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,8 @@ from course_lib.data.tokenizers import ModelTokenizer, has_chat_template
 from course_lib.errors import CourseError
 from course_lib.evaluation.comparison import Comparison
 from course_lib.inference import complete
-from course_lib.models.pretrained import load
+from course_lib.models.pretrained import load_model, load_tokenizer
+from course_lib.quantization import load_dequantized
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,17 @@ class Sampling:
 
 
 def compare_adapters(
-    base: str, adapters: Sequence[Path], prompts: Sequence[str], sampling: Sampling, device: str = "cpu"
+    base: str,
+    adapters: Sequence[Path],
+    prompts: Sequence[str],
+    sampling: Sampling,
+    device: str = "cpu",
+    quantized: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Comparison:
     """Continue the prompts with the base and with each adapter; the base is loaded once and the adapters switched.
+
+    Only for adapters that were trained on 4 bits it is loaded again, once for each way of quantising it: they speak on
+    what the 4 bits stand for, since on the full weights they would be other models than those that were trained.
 
     Args:
         base: a model's name or folder.
@@ -49,6 +59,7 @@ def compare_adapters(
         prompts: the texts to continue.
         sampling: how.
         device: where to compute, "cpu" or "cuda".
+        quantized: for each adapter that was trained on 4 bits, how: the arguments of `load_dequantized`.
 
     Returns:
         A Comparison whose rows are, prompt by prompt, the samples.
@@ -57,25 +68,53 @@ def compare_adapters(
         CourseError: a folder holds no adapter (said before the base is loaded), or the adapter is of another model.
     """
     folders = names_of(adapters)
+    for folder in adapters:
+        adapter_config(folder)
+    quantized = quantized or {}
+    on_the_base = {name: folder for name, folder in folders.items() if folder not in quantized}
+    tokenizer = load_tokenizer(base)
+
+    def speak(model: Any) -> list[str]:
+        return continue_all(model, tokenizer, prompts, sampling)
+
+    model = load_model(base).to(device).eval()
+    said = _each_adapter(model, on_the_base, speak)
+    del model
+    for how in _different(quantized.values()):
+        model = load_dequantized(base, **how, device=device)
+        mine = {name: folder for name, folder in folders.items() if quantized.get(folder) == how}
+        said |= {name: texts for name, texts in _each_adapter(model, mine, speak).items() if name != "base"}
+        del model
+    rows = [prompt for prompt in prompts for _ in range(sampling.samples)]
+    return Comparison(rows, {name: said[name] for name in ("base", *folders)})
+
+
+def _each_adapter(model: Any, folders: Mapping[str, Path], speak: Callable[[Any], list[str]]) -> dict[str, list[str]]:
+    """What the model says without an adapter, under "base", and with each adapter, under its name."""
     # A base can hold many LoRA adapters at once, but one butterfly, which takes the place of whatever was there.
     butterflies = [name for name, folder in folders.items() if readable_config(folder)["peft_type"] == "BUTTERFLY"]
     low_rank = [name for name in folders if name not in butterflies]
-    model, tokenizer = load(base, device=device)
     for name in low_rank:
         load_adapter(model, folders[name], name)
-
     said = {}
     with disable_adapters(model):
-        said["base"] = continue_all(model, tokenizer, prompts, sampling)
+        said["base"] = speak(model)
     for name in low_rank:
         set_adapter(model, name)
-        said[name] = continue_all(model, tokenizer, prompts, sampling)
+        said[name] = speak(model)
     for name in butterflies:
         load_adapter(unload(model), folders[name])
-        said[name] = continue_all(model, tokenizer, prompts, sampling)
+        said[name] = speak(model)
+    return said
 
-    rows = [prompt for prompt in prompts for _ in range(sampling.samples)]
-    return Comparison(rows, {name: said[name] for name in ("base", *folders)})
+
+def _different(ways: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The ways without repetitions, in their order."""
+    found: list[Mapping[str, Any]] = []
+    for way in ways:
+        if way not in found:
+            found.append(way)
+    return found
 
 
 def names_of(adapters: Sequence[Path]) -> dict[str, Path]:

@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, adapter_config
+from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, adapter_config, weights_file
 from course_lib.adapters.guide import archive_as_adapter
-from course_lib.adapters.trained_on import as_record
+from course_lib.adapters.trained_on import as_record, recorded_quantization
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.folder import BASE, RUN, stored_settings
@@ -29,6 +30,36 @@ def run_settings(folder: Path) -> dict | None:
 def settings_of_adapter(path: Path) -> dict | None:
     """The settings of the run that made an adapter or a Trainer's checkpoint; None where no run is known."""
     return run_settings(path.resolve().parent.parent if is_checkpoint(path) else path)
+
+
+def quantization_of_adapter(path: Path, folder: Path) -> dict[str, Any] | None:
+    """How the base was quantised that an adapter was trained on.
+
+    Args:
+        path: what the user named: an adapter's folder, a Trainer's checkpoint or a .pt file.
+        folder: the adapter's folder that `as_adapter` made of it.
+
+    Returns:
+        The arguments of `load_quantized`; None where the base was in full precision, or where neither the file nor a
+        run beside it says anything else.
+
+    Raises:
+        CourseError: the adapter's file is damaged.
+    """
+    run = settings_of_adapter(path)
+    known = recorded_quantization(weights_file(folder))
+    if known is None and run is not None and run["mode"] == "qlora":  # files of earlier versions have no record
+        known = _quantization_of_run(run)
+    if known is None:
+        return None
+    known = {"dtype": run["dtype"] if run else "float32"} | known
+    return {name: known[name] for name in ("quant_type", "block_size", "double_quant", "dtype")}
+
+
+def _quantization_of_run(run: dict) -> dict[str, Any]:
+    """The arguments of `load_quantized` for the base of a run of mode qlora: all have blocks of 64."""
+    about = {name: run[name] for name in ("quant_type", "double_quant", "dtype")}
+    return about | {"block_size": 64}
 
 
 def named_base(folder: Path) -> str:
@@ -170,9 +201,8 @@ def export(checkpoint: Path, output: Path) -> int:
         raise CourseError(f"{checkpoint} is damaged: {error}") from error
     output.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"}
-    if run["mode"] == "qlora":  # every run's base has blocks of 64
-        about = {"quant_type": run["quant_type"], "block_size": 64, "double_quant": run["double_quant"]}
-        metadata |= as_record(about)
+    if run["mode"] == "qlora":
+        metadata |= as_record(_quantization_of_run(run))
     save_file({peft_name(key): tensor for key, tensor in tensors.items()}, output / WEIGHTS, metadata=metadata)
     apply_umask(output / WEIGHTS)
     write_json(output / CONFIG, exported_config(run, checkpoint.parent.parent))

@@ -25,9 +25,9 @@ from course_lib.models.config import CONFIGS, DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import config_settings, save_decoder
-from course_lib.models.pretrained import in_one_sentence, load, load_model, resolve
+from course_lib.models.pretrained import in_one_sentence, load_model, load_tokenizer, resolve
 from course_lib.options import filled
-from course_lib.quantization import dequantize_model, load_quantized, quantize_model
+from course_lib.quantization import load_dequantized, load_quantized, stored_quantization
 from course_lib.training.master_weights import round_weights
 from course_lib.vocabulary import HALF_DTYPES
 
@@ -73,7 +73,36 @@ def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
     if is_scratch(settings) or named:
         ours = CONFIGS[settings.model] if named else scratch_config(settings, tokenizer)
         return without_weights(transformers_config(ours), settings.dtype, settings.model)
-    return without_weights(resolve(settings.model), settings.dtype, settings.model)
+    model = without_weights(resolve(settings.model), settings.dtype, settings.model)
+    refuse_other_base(settings)
+    return model
+
+
+def refuse_other_base(settings: Settings) -> None:
+    """Check that a base that is saved in 4 bits is one for this run.
+
+    Args:
+        settings: name the model and the mode; mode qlora also the 4 bits.
+
+    Raises:
+        CourseError: mode full cannot train 4 bits, or mode qlora would get others than it asks for.
+    """
+    if settings.mode not in ("full", "qlora"):
+        return
+    stored = stored_quantization(resolve(settings.model))
+    if stored is None:
+        return
+    if settings.mode == "full":
+        raise CourseError(
+            f"{settings.model} is saved in 4 bits ({stored['quant_type']}), which cannot be trained: give --mode qlora "
+            "to train an adapter on them, or --model with the float model."
+        )
+    if stored != {"quant_type": settings.quant_type, "double_quant": settings.double_quant}:
+        flag = "--double-quant" if stored["double_quant"] else "--no-double-quant"
+        raise CourseError(
+            f"{settings.model} is saved in 4 bits already: give --quant-type {stored['quant_type']} {flag}, or --model "
+            "with the float model."
+        )
 
 
 def transformers_config(config: DecoderConfig) -> Any:
@@ -262,22 +291,19 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def load_qlora_base(base: str, run: dict[str, Any], dtype: str) -> tuple[Any, Any]:
-    """The base that an adapter of mode qlora was trained on, as a plain model: what its 4-bit codes stand for.
-
-    Such an adapter also corrects the errors of 4 bits. Merged into the weights before quantisation, it would correct
-    errors that are not there. Our codes are bitsandbytes', so that this serves both backends.
+def load_qlora_base(base: str, how: dict[str, Any], dtype: str, device: str = "cpu") -> tuple[Any, Any]:
+    """The base that an adapter of mode qlora was trained on, as a plain model: see `load_dequantized`.
 
     Args:
         base: the model's name or folder.
-        run: the settings of the adapter's run, by name.
-        dtype: of the result. The weights are quantised in the run's dtype, as they were for training.
+        how: the base's quantisation, of `quantization_of_adapter`.
+        dtype: of the result. The weights are quantised in the dtype of the training, as they were then.
+        device: where the model goes.
 
     Returns:
         The model in evaluation mode, and its tokenizer.
     """
-    model, tokenizer = load(base, run["dtype"])
-    dequantize_model(quantize_model(model, quant_type=run["quant_type"], double_quant=run["double_quant"]))
+    tokenizer, model = load_tokenizer(base), load_dequantized(base, **how, device=device)
     for parameter in model.parameters():  # and no buffers: those of rotary positions are float32 in every model
         parameter.data = parameter.data.to(getattr(torch, dtype))
     return model, tokenizer

@@ -15,7 +15,7 @@ from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
-from course_lib.finetuning.model import adapt, base_name, load_base, make_base
+from course_lib.finetuning.model import adapt, base_name, has_own_base, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.task import Task
@@ -59,6 +59,8 @@ def train(
             f"{s.dataset} is not what it was when {folder} was begun: put it back, or start with --force."
         )
     before = known.get("held_out_before")
+    # A base that cannot be loaded leaves no folder behind, unless it is made for this run and lies in that folder.
+    model = None if has_own_base(s) else load_base(s, folder)
     stage = {} if s.STAGE == "train" else {"stage": s.STAGE}
     record = stage | {"settings": asdict(s), "data": data, "held_out_before": before}
     if world.is_main:
@@ -66,7 +68,7 @@ def train(
         make_base(s, folder, plan.tokenizer)
     world.barrier()
     device = torch.device(choose_device(s.device))
-    model = load_base(s, folder)
+    model = model or load_base(s, folder)
     say(f"memory with the base {current_memory(device) / 1e6:,.0f} MB")
     seed_everything(s.seed)  # after loading, so that dropout and adapters begin alike however the base came to be
     adapt(model, s).to(device)

@@ -5,7 +5,7 @@ with a weight in 4 bits, `model` puts it into a whole model, `files` loads and s
 the packaged weights are stored.
 """
 
-from course_lib.quantization.files import load_quantized, save_quantized, stored_quantization
+from course_lib.quantization.files import load_dequantized, load_quantized, save_quantized, stored_quantization
 from course_lib.quantization.gguf import BITS_PER_WEIGHT, dequantize_q4_1, dequantize_q8_0, storage
 from course_lib.quantization.levels import dynamic_map, fp4_levels, int4_levels, nf4_levels
 from course_lib.quantization.linear import Linear4bit
@@ -25,6 +25,7 @@ __all__ = [
     "fp4_levels",
     "int4_levels",
     "is_quantized",
+    "load_dequantized",
     "load_quantized",
     "nf4_levels",
     "quantize_4bit",

@@ -36,7 +36,7 @@ from course_lib.models.folder import (
 )
 from course_lib.models.pretrained import DEFAULT, in_one_sentence, load_model, resolve
 from course_lib.quantization.linear import Linear4bit
-from course_lib.quantization.model import is_quantized, quantizable, quantize_model
+from course_lib.quantization.model import dequantize_model, is_quantized, quantizable, quantize_model
 from course_lib.quantization.state import from_state, to_state
 from course_lib.quantization.tensor import QuantizedTensor, check_kind, quantize_4bit
 
@@ -76,14 +76,12 @@ def load_quantized(
             of another kind already.
     """
     check_kind(quant_type, block_size)
+    if dtype not in DTYPES:
+        raise CourseError(f"There is no dtype {dtype!r} for the layers that stay: choose one of {', '.join(DTYPES)}.")
     check_device(device)
     directory = resolve(name)
     stored = stored_quantization(directory)
-    if stored is not None and (stored["quant_type"], stored["double_quant"]) != (quant_type, double_quant):
-        raise CourseError(
-            f"{directory} is quantised already, to {stored['quant_type']} with double_quant={stored['double_quant']}: "
-            f"load it as that, or load the float model to make {quant_type} with double_quant={double_quant} of it."
-        )
+    _refuse_other_kind(directory, stored, quant_type, double_quant)
     model = _without_weights(directory, DTYPES[dtype], name)
     places = _places(directory, model)
     if stored is None and _missing(model, places):
@@ -107,6 +105,46 @@ def load_quantized(
     model.tie_weights()
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
+
+
+def _refuse_other_kind(directory: Path, stored: dict[str, Any] | None, quant_type: str, double_quant: bool) -> None:
+    """CourseError where a checkpoint in 4 bits is of another kind than the one that was asked for."""
+    if stored is not None and stored != {"quant_type": quant_type, "double_quant": double_quant}:
+        raise CourseError(
+            f"{directory} is quantised already, to {stored['quant_type']} with double_quant={stored['double_quant']}: "
+            f"load it as that, or load the float model to make {quant_type} with double_quant={double_quant} of it."
+        )
+
+
+def load_dequantized(
+    name: str | Path = DEFAULT,
+    quant_type: str = "nf4",
+    block_size: int = 64,
+    double_quant: bool = False,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Any:
+    """Load the plain model that the base's 4 bits stand for. It is what an adapter of QLoRA was trained on.
+
+    Such an adapter also corrects the errors of 4 bits. On the weights before quantisation it would correct errors that
+    are not there. Our codes are bitsandbytes', so that this serves adapters trained on either.
+
+    Args:
+        name: as for `load_quantized`; it may be a checkpoint in 4 bits.
+        quant_type: as for `load_quantized`, and so are the next two.
+        block_size: weights that share a constant.
+        double_quant: whether the constants are quantised as well.
+        dtype: what the weights were quantised from in training, and the dtype of the result.
+        device: where the model goes.
+
+    Returns:
+        A transformers model in evaluation mode, frozen, without any 4-bit layer.
+
+    Raises:
+        CourseError: as for `load_quantized`.
+    """
+    model = load_quantized(name, quant_type, block_size, double_quant, dtype=dtype, device=device)
+    return dequantize_model(model, DTYPES[dtype])
 
 
 def _quantized(
@@ -316,8 +354,12 @@ def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
             else "is not in 4 bits: use save_pretrained"
         )
         raise CourseError(f"This model {what}, or load it with load_quantized.")
-    if adapted := [name for name in layers if name.endswith(".base")]:
-        raise CourseError(f"{adapted[0]} is under an adapter: save the adapter by itself, or merge it first.")
+    # Merged or not, its names would be "q_proj.base.weight", which no reader knows.
+    if adapted := [name for name, module in model.named_modules() if hasattr(module, "merged")]:
+        raise CourseError(
+            f"{adapted[0]} is under an adapter: save the adapter by itself with save_adapter, or merge and unload it "
+            "before saving the model."
+        )
     for name, layer in layers.items():
         for end, tensor in to_state(layer.quantized).items():
             yield f"{name}.weight{end}", tensor

@@ -144,9 +144,11 @@ class Linear4bit(nn.Module):
             return None
         return Factors(None, self.bias, quantized=self.quantized)
 
-    def to_plain(self) -> nn.Linear | Conv1D:
-        """The layer it stands for, with the dequantised weight in the dtype before quantisation."""
-        weight = nn.Parameter(self.weight.contiguous(), requires_grad=False)
+    def to_plain(self, dtype: torch.dtype | None = None) -> nn.Linear | Conv1D:
+        """The layer it stands for, with the dequantised weight in a dtype (default: that before quantisation)."""
+        matrix = self.quantized.dequantize(dtype)  # (out, in)
+        matrix = matrix.T.contiguous() if self.transposed else matrix
+        weight = nn.Parameter(matrix, requires_grad=False)
         if self.transposed:
             plain: Any = Conv1D(0, 0)
             plain.nf, plain.nx = self.out_features, self.in_features

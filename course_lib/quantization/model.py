@@ -31,6 +31,8 @@ def quantize_model(
     """Freeze a model and put a `Linear4bit` in the place of each of its linear layers.
 
     Where a linear layer's weight is tied to another module's, to the embedding's in many models, it stays too.
+    Save the result with `save_quantized`: `save_pretrained` would write tensors under names that transformers does not
+    know, and it would load random numbers in their place.
 
     Args:
         model: what `load_model` returns, or our decoder. An adapter on it stays, and its base is quantised.
@@ -97,11 +99,12 @@ def is_quantized(module: nn.Module) -> bool:
     return isinstance(module, Linear4bit) or getattr(getattr(module, "weight", None), "quant_state", None) is not None
 
 
-def dequantize_model(model: Any) -> Any:
+def dequantize_model(model: Any, dtype: torch.dtype | None = None) -> Any:
     """Put a plain layer in the place of each `Linear4bit`, with the dequantised weight. What the model computes stays.
 
     Args:
         model: as `quantize_model` left it, also with adapters on it.
+        dtype: of the weights (default: that of each before quantisation).
 
     Returns:
         The same model.
@@ -113,5 +116,5 @@ def dequantize_model(model: Any) -> Any:
     if not layers:
         raise CourseError(f"{type(model).__name__} has no layer of quantize_model: there is nothing to dequantise.")
     for name, layer in layers.items():
-        model.set_submodule(name, layer.to_plain())
+        model.set_submodule(name, layer.to_plain(dtype))
     return model

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from course_lib.errors import CourseError
-from course_lib.quantization import load_quantized, quantize_model, save_quantized
+from course_lib.quantization import is_quantized, load_quantized, quantize_model, save_quantized
 
 KINDS = [("nf4", False), ("nf4", True), ("fp4", False), ("fp4", True)]
 IDS = torch.arange(18).view(2, 9) * 5 % 97
@@ -198,7 +198,7 @@ def test_a_truncated_file(packed_folder, tmp_path):
 def test_what_cannot_be_saved(llama_folder, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from course_lib.adapters import inject_lora
+    from course_lib.adapters import inject_lora, merge
 
     with pytest.raises(CourseError, match="not in 4 bits"):
         save_quantized(AutoModelForCausalLM.from_pretrained(llama_folder), tmp_path / "new")
@@ -207,9 +207,29 @@ def test_what_cannot_be_saved(llama_folder, tmp_path):
     model = load_quantized(llama_folder)
     with pytest.raises(CourseError, match="holds a model already"):
         save_quantized(model, llama_folder)
+    inject_lora(model, ["q_proj"], 2, 4.0)
     with pytest.raises(CourseError, match="under an adapter"):
-        save_quantized(inject_lora(model, ["q_proj"], 2, 4.0) and model, tmp_path / "new")
+        save_quantized(model, tmp_path / "new")
+    merge(model)  # a merged layer is no longer in 4 bits, but its name is still that of an adapter's base
+    with pytest.raises(CourseError, match="merge and unload it"):
+        save_quantized(model, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merged_and_unloaded_model_is_saved_with_its_merged_layers_whole(llama_folder, tmp_path):
+    from course_lib.adapters import inject_lora, lora_layers, merge, unload
+
+    model = load_quantized(llama_folder)
+    inject_lora(model, ["q_proj"], 2, 4.0)
+    for _, layer in lora_layers(model):
+        torch.nn.init.normal_(layer.B)
+    merge(model)
+    save_quantized(unload(model), tmp_path / "new")
+    expected = model.model.layers[0].self_attn.q_proj.weight
+    for again in (load_quantized(tmp_path / "new"), theirs(tmp_path / "new")):
+        attention = again.model.layers[0].self_attn
+        assert torch.equal(attention.q_proj.weight, expected)
+        assert is_quantized(attention.k_proj)
 
 
 def test_weights_that_are_not_numbers(llama_folder, tmp_path):

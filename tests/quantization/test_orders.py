@@ -5,14 +5,15 @@ bitsandbytes' layer fails this on processors with AVX512-BF16 (see tests/models/
 
 import copy
 import random
+import tempfile
 
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch.nn import functional as F
 
-from course_lib.adapters import inject_lora, lora_parameters, merge, unmerge
-from course_lib.quantization import quantize_model
+from course_lib.adapters import inject_lora, lora_parameters, merge, unload, unmerge
+from course_lib.quantization import Linear4bit, load_quantized, quantize_model, save_quantized
 
 IDS = torch.randint(0, 97, (2, 16), generator=torch.Generator().manual_seed(0))
 
@@ -41,6 +42,24 @@ def save_and_reload(model):
     model.load_state_dict(load(save({name: t.contiguous() for name, t in model.state_dict().items()})))
 
 
+def save_the_base(model):
+    """To a folder and back, without the adapter: the codes that come back are those that went."""
+    base = unload(copy.deepcopy(model))
+    layers = {name: layer for name, layer in base.named_modules() if isinstance(layer, Linear4bit)}
+    double_quant = next(iter(layers.values())).quantized.double_quant
+    with tempfile.TemporaryDirectory() as folder:
+        save_quantized(base, folder)
+        again = load_quantized(folder, double_quant=double_quant)
+    for name, layer in layers.items():
+        assert torch.equal(again.get_submodule(name).packed, layer.packed)
+        assert torch.equal(again.get_submodule(name).weight, layer.weight)
+
+
+def evaluate_in_bfloat16(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        evaluate(model)
+
+
 def look_at_the_weights(model):
     model.state_dict()
     _ = [module.weight for module in model.modules() if hasattr(module, "packed")]
@@ -53,7 +72,8 @@ def move_and_cast(model):
             module.to(torch.bfloat16).to(torch.float32)
 
 
-HARMLESS = [evaluate, generate, merge_and_back, merge_a_copy, save_and_reload, look_at_the_weights, move_and_cast]
+HARMLESS = [evaluate, evaluate_in_bfloat16, generate, merge_and_back, merge_a_copy, save_and_reload, save_the_base]
+HARMLESS += [look_at_the_weights, move_and_cast]
 
 
 def step(model):
