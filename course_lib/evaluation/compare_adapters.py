@@ -69,7 +69,7 @@ def compare_adapters(
     """
     folders = names_of(adapters)
     for folder in adapters:
-        adapter_config(folder)
+        readable_config(folder)
     quantized = quantized or {}
     on_the_base = {name: folder for name, folder in folders.items() if folder not in quantized}
     tokenizer = load_tokenizer(base)
