@@ -245,7 +245,7 @@ class TestGradeAgain:
 
     def test_a_resubmission_that_cannot_be_graded_does_not_keep_its_points_in_silence(self, graded, again):
         assert again.grades["noisy"].total is None
-        assert "none of the course's assignments" in again.grades["noisy"].problem
+        assert "is not one of the course's assignments" in again.grades["noisy"].problem
         assert len(again.flagged) == 9
         assert again.mended == graded.grades["noisy"]
         assert manual_grades(graded.state, "noisy") == set()
