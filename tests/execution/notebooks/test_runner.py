@@ -287,8 +287,8 @@ def test_a_stopped_run_leaves_no_kernel_and_no_half_result(chapter, tmp_path, st
     source = f"import os, pathlib, time\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(120)"
     path = chapter(source).path
     command = [sys.executable, "-m", "course_lib.cli", "run", str(path), "--profile", "smoke", "--out", str(out)]
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's `&` has it ignored
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **heard)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **quiet, preexec_fn=_hear_all_signals)
     _wait_for(lambda: pid_file.is_file() and pid_file.read_text(), 60)
     process.send_signal(stop)
     for _ in range(3 * (stop == signal.SIGINT)):  # an impatient user
@@ -302,6 +302,12 @@ def test_a_stopped_run_leaves_no_kernel_and_no_half_result(chapter, tmp_path, st
     else:
         assert returned in (128 + stop, -stop)  # -2: one more Ctrl-C came while Python was closing
     assert list(out.iterdir()) == []
+
+
+def _hear_all_signals():
+    """A shell's `&` has a child ignore SIGINT, and `nohup` SIGHUP: the children of that child ignore them, too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def is_running(pid):
