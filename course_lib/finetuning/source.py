@@ -1,7 +1,7 @@
 """The rows of a training run, and how they are to be read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -48,7 +48,8 @@ class Source:
     seq_len: int = SEQ_LEN
     notes: tuple[str, ...] = ()
     row_tokens: int | None = None
-    collate: Callable[[Any, np.ndarray, int], Any] = collate
+    # A factory: a function as a plain default would also become a method of the class.
+    collate: Callable[[Any, np.ndarray, int], Any] = field(default_factory=lambda: collate)
 
 
 @dataclass(frozen=True)

@@ -92,3 +92,10 @@ def test_what_libraries_warn_about_does_not_reach_the_reader():
     warning = {"output_type": "stream", "name": "stderr", "text": "/some/folder/lib.py:3: FutureWarning"}
     printed = {"output_type": "stream", "name": "stdout", "text": "2.5"}
     assert page(notebook(code([warning, printed])), "x")["cells"] == [code([printed])]
+
+
+def test_the_bibliography_can_be_read_and_has_each_key_once():
+    """The build reads it, too, but only after all chapters have run."""
+    from pybtex.database import parse_file
+
+    parse_file(str(find_root() / "book/references.bib"))
