@@ -8,3 +8,8 @@ class CourseError(Exception):
 def first_line(error: BaseException) -> str:
     """What `error` says in its first line; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str) -> str:
+    """Text from a stranger's file on one line of a terminal: escape sequences and line ends become question marks."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autograder import notebook
 from autograder.course import Assignment
+from course_lib.errors import printable
 from course_lib.files import write_whole
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
@@ -49,11 +50,6 @@ def table(assignment: Assignment, grades: list[Grade]) -> str:
         rows.append([printable(grade.student), *points, total, printable(remark)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def printable(text: str) -> str:
-    """On one line, without characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:

@@ -53,16 +53,10 @@ def train(
     Raises:
         CourseError: the data or the log have changed since the run was begun.
     """
-    s, data = plan.settings, data_fingerprint(plan)
-    if known.get("data", data) != data:
-        raise CourseError(
-            f"{s.dataset} is not what it was when {folder} was begun: put it back, or start with --force."
-        )
-    before = known.get("held_out_before")
+    s, before = plan.settings, known.get("held_out_before")
+    record = _record(plan, folder, known)
     # A base that cannot be loaded leaves no folder behind, unless it is made for this run and lies in that folder.
     model = None if has_own_base(s) else load_base(s, folder)
-    stage = {} if s.STAGE == "train" else {"stage": s.STAGE}
-    record = stage | {"settings": asdict(s), "data": data, "held_out_before": before}
     if world.is_main:
         write_json(folder / RUN, record)
         make_base(s, folder, plan.tokenizer)
@@ -92,6 +86,17 @@ def train(
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _record(plan: Plan, folder: Path, known: dict) -> dict:
+    """What run.json says of the run; CourseError where the data are not those that it was begun with."""
+    s, data = plan.settings, data_fingerprint(plan)
+    if known.get("data", data) != data:
+        raise CourseError(
+            f"{s.dataset} is not what it was when {folder} was begun: put it back, or start with --force."
+        )
+    stage = {} if s.STAGE == "train" else {"stage": s.STAGE}
+    return stage | {"settings": asdict(s), "data": data, "held_out_before": known.get("held_out_before")}
 
 
 def _refuse_broken_base(before: float, s: Settings) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from course_lib.errors import CourseError
+from course_lib.errors import CourseError, printable
 
 KEYS = {
     "step": ("step", "global_step", "iteration", "iter"),
@@ -217,8 +217,3 @@ def opened(file: Path) -> Any:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CourseError(f"{printable(str(file))} is no whole .safetensors file ({error}).") from None
-
-
-def printable(text: str) -> str:
-    """Text from a stranger's file for a terminal: escape sequences and line ends become question marks."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -34,13 +34,13 @@ from course_lib.models.folder import (
     weight_files,
     without_prefixes,
 )
+from course_lib.models.huggingface import DTYPES
 from course_lib.models.pretrained import DEFAULT, in_one_sentence, load_model, resolve
 from course_lib.quantization.linear import Linear4bit
 from course_lib.quantization.model import dequantize_model, is_quantized, quantizable, quantize_model
 from course_lib.quantization.state import from_state, to_state
 from course_lib.quantization.tensor import QuantizedTensor, check_kind, quantize_4bit
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # older files carry them; they are computed now
 
 

@@ -24,6 +24,7 @@ class Cache(ABC):
 
     def __init__(self) -> None:
         self._lengths: dict[int, int] = {}  # tokens, by layer
+        self._kept: dict[int, tuple[Tensor, ...]] = {}  # what `_store` keeps, by layer
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many tokens of each row the cache holds, padding included."""
@@ -66,9 +67,9 @@ class Cache(ABC):
         for layer, now in self._lengths.items():
             self._lengths[layer] = min(now, length)
 
-    @abstractmethod
     def tensors(self) -> Iterable[Tensor]:
-        """The tensors that the cache holds."""
+        """The tensors that the cache holds, buffers whole."""
+        return [tensor for kept in self._kept.values() for tensor in kept]
 
     def nbytes(self) -> int:
         """The bytes that the cache has set aside."""

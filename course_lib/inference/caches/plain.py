@@ -1,7 +1,5 @@
 """The caches that keep every token: joined anew each time, in memory set aside once, or in eight bits."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -12,22 +10,14 @@ from course_lib.inference.caches.base import Cache
 class DynamicCache(Cache):
     """Keys and values grow by `torch.cat`: every new token copies all the earlier ones."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
-
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
         if start:
-            past_keys, past_values = self._pairs[layer]
+            past_keys, past_values = self._kept[layer]
             # (B, K, start, D) and (B, K, T, D) -> (B, K, start + T, D); after a crop, the rest is left behind here
             keys = torch.cat([past_keys[:, :, :start], keys], dim=2)
             values = torch.cat([past_values[:, :, :start], values], dim=2)
-        self._pairs[layer] = keys, values
+        self._kept[layer] = keys, values
         return keys, values
-
-    def tensors(self) -> Iterable[Tensor]:
-        """The keys and values of every layer."""
-        return [tensor for pair in self._pairs.values() for tensor in pair]
 
 
 class StaticCache(Cache):
@@ -40,7 +30,6 @@ class StaticCache(Cache):
     def __init__(self, capacity: int):
         super().__init__()
         self.capacity = capacity
-        self._buffers: dict[int, tuple[Tensor, ...]] = {}
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """The capacity."""
@@ -49,16 +38,16 @@ class StaticCache(Cache):
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
         stop = start + keys.shape[2]
         self._refuse_beyond(stop)
-        if layer not in self._buffers:
-            self._buffers[layer] = self._room(keys), self._room(values)
-        all_keys, all_values = self._buffers[layer]  # (B, K, capacity, D) each
+        if layer not in self._kept:
+            self._kept[layer] = self._room(keys), self._room(values)
+        all_keys, all_values = self._kept[layer]  # (B, K, capacity, D) each
         all_keys[:, :, start:stop] = keys
         all_values[:, :, start:stop] = values
         return all_keys[:, :, :stop], all_values[:, :, :stop]  # views: nothing is copied
 
     def buffers(self) -> list[tuple[Tensor, ...]]:
         """The buffers by layer, for a caller that writes to them itself and says so by `advance`."""
-        return [self._buffers[layer] for layer in sorted(self._buffers)]
+        return [self._kept[layer] for layer in sorted(self._kept)]
 
     def advance(self, tokens: int) -> None:
         """Count tokens that were written to the buffers."""
@@ -77,10 +66,6 @@ class StaticCache(Cache):
                 "Make it with a larger capacity, or generate fewer tokens."
             )
 
-    def tensors(self) -> Iterable[Tensor]:
-        """The buffers of every layer, whole."""
-        return [tensor for pair in self._buffers.values() for tensor in pair]
-
 
 class Int8Cache(StaticCache):
     """Keys and values in eight bits, with one scale for each token and head:
@@ -94,8 +79,8 @@ class Int8Cache(StaticCache):
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
         stop = start + keys.shape[2]
         self._refuse_beyond(stop)
-        if layer not in self._buffers:
-            self._buffers[layer] = (*self._room_in_8_bits(keys), *self._room_in_8_bits(values))
+        if layer not in self._kept:
+            self._kept[layer] = (*self._room_in_8_bits(keys), *self._room_in_8_bits(values))
         read = []
         for new, (stored, scales) in zip((keys, values), self._in_pairs(layer), strict=True):
             stored[:, :, start:stop], scales[:, :, start:stop] = quantize_rows(new)
@@ -103,7 +88,7 @@ class Int8Cache(StaticCache):
         return read[0], read[1]
 
     def _in_pairs(self, layer: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        keys, key_scales, values, value_scales = self._buffers[layer]
+        keys, key_scales, values, value_scales = self._kept[layer]
         return (keys, key_scales), (values, value_scales)
 
     def _room_in_8_bits(self, like: Tensor) -> tuple[Tensor, Tensor]:

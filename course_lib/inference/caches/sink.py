@@ -5,8 +5,6 @@ Trained attention puts much weight on a text's first tokens, whatever they say: 
 tokens of the text. `Decoder`'s own `attention_sinks` are another thing: learned scores that stand for no token.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,6 @@ class SinkCache(Cache):
             raise CourseError(f"A sink cache of {sinks} sinks and a window of {window}: sinks >= 0 and window >= 1.")
         self.frequencies, self.sinks, self.window = frequencies, sinks, window
         self.longest_block = window
-        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         self._written_at = torch.zeros(0, dtype=torch.long)  # (kept,): the position at which each key was stored
         self._cos = self._sin = torch.zeros(0)
         self.dropped = 0
@@ -87,21 +84,21 @@ class SinkCache(Cache):
     def _drop(self, excess: int) -> None:
         """Drop the `excess` oldest tokens after the sinks, in every layer."""
         first, later = self.sinks, self.sinks + excess
-        for layer, pair in self._pairs.items():
+        for layer, pair in self._kept.items():
             keys, values = (torch.cat([x[:, :, :first], x[:, :, later:]], dim=2) for x in pair)
-            self._pairs[layer] = keys, values
+            self._kept[layer] = keys, values
             self._lengths[layer] = keys.shape[2]
         self._written_at = torch.cat([self._written_at[:first], self._written_at[later:]])
         self.dropped += excess
 
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
         if start:
-            past_keys, past_values = self._pairs[layer]
+            past_keys, past_values = self._kept[layer]
             keys = torch.cat([past_keys, keys], dim=2)  # (B, K, kept + T, D)
             values = torch.cat([past_values, values], dim=2)
         if len(self._written_at) != keys.shape[2]:
             raise CourseError("A sink cache needs `begin` before each pass, as `generate` calls it.")
-        self._pairs[layer] = keys, values
+        self._kept[layer] = keys, values
         if not self.dropped:
             return keys, values
         turn = rotate_neighbours if self.neighbours else rotate
@@ -110,10 +107,6 @@ class SinkCache(Cache):
     def crop(self, length: int) -> None:
         """Not possible: what was dropped to make room for a draft is gone."""
         raise CourseError("A sink cache cannot be cropped: it has dropped what it would need. Use a static cache.")
-
-    def tensors(self) -> Iterable[Tensor]:
-        """The keys and values of every layer."""
-        return [tensor for pair in self._pairs.values() for tensor in pair]
 
 
 def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
