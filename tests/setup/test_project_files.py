@@ -139,7 +139,7 @@ def test_binder_installs_as_set_up_does_and_converts_the_weights_in_advance():
     """The build of torch and the pins are `hosted`'s, which tests/setup/test_torch_build.py covers."""
     assert load("binder/environment.yml")["dependencies"] == ["python=3.11", "pip"]
     commands = [line for line in read("binder/postBuild").splitlines() if line and not line.startswith(("#", "set "))]
-    assert commands[0] == "python3 course_lib/setup/hosted.py torch,data,book,grading"
+    assert commands[0] == "python3 course_lib/setup/hosted.py torch,data,book,grading,serve"
     assert "course weights prepare" in commands
 
 
