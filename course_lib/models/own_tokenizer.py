@@ -1,0 +1,76 @@
+"""A small tokenizer of one's own for a model that is trained from scratch, in the layout that transformers reads.
+
+The merges are learnt by the NumPy edition's `BPETokenizer`. Digits are never merged, so that a number is spelt digit by
+digit: sums are easier to learn that way (Nogueira et al. 2021, arXiv:2102.13019).
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from course_lib.scratch import BPETokenizer
+from course_lib.scratch.tokenizer import byte_letters
+
+END, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
+SPECIAL_TOKENS = (END, USER, ASSISTANT)
+# A turn of the user, a turn of the assistant and its end. The course's own checks of templates pass it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|endoftext|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """Learn merges from texts, none of them of digits.
+
+    Args:
+        texts: what to learn from.
+        vocab_size: bytes, merges and the three special tokens together.
+
+    Returns:
+        The tokenizer.
+    """
+    without_digits = re.sub(r"\d+", "\n", "\n".join(texts))
+    return BPETokenizer.train(without_digits, vocab_size, SPECIAL_TOKENS)
+
+
+def as_transformers(tokenizer: BPETokenizer) -> Any:
+    """The same tokenizer for transformers, with a chat template; tests/models/test_own_tokenizer.py compares the ids.
+
+    Args:
+        tokenizer: from `learn_tokenizer`.
+
+    Returns:
+        A `PreTrainedTokenizerFast`.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = byte_letters()
+    names = [letters[byte] for byte in range(256)]  # of each id: GPT-2's printable letters
+    pairs = []
+    for left, right in tokenizer.merges:
+        pairs.append((names[left], names[right]))
+        names.append(names[left] + names[right])
+    inner = Tokenizer(models.BPE(vocab={name: number for number, name in enumerate(names)}, merges=pairs))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # it cuts words by GPT-2's pattern
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(text, normalized=False) for text in tokenizer.special_tokens])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token=END,
+        pad_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def vocabulary_of(tokenizer: Any) -> dict[str, int]:
+    """The texts of a fast tokenizer's ids, from its own file: for comparisons."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
