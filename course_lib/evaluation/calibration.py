@@ -127,7 +127,7 @@ def reliability(scores: Numbers, labels: Labels, bins: int = 10) -> list[Bin]:
 
 
 def expected_calibration_error(scores: Numbers, labels: Labels, bins: int = 10) -> float:
-    """How far scores are from being probabilities: sum over bins of (count / all) times the distance of share right and mean score.
+    """How far scores are from being probabilities: by how much the bins are off, on average over answers.
 
     Args:
         scores: (answers,), from 0 to 1.

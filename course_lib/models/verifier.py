@@ -99,7 +99,11 @@ class VerifierConfig:
 
 
 class EncoderVerifier(nn.Module):
-    """Problem and answer in one row, read in both directions; a learned first vector collects the verdict.
+    """Problem and answer in one row, read in both directions; the answer's tokens vote.
+
+    Besides its position and its part, each token is told whether it occurs in the other part as well, the exact match
+    of readers of questions and passages (Chen et al. 2017, arXiv:1704.00051, sec. 3.2). A small network learns from it
+    in a few hundred steps what it would else have to find out by attention.
 
     Args:
         config: of kind "encoder".
@@ -111,7 +115,7 @@ class EncoderVerifier(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self.embed_positions = nn.Embedding(config.max_length, width)
         self.embed_parts = nn.Embedding(2, width)  # problem, answer
-        self.verdict = nn.Parameter(torch.zeros(width))
+        self.embed_shared = nn.Embedding(2, width)  # in this part alone, in both
         block = nn.TransformerEncoderLayer(
             width, config.num_attention_heads, 4 * width, config.dropout, "gelu", batch_first=True, norm_first=True
         )
@@ -120,9 +124,8 @@ class EncoderVerifier(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(width, 1)
-        for table in (self.embed_tokens, self.embed_positions, self.embed_parts):
+        for table in (self.embed_tokens, self.embed_positions, self.embed_parts, self.embed_shared):
             nn.init.normal_(table.weight, std=0.02)
-        nn.init.normal_(self.verdict, std=0.02)
         nn.init.zeros_(self.head.weight)  # every answer begins at one half
         nn.init.zeros_(self.head.bias)
 
@@ -139,11 +142,27 @@ class EncoderVerifier(nn.Module):
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         x = self.embed_tokens(input_ids) + self.embed_positions(positions) + self.embed_parts(part_ids)  # (B, T, C)
-        first = self.verdict.expand(len(x), 1, -1)  # (B, 1, C)
-        x = self.dropout(torch.cat([first, x], dim=1))  # (B, 1 + T, C)
-        padding = nn.functional.pad(attention_mask == 0, (1, 0), value=False)  # (B, 1 + T): True is not looked at
-        x = self.encoder(x, src_key_padding_mask=padding)
-        return self.head(x[:, 0])[:, 0]  # (B, C) -> (B,)
+        x = x + self.embed_shared(in_both_parts(input_ids, attention_mask, part_ids))
+        x = self.encoder(self.dropout(x), src_key_padding_mask=attention_mask == 0)  # True is not looked at
+        votes = self.head(x)[:, :, 0]  # (B, T)
+        is_answer = (attention_mask * (part_ids == ANSWER)).to(votes.dtype)
+        return (votes * is_answer).sum(1) / is_answer.sum(1)
+
+
+def in_both_parts(input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> Tensor:
+    """Which tokens of a problem stand in the answer too, and the other way round.
+
+    Args:
+        input_ids: (batch, time).
+        attention_mask: (batch, time), 1 for tokens and 0 for padding.
+        part_ids: (batch, time).
+
+    Returns:
+        int64 (batch, time), 1 for those.
+    """
+    same = input_ids[:, :, None] == input_ids[:, None, :]  # (B, T, T)
+    across = part_ids[:, :, None] != part_ids[:, None, :]
+    return (same & across & (attention_mask[:, None, :] == 1)).any(2).long()
 
 
 class DecoderVerifier(nn.Module):
