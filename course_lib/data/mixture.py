@@ -1,8 +1,8 @@
 """A mix of corpora with a target of tokens: which texts a model reads, in which shares, and how often.
 
 Generated texts have no end. A corpus that has one is read again where its share asks for more than it holds. Up to four
-passes are nearly as good as new text, and later ones teach less and less (Muennighoff et al. 2023, arXiv:2305.16264), so
-more of them are refused unless they are allowed.
+passes are nearly as good as new text, and later ones teach less and less (Muennighoff et al. 2023, arXiv:2305.16264),
+so more of them are refused unless they are allowed.
 """
 
 from collections.abc import Iterator, Mapping

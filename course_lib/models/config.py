@@ -17,7 +17,7 @@ modern-400m         49,152  1,024      32  16 (4)        398,525,440
 Those from 60M take SmolLM2's tokenizer; give another vocabulary, or attention sinks, with `dataclasses.replace`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from course_lib.errors import CourseError
@@ -128,6 +128,33 @@ def parameter_count(config: DecoderConfig) -> int:
     attention = 2 * d * config.head_dim * (heads + config.num_key_value_heads)
     sinks = heads if config.attention_sinks else 0
     return embeddings + layers * (attention + sinks + 3 * d * m + 2 * d) + d
+
+
+def gpt2_of_the_same_size(config: DecoderConfig) -> DecoderConfig:
+    """A GPT-2 of the same width, blocks, heads, vocabulary and context, with about as many parameters.
+
+    The width of its MLP makes up the difference: GPT-2 has a vector for each position, biases, two matrices in the MLP
+    instead of three, and keys and values for every head.
+
+    Args:
+        config: of a Llama.
+
+    Returns:
+        The GPT-2's. Its parameters differ by less than one row of the MLP in each block.
+    """
+    narrow = DecoderConfig(
+        "gpt2",
+        config.vocab_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.max_position_embeddings,
+        1,
+        dropout=config.dropout,
+    )
+    missing = parameter_count(config) - parameter_count(narrow)
+    a_unit = config.num_hidden_layers * (2 * config.hidden_size + 1)  # its two vectors and its bias, in each block
+    return replace(narrow, intermediate_size=max(1, 1 + missing // a_unit))
 
 
 def _gpt2(width: int, layers: int, heads: int, vocabulary: int = 50_257, positions: int = 1024) -> DecoderConfig:

@@ -1,4 +1,4 @@
-"""Plain texts about the world of `pocket_problems`, without end: what a small model reads before it is taught to answer.
+"""Plain texts about the world of `pocket_problems`, without end: what a model reads before it is taught to answer.
 
 None of them has a question with its answer. "worked" tells the facts of a problem and reckons, "exercises" only asks.
 Problems of "development" and "held_out" never come into the training part of a text.
