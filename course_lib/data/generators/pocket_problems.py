@@ -4,9 +4,7 @@ They are for models that are trained from scratch in minutes, for which the prob
 form is GSM8K's: a question in words, a solution of equations, and the answer after "####". Two writers solve them. One
 shows the work, the other one writes the answer alone:
 
-    14 + 23 = 37
-    37 - 5 = 32
-    #### 32                or                #### 32
+    First 14 + 13 = 27. Then 27 - 5 = 22. #### 22                or                #### 22
 
 The hash of a problem's numbers and its kind decides which part it is in, so that no part has a problem of another one
 with other names. "development" is for choosing a recipe, "held_out" for the one measurement at the end.
@@ -26,7 +24,7 @@ PARTS = ("train", "development", "held_out")
 THINGS = "apples beads books buttons cards coins eggs figs keys lamps maps nuts pears pens plums shells".split()
 PLACES = "barn box cellar garden house shop shed tent".split()
 SHARES = {"development": 10, "held_out": 5}  # one problem in so many
-LARGEST = 49  # of every number that occurs
+LARGEST = 30  # of every number that occurs
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ def result_of(a: int, sign: str, b: int) -> int:
 def _gets_and_gives(rng: Random) -> Problem:
     """a + b - c."""
     name, things = rng.choice(NAMES), rng.choice(THINGS)
-    a, b = rng.randint(2, 27), rng.randint(2, 22)
+    a = rng.randint(2, LARGEST - 4)
+    b = rng.randint(2, LARGEST - a)
     c = rng.randint(2, a + b - 1)
     facts = f"{name} has {a} {things}. {name} gets {b} more and then gives {c} away."
     return Problem(facts, f"How many {things} does {name} have now?", ((a, "+", b), (a + b, "-", c)))
@@ -103,8 +102,8 @@ def _three_places(rng: Random) -> Problem:
 def _more_than(rng: Random) -> Problem:
     """a, and b more: both together."""
     (one, two), things = rng.sample(NAMES, 2), rng.choice(THINGS)
-    a = rng.randint(2, 20)
-    b = rng.randint(2, LARGEST - 2 * a)
+    a = rng.randint(2, LARGEST // 2 - 1)
+    b = rng.randint(1, LARGEST - 2 * a)
     facts = f"{one} has {a} {things}. {two} has {b} more {things} than {one}."
     return Problem(facts, f"How many {things} do they have together?", ((a, "+", b), (a, "+", a + b)))
 
@@ -121,7 +120,8 @@ def _fewer_than(rng: Random) -> Problem:
 def _difference(rng: Random) -> Problem:
     """a and b in one place, c in another: how many more."""
     things, (here, there) = rng.choice(THINGS), rng.sample(PLACES, 2)
-    a, b = rng.randint(2, 27), rng.randint(2, 22)
+    a = rng.randint(2, LARGEST - 4)
+    b = rng.randint(2, LARGEST - a)
     c = rng.randint(2, a + b - 1)
     facts = f"The {here} holds {a} old and {b} new {things}. The {there} holds {c} {things}."
     return Problem(facts, f"How many more {things} does the {here} hold?", ((a, "+", b), (a + b, "-", c)))
@@ -155,7 +155,8 @@ def part_of(kind: str, problem: Problem) -> str:
 
 def shown_work(problem: Problem) -> str:
     """The solution of the writer who shows the work."""
-    return "\n".join([*problem.equations, f"#### {problem.results[-1]}"])
+    first, second = problem.equations
+    return f"First {first}. Then {second}. #### {problem.results[-1]}"
 
 
 def pocket_problems(part: str = "train", size: int = 1000, seed: int = 0) -> list[dict]:

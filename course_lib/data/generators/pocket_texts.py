@@ -57,10 +57,10 @@ def _sums(rng: Random, part: str) -> str:
         a = rng.randint(2, LARGEST - 2)
         if rng.random() < 0.5 or a < 4:
             b = rng.randint(2, LARGEST - a)
-            lines.append(f"{a} + {b} = {a + b}")
+            lines.append(f"Note: {a} + {b} = {a + b}.")
         else:
             b = rng.randint(2, a - 1)
-            lines.append(f"{a} - {b} = {a - b}")
+            lines.append(f"Note: {a} - {b} = {a - b}.")
     return "\n".join(lines)
 
 
