@@ -1,4 +1,4 @@
-"""The settings of `course pretrain`, `course sft` and `course dpo`: those of `course train`, and their own. No torch."""
+"""The settings of `course pretrain`, `course sft` and `course dpo`: those of `course train` and their own. No torch."""
 
 from dataclasses import dataclass
 from types import MappingProxyType

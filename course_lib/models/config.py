@@ -169,6 +169,7 @@ def _modern(
 
 CONFIGS = {
     "tiny-gpt": _gpt2(32, 2, 4, vocabulary=100, positions=64),
+    "tiny-llama": _modern(100, 48, 2, 4, 2, mlp=128, context=256),
     "distilgpt2": _gpt2(768, 6, 12),
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),

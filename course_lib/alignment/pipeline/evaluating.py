@@ -251,7 +251,9 @@ def _long_text(subject: Subject, how: Evaluation) -> list[int]:
         if len(ids) >= how.long_tokens:
             break
     if len(ids) < 2 * LONG_BLOCK:
-        raise CourseError(f"The held-out part of {how.perplexity_on[0]} has {len(ids)} tokens: too few for a long text.")
+        raise CourseError(
+            f"The held-out part of {how.perplexity_on[0]} has {len(ids)} tokens: too few for a long text."
+        )
     return ids[: how.long_tokens]
 
 

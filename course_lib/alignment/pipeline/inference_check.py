@@ -58,7 +58,9 @@ def check_inference(
     with torch.inference_mode():
         logits = decoder(text_ids).logits
     if not torch.isfinite(logits).all():
-        raise CourseError(f"{model} gives logits that are not finite: its weights are damaged, or diverged in training.")
+        raise CourseError(
+            f"{model} gives logits that are not finite: its weights are damaged, or diverged in training."
+        )
     started = time.perf_counter()
     continued = write_answers(decoder, tokenizer, [BEGINNING], NEW_TOKENS)[0][0]
     prompts = [prompt_of(tokenizer, item["question"]) for item in items]

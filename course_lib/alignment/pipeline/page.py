@@ -1,4 +1,4 @@
-"""A report as blocks, written twice: as Markdown with pictures beside it, and as one HTML page with everything in it."""
+"""A report as blocks, written twice: Markdown with pictures beside it, and one HTML page with everything in it."""
 
 import base64
 from collections.abc import Sequence
@@ -105,7 +105,8 @@ class Page:
             parts.append(f"<section>\n<h2>{escape(heading)}</h2>\n{inside}\n</section>")
         return (
             f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(self.title)}</title>\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{escape(self.title)}</title>\n"
             f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(self.title)}</h1>\n"
             + "\n".join(parts)
             + "\n</body>\n</html>\n"

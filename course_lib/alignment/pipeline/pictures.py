@@ -100,7 +100,7 @@ def match_bars(rows: Sequence[dict[str, Any]]) -> Picture:
     for number, row in enumerate(rows):
         value, low, high = (100 * row[key] for key in ("exact_match", "exact_match_low", "exact_match_high"))
         axes.bar(number, value, color=f"C{number}", alpha=0.7)
-        axes.errorbar(number, value, [[value - low], [high - value]], color="black", capsize=6)
+        axes.errorbar(number, value, [[max(0.0, value - low)], [max(0.0, high - value)]], color="black", capsize=6)
         axes.annotate(f"{value:.1f}", (number, high), ha="center", xytext=(0, 4), textcoords="offset points")
     axes.set_xticks(range(len(rows)), [row["model"] for row in rows])
     told = ", ".join(f"{row['model']} {row['exact_match']:.1%}" for row in rows)

@@ -9,6 +9,7 @@ from course_lib.alignment.pipeline.answers import prompt_of
 from course_lib.alignment.pipeline.page import Block, Code, Page, Table, Text
 from course_lib.alignment.pipeline.stages import MODEL, Run
 from course_lib.alignment.pipeline.state import StageFolder, code_version
+from course_lib.alignment.pipeline.table import TITLES, gains, read_json
 from course_lib.execution.environment import git_commit, hardware, versions
 from course_lib.models.config import DecoderConfig, parameter_count
 from course_lib.models.huggingface import read_config
@@ -18,7 +19,12 @@ SHOWN = 4  # problems with all their samples
 
 
 def write_report(
-    run: Run, folder: Path, found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]], inference: dict[str, Any]
+    run: Run,
+    folder: Path,
+    found: dict[str, dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    inference: dict[str, Any],
+    stages: Sequence[str],
 ) -> None:
     """Write both files.
 
@@ -28,6 +34,7 @@ def write_report(
         found: the evaluations by name.
         rows: of the comparison table.
         inference: what inference_ok.json says.
+        stages: their names, in order.
     """
     page = Page("Base → SFT → DPO → +Verifier")
     page.add("Results", *_results(found, rows))
@@ -38,13 +45,11 @@ def write_report(
     page.add("Attention", *_attention(run, found))
     page.add("Samples", *_samples(found))
     page.add("A small machine", *_inference(inference))
-    page.add("How it was made", *_made(run))
+    page.add("How it was made", *_made(run, stages))
     page.write(folder)
 
 
 def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[Block]:
-    from course_lib.alignment.pipeline.results import gains
-
     samples = found["dpo"]["samples"]
     head = ["model", "exact match", "95 % interval", "one sample", "majority", "verifier", f"pass@{samples['count']}"]
     cells = [
@@ -63,14 +68,16 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
             *(f"{about['perplexity'][text]['perplexity']:.2f}" for text in texts),
             *(f"{about['perplexity'][text]['word_perplexity']:.1f}" for text in texts),
         ]
-        for row, about in zip(rows, (found[name] for name in ("baseline", "base", "sft", "dpo", "verifier")), strict=True)
+        for row, about in zip(
+            rows, (found[name] for name in ("baseline", "base", "sft", "dpo", "verifier")), strict=True
+        )
     ]
     plain = found["base"].get("exact_match_plain_prompt")
     return [
         Text(
-            f"Exact match on {rows[0]['problems']:,} problems that no stage was trained or tuned on: the likeliest answer "
-            f"of each model, and for +Verifier the one of {samples['count']} samples of the DPO model that the verifier "
-            "prefers. A problem counts as solved where the number after the last #### is right. Intervals are Wilson's."
+            f"Exact match on {rows[0]['problems']:,} problems that no stage was trained or tuned on: the likeliest "
+            f"answer of each model, and for +Verifier the one of {samples['count']} samples of the DPO model that the "
+            "verifier prefers. A problem counts as solved where the number after the last #### is right. Intervals are Wilson's."
         ),
         Table(head, cells),
         *([pictures.match_bars(rows)] if _can_draw() else []),
@@ -87,7 +94,10 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
 
 
 def _architecture(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
-    shapes = {"decoder": read_config(run.model_folder("dpo")), "GPT-2 (same size)": read_config(run.model_folder("baseline"))}
+    shapes = {
+        "decoder": read_config(run.model_folder("dpo")),
+        "GPT-2 (same size)": read_config(run.model_folder("baseline")),
+    }
     names = ["parameters", "model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
              "num_key_value_heads", "max_position_embeddings", "vocab_size"]  # fmt: skip
     rows = [[name, *(_shape(config, name) for config in shapes.values())] for name in names]
@@ -114,8 +124,6 @@ def _shape(config: DecoderConfig, name: str) -> str:
 def _curves(run: Run) -> list[Block]:
     if not _can_draw():
         return [Text("There are no pictures: matplotlib is not installed (pip install '.[book]').")]
-    from course_lib.alignment.pipeline.results import read_json
-
     drawn: list[Block] = []
     for stage, title in CURVES.items():
         folder = run.folder / stage
@@ -181,7 +189,8 @@ def _samples(found: dict[str, dict[str, Any]]) -> list[Block]:
         lines.append("samples of dpo, by the verifier's score:")
         order = sorted(range(len(example["samples"])), key=lambda i: -example["scores"][i])
         lines += [
-            f"{example['scores'][i]:5.3f} {_mark(example['right'][i])} {_one_line(example['samples'][i])}" for i in order
+            f"{example['scores'][i]:5.3f} {_mark(example['right'][i])} {_one_line(example['samples'][i])}"
+            for i in order
         ]
         blocks.append(Code("\n".join(lines)))
     return blocks or [Text("There are no samples.")]
@@ -201,22 +210,20 @@ def _inference(inference: dict[str, Any]) -> list[Block]:
         Text(
             f"The checkpoint of stage {inference['stage']}, trained with the profile "
             f"{inference['trained_on_profile']}, was loaded on {inference['device']} ({machine['cpu']}, "
-            f"{machine['cores']} cores) in {inference['load_seconds']:.2f} s and wrote {inference['new_tokens']:,} tokens "
-            f"in {inference['generate_seconds']:.2f} s; {inference['right']:.0%} of {len(inference['problems'])} problems "
-            "were right."
+            f"{machine['cores']} cores) in {inference['load_seconds']:.2f} s and wrote {inference['new_tokens']:,} "
+            f"tokens in {inference['generate_seconds']:.2f} s; {inference['right']:.0%} of "
+            f"{len(inference['problems'])} problems were right."
         ),
         Code(inference["continuation"]),
     ]
 
 
-def _made(run: Run) -> list[Block]:
-    from course_lib.alignment.pipeline.running import STAGES
-
+def _made(run: Run, stages: Sequence[str]) -> list[Block]:
     times, total = [], 0.0
-    for stage in STAGES:
-        record = StageFolder(run.folder / stage.name).record() or {}
+    for stage in stages:
+        record = StageFolder(run.folder / stage).record() or {}
         total += record.get("cpu_seconds", 0.0)
-        times.append([stage.name, f"{record.get('seconds', 0):.0f}", f"{record.get('cpu_seconds', 0):.0f}"])
+        times.append([stage, f"{record.get('seconds', 0):.0f}", f"{record.get('cpu_seconds', 0):.0f}"])
     times.append(["together", "", f"{total:.0f}"])
     machine, s = hardware(), run.settings
     memory = machine["memory_bytes"]
@@ -248,5 +255,3 @@ def _can_draw() -> bool:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
-
-

@@ -69,17 +69,13 @@ ANSWERING = ("problems", "evaluation")
 STAGES = (
     Stage("tokenizer", (), learn_the_tokenizer, ("data_config", "vocab_size")),
     Stage("pretrain", ("tokenizer",), pretrain, ("data_config", "model", "stages.pretrain")),
-    Stage(
-        "baseline", ("tokenizer",), train_baseline, ("data_config", "model", "stages.pretrain", "stages.baseline")
-    ),
+    Stage("baseline", ("tokenizer",), train_baseline, ("data_config", "model", "stages.pretrain", "stages.baseline")),
     Stage("sft", ("tokenizer", "pretrain"), fine_tune, ("stages.sft", "problems")),
     Stage("pairs", ("tokenizer", "sft"), sample_pairs, ("problems", "evaluation.batch_size")),
     Stage("dpo", ("sft", "pairs"), prefer, ("stages.dpo",)),
     Stage("answers", ("tokenizer", "dpo"), write_judged, ("problems", "evaluation.batch_size")),
     Stage("verifier", ("tokenizer", "dpo", "answers"), train_the_verifier, ("verifier",)),
-    Stage(
-        "evaluate", ("tokenizer", "pretrain", "baseline", "sft", "dpo", "verifier"), evaluate_stage, ANSWERING
-    ),
+    Stage("evaluate", ("tokenizer", "pretrain", "baseline", "sft", "dpo", "verifier"), evaluate_stage, ANSWERING),
     Stage("inference", ("dpo",), _inference, ()),
 )
 NAMES = (*(stage.name for stage in STAGES), REPORT)
@@ -147,7 +143,7 @@ def run_pipeline(
             if again:
                 StageFolder(folder / stage.name).forget()
             _run_stage(run, stage, f"[{number + 1}/{len(STAGES)}] {stage.name}")
-        return write_results(run, folder / RESULTS)
+        return write_results(run, folder / RESULTS, [stage.name for stage in STAGES])
 
 
 def _claim(folder: Path) -> None:
@@ -256,4 +252,3 @@ def read_pipeline(folder: Path) -> PipelineSettings:
             f"{folder} holds no pipeline that can be read ({type(error).__name__}). `course pipeline run --output "
             f"{folder}` begins one."
         ) from error
-

@@ -217,6 +217,8 @@ def _check_numbers(settings: PipelineSettings) -> None:
         if not 0 <= value <= 1:
             raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It is a share from 0 to 1.")
     if not settings.problems.temperature > 0:
-        raise CourseError(f"temperature={settings.problems.temperature} draws no samples that differ: give one above 0.")
+        raise CourseError(
+            f"temperature={settings.problems.temperature} draws no samples that differ: give one above 0."
+        )
     if settings.problems.pair_samples < 2:
         raise CourseError("pair_samples=1 gives no pairs: a right and a wrong answer are two.")

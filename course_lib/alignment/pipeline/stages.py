@@ -1,7 +1,7 @@
 """The stages of the pipeline: what each one reads, what it writes, and which settings decide it.
 
-tokenizer → pretrain, baseline → sft → pairs → dpo → answers → verifier → evaluate. The training stages are the runs of
-`course pretrain`, `course sft` and `course dpo` with these settings: their folders can be resumed by those commands, too.
+tokenizer → pretrain, baseline → sft → pairs → dpo → answers → verifier → evaluate. The training stages are runs of
+`course pretrain`, `course sft` and `course dpo` with these settings; those commands can go on with their folders, too.
 """
 
 from collections.abc import Callable
@@ -234,9 +234,7 @@ def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
     if v.kind == "decoder":
         verifier = Verifier.from_decoder(run.decoder("dpo").requires_grad_(True), run.tokenizer())
     else:
-        verifier = Verifier.encoder(
-            run.tokenizer(), hidden_size=v.hidden_size, num_hidden_layers=v.num_hidden_layers
-        )
+        verifier = Verifier.encoder(run.tokenizer(), hidden_size=v.hidden_size, num_hidden_layers=v.num_hidden_layers)
     records = train_verifier(
         verifier, training, validation, epochs=v.epochs, batch_size=v.batch_size, lr=v.lr, seed=s.seed,
         checkpoints=CheckpointConfig(folder / CHECKPOINTS, every=50, keep=1), resume=True, log_every=50,

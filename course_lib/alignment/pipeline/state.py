@@ -128,7 +128,9 @@ class StageFolder:
             return True
         if self.path.exists():
             if started is None and self.record() is None and any(self.path.iterdir()):
-                raise CourseError(f"{self.path} holds files that no stage of a pipeline wrote. Choose another --output.")
+                raise CourseError(
+                    f"{self.path} holds files that no stage of a pipeline wrote. Choose another --output."
+                )
             trash = self.path.with_name(f".{self.path.name}.old")
             shutil.rmtree(trash, ignore_errors=True)
             self.path.rename(trash)  # first: half a folder must not look like an interrupted run
@@ -148,7 +150,9 @@ class StageFolder:
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and path.name not in NOT_INPUTS and not _is_scratch(path.relative_to(self.path))
         }
-        write_json(self.path / DONE, {"fingerprint": key.fingerprint(), "outputs": outputs, "key": key.to_dict(), **about})
+        write_json(
+            self.path / DONE, {"fingerprint": key.fingerprint(), "outputs": outputs, "key": key.to_dict(), **about}
+        )
 
     def forget(self) -> None:
         """Let the stage run again from its beginning, although nothing has changed."""

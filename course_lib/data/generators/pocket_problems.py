@@ -4,7 +4,7 @@ They are for models that are trained from scratch in minutes, for which the prob
 form is GSM8K's: a question in words, a solution of equations, and the answer after "####". Two writers solve them. One
 shows the work, the other one writes the answer alone:
 
-    First 14 + 13 = 27. Then 27 - 5 = 22. #### 22                or                #### 22
+    First 4 + 13 = 17. Then 17 - 5 = 12. #### 12                or                #### 12
 
 The hash of a problem's numbers and its kind decides which part it is in, so that no part has a problem of another one
 with other names. "development" is for choosing a recipe, "held_out" for the one measurement at the end.
@@ -24,7 +24,7 @@ PARTS = ("train", "development", "held_out")
 THINGS = "apples beads books buttons cards coins eggs figs keys lamps maps nuts pears pens plums shells".split()
 PLACES = "barn box cellar garden house shop shed tent".split()
 SHARES = {"development": 10, "held_out": 5}  # one problem in so many
-LARGEST = 30  # of every number that occurs
+LARGEST = 20  # of every number that occurs
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,10 @@ def _story(rng: Random, part: str) -> str:
 
 
 def _worked(rng: Random, part: str) -> str:
-    """The facts of problems, and what follows from them, without a question."""
-    told = []
-    for _ in range(rng.randint(1, 3)):
-        problem = _problem(rng, part)
-        told.append(f"{problem.facts} {'. '.join(problem.equations)}.")
-    return "\n".join(told)
+    """The facts of a problem, and what follows from them, without a question."""
+    problem = _problem(rng, part)
+    first, second = problem.equations
+    return f"{problem.facts} First {first}. Then {second}."
 
 
 def _exercises(rng: Random, part: str) -> str:
