@@ -68,7 +68,7 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
             *(f"{about['perplexity'][text]['perplexity']:.2f}" for text in texts),
             *(f"{about['perplexity'][text]['word_perplexity']:.1f}" for text in texts),
         ]
-        for row, about in zip(
+        for row, about in zip(rows, (found[name] for name in TITLES), strict=True)
             rows, (found[name] for name in ("baseline", "base", "sft", "dpo", "verifier")), strict=True
         )
     ]
@@ -77,7 +77,8 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
         Text(
             f"Exact match on {rows[0]['problems']:,} problems that no stage was trained or tuned on: the likeliest "
             f"answer of each model, and for +Verifier the one of {samples['count']} samples of the DPO model that the "
-            "verifier prefers. A problem counts as solved where the number after the last #### is right. Intervals are Wilson's."
+            "verifier prefers. A problem counts as solved where the number after the last #### is right. "
+            "Intervals are Wilson's."
         ),
         Table(head, cells),
         *([pictures.match_bars(rows)] if _can_draw() else []),

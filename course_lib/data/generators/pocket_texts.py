@@ -39,9 +39,8 @@ def _remark(rng: Random) -> str:
 
 def _problem(rng: Random, part: str) -> Problem:
     while True:
-        kind = rng.choice(list(KINDS))
-        problem = KINDS[kind](rng)
-        if part_of(kind, problem) == part:
+        problem = KINDS[rng.choice(list(KINDS))](rng)
+        if part_of(problem) == part:
             return problem
 
 
