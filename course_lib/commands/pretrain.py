@@ -25,8 +25,8 @@ DESCRIPTION = """Pretrain a decoder of our own from random weights, on a mix of 
 (in the package), wikitext2, tinystories (from the hub or its cache), a text file, a folder with
 wiki.train.raw. A corpus is read again where its share asks for more than it has, --max-epochs times at most.
 
---model: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m. Where
---tokenizer is not given, one is learnt from the mix.
+--model: tiny-gpt, tiny-llama, modern-200k, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m,
+modern-400m. Where --tokenizer is not given, one is learnt from the mix.
 
 Defaults are in brackets."""
 

@@ -6,6 +6,7 @@ parts (grouped queries, SwiGLU, a tied head) at sizes to train from scratch, wit
 ==============  ==========  =====  ======  ============  ===========
 name            vocabulary  width  layers  heads (kv)     parameters
 ==============  ==========  =====  ======  ============  ===========
+modern-200k            512     64       3  4 (4)             192,960
 modern-1m            2,048    128       4  4 (2)           1,049,728
 modern-5m            4,096    256       6  8 (4)           5,180,672
 modern-15m           8,192    384       8  6 (2)          15,735,168
@@ -177,6 +178,7 @@ CONFIGS = {
     "gpt2-xl": _gpt2(1600, 48, 25),
     "smollm2-135m": DecoderConfig("llama", 49_152, 576, 30, 9, 8192, 1536, 3, rope_theta=100_000.0),
     # The MLPs are about 8/3 of the width, as in Llama: three matrices then cost what GPT-2's two of 4 times do.
+    "modern-200k": _modern(512, 64, 3, 4, 4, mlp=192, context=512),
     "modern-1m": _modern(2_048, 128, 4, 4, 2, mlp=384, context=512),
     "modern-5m": _modern(4_096, 256, 6, 8, 4, mlp=640, context=512),
     "modern-15m": _modern(8_192, 384, 8, 6, 2, mlp=1024, context=1024),
