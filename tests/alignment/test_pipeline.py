@@ -258,7 +258,7 @@ class TestRefusals:
         with pytest.raises(CourseError, match="--from dop: there is no such stage.*Did you mean dpo"):
             run(settings(tmp_path), tmp_path / "run", "dop")
         assert not (tmp_path / "run").exists()
-        assert NAMES == (*(stage.name for stage in STAGES), "report")
+        assert (*(stage.name for stage in STAGES), "report") == NAMES
 
     def test_two_at_once(self, done, tmp_path):
         from filelock import FileLock

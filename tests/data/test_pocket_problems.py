@@ -34,7 +34,7 @@ def test_solutions_are_right_and_end_with_the_answer(part):
         assert is_right(item, item["solution"]) and is_right(item, item["short"])
         assert not is_right(item, f"#### {int(item['answer']) + 1}")
         assert max(map(int, re.findall(r"\d+", item["question"] + item["solution"]))) <= LARGEST
-        assert 0 <= int(item["answer"])
+        assert int(item["answer"]) >= 0
 
 
 def sums_of(texts):

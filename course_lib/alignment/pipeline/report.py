@@ -69,8 +69,6 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
             *(f"{about['perplexity'][text]['word_perplexity']:.1f}" for text in texts),
         ]
         for row, about in zip(rows, (found[name] for name in TITLES), strict=True)
-            rows, (found[name] for name in ("baseline", "base", "sft", "dpo", "verifier")), strict=True
-        )
     ]
     plain = found["base"].get("exact_match_plain_prompt")
     return [
