@@ -57,16 +57,21 @@ class TestResults:
         assert text["word_perplexity"] > text["perplexity"] > 1
         assert "judgements" not in about
         if name == "baseline_eval.json":
-            assert about["samples"] is None and about["long_context"] is None
+            assert about["samples"] is None
+            assert about["long_context"] is None
             return
         samples, long = about["samples"], about["long_context"]
-        assert samples["count"] == 4 and list(samples["pass_at"]) == ["1", "2", "4"]
+        assert samples["count"] == 4
+        assert list(samples["pass_at"]) == ["1", "2", "4"]
         assert list(samples["pass_at"].values()) == sorted(samples["pass_at"].values())
         best = samples["pass_at"]["4"]
         for way in ("one", "majority", "verifier", "weighted_vote"):
             assert samples[way]["value"] <= best + 1e-9
-        assert long["tokens"] == 128 and long["sinks"] == 4 and long["window"] == 28
-        assert all(long[key] > 1 for key in ("on", "off", "all")) and len(long["on_by_quarter"]) == 4
+        assert long["tokens"] == 128
+        assert long["sinks"] == 4
+        assert long["window"] == 28
+        assert all(long[key] > 1 for key in ("on", "off", "all"))
+        assert len(long["on_by_quarter"]) == 4
         example = about["examples"][0]
         assert len(example["samples"]) == len(example["scores"]) == len(example["right"]) == 4
 
@@ -77,7 +82,8 @@ class TestResults:
     def test_the_verifiers_row_is_dpos_samples_reranked(self, done):
         dpo, verifier = (json.loads((done[1] / "results" / f"{n}_eval.json").read_text()) for n in ("dpo", "verifier"))
         assert verifier["exact_match"] == dpo["samples"]["verifier"] == verifier["samples"]["verifier"]
-        assert verifier["kind"] == "encoder" and verifier["verifier_parameters"] > 0
+        assert verifier["kind"] == "encoder"
+        assert verifier["verifier_parameters"] > 0
         assert verifier["judging"] is None or 0 <= verifier["judging"]["auc"] <= 1
 
     def test_the_table_says_what_the_evaluations_say(self, done):
@@ -95,9 +101,13 @@ class TestResults:
 
     def test_the_checkpoint_works_on_a_small_machine(self, done):
         about = json.loads((done[1] / "results" / "inference_ok.json").read_text())
-        assert about["ok"] is True and about["stage"] == "dpo" and about["trained_on_profile"] == "tiny"
-        assert len(about["problems"]) == 8 and about["continuation"].startswith("In the evening")
-        assert about["hardware"]["cores"] >= 1 and about["versions"]["torch"]
+        assert about["ok"] is True
+        assert about["stage"] == "dpo"
+        assert about["trained_on_profile"] == "tiny"
+        assert len(about["problems"]) == 8
+        assert about["continuation"].startswith("In the evening")
+        assert about["hardware"]["cores"] >= 1
+        assert about["versions"]["torch"]
 
     def test_gains_need_intervals_that_do_not_overlap(self):
         def row(name, low, value, high):
@@ -189,8 +199,10 @@ class TestKilled:
             process.wait()
         chosen = load_pipeline(path)
         state = {row["stage"]: (row["state"], row["why"]) for row in pipeline_status(chosen, folder)}
-        assert state["pretrain"][0] == "done" and state["dpo"][0] == "waiting"
-        assert state["sft"][0] == "interrupted" and state["sft"][1].startswith("a checkpoint after step")
+        assert state["pretrain"][0] == "done"
+        assert state["dpo"][0] == "waiting"
+        assert state["sft"][0] == "interrupted"
+        assert state["sft"][1].startswith("a checkpoint after step")
         rows, said = run(chosen, folder)
         assert any("sft: goes on where it was interrupted" in line for line in said)
         assert any("pretrain: done and unchanged" in line for line in said)

@@ -52,7 +52,8 @@ def test_the_same_seed_reads_the_same_and_another_one_does_not():
 def test_corpora_are_interleaved_or_follow_one_another():
     mixed, in_turn = (read({"sums": 1, "prose": 1}, 4000, shuffle=shuffle) for shuffle in (True, False))
     kinds = ["s" if each.startswith("Note:") else "p" for each in documents(mixed)]
-    assert "sp" in "".join(kinds) and "ps" in "".join(kinds)
+    assert "sp" in "".join(kinds)
+    assert "ps" in "".join(kinds)
     assert "ps" not in "".join("s" if each.startswith("Note:") else "p" for each in documents(in_turn))
 
 

@@ -31,7 +31,8 @@ def test_solutions_are_right_and_end_with_the_answer(part):
     assert {item["kind"] for item in items} == set(KINDS)
     for item in items:
         assert true(item["solution"]) == [True, True]
-        assert is_right(item, item["solution"]) and is_right(item, item["short"])
+        assert is_right(item, item["solution"])
+        assert is_right(item, item["short"])
         assert not is_right(item, f"#### {int(item['answer']) + 1}")
         assert max(map(int, re.findall(r"\d+", item["question"] + item["solution"]))) <= LARGEST
         assert int(item["answer"]) >= 0
@@ -45,7 +46,8 @@ def test_the_parts_share_no_sums():
     """A problem of another part with other names, or in another story, would be the same sums."""
     sums = {part: sums_of(item["solution"] for item in pocket_problems(part, 600)) for part in PARTS}
     for one, other in (("train", "development"), ("train", "held_out"), ("development", "held_out")):
-        assert sums[one] and not sums[one] & sums[other]
+        assert sums[one]
+        assert not sums[one] & sums[other]
 
 
 def test_a_smaller_set_begins_a_larger_one_and_seeds_differ():
@@ -60,7 +62,8 @@ def test_texts_have_true_equations_and_no_answered_question(name):
     for text in islice(pocket_texts(name), 300):
         assert all(true(text))
         for question in re.findall(r"\?.{0,20}", text, re.S):
-            assert "=" not in question and "####" not in question
+            assert "=" not in question
+            assert "####" not in question
     assert list(islice(pocket_texts(name), 20)) == list(islice(pocket_texts(name), 20))
 
 
@@ -76,7 +79,8 @@ def test_the_sums_alone_decide_the_part():
     for problem in drawn:
         assert parts.setdefault(problem.steps, part_of(problem)) == part_of(problem)
     shares = {part: sum(each == part for each in parts.values()) / len(parts) for part in PARTS}
-    assert abs(shares["held_out"] - 0.2) < 0.04 and abs(shares["development"] - 0.08) < 0.03
+    assert abs(shares["held_out"] - 0.2) < 0.04
+    assert abs(shares["development"] - 0.08) < 0.03
 
 
 def test_unknown_parts_and_sizes_are_refused():

@@ -227,10 +227,10 @@ def long_context(subject: Subject, how: Evaluation) -> dict[str, Any] | None:
     if model.config.model_type == "gpt2":
         return None
     ids = _long_text(subject, how)
-    frequencies = rotary_frequencies(model)
-    on = token_losses(model, ids, SinkCache(frequencies, how.sinks, how.window), LONG_BLOCK)
-    off = token_losses(model, ids, SinkCache(frequencies, 0, how.sinks + how.window), LONG_BLOCK)
-    everything = token_losses(model, ids, DynamicCache(), LONG_BLOCK)
+    frequencies, block = rotary_frequencies(model), min(LONG_BLOCK, how.window)
+    on = token_losses(model, ids, SinkCache(frequencies, how.sinks, how.window), block)
+    off = token_losses(model, ids, SinkCache(frequencies, 0, how.sinks + how.window), block)
+    everything = token_losses(model, ids, DynamicCache(), block)
     return {
         "tokens": len(ids),
         "sinks": how.sinks,

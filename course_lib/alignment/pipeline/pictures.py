@@ -180,7 +180,7 @@ def attention_maps(model: Decoder, tokenizer: Any, text: str) -> Picture:
     axes = figure.subplots(len(layers), heads, squeeze=False)
     for line, layer in zip(axes, layers, strict=True):
         for head, cell in enumerate(line):
-            cell.imshow(weights[layer, head].sqrt(), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+            cell.imshow(weights[layer, head].sqrt().numpy(), cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
             cell.set_title(f"block {layer + 1}, head {head + 1}", fontsize="small")
             cell.set(xticks=[], yticks=[])
     labels = [_visible(tokenizer.decode([token])) for token in ids]
