@@ -219,7 +219,8 @@ class _Best:
 
     def __init__(self, verifier: Verifier, validation: Sequence[Judged]):
         self.verifier, self.validation = verifier, validation
-        self.loss, self.weights = float("inf"), {}
+        self.loss = float("inf")
+        self.weights: dict[str, Tensor] = {}
 
     def evaluate(self, network: nn.Module) -> float:
         """The validation loss of the network, whose weights are kept where it is the lowest so far."""
