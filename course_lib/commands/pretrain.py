@@ -51,7 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _check_mix(settings: Settings) -> None:
-    """The settings have checked it themselves: see `PretrainSettings.check`."""
+    """Refuse a mix that cannot be read, before anything heavy is imported."""
+    assert isinstance(settings, PretrainSettings)
+    settings.data_config()
 
 
 def _plan(settings: Settings) -> "Plan":

@@ -1,6 +1,5 @@
 """Does a checkpoint work on a small machine? It is loaded, generates, and answers a batch of problems."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from course_lib.errors import CourseError
 from course_lib.execution.environment import hardware, versions
 from course_lib.files import write_json
 from course_lib.models.config import parameter_count
+from course_lib.models.decoder import Decoder
+from course_lib.models.devices import device_of
 from course_lib.models.folder import stage_of
 from course_lib.models.huggingface import load_decoder
 from course_lib.models.pretrained import load_tokenizer
@@ -54,13 +55,7 @@ def check_inference(
     decoder, tokenizer = load_decoder(model, device=device), load_tokenizer(model)
     loaded = time.perf_counter() - started
     items = items or pocket_problems("development", BATCH, seed)
-    text_ids = torch.tensor([tokenizer(BEGINNING)["input_ids"]], device=device)
-    with torch.inference_mode():
-        logits = decoder(text_ids).logits
-    if not torch.isfinite(logits).all():
-        raise CourseError(
-            f"{model} gives logits that are not finite: its weights are damaged, or diverged in training."
-        )
+    _refuse_broken(decoder, tokenizer, model)
     started = time.perf_counter()
     continued = write_answers(decoder, tokenizer, [BEGINNING], NEW_TOKENS)[0][0]
     prompts = [prompt_of(tokenizer, item["question"]) for item in items]
@@ -68,19 +63,15 @@ def check_inference(
     seconds = time.perf_counter() - started
     samples = judged(items, answers)
     tokens = sum(len(tokenizer(text)["input_ids"]) for each in answers for text in each)
-    about = {
+    about = _machine(device) | {
         "ok": True,
         "model": model.name,
         "stage": stage_of(model),
         "parameters": parameter_count(decoder.config),
         "trained_on_profile": trained_on,
-        "device": device,
-        "hardware": hardware(),
-        "versions": versions(),
         "load_seconds": loaded,
         "generate_seconds": seconds,
         "new_tokens": tokens,
-        "peak_memory_bytes": peak_memory(torch.device(device)),
         "continuation": BEGINNING + continued,
         "problems": [
             {"question": item["question"], "answer": item["answer"], "response": each.answers[0],
@@ -93,9 +84,22 @@ def check_inference(
     return {"ok": True, "right": about["right"], "load_seconds": loaded}
 
 
-def read_inference(path: Path) -> dict[str, Any] | None:
-    """What an inference_ok.json says; None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _refuse_broken(decoder: Decoder, tokenizer: Any, model: Path) -> None:
+    """CourseError where the logits after a few words are not finite."""
+    ids = torch.tensor([tokenizer(BEGINNING)["input_ids"]], device=device_of(decoder))
+    with torch.inference_mode():
+        logits = decoder(ids).logits
+    if not torch.isfinite(logits).all():
+        raise CourseError(
+            f"{model} gives logits that are not finite: its weights are damaged, or diverged in training."
+        )
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """Where the check ran."""
+    return {
+        "device": device,
+        "hardware": hardware(),
+        "versions": versions(),
+        "peak_memory_bytes": peak_memory(torch.device(device)),
+    }

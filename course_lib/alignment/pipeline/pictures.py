@@ -37,7 +37,7 @@ def stage_curves(name: str, title: str, folder: Path, curve: Sequence[dict[str, 
         curve: exact match on the development problems, see `stages`.
 
     Returns:
-        The picture; None where there is no log.
+        The picture; None without a log.
     """
     from matplotlib.figure import Figure
 

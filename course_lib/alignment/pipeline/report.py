@@ -122,7 +122,7 @@ def _shape(config: DecoderConfig, name: str) -> str:
 
 def _curves(run: Run) -> list[Block]:
     if not _can_draw():
-        return [Text("There are no pictures: matplotlib is not installed (pip install '.[book]').")]
+        return [Text("Pictures are missing: matplotlib is not installed (pip install '.[book]').")]
     drawn: list[Block] = []
     for stage, title in CURVES.items():
         folder = run.folder / stage
@@ -192,7 +192,7 @@ def _samples(found: dict[str, dict[str, Any]]) -> list[Block]:
             for i in order
         ]
         blocks.append(Code("\n".join(lines)))
-    return blocks or [Text("There are no samples.")]
+    return blocks or [Text("Samples were not kept.")]
 
 
 def _mark(right: bool) -> str:
