@@ -135,7 +135,8 @@ def attention_weights(model: Decoder, ids: Sequence[int]) -> Tensor:
         (layers, heads, time, time), each row summing to 1. tests/alignment/test_pipeline_report.py holds the attention
         that they give against the model's own.
     """
-    config, caught = model.config, {}
+    config = model.config
+    caught: dict[str, Tensor] = {}
 
     def catch(key: str) -> Any:
         return lambda _module, _inputs, output: caught.__setitem__(key, output)
