@@ -34,7 +34,11 @@ def tokenizer_of(config: DataConfig, vocab_size: int, seed: int = 0) -> Any:
     Returns:
         A tokenizer for transformers.
     """
-    texts = [text for name in config.dataset_mix for text in islice(corpus_documents(name, "train", seed), LEARNT_FROM)]
+    # The mark before an answer does not occur in the texts, and should be one token.
+    texts = [" ####"] * LEARNT_FROM
+    texts += [
+        text for name in config.dataset_mix for text in islice(corpus_documents(name, "train", seed), LEARNT_FROM)
+    ]
     return as_transformers(learn_tokenizer(texts, vocab_size))
 
 

@@ -15,8 +15,8 @@ majority vote and pass@N, perplexity on held-out text, and a text beyond the win
   course evaluate --model runs/base --problems 200 --samples 4 --output base_eval.json
   course evaluate --model runs/large --inference-ok inference_ok.json    does it load and answer here? nothing else
 
---perplexity-on: prose, stories, worked, sums, exercises, keepers_log, instructions, wikitext2, tinystories, a text
-file, or a folder with wiki.test.raw. Perplexity by word compares models with other tokenizers.
+--perplexity-on: prose, stories, worked, sums, exercises, keepers_log, instructions, wikitext2,
+tinystories, a text file, or a folder with wiki.test.raw. Perplexity by word compares models with other tokenizers.
 
 Defaults are in brackets."""
 

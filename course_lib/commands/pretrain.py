@@ -21,8 +21,8 @@ DESCRIPTION = """Pretrain a decoder of our own from random weights, on a mix of 
   course pretrain --output runs/base --resume              go on after an interruption
   course pretrain --dry-run                                the plan and the memory it takes; touches nothing
 
---dataset-mix: worked, sums, stories, exercises, prose (generated, without end), keepers_log, instructions
-(in the package), wikitext2, tinystories (from the hub or its cache), a text file, a folder with
+--dataset-mix: worked, sums, stories, exercises, prose (generated, without end), keepers_log,
+instructions (in the package), wikitext2, tinystories (from the hub or its cache), a text file, a folder with
 wiki.train.raw. A corpus is read again where its share asks for more than it has, --max-epochs times at most.
 
 --model: tiny-gpt, tiny-llama, modern-200k, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m,

@@ -11,15 +11,16 @@ from typing import Any
 from course_lib.scratch import BPETokenizer
 from course_lib.scratch.tokenizer import byte_letters
 
-END, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
-SPECIAL_TOKENS = (END, USER, ASSISTANT)
-# A turn of the user, a turn of the assistant and its end. The course's own checks of templates pass it.
+END = "<|endoftext|>"
+SPECIAL_TOKENS = (END,)
+# A conversation is a document: it begins after an end token, and an answer is its next sentence. Nothing in it differs
+# from what pretraining has seen. With new tokens around the question, a base that reckoned rightly in 98 of 100 texts did
+# so in one of 60: a small model finds the numbers by how far away they are.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|endoftext|>"
-    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'assistant' %} {{ message['content'] }}<|endoftext|>"
+    "{% else %}{% if loop.first %}<|endoftext|>{% endif %}{{ message['content'] }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -28,7 +29,7 @@ def learn_tokenizer(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
 
     Args:
         texts: what to learn from.
-        vocab_size: bytes, merges and the three special tokens together.
+        vocab_size: bytes, merges and the end token together.
 
     Returns:
         The tokenizer.
@@ -62,7 +63,6 @@ def as_transformers(tokenizer: BPETokenizer) -> Any:
         tokenizer_object=inner,
         eos_token=END,
         pad_token=END,
-        additional_special_tokens=[USER, ASSISTANT],
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE

@@ -58,7 +58,7 @@ def write_answers(
         what: is shown beside the progress bar.
 
     Returns:
-        `samples` texts for each prompt, without the end token.
+        `samples` texts for each prompt, without the end token and without blanks at their ends.
     """
     fast = _fast(model)
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
@@ -74,7 +74,7 @@ def write_answers(
             seed=seed * 1_000_003 + start,
         )  # fmt: skip
         for number, tokens in zip(chosen, new, strict=True):
-            found[number].append(tokenizer.decode(tokens))
+            found[number].append(tokenizer.decode(tokens).strip())
     return found
 
 

@@ -43,8 +43,8 @@ class Problem:
 
     @property
     def question(self) -> str:
-        """Facts and question."""
-        return f"{self.facts} {self.asks}"
+        """What is asked, and then the facts, next to which the answer will stand."""
+        return f"{self.asks} {self.facts}"
 
     @property
     def equations(self) -> list[str]:

@@ -84,9 +84,7 @@ def _worked(rng: Random, part: str) -> str:
     """The facts of a problem, and what follows from them, without a question."""
     problem = _problem(rng, part)
     first, second = problem.equations
-    # Something may stand between the facts and the work, as a question will later on.
-    between = [_remark(rng) for _ in range(rng.choice((0, 1, 1, 2)))]
-    return " ".join([problem.facts, *between, f"First {first}. Then {second}."])
+    return f"{problem.facts} First {first}. Then {second}."
 
 
 def _exercises(rng: Random, part: str) -> str:
