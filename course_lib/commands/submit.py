@@ -165,7 +165,10 @@ def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
     Raises:
         CourseError: an array of something else than chapters, or a chapter that does not exist.
     """
-    profile = ["--profile", str(Path(args.profile).resolve()) if args.profile.endswith((".toml", ".json")) else args.profile]
+    profile = [
+        "--profile",
+        str(Path(args.profile).resolve()) if args.profile.endswith((".toml", ".json")) else args.profile,
+    ]
     profile += [word for text in args.overrides for word in ("--set", text)]
     first = args.what[0] if args.what else ""
     if first == "pipeline" and len(args.what) == 1:

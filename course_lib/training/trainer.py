@@ -126,7 +126,8 @@ class Trainer:
                 records.append(record)
                 self.log.add(record, last)  # before the checkpoint: a resumed run can cut the log but not fill it
                 stopping = bool(self.checkpoints) and not last and stop_wanted(self.world)
-                if self.checkpoint_every and (last or stopping or (number + 1) % self.checkpoint_every == 0):
+                due = self.checkpoint_every and (last or (number + 1) % self.checkpoint_every == 0)
+                if due or stopping:
                     self._save(number + 1, best)
                 if stopping:
                     raise Stopped

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import model_folders, models, text, tokenizer  # noqa: F401 - fixtures
+from tiny_runs import model_folders, tokenizer  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged")
@@ -88,7 +88,9 @@ class Cluster:
 
     def run_daemon(self, *command):
         with (self.folder / f"{command[0]}.out").open("a") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self.processes.append(process)
 
     def stop(self):

@@ -144,7 +144,9 @@ def slowly(words, project, pause=0.5):
 def test_a_limit_of_two_minutes(cluster, submit, project, training):
     """Slurm's own signal, which may come up to a minute early, so each leg may take a few steps only."""
     words, expected = training
-    legs = submit("--legs", "3", "--time", "00:02:00", "--lead", "60", "--", *slowly(words, project, 2.0), "--output", "out")
+    legs = submit(
+        "--legs", "3", "--time", "00:02:00", "--lead", "60", "--", *slowly(words, project, 2.0), "--output", "out"
+    )
     assert cluster.wait_for(legs[-1], 500) == ["COMPLETED"], output(project)
     assert "the time is nearly over" in output(project)
     assert losses(project / "out") == expected
@@ -173,13 +175,12 @@ def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
     assert "exceeded memory limit" in output(project)
 
 
-@pytest.mark.parametrize("more", [[], ["--shard"]], ids=["data parallel", "sharded"])
-def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training, more):
-    """torchrun on each node; they meet at the first one, of which Slurm knows the address."""
+def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training):
+    """Data parallel: torchrun on each node; they meet at the first one, of which Slurm knows the address."""
     words, expected = training
     hardware = ["device=cpu", "num_gpus=1", "is_distributed=true", "world_size=2", "mixed_precision=no"]
     settings = [word for each in hardware for word in ("--set", f"hardware.{each}")]
     rules = ["--site-set", "gres=false"]
-    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, *more, "--output", "out")
+    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, "--output", "out")
     assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     assert losses(project / "out") == pytest.approx(expected, abs=1e-5)

@@ -162,7 +162,9 @@ def render(job: Job, site: Site, folder: Path, root: Path, template: Path | None
         if template
         else (files("course_lib.execution.slurm") / "templates" / "job.sh.j2").read_text(encoding="utf-8")
     )
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     environment.filters["quoted"] = shlex.quote
     try:
         return environment.from_string(text).render(**_words(job, site, folder, root))

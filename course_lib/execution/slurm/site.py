@@ -117,9 +117,8 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> Site:
     paths = {path.stem: path for path in _files()}
     path = Path(name) if name.endswith(".toml") else paths.get(name)
     if path is None or not path.is_file():
-        raise CourseError(
-            f"There is no site {name!r}. Choose one of {', '.join(paths)}, or give a TOML file.{did_you_mean(name, paths)}"
-        )
+        hint = did_you_mean(name, paths)
+        raise CourseError(f"There is no site {name!r}. Choose one of {', '.join(paths)}, or give a TOML file.{hint}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         rules = dict(table.get("rules", {})) | dict(_rule(text) for text in overrides)
