@@ -32,4 +32,4 @@ def stop_wanted(world: World) -> bool:
         The same answer in every process; False where the environment names no file.
     """
     name = os.environ.get(VARIABLE)
-    return bool(name) and world.total(float(Path(name).exists())) > 0
+    return name is not None and world.total(float(Path(name).exists())) > 0
