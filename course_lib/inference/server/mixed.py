@@ -4,9 +4,10 @@ Side by side, the A of all adapters make one matrix and their B another, and a r
 
     y = W x + B_all (mask * A_all x)        A_all: (S, in), B_all: (out, S), S the sum of all ranks
 
-The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products for any number of adapters,
-always of the same shape, and a row's result does not depend on its neighbours' adapters. S-LoRA (arXiv:2311.03285) and
-Punica (arXiv:2310.18547) write a kernel that reads the row's own A and B alone, which pays with hundreds of adapters.
+The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products for any number of
+adapters, always of the same shape, and a row's result does not depend on its neighbours' adapters. S-LoRA
+(arXiv:2311.03285) and Punica (arXiv:2310.18547) have a kernel that reads the row's own A and B alone, which pays with
+hundreds of adapters.
 
 The products are those of a prepared model: q, k and v in one, gate and up in one, and the norm's weights in the matrix.
 """
