@@ -34,6 +34,10 @@ PARTS = {
     "gate_up": (("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
     "down": (("mlp.down_proj",), None),
 }
+# All ranks are filled up to a multiple of this. MKL's product with 5, 6, 7 or 9, 10, 11 columns adds up the terms of a
+# row in an order that depends on the row's place, so that a neighbour's coming and going would change bits.
+WHOLE = 16
+NOBODY = -2  # whose the ranks are that fill up
 TURNED = ("self_attn.q_proj", "self_attn.k_proj")  # whose rows `prepare` reorders, for RoPE
 
 
@@ -132,7 +136,10 @@ def _stacks_of(block: Any, numbers: Mapping[str, int], head_dim: int) -> dict[st
         ]
         if found:
             A, B, owner = (torch.cat(parts) for parts in zip(*found, strict=True))
-            stacks[product] = Stack(A.t().contiguous(), B.contiguous(), owner)
+            spare = -len(A) % WHOLE
+            A, B = (torch.cat([matrix, matrix.new_zeros(spare, matrix.shape[1])]) for matrix in (A, B))
+            owner = torch.cat([owner, owner.new_full((spare,), NOBODY)])
+            stacks[product] = Stack(A.t().contiguous(), B, owner)
     return stacks
 
 
