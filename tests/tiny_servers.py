@@ -16,10 +16,11 @@ VOCABULARY = 96
 TIE = 1e-4  # two logits as near as this may change places where sums are taken in another order
 
 
-def tiny_decoder(**changes):
-    """A Llama of two layers whose logits lie well apart."""
+def tiny_decoder(tie_word_embeddings=False):
+    """A Llama of two layers whose logits lie well apart. With a tied head it would repeat its last token for ever."""
     torch.manual_seed(1)
-    model = Decoder(DecoderConfig("llama", VOCABULARY, 64, 2, 4, 256, 96, 2, **changes)).eval()
+    config = DecoderConfig("llama", VOCABULARY, 64, 2, 4, 256, 96, 2, tie_word_embeddings=tie_word_embeddings)
+    model = Decoder(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
