@@ -90,7 +90,7 @@ class RowModel:
         # A row attends to whole pages, so the columns are a multiple of both.
         self.columns = -(-COLUMNS // page_size) * page_size
         # One page more than there are: padding writes there, and what lies beyond a row's pages is read from there.
-        # A page is one piece of memory: (layers, pages + 1, page_size, keys and values, K, D).
+        # A page of a layer is one piece of memory: (layers, pages + 1, page_size, keys and values, K, D).
         self.store = torch.zeros(len(model.layers), pages + 1, page_size, 2, model.kv_heads, model.head_dim)
 
     @torch.inference_mode()

@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 from tiny_servers import (
     adapter_folders,
     assert_as_generated,
@@ -21,7 +20,9 @@ from tiny_servers import (
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, generate, prepare
 from course_lib.inference.server.engine import load_engine
+from course_lib.inference.server.jobs import Job
 from course_lib.inference.server.requests import QueueFull, Request, TooLong, UnknownAdapter
+from course_lib.inference.server.tickets import PieceQueue
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_memory_stays_flat_over_two_thousand_requests():
 
     def held():
         gc.collect()
-        return sum(1 for each in gc.get_objects() if type(each).__module__.startswith("course_lib.inference.server"))
+        return sum(type(each) in (Job, PieceQueue) for each in gc.get_objects())
 
     def resident_kb():
         with open("/proc/self/status") as status:
@@ -249,9 +250,10 @@ def test_memory_stays_flat_over_two_thousand_requests():
         assert reasons <= {"length", "cancelled"}
         del tickets
         wait_until(lambda: engine.statistics()["running"] == engine.statistics()["waiting"] == 0)
-        sizes.append((held(), resident_kb()))
-    assert sizes[-1][0] <= sizes[1][0]
-    assert sizes[-1][1] - sizes[1][1] < 4_000  # allocators need some room; 2 kB lost a request would be seen
+        del ticket
+        wait_until(lambda: held() == 0)  # the engine's thread may hold the last one for another moment
+        sizes.append(resident_kb())
+    assert sizes[-1] - sizes[1] < 1_500  # 1 kB lost for each of the 1,500 requests would be more
     assert_all_free(engine)
     engine.shut_down()
 
@@ -277,5 +279,4 @@ def test_smollm2_with_stop_texts_in_a_mixed_batch():
         ends = [whole.find(stop) for stop in request.stop if stop in whole]
         assert text == (whole[: min(ends)] if ends else whole)
         assert not ends or reason == "stop"
-    assert torch.get_num_threads() >= 1
     engine.shut_down()
