@@ -1,7 +1,7 @@
 """Serving through the engine: several clients at once beside one after another, and the time to the first token.
 
 Both ways run on one engine, in turn, and the ratio is the median over the rounds. `generate` with the same prepared
-model stands beside them: it pads no rows and has no pages, so it shows what the engine costs a client that is alone.
+model stands beside them: it pads no rows and uses no pages, so it shows what the engine costs a client that is alone.
 """
 
 import math

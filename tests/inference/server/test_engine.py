@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from tiny_servers import (
@@ -15,8 +16,10 @@ from tiny_servers import (
     read,
     tiny_decoder,
     tiny_engine,
+    with_adapter,
 )
 
+from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, generate, prepare
 from course_lib.inference.server.engine import load_engine
@@ -202,6 +205,25 @@ def test_a_bug_in_the_scheduler_leaves_nobody_waiting(engine, monkeypatch):
     assert "ZeroDivisionError" in pieces[-1].error
     monkeypatch.undo()
     assert read(engine.submit(Request((1,), 1)))[1] == "length"
+
+
+def test_an_adapter_whose_numbers_overflow_harms_nobody_else(tmp_path):
+    model = tiny_decoder()
+    broken = with_adapter(model, 1, ("q_proj", "v_proj"))
+    for name, parameter in broken.named_parameters():
+        if name.endswith(".B"):
+            parameter.data.mul_(1e38)
+    save_adapter(broken, tmp_path / "broken")
+    engine = tiny_engine(model, {"broken": tmp_path / "broken"}, max_pages=20, keep_prefixes=False)
+    requests = random_requests(10, longest=10)
+    alone = [read(engine.submit(request)) for request in requests]
+    for _ in range(3):  # the pages of the broken ones get new owners
+        tickets = []
+        for request in requests:
+            tickets += [engine.submit(request), engine.submit(replace(request, adapter="broken"))]
+        assert [read(ticket) for ticket in tickets[::2]] == alone
+        assert {list(ticket)[-1].finish_reason for ticket in tickets[1::2]} == {"error"}
+    engine.shut_down()
 
 
 def test_fifty_clients_with_adapters_get_their_own_answers(tmp_path):
