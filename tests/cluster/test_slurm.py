@@ -1,15 +1,18 @@
 """`course submit` and `course jobs` on a real Slurm of two virtual nodes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_runs import TEXT
 
 from course_lib.cli import main
 
+ROOT = Path(__file__).parents[2]
 STEPS = 40
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
@@ -130,14 +133,18 @@ class TestOutlivingTheLimit:
 
 
 def slowly(words, project, pause=0.5):
-    """The same run with a pause in each step, so that a test can interrupt it."""
-    (project / "sitecustomize.py").write_text(
-        "import os, time\n"
-        "if 'SLURM_JOB_ID' in os.environ and os.environ.get('SLURM_RESTART_COUNT', '0') == '0':\n"
+    """The same run with a pause in each step of a job's first start, so that a test can interrupt it."""
+    folder = project / "slowly"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "first = os.environ.get('SLURM_RESTART_COUNT', '0') == '0'\n"
+        "if 'SLURM_JOB_ID' in os.environ and first and 'course_lib.cli' in sys.orig_argv:\n"
         "    import course_lib.training.trainer as trainer\n"
         "    step = trainer.Trainer.step\n"
         f"    trainer.Trainer.step = lambda *args: (time.sleep({pause}), step(*args))[1]\n"
     )
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"  # `project` puts it back
     return words
 
 
@@ -162,6 +169,9 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
         cluster.wait(lambda: cluster.state(job) == ["PENDING"], "the job in the queue again")
+        # This node is not really dead: what it still says of the first start must not be taken for the second.
+        log = cluster.folder / f"slurmd-{node}.log"
+        cluster.wait(lambda: f"[{job}.batch] done with job" in log.read_text(), "the end of the first start")
         cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
         assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     finally:
