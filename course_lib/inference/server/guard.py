@@ -3,8 +3,8 @@
 A server on loopback can still be reached by the pages that its user's browser shows. Three checks keep them out:
 
 - A page of another site names itself in the header Origin, which has to match Host. No CORS header is ever sent.
-- With DNS rebinding, such a page makes its own name point at 127.0.0.1; then Origin and Host match. So a name in Host has
-  to be a known one. An address is not a name and cannot be rebound.
+- With DNS rebinding, such a page makes its own name point at 127.0.0.1; then Origin and Host match. So a name in Host
+  has to be a known one. An address is not a name and cannot be rebound.
 - Without an API key, only connections that arrive on a loopback address are answered, whatever uvicorn was told to
   listen on.
 
