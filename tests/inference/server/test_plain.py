@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from scripted_engine import wait_until
-from tiny_runs import base, letters, loaded, save_random_adapter  # noqa: F401
+from tiny_runs import loaded, save_random_adapter
 
 from course_lib.adapters import inject_butterfly, load_adapter, save_adapter
 from course_lib.errors import CourseError
@@ -14,7 +14,7 @@ from course_lib.inference.server.requests import Engine, QueueFull, Request, Too
 
 
 @pytest.fixture
-def gpt2(letters):  # noqa: F811
+def gpt2(letters):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -26,7 +26,7 @@ def gpt2(letters):  # noqa: F811
 
 
 @pytest.fixture
-def engine(gpt2, letters):  # noqa: F811
+def engine(gpt2, letters):
     running: Engine = PlainEngine(gpt2, letters, max_queue=3)
     yield running
     running.shut_down()
@@ -44,13 +44,13 @@ def read(ticket):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_k": 20}])
-def test_the_text_of_complete(engine, gpt2, letters, use_cache, options):  # noqa: F811
+def test_the_text_of_complete(engine, gpt2, letters, use_cache, options):
     (ids,) = generate(gpt2, [letters("The wind")["input_ids"]], 12, seed=3, **options)
     request = asked(letters, "The wind", sampling=SamplingSettings(**options), seed=3, use_cache=use_cache)
     assert read(engine.submit(request)) == (letters.decode(ids), "length" if len(ids) == 12 else "stop")
 
 
-def test_stop_texts_and_end_tokens(engine, gpt2, letters):  # noqa: F811
+def test_stop_texts_and_end_tokens(engine, gpt2, letters):
     whole, _ = read(engine.submit(asked(letters, "a", 20)))
     stop = whole[3:5]
     assert read(engine.submit(asked(letters, "a", 20, stop=(stop,)))) == (whole[: whole.index(stop)], "stop")
@@ -61,7 +61,7 @@ def test_stop_texts_and_end_tokens(engine, gpt2, letters):  # noqa: F811
     assert ignored == ["length"] * 6
 
 
-def test_adapters_by_request(base, letters, tmp_path):  # noqa: F811
+def test_adapters_by_request(base, letters, tmp_path):
     folders = {name: save_random_adapter(base, tmp_path / name) for name in ("one", "two")}
     engine = PlainEngine(loaded(base), letters, folders)
     tickets = {name: engine.submit(asked(letters, "The wind", adapter=name)) for name in (None, "one", "two")}
@@ -75,7 +75,7 @@ def test_adapters_by_request(base, letters, tmp_path):  # noqa: F811
     assert len(set(texts.values())) == 3
 
 
-def test_a_butterfly(base, letters, tmp_path):  # noqa: F811
+def test_a_butterfly(base, letters, tmp_path):
     import torch
 
     model = loaded(base)
@@ -90,7 +90,7 @@ def test_a_butterfly(base, letters, tmp_path):  # noqa: F811
     assert texts == [complete(each, letters, ["The wind"], 12)[0] for each in (loaded(base), model)]
 
 
-def test_what_is_refused(engine, letters):  # noqa: F811
+def test_what_is_refused(engine, letters):
     with pytest.raises(TooLong, match="64 positions"):
         engine.submit(asked(letters, "a" * 60, 5))
     with pytest.raises(UnknownAdapter, match="'x'"):
@@ -99,11 +99,15 @@ def test_what_is_refused(engine, letters):  # noqa: F811
         engine.submit(Request((), 3))
 
 
-def test_the_queue_cancelling_and_the_end(engine, letters):  # noqa: F811
+def test_the_queue_cancelling_and_the_end(engine, letters):
     tickets = []
-    with pytest.raises(QueueFull):
+
+    def submit_many():
         for _ in range(10):
             tickets.append(engine.submit(asked(letters, "a", 60, ignore_end=True)))
+
+    with pytest.raises(QueueFull):
+        submit_many()
     for ticket in tickets[1:]:
         ticket.cancel()
 
@@ -118,7 +122,7 @@ def test_the_queue_cancelling_and_the_end(engine, letters):  # noqa: F811
         engine.submit(asked(letters, "a"))
 
 
-def test_a_model_that_fails_ends_the_request_alone(engine, gpt2, letters, monkeypatch):  # noqa: F811
+def test_a_model_that_fails_ends_the_request_alone(engine, gpt2, letters, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
