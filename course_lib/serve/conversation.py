@@ -1,7 +1,7 @@
 """A conversation with a model in this process, for the terminal: turns, adapters, and text as it comes."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from course_lib.adapters.files import load_adapter
@@ -53,7 +53,7 @@ class Conversation:
             raise CourseError(f"There is no adapter {name} here. There are: {', '.join(self.names)}.")
         self.adapter = name
 
-    def ask(self, text: str, max_new_tokens: int) -> Iterator[str]:
+    def ask(self, text: str, max_new_tokens: int) -> Generator[str, None, None]:
         """Answer a message. What has come when the reader stops is kept as the answer.
 
         Args:
