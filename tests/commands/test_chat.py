@@ -81,7 +81,7 @@ def test_adapters(base, adapter, letters, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("lines", "words", "said"),
     [
-        (["/reste"], [], "There is no command /reste. /help lists them."),
+        (["/forget"], [], "There is no command /forget. /help lists them."),
         (["/adapter x"], [], "There is no adapter x here. There are: base."),
         (["a" * 200], [], "does not fit into the model's 128. /reset begins a new one."),
         ([], ["--adapter", "a=nowhere"], "There is no adapter nowhere"),
