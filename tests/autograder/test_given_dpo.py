@@ -96,7 +96,7 @@ def test_grpo_is_the_librarys(answers):
 
 def test_pass_at_k_is_the_librarys(answers):
     for samples, right, k in [(10, 3, 4), (100, 1, 10), (7, 7, 2), (5, 0, 5)]:
-        expected = pass_at_k.pass_at_k(samples, right, k)
+        expected = pass_at_k(samples, right, k)
         assert answers["pass_at_k"](samples, right, k) == pytest.approx(expected, abs=1e-15)
 
 

@@ -44,7 +44,7 @@ ANSWERS = {
         "a mean, not the median": ("sum(found) / len(found)", "sorted(found)[len(found) // 2]"),
         "the answer is one's own": (
             "from course_lib.evaluation import pass_at_k as library\n\n\n"
-            "def pass_at_k(samples, right, k):\n    return library.pass_at_k(samples, right, k)\n"
+            "def pass_at_k(samples, right, k):\n    return library(samples, right, k)\n"
         ),
     },
     "rerank": {
