@@ -98,7 +98,7 @@ WRONG = {
         "not of the log-probabilities": ("(chosen > rejected)", "(policy_chosen > policy_rejected)"),
         "numbers": ("float(chosen.mean())", "chosen"),
         "these names": ('"accuracy"', '"accuracies"'),
-        "a dictionary": ("    return {", "    return [*{"),
+        "a dictionary": ("(chosen > rejected).mean()),\n    }", "(chosen > rejected).mean()),\n    }.items()"),
     },
     "dpo-loss": {
         "the sign": (_LOSS, "np.logaddexp(0.0, beta * (chosen - rejected))"),

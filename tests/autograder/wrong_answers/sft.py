@@ -22,7 +22,7 @@ WRONG = {
             'message["role"], message["content"]',
             'message["role"], message["content"].strip()',
         ),
-        "each message ends": (_TURN, _TURN.replace("{END}", '{END if role == "user" else ""}')),
+        "each message ends": (_TURN, _TURN.replace("{END}", "{END if role == 'user' else ''}")),
         "the last one, too": (
             "    return text +",
             '    text = text.removesuffix(f"{END}\\n")\n    return text +',
