@@ -2,12 +2,18 @@
 
 import os
 import socket
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from course_lib.adapters.files import readable_config
 from course_lib.errors import CourseError
 from course_lib.inference.server.app import create_app
+from course_lib.inference.server.engine import BatchingEngine
 from course_lib.inference.server.limits import Limits
+from course_lib.inference.server.plain import PlainEngine
+from course_lib.inference.server.requests import Engine
+from course_lib.inference.server.settings import EngineSettings
 from course_lib.serve.loading import Loaded, load_base, short_name
 from course_lib.serve.settings import ServeSettings, as_environment, named_adapters
 
@@ -28,6 +34,7 @@ def build(settings: ServeSettings) -> "FastAPI":
         max_new_tokens=settings.max_new_tokens,
         time_limit=settings.time_limit,
         max_answers=settings.max_answers,
+        max_positions=settings.max_pages * settings.page_size + 1,  # the last token is not read, so it takes no slot
     )
     return create_app(
         engine,
@@ -40,9 +47,43 @@ def build(settings: ServeSettings) -> "FastAPI":
     )
 
 
-def make_engine(loaded: Loaded, settings: ServeSettings) -> Any:
-    """The engine that batches requests."""
-    raise NotImplementedError
+def make_engine(loaded: Loaded, settings: ServeSettings) -> Engine:
+    """The engine that batches requests, or the plain one for what cannot be batched. It runs from now on.
+
+    Args:
+        loaded: base and adapters.
+        settings: of the server.
+
+    Returns:
+        The engine.
+
+    Raises:
+        CourseError: the weights' format is not one of the plain engine's, or an adapter does not fit.
+    """
+    why = _not_batched(loaded)
+    if why is None:
+        limits = EngineSettings(
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            max_pages=settings.max_pages,
+            page_size=settings.page_size,
+        )
+        return BatchingEngine(loaded.model, loaded.tokenizer, loaded.adapters, limits, settings.weights)
+    if settings.weights != "float32":
+        raise CourseError(f"{why}, and --weights {settings.weights} is for Llamas with LoRA alone. Leave it out.")
+    print(f"note: {why}, so requests are answered one after another", file=sys.stderr, flush=True)
+    return PlainEngine(loaded.model, loaded.tokenizer, loaded.adapters, settings.max_queue)
+
+
+def _not_batched(loaded: Loaded) -> str | None:
+    """Why requests cannot share a batch; None where they can."""
+    kind = getattr(loaded.model.config, "model_type", "unknown")
+    if kind != "llama":
+        return f"{loaded.name} is of type {kind}"
+    for name, folder in loaded.adapters.items():
+        if (method := readable_config(folder)["peft_type"]) != "LORA":
+            return f"the adapter {name} is of type {method}"
+    return None
 
 
 def serve(settings: ServeSettings, reload: bool = False) -> int:
@@ -69,8 +110,16 @@ def serve(settings: ServeSettings, reload: bool = False) -> int:
         return 0
     listener = _listen(settings.host, settings.port)  # before the model is loaded: a port that is taken shows at once
     with listener:
-        uvicorn.Server(uvicorn.Config(build(settings), **options)).run(sockets=[listener])
+        application = build(settings)
+        names = ", ".join(application.state.models)
+        print(f"serving {names} on {_url(listener)} (Ctrl-C stops)", flush=True)
+        uvicorn.Server(uvicorn.Config(application, **options)).run(sockets=[listener])
     return 0
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -55,7 +55,8 @@ def vllm_command(settings: ServeSettings, base: str, adapters: dict[str, Path]) 
         adapters: folders in PEFT's layout, by name.
 
     Returns:
-        The words, the program's name first.
+        The words, the program's name first. Where batch and cache have the course's defaults, vLLM's own hold: they are
+        made for a GPU.
 
     Raises:
         CourseError: the weights' format is one that only the course has.
@@ -66,9 +67,13 @@ def vllm_command(settings: ServeSettings, base: str, adapters: dict[str, Path]) 
         )
     words = ["vllm", "serve", str(resolve(base)), "--host", settings.host, "--port", str(settings.port)]
     words += ["--served-model-name", settings.served_model_name or short_name(base), "--dtype", settings.weights]
-    words += ["--max-num-seqs", str(settings.max_batch)]
-    words += ["--max-num-queued-reqs", str(settings.max_batch + settings.max_queue)]  # it counts those that run, too
-    words += ["--block-size", str(settings.page_size), "--num-gpu-blocks-override", str(settings.max_pages)]
+    usual = {each.name: each.default for each in fields(settings)}
+    if (settings.max_batch, settings.max_queue) != (usual["max_batch"], usual["max_queue"]):
+        # vLLM's limit counts the requests that run, too.
+        words += ["--max-num-seqs", str(settings.max_batch)]
+        words += ["--max-num-queued-reqs", str(settings.max_batch + settings.max_queue)]
+    if (settings.page_size, settings.max_pages) != (usual["page_size"], usual["max_pages"]):
+        words += ["--block-size", str(settings.page_size), "--num-gpu-blocks-override", str(settings.max_pages)]
     if adapters:
         rank = max(int(adapter_config(folder).get("r", 8)) for folder in adapters.values())
         if rank > RANKS[-1]:

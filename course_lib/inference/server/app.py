@@ -73,6 +73,7 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(make_router(Service(engine, tokenizer, base, limits, metrics)))
+    app.state.models = (base, *engine.adapters)
     _add_plain_routes(app, metrics)
     for kind in (HTTPException, RequestValidationError, CourseError):
         app.add_exception_handler(kind, answer_problem)

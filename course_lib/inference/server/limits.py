@@ -14,6 +14,7 @@ class Limits:
         time_limit: seconds from a call's arrival to the last token of its answer.
         body_time_limit: seconds that the body of a call may take to arrive.
         max_answers: answers in one call, which is prompts times `n`.
+        max_positions: tokens of prompt and answer together; None: what the model has room for.
     """
 
     max_body_bytes: int = 1_000_000
@@ -22,3 +23,4 @@ class Limits:
     time_limit: float = 300.0
     body_time_limit: float = 30.0
     max_answers: int = 8
+    max_positions: int | None = None

@@ -22,6 +22,7 @@ from course_lib.inference.server.schemas import (
     ErrorAnswer,
     GenerateAnswer,
     GenerateBody,
+    Message,
     ModelList,
     OpenAIBody,
     ServedModel,
@@ -49,7 +50,10 @@ def make_router(service: Service) -> APIRouter:
         """Continue a text."""
         started, model = time.perf_counter(), body.model or service.default
         service.adapter(model)  # a name that is not known is refused before anything else
-        ids = await service.text_ids(body.prompt)
+        if body.chat:
+            ids = await service.chat_ids([Message(role="user", content=body.prompt)])
+        else:
+            ids = await service.text_ids(body.prompt)
         asked = service.request(ids, body, model, body.max_new_tokens, GENERATE_TOKENS, use_cache=body.use_cache)
         call = service.submit([asked], model, started)
         (answer,) = await complete_answers(request, call, service.metrics)

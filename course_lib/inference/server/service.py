@@ -68,9 +68,15 @@ class Service:
         return self.engine.adapters[0] if self.engine.adapters else self.base
 
     @property
+    def positions(self) -> int:
+        """The most tokens of prompt and answer together."""
+        most = self.engine.max_positions
+        return most if self.limits.max_positions is None else min(most, self.limits.max_positions)
+
+    @property
     def room(self) -> int:
         """The most tokens of a prompt."""
-        most = self.engine.max_positions - 1
+        most = self.positions - 1
         return most if self.limits.max_prompt_tokens is None else min(most, self.limits.max_prompt_tokens)
 
     def models(self) -> list[ServedModel]:
@@ -84,7 +90,7 @@ class Service:
             id=name,
             created=self.created,
             parent=self.base if adapter else None,
-            max_model_len=self.engine.max_positions,
+            max_model_len=self.positions,
             chat=has_chat_template(self.tokenizer),
         )
 
@@ -164,7 +170,7 @@ class Service:
             raise Problem(
                 422, f"At most {self.limits.max_new_tokens} new tokens are possible; {wanted} were asked for."
             )
-        most = min(self.limits.max_new_tokens, self.engine.max_positions - len(ids))
+        most = min(self.limits.max_new_tokens, self.positions - len(ids))
         return Request(
             prompt=ids,
             max_new_tokens=min(most, usual or most) if wanted is None else wanted,

@@ -1,13 +1,17 @@
 """Applications around a scripted engine, in this process and on a port of this machine."""
 
 import contextlib
+import copy
+import shutil
 import threading
 import time
 
 import pytest
 import uvicorn
+from browsing import browser  # noqa: F401
 from fastapi.testclient import TestClient
-from tiny_runs import letters, tokenizer  # noqa: F401
+from served import served
+from tiny_runs import base, letters, save_random_adapter  # noqa: F401
 
 from course_lib.inference.server.app import create_app
 
@@ -20,11 +24,29 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def chatty(letters):  # noqa: F811
     """A tokenizer of single bytes with a chat template."""
-    import copy
-
     chatty = copy.deepcopy(letters)
     chatty.chat_template = TEMPLATE
     return chatty
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, base, chatty):  # noqa: F811
+    """A model's folder with a chat template, and those of two adapters, by the names that requests give."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(base, folder / "tiny")
+    chatty.save_pretrained(folder / "tiny")
+    return {"tiny": folder / "tiny"} | {
+        name: save_random_adapter(folder / "tiny", folder / name) for name in ("one", "two")
+    }
+
+
+@pytest.fixture(scope="session")
+def server(folders):
+    """`course serve` with this model and these adapters, in a process of its own."""
+    adapters = [f"{name}={folders[name]}" for name in ("one", "two")]
+    words = ["--model", folders["tiny"], "--adapter", *adapters, "--max-pages", 64, "--max-queue", 60]
+    with served(*words) as running:
+        yield running
 
 
 @pytest.fixture
