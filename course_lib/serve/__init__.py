@@ -20,10 +20,13 @@ def app() -> "FastAPI":
 
     What is wrong with them is said in one sentence, and ends the process.
     """
-    from course_lib.serve.running import build
     from course_lib.serve.settings import from_environment
 
     try:
-        return build(from_environment(os.environ))
+        settings = from_environment(os.environ)  # before torch is imported, which takes seconds
+
+        from course_lib.serve.running import build
+
+        return build(settings)
     except CourseError as error:
         sys.exit(f"course: {error}")

@@ -7,12 +7,12 @@ import ipaddress
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.options import check_options, flag_of, option, value_type
-from course_lib.suggestions import did_you_mean
 from course_lib.vocabulary import canonical_value
 
 PREFIX = "COURSE_SERVE_"
@@ -95,7 +95,10 @@ def from_environment(environment: Mapping[str, str], **given: Any) -> ServeSetti
     known = {PREFIX + each.name.upper(): each.name for each in fields(ServeSettings)}
     for variable in environment:
         if variable.startswith(PREFIX) and variable not in known:
-            raise CourseError(f"There is no setting {variable}.{did_you_mean(variable, known)}")
+            # The names are compared without what they all begin with.
+            near = get_close_matches(variable.removeprefix(PREFIX), [name.upper() for name in known.values()], n=1)
+            hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+            raise CourseError(f"There is no setting {variable}.{hint} course serve --help lists them.")
     found = {}
     for variable, name in (OTHER_VARIABLES | known).items():
         if text := environment.get(variable, ""):

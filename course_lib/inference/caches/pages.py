@@ -142,7 +142,8 @@ class PagePool:
             table: the row's pages, all of them full; it is changed.
             page: the page's number.
         """
-        assert table.length == len(table.pages) * self.page_size and self.references[page] > 0
+        assert table.length == len(table.pages) * self.page_size, "the row's last page is not full"
+        assert self.references[page] > 0, "nobody holds the page"
         self.references[page] += 1
         table.pages.append(page)
         table.length += self.page_size

@@ -93,7 +93,8 @@ async def complete_answers(request: HTTPRequest, call: Call, metrics: Metrics) -
     reading = asyncio.gather(*readers)
     gone = asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: tuple[asyncio.Future[Any], ...] = (reading, gone)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
             return list(reading.result())
         raise ClientGone

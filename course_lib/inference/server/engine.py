@@ -58,6 +58,7 @@ class BatchingEngine:
         self.scheduler = Scheduler(rows.read, self.settings, numbers)
         self._changed = threading.Condition()  # guards all that follows, and what is added to the scheduler's queue
         self._stopping, self._requests, self._prompt_tokens, self._woken = False, 0, 0, False
+        self._stepping = threading.Lock()  # held while the scheduler is at work
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -126,7 +127,9 @@ class BatchingEngine:
             with self._changed:
                 self._woken = False
             try:
-                if self.scheduler.step():
+                with self._stepping:
+                    did_something = self.scheduler.step()
+                if did_something:
                     continue
             except Exception as error:  # nobody may wait for ever, whatever it was
                 self.scheduler.fail_all(error)
@@ -158,6 +161,11 @@ class BatchingEngine:
             "errors_total": scheduler.counts.errors,
             "set_back_total": scheduler.counts.set_back,
         }
+
+    def drop_kept_prefixes(self) -> None:
+        """Give back the pages that only wait for another request that begins alike."""
+        with self._stepping:
+            self.scheduler.pages.drop_kept()
 
     def shut_down(self, finish: bool = True) -> None:
         """Take no more requests, finish those that were taken (or cancel them), and stop the engine's thread.

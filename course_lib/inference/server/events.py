@@ -49,7 +49,7 @@ def chat_part(index: int, text: str | None, reason: str | None) -> list[dict[str
     Returns:
         The choices to send.
     """
-    choice = {"index": index, "finish_reason": None, "logprobs": None}
+    choice: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
     if text is None:
         return [choice | {"delta": {"role": "assistant", "content": ""}}]
     choices = [choice | {"delta": {"content": text}}] if text else []

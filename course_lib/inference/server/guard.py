@@ -66,7 +66,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = message | {"headers": [*message.get("headers", []), *HEADERS]}
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
         try:
@@ -83,8 +83,8 @@ class Guard:
             places = "".join(traceback.format_tb(error.__traceback__))
             log.error("%s in %s %s\n%s", type(error).__name__, scope["method"], scope["path"], places)
             if status == 0:
-                problem = Problem(500, "The server made a mistake. Its log says where.")
-                await problem.response()(scope, receive, count)
+                mistake = Problem(500, "The server made a mistake. Its log says where.")
+                await mistake.response()(scope, receive, count)
         finally:
             if arrived or status:
                 self.metrics.count(scope, status or 499, time.perf_counter() - started)

@@ -4,9 +4,10 @@ Side by side, the A of all adapters make one matrix and their B another, and a r
 
     y = W x + B_all (mask * A_all x)        A_all: (S, in), B_all: (out, S), S the sum of all ranks
 
-The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products for any number of adapters,
-always of the same shape, and a row's result does not depend on its neighbours' adapters. S-LoRA (arXiv:2311.03285) and
-Punica (arXiv:2310.18547) write a kernel that reads the row's own A and B alone, which pays with hundreds of adapters.
+The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products for any number of
+adapters, always of the same shape, and a row's result does not depend on its neighbours' adapters. S-LoRA
+(arXiv:2311.03285) and Punica (arXiv:2310.18547) have a kernel that reads the row's own A and B alone, which pays with
+hundreds of adapters.
 
 The products are those of a prepared model: q, k and v in one, gate and up in one, and the norm's weights in the matrix.
 """
@@ -33,6 +34,10 @@ PARTS = {
     "gate_up": (("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
     "down": (("mlp.down_proj",), None),
 }
+# All ranks are filled up to a multiple of this. MKL's product with 5, 6, 7 or 9, 10, 11 columns adds up the terms of a
+# row in an order that depends on the row's place, so that a neighbour's coming and going would change bits.
+WHOLE = 16
+NOBODY = -2  # whose the ranks are that fill up
 TURNED = ("self_attn.q_proj", "self_attn.k_proj")  # whose rows `prepare` reorders, for RoPE
 
 
@@ -131,7 +136,10 @@ def _stacks_of(block: Any, numbers: Mapping[str, int], head_dim: int) -> dict[st
         ]
         if found:
             A, B, owner = (torch.cat(parts) for parts in zip(*found, strict=True))
-            stacks[product] = Stack(A.t().contiguous(), B.contiguous(), owner)
+            spare = -len(A) % WHOLE
+            A, B = (torch.cat([matrix, matrix.new_zeros(spare, matrix.shape[1])]) for matrix in (A, B))
+            owner = torch.cat([owner, owner.new_full((spare,), NOBODY)])
+            stacks[product] = Stack(A.t().contiguous(), B, owner)
     return stacks
 
 

@@ -1,9 +1,9 @@
 """Pages that requests share: the pool, and the full pages that are kept for the next request that begins alike.
 
-The keys and values of a token depend on the adapter and on all tokens before it. So a full page is known by its adapter,
-the page before it and its own tokens, and whoever has the same ones takes the page instead of computing it again
-("automatic prefix caching" in vLLM). A page that nobody uses stays until its room is needed: the one whose last use lies
-furthest back goes first.
+The keys and values of a token depend on the adapter and on all tokens before it. So a full page is known by its
+adapter, the page before it and its own tokens. A request with the same ones takes the page instead of computing it
+(vLLM calls this automatic prefix caching). A page that no request uses stays until its room is needed; the page whose
+last use lies furthest back goes first.
 """
 
 from collections.abc import Sequence

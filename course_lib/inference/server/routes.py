@@ -44,7 +44,14 @@ REFUSED = _errors(400, 401, 403, 404, 408, 413, 415, 422, 429)
 def make_router(service: Service) -> APIRouter:
     """The routes of a service."""
     router = APIRouter(route_class=StrictRoute)
+    _add_generate(router, service)
+    _add_models(router, service)
+    _add_completions(router, service)
+    _add_chat(router, service)
+    return router
 
+
+def _add_generate(router: APIRouter, service: Service) -> None:
     @router.post("/generate", responses=REFUSED)
     async def generate(body: GenerateBody, request: HTTPRequest) -> GenerateAnswer:
         """Continue a text."""
@@ -59,6 +66,8 @@ def make_router(service: Service) -> APIRouter:
         (answer,) = await complete_answers(request, call, service.metrics)
         return _generated(call, answer)
 
+
+def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/v1/models", responses=_errors(401, 403))
     async def models() -> ModelList:
         """The base and its adapters."""
@@ -69,6 +78,8 @@ def make_router(service: Service) -> APIRouter:
         """One of them."""
         return service.model(name)
 
+
+def _add_completions(router: APIRouter, service: Service) -> None:
     @router.post("/v1/completions", response_model=Completion, responses=REFUSED)
     async def completions(body: CompletionBody, request: HTTPRequest) -> Any:
         """Continue one text or several."""
@@ -81,13 +92,14 @@ def make_router(service: Service) -> APIRouter:
         if body.stream:
             return _stream(service, call, head, completion_part, body)
         answers = await complete_answers(request, call, service.metrics)
-        usage = _usage(call, sum(answer.tokens for answer in answers), body.n)
         choices = [
             CompletionChoice(index=index, text=answer.text, finish_reason=answer.finish_reason)
             for index, answer in enumerate(answers)
         ]
-        return Completion(**head, choices=choices, usage=usage)
+        return Completion(**head, choices=choices, usage=_usage(call, sum(answer.tokens for answer in answers), body.n))
 
+
+def _add_chat(router: APIRouter, service: Service) -> None:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=REFUSED)
     async def chat(body: ChatBody, request: HTTPRequest) -> Any:
         """Answer a conversation."""
@@ -100,14 +112,12 @@ def make_router(service: Service) -> APIRouter:
         if body.stream:
             return _stream(service, call, head, chat_part, body)
         answers = await complete_answers(request, call, service.metrics)
-        usage = _usage(call, sum(answer.tokens for answer in answers), body.n)
         choices = [
             ChatChoice(index=index, message=AssistantMessage(content=answer.text), finish_reason=answer.finish_reason)
             for index, answer in enumerate(answers)
         ]
-        return ChatCompletion(**head, choices=choices, usage=usage)
-
-    return router
+        new = sum(answer.tokens for answer in answers)
+        return ChatCompletion(**head, choices=choices, usage=_usage(call, new, body.n))
 
 
 def _generated(call: Call, answer: Answer) -> GenerateAnswer:

@@ -7,13 +7,14 @@ A row is one token of one request, so a pass is a plain list of rows, whichever 
 **A batch changes nothing.** A float32 product with one row adds its terms in another order than one with eight, so the
 answer to a request could depend on who else is served. Here a row's numbers depend on the row alone:
 
-- every product has exactly `BLOCK` rows: a pass is padded to a multiple of it, and a longer one goes block by block;
+- every product in float32 and bfloat16 has exactly `BLOCK` rows: a pass is padded to a multiple of it, and a longer one
+  goes block by block. The kernels for eight and four bits compute each row by itself and need no padding;
 - a row attends by itself, as a batch of its own heads, to its request's first tokens, padded to the next multiple of
   `COLUMNS`: this number follows from the token's position, not from what the others need;
 - adapters are one product of a fixed shape (see `mixed`).
 
-So a token's keys and values have the same bits alone, in a batch, as a part of a prompt and as a new token, and pages can
-be shared without changing an answer. tests/inference/server/test_rows.py compares them bit for bit.
+So a token's keys and values have the same bits alone, in a batch, as a part of a prompt and as a new token, and pages
+can be shared without changing an answer. tests/inference/server/test_rows.py compares them bit for bit.
 """
 
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ class RowModel:
     ):
         self.model, self.page_size, self.nowhere = model, page_size, pages
         self.stacks = stacks or [{} for _ in model.layers]
+        # Vectors of 32 numbers are what elementwise kernels take; a rest would be computed by another function.
+        whole = all(size % 32 == 0 for size in (model.config.hidden_size, model.config.intermediate_size))
+        self.row_by_row = model.weights in ("int8", "int4") and whole
         # A row attends to whole pages, so the columns are a multiple of both.
         self.columns = -(-COLUMNS // page_size) * page_size
         # One page more than there are: padding writes there, and what lies beyond a row's pages is read from there.
@@ -101,7 +105,10 @@ class RowModel:
         """
         chunks_of_groups = _grouped(chunks, self.columns)
         groups, order = self._plan(chunks, chunks_of_groups)
-        padding = -len(order) % BLOCK
+        # Without an adapter in the pass, all of them would add zeros.
+        mixed = any(chunk.adapter >= 0 for chunk in chunks)
+        block = 1 if self.row_by_row and not mixed else BLOCK
+        padding = -len(order) % block
         tokens = [chunks[c].tokens[i] for c, i in order] + [0] * padding
         positions = [chunks[c].start + i for c, i in order] + [0] * padding
         nowhere = self.nowhere * self.page_size
@@ -109,14 +116,13 @@ class RowModel:
         adapters = torch.tensor([chunks[c].adapter for c, _ in order] + [-1] * padding)
         turns = self.model.turns(torch.tensor(positions)[:, None])  # (R, 1, 1, D / 2)
         x = F.embedding(torch.tensor(tokens), self.model.embedding)  # (R, C)
-        mixed = bool((adapters >= 0).any())  # without an adapter in the pass, all of them would add zeros
         for number in range(len(self.model.layers)):
             x = self._layer(number, x, turns, slots, groups, adapters if mixed else None)
         place = {row: at for at, row in enumerate(order)}
         last = [place[c, len(chunk.tokens) - 1] for c, chunk in enumerate(chunks) if chunk.wanted]
         if not last:
             return torch.zeros(0, len(self.model.embedding))
-        x = x[torch.tensor(last + [0] * (-len(last) % BLOCK))]  # (wanted, padded, C)
+        x = x[torch.tensor(last + [0] * (-len(last) % block))]  # (wanted, padded, C)
         return _in_blocks(self.model.head, normalise(x, self.model.norm_floor))[: len(last)]
 
     def _plan(
@@ -183,7 +189,7 @@ def _grouped(chunks: Sequence[Chunk], columns: int) -> dict[tuple[int, int], lis
 
 
 def _in_blocks(product: Product, x: Tensor, total: Tensor | None = None) -> Tensor:
-    """x W^T, or total + x W^T, with `BLOCK` rows in each product; x is (a multiple of BLOCK, in)."""
+    """x W^T, or total + x W^T, with `BLOCK` rows in each product; x is (rows, in)."""
     if total is None:
         return torch.cat([product(block) for block in x.split(BLOCK)])
     return torch.cat([product.added_to(t, block) for t, block in zip(total.split(BLOCK), x.split(BLOCK), strict=True)])

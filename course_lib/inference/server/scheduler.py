@@ -1,9 +1,9 @@
 """Which tokens the next step reads: continuous batching (Orca, Yu et al. 2022) with prompts in parts (Sarathi-Serve,
 arXiv:2403.02310).
 
-Requests join and leave between any two steps. In each step every request that is past its prompt reads one token, and the
-prompts share the rows that are left. Where pages run out, the request that came last gives its own back and reads its
-tokens anew later; since a token's keys and values always have the same bits (see `rows`), its answer does not change.
+Requests join and leave between any two steps. In each step every request that is past its prompt reads one token, and
+the prompts share the rows that are left. Where pages run out, the request that came last gives its own back and reads
+its tokens anew later. A token's keys and values always have the same bits (see `rows`), so its answer does not change.
 
 Plain Python without a thread, so that a test can step through it. `engine` runs it.
 """
@@ -120,15 +120,14 @@ class Scheduler:
 
     def fail_all(self, error: Exception) -> None:
         """End all requests and begin with empty pages: something went wrong that is nobody's fault alone."""
-        for job in [*self.running, *self.waiting]:
+        while self.running or self.waiting:
+            job = self.running.pop() if self.running else self.waiting.popleft()
             self.counts.errors += 1
             job.end("error", f"The engine failed: {type(error).__name__}: {first_line(error)}")
-        self.running.clear()
-        self.waiting.clear()
         self.pages = SharedPages(self.settings.max_pages, self.settings.page_size)
 
     def _admit(self) -> None:
-        """Let requests in that wait, in their order, while there are a slot and pages for all that they have to read."""
+        """Let waiting requests in, in their order, while there are a slot and pages for all that they have to read."""
         while self.waiting and len(self.running) < self.settings.max_batch:
             job = self.waiting[0]
             if self.running and -(-len(job.tokens) // self.settings.page_size) > self.pages.available:

@@ -126,7 +126,7 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: str | None = Field(None, description="ignored")
+    name: str | None = None  # changes nothing
 
     def plain(self) -> dict[str, str]:
         """The turn as chat templates take it."""

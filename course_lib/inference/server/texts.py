@@ -10,7 +10,7 @@ from course_lib.inference.streaming import TextPieces
 class Answer:
     """Tokens in, tokens and text out, once it is certain that they belong to the answer.
 
-    A stop text can begin and end within tokens, so it is looked for in the text. Whatever may be the beginning of one is
+    A stop text can begin and end within tokens, so it is looked for in the text. What may be the beginning of one is
     held back, and so are tokens that end within a character. A token is released with the last of its text.
 
     Args:
