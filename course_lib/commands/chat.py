@@ -46,6 +46,7 @@ In the conversation:
     parser.add_argument(
         "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
     )
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
     add_sampling(parser)
     parser.epilog = other_names("chat", parser._option_string_actions)
     parser.set_defaults(run=run_chat)
@@ -63,7 +64,7 @@ def run_chat(args: argparse.Namespace) -> int:
     from course_lib.serve.loading import load_base
 
     with ExitStack() as stack:
-        loaded = load_base(args.model, adapters, stack)
+        loaded = load_base(args.model, adapters, stack, args.device)
         conversation = Conversation(loaded, args.weights, args.system, seed=args.seed, **sampling)
     typed = sys.stdin.isatty()
     if typed:

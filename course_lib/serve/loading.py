@@ -65,13 +65,14 @@ def find_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack)
     return model, folders
 
 
-def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack) -> Loaded:
+def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack, device: str = "cpu") -> Loaded:
     """Load the base that `find_base` finds. Adapters of mode qlora get what their base's 4 bits stand for.
 
     Args:
-        model: as for `find_base`, like all others.
+        model: as for `find_base`, like the next two.
         adapters: see there.
         stack: see there.
+        device: where the model goes.
 
     Returns:
         The base and the adapters' folders.
@@ -90,7 +91,7 @@ def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack)
             "Start a server for each kind."
         )
     how = next(iter(hows.values()), None)
-    loaded, tokenizer = load(base) if how is None else load_qlora_base(base, how, "float32")
+    loaded, tokenizer = load(base, device=device) if how is None else load_qlora_base(base, how, "float32", device)
     return Loaded(loaded.eval(), tokenizer, base, folders)
 
 

@@ -20,7 +20,7 @@ from course_lib.inference.server.page import chat_page
 from course_lib.inference.server.problems import answer_problem
 from course_lib.inference.server.requests import Engine
 from course_lib.inference.server.routes import make_router
-from course_lib.inference.server.schemas import Health
+from course_lib.inference.server.schemas import ChatBody, CompletionBody, GenerateBody, Health
 from course_lib.inference.server.service import Service
 
 PATHS = ("/", "/health", "/metrics", "/openapi.json", "/generate")
@@ -73,8 +73,9 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(make_router(Service(engine, tokenizer, base, limits, metrics)))
-    app.state.models = (base, *engine.adapters)
     _add_plain_routes(app, metrics)
+    app.state.models = (base, *engine.adapters)
+    _name_the_models(app)
     for kind in (HTTPException, RequestValidationError, CourseError):
         app.add_exception_handler(kind, answer_problem)
     app.add_exception_handler(ClientGone, _nobody_reads)
@@ -82,6 +83,14 @@ def create_app(
         Guard, limits=limits, metrics=metrics, api_key=api_key, allowed_hosts=allowed_hosts, any_address=any_address
     )
     return app
+
+
+def _name_the_models(app: FastAPI) -> None:
+    """Let the description say which names a call's model may have: they are known only now."""
+    schema = app.openapi()  # FastAPI keeps it, and serves this very object
+    for body in (GenerateBody, CompletionBody, ChatBody):
+        model = schema["components"]["schemas"][body.__name__]["properties"]["model"]
+        model.get("anyOf", [model])[0]["enum"] = list(app.state.models)
 
 
 def _nobody_reads(*_: object) -> Response:

@@ -51,9 +51,10 @@ class BatchingEngine:
         self.settings, self.tokenizer = settings or EngineSettings(), tokenizer
         self.adapters = tuple(adapters or ())
         self._ends = end_tokens(model, tokenizer)
-        prepared, stacks = prepare_mixed(model, adapters or {}, weights)
-        self.max_positions, self._vocabulary = prepared.config.max_position_embeddings, len(prepared.embedding)
-        rows = RowModel(prepared, self.settings.max_pages, self.settings.page_size, stacks)
+        self.prepared, stacks = prepare_mixed(model, adapters or {}, weights)
+        config = self.prepared.config
+        self.max_positions, self._vocabulary = config.max_position_embeddings, len(self.prepared.embedding)
+        rows = RowModel(self.prepared, self.settings.max_pages, self.settings.page_size, stacks)
         numbers = {name: number for number, name in enumerate(self.adapters)}
         self.scheduler = Scheduler(rows.read, self.settings, numbers)
         self._changed = threading.Condition()  # guards all that follows, and what is added to the scheduler's queue

@@ -93,7 +93,7 @@ class Guard:
         headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
         self._check_address(scope)
         self._check_host(headers)
-        _check_origin(headers, scope)
+        _check_origin(headers)
         if scope["path"] not in OPEN_PATHS:
             self._check_key(headers.get(b"authorization", ""))
 
@@ -125,7 +125,7 @@ class Guard:
             raise Problem(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _check_origin(headers: dict[bytes, str], scope: Scope) -> None:
+def _check_origin(headers: dict[bytes, str]) -> None:
     origin = headers.get(b"origin")
     if origin is None:
         return

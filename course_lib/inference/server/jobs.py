@@ -46,6 +46,11 @@ class Job:
         """How many tokens were added."""
         return len(self.tokens) - len(self.request.prompt)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is chosen as it is."""
+        return self.request.sampling.temperature == 0 and self.request.sampling.repetition_penalty == 1
+
     def choose(self, logits: Tensor) -> int:
         """The next token by the request's settings; logits are (vocabulary,)."""
         sampling = self.request.sampling

@@ -39,6 +39,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 REFUSED = _errors(400, 401, 403, 404, 408, 413, 415, 422, 429)
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def make_router(service: Service) -> APIRouter:
@@ -80,7 +81,7 @@ def _add_models(router: APIRouter, service: Service) -> None:
 
 
 def _add_completions(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/completions", response_model=Completion, responses=REFUSED)
+    @router.post("/v1/completions", response_model=Completion, responses=REFUSED | STREAMED)
     async def completions(body: CompletionBody, request: HTTPRequest) -> Any:
         """Continue one text or several."""
         started = time.perf_counter()
@@ -100,7 +101,7 @@ def _add_completions(router: APIRouter, service: Service) -> None:
 
 
 def _add_chat(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=REFUSED)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=REFUSED | STREAMED)
     async def chat(body: ChatBody, request: HTTPRequest) -> Any:
         """Answer a conversation."""
         started = time.perf_counter()

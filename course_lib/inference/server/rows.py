@@ -90,7 +90,7 @@ class RowModel:
         # A row attends to whole pages, so the columns are a multiple of both.
         self.columns = -(-COLUMNS // page_size) * page_size
         # One page more than there are: padding writes there, and what lies beyond a row's pages is read from there.
-        # A page is one piece of memory: (layers, pages + 1, page_size, keys and values, K, D).
+        # A page of a layer is one piece of memory: (layers, pages + 1, page_size, keys and values, K, D).
         self.store = torch.zeros(len(model.layers), pages + 1, page_size, 2, model.kv_heads, model.head_dim)
 
     @torch.inference_mode()
@@ -153,6 +153,9 @@ class RowModel:
         q_k = torch.view_as_real(pairs * turns[:, 0]).flatten(-2)  # (R, H + K, D)
         store = self.store[number]  # (pages, page_size, 2, K, D)
         fresh = torch.stack([q_k[:, model.heads :], projected[:, -model.kv_heads :]], dim=1)  # (R, 2, K, D)
+        # The page's next owner multiplies what is left in it by zero, and zero times infinity or NaN would be NaN. The
+        # request that overflowed does not come out of it: its residual stream is NaN too.
+        fresh.nan_to_num_(0.0, 0.0, 0.0)
         store.flatten(0, 1).index_copy_(0, slots, fresh)
         mixed = self._attend(q_k[:, : model.heads], store, groups)  # (R, H D)
         x = _adapted(_in_blocks(layer.output, mixed, x), mixed, stacks.get("output"), adapters)

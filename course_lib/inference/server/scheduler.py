@@ -8,6 +8,7 @@ its tokens anew later. A token's keys and values always have the same bits (see 
 Plain Python without a thread, so that a test can step through it. `engine` runs it.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ class Counts:
     """What has happened since the start."""
 
     tokens: int = 0
-    prompt_tokens: int = 0
     prefix_tokens_shared: int = 0
     cancelled: int = 0
     errors: int = 0
@@ -80,14 +80,14 @@ class Scheduler:
 
     def _choose(self, jobs: list[Job], logits: Tensor) -> None:
         """Choose a token for each of the jobs; logits are (jobs, vocabulary)."""
-        highest, likeliest = (each.tolist() for each in logits.max(dim=-1)) if jobs else ([], [])
-        for row, job in enumerate(jobs):
+        if not jobs:
+            return
+        highest, likeliest = logits.max(dim=-1)  # (jobs,) each; NaN counts as the highest
+        for row, (job, top, token) in enumerate(zip(jobs, highest.tolist(), likeliest.tolist(), strict=True)):
             try:
-                if not abs(highest[row]) < float("inf"):
-                    raise ArithmeticError("the model's logits are not numbers")
-                plain = job.request.sampling.temperature == 0 and job.request.sampling.repetition_penalty == 1
-                token = likeliest[row] if plain else job.choose(logits[row])
-                job.take(token)
+                if not math.isfinite(top):
+                    raise ArithmeticError(f"the model's logits are not numbers, the highest is {top}")
+                job.take(token if job.is_greedy else job.choose(logits[row]))
                 self.counts.tokens += 1
             except Exception as error:  # one request's settings or text: the others are not touched
                 self._fail(job, error)

@@ -6,9 +6,9 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-import torch
 from tiny_servers import (
     adapter_folders,
     assert_as_generated,
@@ -16,12 +16,16 @@ from tiny_servers import (
     read,
     tiny_decoder,
     tiny_engine,
+    with_adapter,
 )
 
+from course_lib.adapters import save_adapter
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, generate, prepare
 from course_lib.inference.server.engine import load_engine
+from course_lib.inference.server.jobs import Job
 from course_lib.inference.server.requests import QueueFull, Request, TooLong, UnknownAdapter
+from course_lib.inference.server.tickets import PieceQueue
 
 
 @pytest.fixture
@@ -203,6 +207,25 @@ def test_a_bug_in_the_scheduler_leaves_nobody_waiting(engine, monkeypatch):
     assert read(engine.submit(Request((1,), 1)))[1] == "length"
 
 
+def test_an_adapter_whose_numbers_overflow_harms_nobody_else(tmp_path):
+    model = tiny_decoder()
+    broken = with_adapter(model, 1, ("q_proj", "v_proj"))
+    for name, parameter in broken.named_parameters():
+        if name.endswith(".B"):
+            parameter.data.mul_(1e38)
+    save_adapter(broken, tmp_path / "broken")
+    engine = tiny_engine(model, {"broken": tmp_path / "broken"}, max_pages=20, keep_prefixes=False)
+    requests = random_requests(10, longest=10)
+    alone = [read(engine.submit(request)) for request in requests]
+    for _ in range(3):  # the pages of the broken ones get new owners
+        tickets = []
+        for request in requests:
+            tickets += [engine.submit(request), engine.submit(replace(request, adapter="broken"))]
+        assert [read(ticket) for ticket in tickets[::2]] == alone
+        assert {list(ticket)[-1].finish_reason for ticket in tickets[1::2]} == {"error"}
+    engine.shut_down()
+
+
 def test_fifty_clients_with_adapters_get_their_own_answers(tmp_path):
     model = tiny_decoder()
     folders, models = adapter_folders(model, tmp_path, a=1, b=2)
@@ -233,7 +256,7 @@ def test_memory_stays_flat_over_two_thousand_requests():
 
     def held():
         gc.collect()
-        return sum(1 for each in gc.get_objects() if type(each).__module__.startswith("course_lib.inference.server"))
+        return sum(type(each) in (Job, PieceQueue) for each in gc.get_objects())
 
     def resident_kb():
         with open("/proc/self/status") as status:
@@ -249,9 +272,10 @@ def test_memory_stays_flat_over_two_thousand_requests():
         assert reasons <= {"length", "cancelled"}
         del tickets
         wait_until(lambda: engine.statistics()["running"] == engine.statistics()["waiting"] == 0)
-        sizes.append((held(), resident_kb()))
-    assert sizes[-1][0] <= sizes[1][0]
-    assert sizes[-1][1] - sizes[1][1] < 4_000  # allocators need some room; 2 kB lost a request would be seen
+        del ticket
+        wait_until(lambda: held() == 0)  # the engine's thread may hold the last one for another moment
+        sizes.append(resident_kb())
+    assert sizes[-1] - sizes[1] < 1_500  # 1 kB lost for each of the 1,500 requests would be more
     assert_all_free(engine)
     engine.shut_down()
 
@@ -277,5 +301,4 @@ def test_smollm2_with_stop_texts_in_a_mixed_batch():
         ends = [whole.find(stop) for stop in request.stop if stop in whole]
         assert text == (whole[: min(ends)] if ends else whole)
         assert not ends or reason == "stop"
-    assert torch.get_num_threads() >= 1
     engine.shut_down()

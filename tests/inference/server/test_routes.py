@@ -297,3 +297,14 @@ def test_the_engine_is_shut_down_with_the_application(client, chatty):
 def test_an_adapter_may_not_have_the_bases_name(chatty):
     with pytest.raises(CourseError, match="both called tiny"):
         create_app(ScriptedEngine(adapters=("tiny",)), chatty, "tiny")
+
+
+def test_the_description_names_the_models_and_both_kinds_of_answers(client):
+    found = client(ScriptedEngine()).get("/openapi.json").json()
+    parts = found["components"]["schemas"]
+    assert parts["ChatBody"]["properties"]["model"]["enum"] == ["tiny", "one", "two"]
+    assert parts["GenerateBody"]["properties"]["model"]["anyOf"][0]["enum"] == ["tiny", "one", "two"]
+    assert parts["ChatBody"]["additionalProperties"] is False
+    answers = found["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert answers["429"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorAnswer")
