@@ -128,18 +128,14 @@ def _stacks_of(block: Any, numbers: Mapping[str, int], head_dim: int) -> dict[st
         if norm is not None:  # as in `prepared`: the product is given x / norm(x), and the rest is in the matrix
             weight = block.get_submodule(norm).weight.detach().float()  # (in,)
             before = math.sqrt(len(weight)) * weight
-        found = [
-            _ranks(layers, place, layer.adapters[name], number, before, head_dim if parts[place] in TURNED else None)
-            for place, layer in enumerate(layers)
-            for name, number in numbers.items()
-            if name in getattr(layer, "adapters", ())
-        ]
-        if found:
-            A, B, owner = (torch.cat(parts) for parts in zip(*found, strict=True))
-            spare = -len(A) % WHOLE
-            A, B = (torch.cat([matrix, matrix.new_zeros(spare, matrix.shape[1])]) for matrix in (A, B))
-            owner = torch.cat([owner, owner.new_full((spare,), NOBODY)])
-            stacks[product] = Stack(A.t().contiguous(), B, owner)
+        ranks = []
+        for place, layer in enumerate(layers):
+            head = head_dim if parts[place] in TURNED else None
+            for name, number in numbers.items():
+                if name in getattr(layer, "adapters", ()):
+                    ranks.append(_ranks(layers, place, layer.adapters[name], number, before, head))
+        if ranks:
+            stacks[product] = _side_by_side(ranks)
     return stacks
 
 
@@ -160,3 +156,13 @@ def _ranks(
     start = sum(sizes[:place])
     wide[:, start : start + sizes[place]] = B.t()
     return A, wide, torch.full((len(A),), number)
+
+
+def _side_by_side(ranks: list[tuple[Tensor, Tensor, Tensor]]) -> Stack:
+    """What `_ranks` gave for several adapters and layers in one stack, filled up to a multiple of `WHOLE`."""
+    A, B, owner = (torch.cat(tensors) for tensors in zip(*ranks, strict=True))
+    spare = -len(A) % WHOLE
+    A = torch.cat([A, A.new_zeros(spare, A.shape[1])])  # (S, in)
+    B = torch.cat([B, B.new_zeros(spare, B.shape[1])])  # (S, out)
+    owner = torch.cat([owner, owner.new_full((spare,), NOBODY)])  # (S,)
+    return Stack(A.t().contiguous(), B, owner)

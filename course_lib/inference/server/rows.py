@@ -7,8 +7,9 @@ A row is one token of one request, so a pass is a plain list of rows, whichever 
 **A batch changes nothing.** A float32 product with one row adds its terms in another order than one with eight, so the
 answer to a request could depend on who else is served. Here a row's numbers depend on the row alone:
 
-- every product in float32 and bfloat16 has exactly `BLOCK` rows: a pass is padded to a multiple of it, and a longer one
-  goes block by block. The kernels for eight and four bits compute each row by itself and need no padding;
+- every product in float32 and bfloat16 has a multiple of `BLOCK` rows, to which a pass is padded. Where a processor's
+  kernels give other bits for several blocks at once, which is looked at first, a longer pass goes block by block. The
+  kernels for eight and four bits compute each row by itself and need no padding;
 - a row attends by itself, as a batch of its own heads, to its request's first tokens, padded to the next multiple of
   `COLUMNS`: this number follows from the token's position, not from what the others need;
 - adapters are one product of a fixed shape (see `mixed`).
@@ -27,7 +28,8 @@ from torch.nn import functional as F
 from course_lib.inference.prepared import PreparedDecoder, Product, normalise
 from course_lib.inference.server.mixed import Stack
 
-BLOCK = 8  # rows of every product
+BLOCK = 8  # every product has a multiple of so many rows
+MOST = 32  # and at most so many
 COLUMNS = 64  # a row attends to a multiple of so many slots
 
 
@@ -87,6 +89,7 @@ class RowModel:
         # Vectors of 32 numbers are what elementwise kernels take; a rest would be computed by another function.
         whole = all(size % 32 == 0 for size in (model.config.hidden_size, model.config.intermediate_size))
         self.row_by_row = model.weights in ("int8", "int4") and whole
+        self.block = MOST if _blocks_agree(model) else BLOCK
         # A row attends to whole pages, so the columns are a multiple of both.
         self.columns = -(-COLUMNS // page_size) * page_size
         # One page more than there are: padding writes there, and what lies beyond a row's pages is read from there.
@@ -123,7 +126,7 @@ class RowModel:
         if not last:
             return torch.zeros(0, len(self.model.embedding))
         x = x[torch.tensor(last + [0] * (-len(last) % block))]  # (wanted, padded, C)
-        return _in_blocks(self.model.head, normalise(x, self.model.norm_floor))[: len(last)]
+        return self._multiply(self.model.head, normalise(x, self.model.norm_floor))[: len(last)]
 
     def _plan(
         self, chunks: Sequence[Chunk], parts: dict[tuple[int, int], list[tuple[int, int]]]
@@ -147,7 +150,7 @@ class RowModel:
         model, layer = self.model, self.model.layers[number]
         stacks = {} if adapters is None else self.stacks[number]
         n = normalise(x, model.norm_floor)
-        projected = _adapted(_in_blocks(layer.q_k_v, n), n, stacks.get("q_k_v"), adapters)
+        projected = _adapted(self._multiply(layer.q_k_v, n), n, stacks.get("q_k_v"), adapters)
         projected = projected.view(len(x), -1, model.head_dim)  # (R, H + 2 K, D)
         pairs = torch.view_as_complex(projected[:, : -model.kv_heads].unflatten(-1, (-1, 2)))  # (R, H + K, D / 2)
         q_k = torch.view_as_real(pairs * turns[:, 0]).flatten(-2)  # (R, H + K, D)
@@ -158,11 +161,18 @@ class RowModel:
         fresh.nan_to_num_(0.0, 0.0, 0.0)
         store.flatten(0, 1).index_copy_(0, slots, fresh)
         mixed = self._attend(q_k[:, : model.heads], store, groups)  # (R, H D)
-        x = _adapted(_in_blocks(layer.output, mixed, x), mixed, stacks.get("output"), adapters)
+        x = _adapted(self._multiply(layer.output, mixed, x), mixed, stacks.get("output"), adapters)
         n = normalise(x, model.norm_floor)
-        gate, up = _adapted(_in_blocks(layer.gate_up, n), n, stacks.get("gate_up"), adapters).chunk(2, dim=-1)
+        gate, up = _adapted(self._multiply(layer.gate_up, n), n, stacks.get("gate_up"), adapters).chunk(2, dim=-1)
         inner = F.silu(gate) * up  # (R, M)
-        return _adapted(_in_blocks(layer.down, inner, x), inner, stacks.get("down"), adapters)
+        return _adapted(self._multiply(layer.down, inner, x), inner, stacks.get("down"), adapters)
+
+    def _multiply(self, product: Product, x: Tensor, total: Tensor | None = None) -> Tensor:
+        """x W^T, or total + x W^T, with so many rows at once as change no bit; x is (rows, in)."""
+        if total is None:
+            return torch.cat([product(block) for block in x.split(self.block)])
+        blocks = zip(total.split(self.block), x.split(self.block), strict=True)
+        return torch.cat([product.added_to(*block) for block in blocks])
 
     def _attend(self, q: Tensor, store: Tensor, groups: list[_Group]) -> Tensor:
         """Each row's attention to its request's tokens: queries (R, H, D) to (R, H D); padding gets zeros."""
@@ -191,11 +201,19 @@ def _grouped(chunks: Sequence[Chunk], columns: int) -> dict[tuple[int, int], lis
     return parts
 
 
-def _in_blocks(product: Product, x: Tensor, total: Tensor | None = None) -> Tensor:
-    """x W^T, or total + x W^T, with `BLOCK` rows in each product; x is (rows, in)."""
-    if total is None:
-        return torch.cat([product(block) for block in x.split(BLOCK)])
-    return torch.cat([product.added_to(t, block) for t, block in zip(total.split(BLOCK), x.split(BLOCK), strict=True)])
+@torch.inference_mode()
+def _blocks_agree(model: PreparedDecoder) -> bool:
+    """Whether each of the first block's products, and the head, have the same bits for several blocks as one by one."""
+    first, width, generator = model.layers[0], model.config.hidden_size, torch.Generator().manual_seed(0)
+    products = [(first.q_k_v, width), (first.gate_up, width), (model.head, width)]
+    products += [(first.output, model.heads * model.head_dim), (first.down, model.config.intermediate_size)]
+    for product, size in products:
+        given = torch.randn(MOST, size, generator=generator)  # (MOST, in)
+        alone = torch.cat([product(block) for block in given.split(BLOCK)])
+        for rows in range(2 * BLOCK, MOST + 1, BLOCK):
+            if not torch.equal(product(given[:rows]), alone[:rows]):
+                return False
+    return True
 
 
 def _adapted(y: Tensor, x: Tensor, stack: Stack | None, adapters: Tensor | None) -> Tensor:
