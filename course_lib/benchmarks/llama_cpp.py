@@ -9,6 +9,7 @@ faster with one.
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,9 +58,13 @@ class LlamaCpp:
             raise CourseError("llama.cpp is run by node, and there is no node here: sudo apt install nodejs npm")
         if not (folder / "node_modules" / "node-llama-cpp").is_dir():
             raise CourseError(f"{folder} holds no node-llama-cpp: run `npm install node-llama-cpp` in it.")
+        # A file beside the package: node looks there for it, and its own helper process does not start from `node -e`.
+        with tempfile.NamedTemporaryFile("w", suffix=".mjs", dir=folder, delete=False) as script:
+            script.write(SCRIPT)
+        self.script = Path(script.name)
         task = {"path": str(gguf), "prompt": prompt, "count": new, "threads": threads}
         self.process = subprocess.Popen(
-            ["node", "--input-type=module", "-e", SCRIPT, json.dumps(task)],
+            ["node", str(self.script), json.dumps(task)],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,6 +79,7 @@ class LlamaCpp:
         line = self.process.stdout.readline().strip()
         if not line or (wanted and line != wanted):
             self.process.kill()
+            self.script.unlink(missing_ok=True)
             raise CourseError(f"llama.cpp stopped: {line} {self.process.stderr.read()[-500:]}")
         return line
 
@@ -91,6 +97,7 @@ class LlamaCpp:
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
+        self.script.unlink(missing_ok=True)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
