@@ -20,9 +20,9 @@ from torch import nn
 from course_lib.benchmarks.steps import LOSS_TOLERANCE, draw_a
 from course_lib.benchmarks.timing import paired
 from course_lib.data import Record, encode_records, length_grouped, pad, read_records
-from course_lib.data.batching import collate
 from course_lib.data.generators import instruction_set
 from course_lib.data.masking import IGNORE, Example
+from course_lib.data.tokenizers import has_chat_template
 
 RANK, ALPHA, TARGETS = 8, 16, ["q_proj", "v_proj"]
 LR = 1e-4
@@ -30,7 +30,7 @@ PACKED = 512  # tokens of a row where TRL packs
 
 
 def read_examples(data: Path | None, tokenizer: Any, count: int) -> list[Example]:
-    """Examples in the model's chat template, the answer alone trained.
+    """Examples in the model's chat template, or in the instruction template where it has none; the answer is trained.
 
     Args:
         data: a file of records; None: generated instructions, which are as long as published ones (about 58 tokens).
@@ -51,7 +51,12 @@ def read_examples(data: Path | None, tokenizer: Any, count: int) -> list[Example
 
 
 def _encoded(records: list[Record], tokenizer: Any) -> list[Example]:
-    return encode_records(records, tokenizer, too_long="skip", max_length=PACKED).examples
+    options: dict[str, Any] = {"too_long": "skip", "max_length": PACKED, "template": _template(tokenizer)}
+    return encode_records(records, tokenizer, **options).examples
+
+
+def _template(tokenizer: Any) -> str:
+    return "chat" if has_chat_template(tokenizer) else "instruction"
 
 
 class Ours:
@@ -76,8 +81,7 @@ class Ours:
         draw_a(layer.A for _, layer in lora_layers(decoder))
         config = TrainingConfig(lr=LR, schedule="constant", weight_decay=0.0)
         self.trainer = Trainer(decoder.train(), config, objective=Supervised(), log_every=0)
-        self.examples, self.batch_size = examples, batch_size
-        self.pad_id, self.passes = 0, 0
+        self.examples, self.batch_size, self.passes = examples, batch_size, 0
 
     def step(self, batch: dict[str, np.ndarray]) -> float:
         """One step on a batch of `pad`; its loss before the update."""
@@ -88,7 +92,7 @@ class Ours:
         self.passes += 1
         lengths = [len(example["labels"]) for example in self.examples]
         for chosen in length_grouped(lengths, self.batch_size, seed=self.passes):
-            self.step(collate(self.examples, chosen, self.pad_id))  # type: ignore[arg-type]
+            self.step(pad([self.examples[i] for i in chosen], 0))
 
 
 class Theirs:
@@ -232,7 +236,7 @@ def _about_both(model: str, data: Path | None, tokenizer: Any) -> dict[str, Any]
     return {
         "model": model,
         "data": data.name if data else "generated instructions",
-        "template": "chat" if getattr(tokenizer, "chat_template", None) else "instruction",
+        "template": _template(tokenizer),
         "adapter": {"rank": RANK, "alpha": ALPHA, "target_modules": TARGETS},
         "optimiser": "torch's fused AdamW",
         "gradient_checkpointing": False,
