@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # TRL's SFTTrainer puts every position through the head on a CPU, also those without a label.
 #
-# Package: trl 1.16.0, transformers 5.23.0, torch 2.13.0 (SFTTrainer.compute_loss).
+# Package: trl 1.16.0, transformers 5.23.0, torch 2.13.0, datasets 5.2.0 (SFTTrainer.compute_loss).
 # Guess: the fused head scores the positions that have a label, as its description says ("only positions whose next-token
 #   label is not -100"), so a batch with one label needs one row of logits.
 # Behaviour: without Triton, so on every CPU, all positions are multiplied by the vocabulary and what has no label is

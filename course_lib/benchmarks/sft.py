@@ -110,13 +110,14 @@ class Theirs:
     def __init__(self, model: str, examples: list[Example], tokenizer: Any, batch_size: int, dtype: str, packing: bool):
         from datasets import Dataset
         from peft import LoraConfig
-        from trl import SFTConfig, SFTTrainer
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
 
         from course_lib.models.pretrained import load_model, resolve
 
         torch.manual_seed(0)
         self.folder = tempfile.TemporaryDirectory()
-        self.options = {
+        self.options: dict[str, Any] = {
             "use_cpu": True,
             "bf16": dtype == "bfloat16",
             "gradient_checkpointing": False,
@@ -127,7 +128,7 @@ class Theirs:
             "lr_scheduler_type": "constant",
             "num_train_epochs": 1,
         }
-        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
+        quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
         columns = {key: [example[key] for example in examples] for key in ("input_ids", "labels")}
         self.trainer: Any = SFTTrainer(
             load_model(str(resolve(model)), dtype),

@@ -10,7 +10,12 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = ["06_sft"]  # those whose solutions are short enough to run with every test of the chapter
+# By chapter, how the ids of cells begin that take long and that no solution needs. A name that one does need is missed
+# at once: the solution fails with a NameError.
+LEFT_OUT = {
+    "06_sft": ("record-", "trl", "judge-both", "side-", "curve-", "no-end", "on-padding", "mismatch", "contaminated")
+    + ("tiny", "appends", "cuts", "averages")
+}
 
 
 def solutions(notebook) -> list[str]:
@@ -22,10 +27,11 @@ def solutions(notebook) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", LEFT_OUT)
 def test_every_solution_runs(chapter, tmp_path):
     notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    needed = [cell for cell in notebook.cells if not cell.id.startswith(LEFT_OUT[chapter])]
+    cells = [cell.source for cell in needed if cell.cell_type == "code"]
     found = solutions(notebook)
     assert len(found) >= 8
     done = [f"{code}\nprint('solved', {number})" for number, code in enumerate(found, start=1)]
@@ -35,7 +41,7 @@ def test_every_solution_runs(chapter, tmp_path):
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "Agg"}
     command = [sys.executable, "-W", "ignore", str(script)]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert [line for line in ran.stdout.splitlines() if line.startswith("solved")] == [
         f"solved {number}" for number in range(1, len(found) + 1)
