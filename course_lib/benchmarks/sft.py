@@ -128,7 +128,12 @@ class Theirs:
             "lr_scheduler_type": "constant",
             "num_train_epochs": 1,
         }
-        quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
+        quiet: dict[str, Any] = {
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_strategy": "no",
+        }
         columns = {key: [example[key] for example in examples] for key in ("input_ids", "labels")}
         self.trainer: Any = SFTTrainer(
             load_model(str(resolve(model)), dtype),
