@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from course_lib.commands import Subparsers
 from course_lib.files import write_json
@@ -58,8 +59,21 @@ def add_parser(subparsers: Subparsers) -> None:
     memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
+    _add_sft(subjects)
     _add_generate(subjects)
     _add_serve(subjects)
+
+
+def _add_sft(subjects: Subparsers) -> None:
+    sft = subjects.add_parser("sft", help="supervised fine-tuning of SmolLM2 beside TRL: tokens per second")
+    sft.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
+    sft.add_argument("--data", type=Path, metavar="FILE", help="records to train on (default: generated instructions)")
+    sft.add_argument("--examples", type=_count, default=64, metavar="N", help="examples of a pass (64)")
+    sft.add_argument("--batch-size", type=_count, default=8, metavar="N", help="examples of a step (8)")
+    sft.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+    )
+    _common(sft, run_sft, pairs=3)
 
 
 def _add_generate(subjects: Subparsers) -> None:
@@ -156,6 +170,15 @@ def run_step(args: argparse.Namespace) -> int:
     return report(args.mode, figures, args)
 
 
+def run_sft(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_sft`."""
+    from course_lib.benchmarks.sft import bench_sft
+
+    given = (args.model, args.data, args.examples, args.batch_size, args.dtype)
+    figures, configuration = bench_sft(args.threads, args.pairs, *given)
+    return report("sft", figures, args, configuration)
+
+
 def run_load(args: argparse.Namespace) -> int:
     """Print the figures of `bench_load`."""
     from course_lib.benchmarks.steps import bench_load
@@ -171,13 +194,16 @@ def run_memory(args: argparse.Namespace) -> int:
     return report("memory", bench_memory(*given), args)
 
 
-def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:
+def report(
+    subject: str, figures: dict[str, float], args: argparse.Namespace, about: dict[str, Any] | None = None
+) -> int:
     """Print the figures, and write them as JSON with versions and hardware where asked to.
 
     Args:
         subject: what was measured.
         figures: numbers by name.
         args: of the command line.
+        about: how both sides were set up, for the JSON.
 
     Returns:
         The exit status 0.
@@ -189,5 +215,7 @@ def report(subject: str, figures: dict[str, float], args: argparse.Namespace) ->
         print(f"{name:{widest}} {value:,.4g}")
     if args.json:
         machine = {"versions": versions(), "hardware": hardware(), "threads": args.threads, "pairs": args.pairs}
-        write_json(args.json, {"subject": subject, "figures": figures} | machine)
+        write_json(
+            args.json, {"subject": subject, "figures": figures} | ({"configuration": about} if about else {}) | machine
+        )
     return 0

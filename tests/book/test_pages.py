@@ -22,6 +22,7 @@ PAGES = [
     "notebooks/03_lora",
     "notebooks/04_merging",
     "notebooks/05_qlora",
+    "notebooks/06_sft",
     "notebooks/08_kv_cache",
     "api/index",
     "api/course_lib.adapters",
