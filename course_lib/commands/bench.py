@@ -87,6 +87,10 @@ def _add_generate(subjects: Subparsers) -> None:
     generate.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of ours (all)")
     generate.add_argument("--compile", action="store_true", help="torch.compile ours")
     generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
+    generate.add_argument(
+        "--llama-cpp", type=Path, metavar="DIR", help="llama.cpp takes part: a folder with `npm install node-llama-cpp`"
+    )
+    generate.add_argument("--plot", type=Path, metavar="FILE", help="draw the speeds")
     _common(generate, run_generate, pairs=3)
 
 
@@ -132,7 +136,7 @@ def run_data(args: argparse.Namespace) -> int:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Print the figures of `bench_generate`."""
-    from course_lib.benchmarks.generate import bench_generate
+    from course_lib.benchmarks.generate import bench_generate, plot_generate
 
     figures = bench_generate(
         args.model,
@@ -144,7 +148,10 @@ def run_generate(args: argparse.Namespace) -> int:
         args.batch_size,
         args.compile,
         not args.cached_only,
+        args.llama_cpp,
     )
+    if args.plot:
+        plot_generate(figures, args.plot)
     return report("generate", figures, args)
 
 
