@@ -1,0 +1,397 @@
+"""Training a verifier on right and wrong answers, and judging it on problems that it has never seen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_lib.data.batching import length_grouped
+from course_lib.data.judged import Judged
+from course_lib.data.masking import IGNORE
+from course_lib.errors import CourseError
+from course_lib.evaluation.calibration import auc, brier_score, expected_calibration_error, mean_group_auc
+from course_lib.models.verifier import DecoderVerifier, Encoded, Verifier
+from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
+
+WARMUP = 0.06  # of all steps
+TEMPERATURES = (0.05, 20.0)
+
+
+class Correctness:
+    """Binary cross-entropy: -log p(right) of right answers and -log p(wrong) of wrong ones, their mean."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []  # (judged rightly, answers) of each micro-batch since the last report
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """How many answers have a label."""
+        return int((batch["labels"] != IGNORE).sum())
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], weight: float) -> Tensor:
+        """`weight` times the summed loss.
+
+        Args:
+            model: a verifier's network.
+            batch: of `Verifier.collate`, and "labels" (batch,): 1 right, 0 wrong.
+            weight: one over the answers of the whole step.
+
+        Returns:
+            A scalar.
+        """
+        is_answer = batch["labels"] != IGNORE  # (B,): a process without a row of its own has none
+        logits = model(batch["input_ids"], batch["attention_mask"], batch["part_ids"])[is_answer]
+        right = batch["labels"][is_answer].to(logits.dtype)
+        self.seen.append((int(((logits > 0) == (right > 0)).sum()), len(right)))
+        return weight * F.binary_cross_entropy_with_logits(logits, right, reduction="sum")
+
+    def report(self) -> dict[str, float]:
+        """The share of answers on whose right side of one half the score was."""
+        rightly, answers = (sum(column) for column in zip(*self.seen, strict=True)) if self.seen else (0, 0)
+        self.seen = []
+        return {"accuracy": rightly / answers} if answers else {}
+
+
+@dataclass(frozen=True)
+class VerifierEvaluation:
+    """How a verifier does on answers.
+
+    Attributes:
+        answers: how many there were.
+        problems: how many they belong to.
+        right: the share of right answers.
+        loss: binary cross-entropy in nats; ln 2 for a verifier that always says one half.
+        accuracy: the share on whose right side of one half the score is.
+        auc: the chance that a right answer has a higher score than a wrong one.
+        within: the same among answers to one problem, averaged over problems; None where no problem has both.
+        mixed: problems that have a right and a wrong answer.
+        ece: expected calibration error in ten bins.
+        brier: mean squared distance of score and outcome.
+    """
+
+    answers: int
+    problems: int
+    right: float
+    loss: float
+    accuracy: float
+    auc: float
+    within: float | None
+    mixed: int
+    ece: float
+    brier: float
+
+    def __str__(self) -> str:
+        within = "–" if self.within is None else f"{self.within:.3f} ({self.mixed:,} problems with both)"
+        return (
+            f"{self.answers:,} answers to {self.problems:,} problems, {self.right:.1%} right: AUC {self.auc:.3f}, "
+            f"within a problem {within}, ECE {self.ece:.3f}, accuracy {self.accuracy:.1%}, loss {self.loss:.4f}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers by name, for JSON."""
+        return asdict(self)
+
+
+def split_by_problem(
+    answers: Sequence[Judged], shares: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0
+) -> list[list[Judged]]:
+    """Share out answers so that all answers to one problem are on one side.
+
+    A hash of the problem's text decides, so neither the order nor the other problems matter.
+
+    Args:
+        answers: in any order.
+        shares: of the problems, for each part; they add up to 1. By default training, validation and test.
+        seed: another one gives other parts.
+
+    Returns:
+        A list for each share.
+
+    Raises:
+        CourseError: the shares do not add up to 1.
+    """
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise CourseError(f"The shares {tuple(shares)} are not parts of a whole: they have to add up to 1.")
+    ends = np.cumsum(shares)
+    parts: list[list[Judged]] = [[] for _ in shares]
+    for each in answers:
+        problem = " ".join(each.problem.split())
+        number = int.from_bytes(sha256(f"{seed} {problem}".encode()).digest()[:8], "big") / 2**64
+        parts[min(int(np.searchsorted(ends, number, side="right")), len(parts) - 1)].append(each)
+    return parts
+
+
+class _Batches(Sequence):
+    """The batches of all epochs, each made when it is asked for; of equal length within a batch, in a new order."""
+
+    def __init__(self, verifier: Verifier, answers: Sequence[Judged], epochs: int, batch_size: int, seed: int):
+        self.verifier = verifier
+        self.examples: list[Encoded] = [verifier.encode(each.problem, each.answer) for each in answers]
+        self.labels = torch.tensor([int(each.correct) for each in answers])
+        lengths = [len(each["input_ids"]) for each in self.examples]
+        self.plan = [
+            chosen
+            for epoch in range(epochs)
+            for chosen in length_grouped(lengths, batch_size, seed=seed * 1000 + epoch)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = [int(i) for i in self.plan[index]]
+        return self.verifier.collate([self.examples[i] for i in chosen]) | {"labels": self.labels[chosen]}
+
+
+def train_verifier(
+    verifier: Verifier,
+    answers: Sequence[Judged],
+    validation: Sequence[Judged] = (),
+    *,
+    epochs: int = 4,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    weight_decay: float = 0.01,
+    config: TrainingConfig | None = None,
+    eval_every: int = 0,
+    seed: int = 0,
+    checkpoints: CheckpointConfig | None = None,
+    resume: bool = False,
+    log_every: int = 0,
+    log_path: Path | str | None = None,
+) -> list[StepRecord]:
+    """Train a verifier's network in place. With validation answers its best weights stay, and not the last ones.
+
+    Args:
+        verifier: `Verifier.encoder` or `Verifier.from_decoder`; what does not require gradients stays as it is.
+        answers: right and wrong ones.
+        validation: answers to other problems, which decide when the network was best; none: the last weights stay.
+        epochs: passes over the answers.
+        batch_size: answers of a step.
+        lr: the peak learning rate: about 1e-3 for a new encoder, 1e-4 or less for a trained decoder.
+        weight_decay: AdamW's.
+        config: everything about the steps, in place of lr and weight_decay.
+        eval_every: steps between evaluations; 0: after every pass.
+        seed: decides the order and the dropout.
+        checkpoints: where and how often to save; None: never.
+        resume: go on from the newest checkpoint.
+        log_every: steps between printed lines; 0: none.
+        log_path: a JSONL file for the record of every step.
+
+    Returns:
+        The record of each step.
+
+    Raises:
+        CourseError: there are no right or no wrong answers, a text is empty, or a number is out of its range.
+    """
+    check_trainable(answers, validation)
+    if epochs < 1 or batch_size < 1:
+        raise CourseError(f"epochs={epochs}, batch_size={batch_size}: both are at least 1.")
+    batches = _Batches(verifier, answers, epochs, batch_size, seed)
+    if config is None:
+        config = TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches))))
+    best = _Best(verifier, validation)
+    torch.manual_seed(seed)  # dropout
+    trainer = Trainer(
+        verifier.network,
+        config,
+        evaluate=best.evaluate if validation else None,
+        eval_every=eval_every or len(batches) // epochs,
+        checkpoints=checkpoints,
+        log_every=log_every,
+        log_path=log_path,
+        objective=Correctness(),
+    )
+    records = trainer.train(batches, resume)
+    best.restore(Path(checkpoints.folder) if checkpoints else None)
+    return records
+
+
+class _Best:
+    """The weights with the lowest validation loss so far."""
+
+    def __init__(self, verifier: Verifier, validation: Sequence[Judged]):
+        self.verifier, self.validation = verifier, validation
+        self.loss, self.weights = float("inf"), {}
+
+    def evaluate(self, network: nn.Module) -> float:
+        """The validation loss of the network, whose weights are kept where it is the lowest so far."""
+        loss = validation_loss(self.verifier, self.validation)
+        if loss < self.loss:
+            trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+            self.loss = loss
+            self.weights = {name: value.clone() for name, value in network.state_dict().items() if name in trained}
+        return loss
+
+    def restore(self, folder: Path | None) -> None:
+        """Put them back: from the checkpoint `best` where there is one, for a run that was resumed has seen fewer."""
+        saved = None if folder is None else folder / "best" / "weights.safetensors"
+        weights = load_file(saved) if self.validation and saved is not None and saved.is_file() else self.weights
+        if weights:
+            self.verifier.network.load_state_dict(weights, strict=False)
+        self.verifier.network.eval()
+
+
+def check_trainable(answers: Sequence[Judged], validation: Sequence[Judged] = ()) -> None:
+    """CourseError where nothing can be learnt from the answers, or where validation problems are among them.
+
+    Args:
+        answers: to train on.
+        validation: to choose by.
+    """
+    right = sum(each.correct for each in answers)
+    if not 0 < right < len(answers):
+        raise CourseError(
+            f"A verifier learns from right and wrong answers, and here are {right:,} right and "
+            f"{len(answers) - right:,} wrong: sample more answers, or from a model that is sometimes right."
+        )
+    shared = {each.problem for each in answers} & {each.problem for each in validation}
+    if shared:
+        raise CourseError(
+            f"{len(shared):,} problems are in training and validation, such as {min(shared)[:60]!r}: split by problem."
+        )
+
+
+def pairs_of(answers: Sequence[Judged]) -> list[tuple[str, str]]:
+    """The texts, as `Verifier.score_batch` takes them."""
+    return [(each.problem, each.answer) for each in answers]
+
+
+def validation_loss(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 64) -> float:
+    """Binary cross-entropy without the temperature.
+
+    Args:
+        verifier: the verifier.
+        answers: at least one.
+        batch_size: answers of a forward pass.
+
+    Returns:
+        The mean over answers, in nats.
+    """
+    logits = verifier.logits(pairs_of(answers), batch_size)
+    right = torch.tensor([float(each.correct) for each in answers], dtype=torch.float64)
+    return F.binary_cross_entropy_with_logits(logits, right).item()
+
+
+def evaluate_verifier(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 64) -> VerifierEvaluation:
+    """AUC, calibration and loss on answers to problems that the verifier was not trained on.
+
+    Args:
+        verifier: the verifier.
+        answers: with right and wrong ones among them.
+        batch_size: answers of a forward pass.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        CourseError: there are no right or no wrong answers.
+    """
+    scores = np.array(verifier.score_batch(pairs_of(answers), batch_size))
+    return evaluate_scores(scores, answers)
+
+
+def evaluate_scores(scores: np.ndarray, answers: Sequence[Judged]) -> VerifierEvaluation:
+    """The numbers of `evaluate_verifier` from scores that are there already.
+
+    Args:
+        scores: (answers,), from 0 to 1.
+        answers: those that were scored.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        CourseError: there are no right or no wrong answers.
+    """
+    right = np.array([each.correct for each in answers])
+    problems = [each.problem for each in answers]
+    within, mixed = mean_group_auc(scores, right, problems)
+    likely = np.clip(np.where(right, scores, 1 - scores), 1e-12, 1)
+    return VerifierEvaluation(
+        answers=len(answers),
+        problems=len(set(problems)),
+        right=float(right.mean()),
+        loss=float(-np.log(likely).mean()),
+        accuracy=float(((scores > 0.5) == right).mean()),
+        auc=auc(scores, right),
+        within=within,
+        mixed=mixed,
+        ece=expected_calibration_error(scores, right),
+        brier=brier_score(scores, right),
+    )
+
+
+def fit_temperature(logits: Tensor, right: Tensor) -> float:
+    """The T that minimises the cross-entropy of sigmoid(logits / T) (Guo et al. 2017, arXiv:1706.04599, sec. 4.2).
+
+    The order of scores, and with it AUC and reranking, stays what it is. The loss is convex in 1 / T, so halving an
+    interval by the sign of the derivative finds it.
+
+    Args:
+        logits: (answers,), on problems that were not trained on.
+        right: (answers,), 1 for right answers and 0 for wrong ones.
+
+    Returns:
+        T from 0.05 to 20; 1 where there are no right or no wrong answers.
+    """
+    z, y = logits.double(), right.double()
+    if not 0 < y.sum() < len(y):
+        return 1.0
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    for _ in range(60):
+        middle = (low + high) / 2
+        slope = (z * (torch.sigmoid(middle * z) - y)).mean().item()  # of the loss, by 1 / T
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return 2 / (low + high)
+
+
+def calibrated(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 64) -> Verifier:
+    """The verifier with the temperature that suits these answers best.
+
+    Args:
+        verifier: the verifier.
+        answers: to problems that it was not trained on, and that will not be used to judge it.
+        batch_size: answers of a forward pass.
+
+    Returns:
+        A verifier with the same network.
+    """
+    if not answers:
+        return verifier
+    logits = verifier.logits(pairs_of(answers), batch_size)
+    right = torch.tensor([float(each.correct) for each in answers])
+    return verifier.with_temperature(fit_temperature(logits, right))
+
+
+def freeze_all_but_last(verifier: Verifier, blocks: int) -> None:
+    """Train the head, the last norm and the last blocks of a decoder, and leave the rest as it is.
+
+    Args:
+        verifier: from `Verifier.from_decoder`.
+        blocks: how many; 0: the head and the last norm alone.
+
+    Raises:
+        CourseError: the verifier is an encoder, or has fewer blocks.
+    """
+    network = verifier.network
+    if not isinstance(network, DecoderVerifier):
+        raise CourseError("Only a verifier on a decoder has blocks that are worth keeping: an encoder begins anew.")
+    layers = network.model.layers
+    if not 0 <= blocks <= len(layers):
+        raise CourseError(f"{blocks} trained blocks are not possible: the decoder has {len(layers)}.")
+    network.requires_grad_(False)
+    for module in _trained(network, blocks):
+        module.requires_grad_(True)
+
+
+def _trained(network: DecoderVerifier, blocks: int) -> Iterator[nn.Module]:
+    yield network.head
+    yield network.model.norm
+    yield from list(network.model.layers)[len(network.model.layers) - blocks :]

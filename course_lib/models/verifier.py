@@ -1,0 +1,488 @@
+"""A verifier: how likely it is that an answer to a problem is right (Cobbe et al. 2021, arXiv:2110.14168).
+
+Two networks give the same number, one logit for each pair of problem and answer:
+
+- "encoder": a small `nn.TransformerEncoder` of its own, in which every token sees every other;
+- "decoder": the language model that wrote the answers, with a scalar head on the last token's hidden state in place of
+  the vocabulary's.
+
+Left out: a value for every token of the answer, and adapters on the decoder.
+
+Shapes in comments: B is the batch, T the time (tokens of problem and answer), C the width.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from course_lib.data.masking import IGNORE, encode_record
+from course_lib.data.records import Record, ask, reply
+from course_lib.data.tokenizers import Tokenizer, has_chat_template
+from course_lib.errors import CourseError, first_line
+from course_lib.files import apply_umask
+from course_lib.models.config import DecoderConfig
+from course_lib.models.decoder import Decoder
+from course_lib.models.devices import device_of
+from course_lib.models.folder import CONFIG, WEIGHTS, move_model, open_weights
+from course_lib.models.pretrained import load_tokenizer
+
+MODEL_TYPE = "course_verifier"  # no architecture of transformers: its AutoModel refuses the folder
+KINDS = ("encoder", "decoder")
+TEMPLATES = ("plain", "instruction", "chat")
+TOKENIZER, BPE_FILE = "tokenizer", "bpe_tokenizer.json"
+PROBLEM, ANSWER = 0, 1  # values of part_ids
+
+Encoded = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    """The shape of a verifier, and how it reads a problem with its answer.
+
+    Attributes:
+        vocab_size: rows of the embedding's table.
+        kind: "encoder" or "decoder".
+        max_length: tokens of problem and answer; of a longer pair the beginning is left out.
+        pad_token_id: fills up shorter rows. It is masked, so any id will do.
+        template: "plain" puts the answer on a line of its own; "instruction" and "chat" are those of `encode_record`.
+        temperature: logits are divided by it, see `alignment.verifier.fit_temperature`.
+        hidden_size: width of the encoder.
+        num_hidden_layers: its blocks.
+        num_attention_heads: heads of each block.
+        dropout: in training.
+        decoder: the fields of the `DecoderConfig`, for the kind "decoder" alone.
+
+    Raises:
+        CourseError: a value is not possible.
+    """
+
+    vocab_size: int
+    kind: str = "encoder"
+    max_length: int = 256
+    pad_token_id: int = 0
+    template: str = "plain"
+    temperature: float = 1.0
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    dropout: float = 0.1
+    decoder: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or self.template not in TEMPLATES:
+            raise CourseError(
+                f"kind={self.kind!r}, template={self.template!r}: choose from {', '.join(KINDS)} and "
+                f"{', '.join(TEMPLATES)}."
+            )
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise CourseError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        if self.max_length < 2:
+            raise CourseError(f"max_length is {self.max_length}; a problem and an answer need at least 2 tokens.")
+        if not 0 < self.temperature < float("inf"):
+            raise CourseError(f"temperature is {self.temperature}; it has to be a number above 0.")
+        if not 0 <= self.dropout < 1:
+            raise CourseError(f"dropout is {self.dropout}; it is a probability from 0 to below 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise CourseError(
+                f"hidden_size is {self.hidden_size}; it has to be a multiple of the {self.num_attention_heads} heads."
+            )
+        if (self.kind == "decoder") != (self.decoder is not None):
+            raise CourseError("kind='decoder' needs the decoder's fields, and kind='encoder' has none.")
+
+
+class EncoderVerifier(nn.Module):
+    """Problem and answer in one row, read in both directions; the answer's tokens vote.
+
+    Besides its position and its part, each token is told whether it occurs in the other part as well, the exact match
+    of readers of questions and passages (Chen et al. 2017, arXiv:1704.00051, sec. 3.2). A small network learns from it
+    in a few hundred steps what it would else have to find out by attention.
+
+    Args:
+        config: of kind "encoder".
+    """
+
+    def __init__(self, config: VerifierConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.embed_positions = nn.Embedding(config.max_length, width)
+        self.embed_parts = nn.Embedding(2, width)  # problem, answer
+        self.embed_shared = nn.Embedding(2, width)  # in this part alone, in both
+        block = nn.TransformerEncoderLayer(
+            width, config.num_attention_heads, 4 * width, config.dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            block, config.num_hidden_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, 1)
+        for table in (self.embed_tokens, self.embed_positions, self.embed_parts, self.embed_shared):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)  # every answer begins at one half
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> Tensor:
+        """The logit of "this answer is right".
+
+        Args:
+            input_ids: (batch, time).
+            attention_mask: (batch, time), 1 for tokens and 0 for padding.
+            part_ids: (batch, time), 0 for the problem and 1 for the answer.
+
+        Returns:
+            (batch,).
+        """
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        x = self.embed_tokens(input_ids) + self.embed_positions(positions) + self.embed_parts(part_ids)  # (B, T, C)
+        x = x + self.embed_shared(in_both_parts(input_ids, attention_mask, part_ids))
+        x = self.encoder(self.dropout(x), src_key_padding_mask=attention_mask == 0)  # True is not looked at
+        votes = self.head(x)[:, :, 0]  # (B, T)
+        is_answer = (attention_mask * (part_ids == ANSWER)).to(votes.dtype)
+        return (votes * is_answer).sum(1) / is_answer.sum(1)
+
+
+def in_both_parts(input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> Tensor:
+    """Which tokens of a problem stand in the answer too, and the other way round.
+
+    Args:
+        input_ids: (batch, time).
+        attention_mask: (batch, time), 1 for tokens and 0 for padding.
+        part_ids: (batch, time).
+
+    Returns:
+        int64 (batch, time), 1 for those.
+    """
+    same = input_ids[:, :, None] == input_ids[:, None, :]  # (B, T, T)
+    across = part_ids[:, :, None] != part_ids[:, None, :]
+    return (same & across & (attention_mask[:, None, :] == 1)).any(2).long()
+
+
+class DecoderVerifier(nn.Module):
+    """A language model with a scalar head: the last token's hidden state has seen problem and answer.
+
+    Args:
+        decoder: its blocks are used, and its head is not.
+    """
+
+    def __init__(self, decoder: Decoder):
+        super().__init__()
+        self.config = decoder.config  # what the Trainer and masks ask a model for
+        self.model = decoder.model
+        self.head = nn.Linear(decoder.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> Tensor:
+        """The logit of "this answer is right".
+
+        Args:
+            input_ids: (batch, time), padded on the right.
+            attention_mask: (batch, time), 1 for tokens and 0 for padding.
+            part_ids: not used: the template shows where the answer begins.
+
+        Returns:
+            (batch,).
+        """
+        hidden = self.model(input_ids, attention_mask)  # (B, T, C)
+        last = attention_mask.sum(1) - 1  # (B,)
+        rows = torch.arange(len(last), device=last.device)
+        return self.head(hidden[rows, last])[:, 0]  # (B, C) -> (B,)
+
+
+class Verifier:
+    """A network, its tokenizer and its config: `score` says how likely an answer is right.
+
+    Args:
+        network: `EncoderVerifier` or `DecoderVerifier`.
+        tokenizer: a transformers tokenizer or a `BPETokenizer`.
+        config: of the network.
+
+    Raises:
+        CourseError: the tokenizer has more ids than the network.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Tokenizer, config: VerifierConfig):
+        ids = _vocabulary(tokenizer)
+        if ids > config.vocab_size:
+            raise CourseError(f"The tokenizer has {ids:,} ids, and the verifier knows {config.vocab_size:,}.")
+        self.network, self.tokenizer, self.config = network, tokenizer, config
+
+    @classmethod
+    def encoder(cls, tokenizer: Tokenizer, **settings: Any) -> "Verifier":
+        """A small encoder with new weights, drawn from torch's generator.
+
+        Args:
+            tokenizer: see the class.
+            settings: fields of `VerifierConfig`.
+
+        Returns:
+            The verifier, in evaluation.
+        """
+        config = VerifierConfig(vocab_size=_vocabulary(tokenizer), **settings)
+        return cls(EncoderVerifier(config).eval(), tokenizer, config)
+
+    @classmethod
+    def from_decoder(cls, decoder: Decoder, tokenizer: Tokenizer, **settings: Any) -> "Verifier":
+        """A scalar head on a language model, best on the one that wrote the answers.
+
+        Args:
+            decoder: its blocks become the verifier's own: give a copy where the model is still needed.
+            tokenizer: see the class.
+            settings: fields of `VerifierConfig`. The template is the tokenizer's chat template where it has one, else
+                "instruction"; for a `BPETokenizer` "plain".
+
+        Returns:
+            The verifier, in evaluation.
+        """
+        config = VerifierConfig(
+            decoder.config.vocab_size,
+            "decoder",
+            decoder=asdict(decoder.config),
+            **({"template": default_template(tokenizer)} | settings),
+        )
+        return cls(DecoderVerifier(decoder).eval(), tokenizer, config)
+
+    # --- scores ---
+
+    def score(self, problem: str, answer: str) -> float:
+        """How likely it is that the answer is right.
+
+        Args:
+            problem: what was asked.
+            answer: what was answered.
+
+        Returns:
+            A number from 0 to 1.
+
+        Raises:
+            CourseError: a text is empty.
+        """
+        return self.score_batch([(problem, answer)])[0]
+
+    def score_batch(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[float]:
+        """`score` for many pairs.
+
+        Args:
+            pairs: problems with their answers; none is needed.
+            batch_size: pairs of a forward pass.
+
+        Returns:
+            A number from 0 to 1 for each pair, in their order. A pair has the same score alone and in a batch, but for
+            rounding.
+
+        Raises:
+            CourseError: a text is empty.
+        """
+        return torch.sigmoid(self.logits(pairs, batch_size) / self.config.temperature).tolist()
+
+    @torch.no_grad()
+    def logits(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> Tensor:
+        """The network's logits, before the temperature.
+
+        Args:
+            pairs: see `score_batch`.
+            batch_size: see `score_batch`.
+
+        Returns:
+            (pairs,), float64.
+        """
+        examples = [self.encode(problem, answer) for problem, answer in pairs]
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))  # little padding
+        found = torch.zeros(len(examples), dtype=torch.float64)
+        training, device = self.network.training, device_of(self.network)
+        self.network.eval()
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.collate([examples[i] for i in chosen])
+            found[chosen] = self.network(**{key: value.to(device) for key, value in batch.items()}).double().cpu()
+        self.network.train(training)
+        return found
+
+    # --- from text to tensors ---
+
+    def encode(self, problem: str, answer: str) -> Encoded:
+        """The ids of a pair, within `max_length`.
+
+        Args:
+            problem: what was asked.
+            answer: what was answered.
+
+        Returns:
+            {"input_ids", "part_ids"}, equally long. Of a pair that is too long the beginning is left out.
+
+        Raises:
+            CourseError: a text is empty.
+        """
+        for name, text in {"problem": problem, "answer": answer}.items():
+            if not text.strip():
+                raise CourseError(
+                    f"The {name} is empty: a verifier judges an answer to a problem, so it needs the text of both."
+                )
+        if self.config.template == "plain":
+            parts = [text_ids(self.tokenizer, problem.strip() + "\n"), text_ids(self.tokenizer, answer.strip())]
+            ids, part_ids = [*parts[0], *parts[1]], [PROBLEM] * len(parts[0]) + [ANSWER] * len(parts[1])
+        else:
+            record = Record((ask(problem.strip()), reply(answer.strip())))
+            example = encode_record(record, self.tokenizer, template=self.config.template)
+            ids = example["input_ids"]
+            part_ids = [PROBLEM if label == IGNORE else ANSWER for label in example["labels"]]
+        return {"input_ids": ids[-self.config.max_length :], "part_ids": part_ids[-self.config.max_length :]}
+
+    def collate(self, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Some encoded pairs as one batch, padded on the right.
+
+        Args:
+            examples: from `encode`, at least one.
+
+        Returns:
+            int64 (batch, time) each: input_ids, attention_mask, part_ids.
+        """
+        lengths = torch.tensor([len(each["input_ids"]) for each in examples])
+        shape = (len(examples), int(lengths.max()))
+        ids = torch.full(shape, self.config.pad_token_id)
+        parts = torch.zeros(shape, dtype=torch.long)
+        for row, each in enumerate(examples):
+            ids[row, : lengths[row]] = torch.tensor(each["input_ids"])
+            parts[row, : lengths[row]] = torch.tensor(each["part_ids"])
+        mask = (torch.arange(shape[1]) < lengths[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask, "part_ids": parts}
+
+    # --- on disk ---
+
+    def save(self, folder: Path | str, overwrite: bool = False) -> Path:
+        """Write config.json, model.safetensors, and the tokenizer beside them.
+
+        Args:
+            folder: a new one, or one to write over.
+            overwrite: whether a model that is there may be replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CourseError: the folder holds a model, and `overwrite` is false.
+        """
+        folder = Path(folder)
+        if not overwrite and any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
+            raise CourseError(f"{folder} holds a model already: choose another folder, or pass overwrite=True.")
+        folder.mkdir(parents=True, exist_ok=True)
+        reference = _save_tokenizer(self.tokenizer, folder)
+        settings = {"model_type": MODEL_TYPE, "tokenizer": reference} | asdict(self.config)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+            save_file(state, Path(staging, WEIGHTS), metadata={"format": "pt"})
+            apply_umask(Path(staging, WEIGHTS))
+            Path(staging, CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            move_model(Path(staging), folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "cpu") -> "Verifier":
+        """Read what `save` wrote.
+
+        Args:
+            folder: of a verifier.
+            device: where it goes.
+
+        Returns:
+            The verifier, in evaluation.
+
+        Raises:
+            CourseError: the folder is missing or damaged, or holds something else.
+        """
+        folder = Path(folder)
+        saved = _read_settings(folder)
+        try:
+            config = VerifierConfig(**{each.name: saved[each.name] for each in fields(VerifierConfig)})
+            reference = folder / saved["tokenizer"]
+            network = _network(config)
+        except (KeyError, TypeError) as error:
+            raise CourseError(f"{folder / CONFIG} does not describe a verifier ({first_line(error)}).") from error
+        open_weights(folder / WEIGHTS)  # it refuses a damaged file in a sentence
+        try:
+            network.load_state_dict(load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            raise CourseError(
+                f"{folder} does not fit its own config.json: the tensors of {WEIGHTS} are of another network."
+            ) from error
+        return cls(network.to(device).eval(), _load_tokenizer(reference), config)
+
+    def with_temperature(self, temperature: float) -> "Verifier":
+        """The same network with another temperature, see `VerifierConfig`."""
+        return Verifier(self.network, self.tokenizer, replace(self.config, temperature=temperature))
+
+
+def default_template(tokenizer: Tokenizer) -> str:
+    """How a language model with this tokenizer reads a problem and its answer."""
+    if has_chat_template(tokenizer):
+        return "chat"
+    return "instruction" if hasattr(tokenizer, "save_pretrained") else "plain"
+
+
+def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text without special tokens at its ends, from a transformers tokenizer or a `BPETokenizer`."""
+    if hasattr(tokenizer, "save_pretrained"):
+        about: Any = tokenizer
+        return list(about(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer.encode(text))
+
+
+def _vocabulary(tokenizer: Any) -> int:
+    """One more than the largest id."""
+    return len(tokenizer) if hasattr(tokenizer, "save_pretrained") else tokenizer.vocab_size
+
+
+def _network(config: VerifierConfig) -> nn.Module:
+    if config.decoder is None:
+        return EncoderVerifier(config)
+    return DecoderVerifier(Decoder(DecoderConfig(**config.decoder)))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> str:
+    """Write the tokenizer into the folder. Returns what config.json says of it: a name inside the folder."""
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder / TOKENIZER)
+        return TOKENIZER
+    tokenizer.save(folder / BPE_FILE)
+    return BPE_FILE
+
+
+def _load_tokenizer(path: Path) -> Any:
+    if path.suffix == ".json":
+        return load_tokenizer(path)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CourseError(f"{path} holds no tokenizer that can be read ({first_line(error)}).") from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The config.json of a verifier; CourseError with what the folder is where it is something else."""
+    if not folder.is_dir():
+        raise CourseError(f"There is no verifier {folder}: train one with course verifier train.")
+    path = folder / CONFIG
+    if not path.is_file():
+        kinds = {"adapter_config.json": "an adapter", "state.json": "a checkpoint of the Trainer"}
+        what = next((kind for name, kind in kinds.items() if (folder / name).is_file()), "no verifier")
+        raise CourseError(f"{folder} holds {what}: give the folder that course verifier train has written.")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kind = settings.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CourseError(f"{path} cannot be read ({first_line(error)}).") from error
+    if kind != MODEL_TYPE:
+        raise CourseError(
+            f"{folder} holds a model of type {kind!r} and no verifier: course verifier train --kind decoder --model "
+            f"{folder} makes one of it."
+        )
+    return settings
