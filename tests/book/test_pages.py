@@ -22,6 +22,7 @@ PAGES = [
     "notebooks/03_lora",
     "notebooks/04_merging",
     "notebooks/05_qlora",
+    "notebooks/07_preferences",
     "api/index",
     "api/course_lib.adapters",
     "genindex",
