@@ -9,7 +9,8 @@ from course_lib.commands import Subparsers
 EXAMPLES = """examples:
   course run                         every chapter, at the sizes of the book (profile cpu)
   course run 03 --profile smoke      one chapter, in seconds: does it run?
-  course run 03 --profile my.toml    your own sizes: copy a profile from course_lib/execution/profiles
+  course run 03 --set 03_lora.steps=50    one setting in place of the profile's
+  course run 03 --profile my.toml    your own sizes: extends = "cpu", and what is different (see `course profile`)
   course run --list                  the chapters and the profiles
 
 For each chapter, OUT/CHAPTER gets notebook.ipynb (the executed notebook), metrics.json (what it recorded, versions,
@@ -33,7 +34,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "chapters", nargs="*", metavar="CHAPTER", help="03, 03_lora or a notebook's path (default: all)"
     )
-    parser.add_argument("--profile", default="cpu", help="smoke, cpu, binder, gpu or a TOML file (default: cpu)")
+    parser.add_argument("--profile", default="cpu", help="a name of `course profile list` or a file (default: cpu)")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
+    )
     parser.add_argument("--out", type=Path, help="where results go (default: build/run/PROFILE in the clone)")
     parser.add_argument(
         "--jobs", type=_jobs, default=None, metavar="N", help="chapters at a time (default: auto, by cores and memory)"
@@ -73,7 +77,7 @@ def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
     from course_lib.execution.notebooks.results import summary
     from course_lib.execution.notebooks.runner import Runner
 
-    options = {"seed": args.seed, "timeout": args.timeout, "jobs": args.jobs, "force": args.force}
+    options = {name: getattr(args, name) for name in ("overrides", "seed", "timeout", "jobs", "force")}
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
     for result in results:
@@ -97,5 +101,5 @@ def _list() -> int:
         print(f"  {chapter.id:16} {chapter.title()}")
     print("profiles")
     for name, description in sorted(available_profiles().items()):
-        print(f"  {name:16} {description}")
+        print(f"  {name:20} {description}")
     return 0

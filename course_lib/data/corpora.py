@@ -16,6 +16,8 @@ from course_lib.suggestions import similar_paths
 NAMED = {
     "tinystories": ("roneneldan/TinyStories", None, "text"),
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "text"),
+    "openwebtext": ("Skylion007/openwebtext", None, "text"),
+    "bookcorpus": ("bookcorpus/bookcorpus", None, "text"),
 }
 WIKI_SPLIT = {"train": "train", "val": "valid", "validation": "valid", "test": "test"}
 HUB_SPLIT = {"val": "validation"}

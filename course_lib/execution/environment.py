@@ -34,6 +34,8 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
 )
 
+CGROUP = Path("/sys/fs/cgroup")  # a container sees its own group here
+
 
 def versions() -> dict[str, str]:
     """The versions of Python, of the course and of `PACKAGES`, as far as they are installed."""
@@ -58,8 +60,24 @@ def hardware() -> dict:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may run on: what the affinity allows, or fewer where a container has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, round(_cpu_quota(CGROUP) or cores)))
+
+
+def _cpu_quota(group: Path) -> float | None:
+    """How many cores' time the control group gets, version 2 or 1; None: no limit."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except ValueError:  # "max"
+        return None
 
 
 def usable_threads() -> int:
@@ -69,14 +87,22 @@ def usable_threads() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that new processes can use without swapping; inside a container, what its limit leaves."""
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")  # version 2; a container sees its own group here
-    try:
-        limit = int((group / "memory.max").read_text())
-        return min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        return free
+    """Bytes that new processes can use without swapping; inside a container or a Slurm job, what its limit leaves."""
+    return min([psutil.virtual_memory().available, *_group_memory(CGROUP)])
+
+
+def _group_memory(group: Path) -> list[int]:
+    """What the control group's limit leaves, version 2 or 1; nothing where there is no limit."""
+    names = {
+        group: ("memory.max", "memory.current"),
+        group / "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    }
+    for folder, (limit, used) in names.items():
+        try:
+            return [max(0, int((folder / limit).read_text()) - int((folder / used).read_text()))]
+        except (OSError, ValueError):  # no such file, or no limit ("max")
+            continue
+    return []
 
 
 def _cpu_model() -> str:

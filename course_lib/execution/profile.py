@@ -1,12 +1,17 @@
 """Profiles: the sizes of a run. The notebook's text is the same on a laptop and on a cluster; only the profile changes.
 
-A profile is a TOML file. Its top level holds what all chapters share, and each chapter has a table of its own. Inside
-it, the table `cost` says what the chapter takes: `course run` plans with it (see `notebooks.side_by_side`), and the
-notebook does not see it.
+A profile is a TOML file (or the same as JSON). Its top level holds what all chapters share, and each chapter has a
+table of its own. Inside it, the table `cost` says what the chapter takes: `course run` plans with it (see
+`notebooks.side_by_side`), and the notebook does not see it. `extends = "gpu"` takes over whatever the file itself does
+not say. The tables `hardware`, `model`, `data_config` and `slurm` are for runs beyond the chapters.
+
+`profile_check` finds what is wrong with a profile before anything runs.
 """
 
+import json
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +20,9 @@ from typing import Any
 from course_lib.errors import CourseError
 from course_lib.execution.environment import usable_threads
 from course_lib.seeding import seed_everything
+from course_lib.suggestions import did_you_mean
+
+SUFFIXES = (".toml", ".json")  # of a user's own profile
 
 
 class MissingSetting(CourseError, AttributeError):
@@ -66,23 +74,96 @@ def available_profiles() -> dict[str, str]:
 
 
 def profile_path(name: str) -> Path:
-    """The TOML file of a profile: one of ours by its name, or a user's own by its path."""
-    if name.endswith(".toml"):
+    """The file of a profile: one of ours by its name, or a user's own by its path."""
+    if name.endswith(SUFFIXES):
         path = Path(name)
     else:
         path = Path(str(files("course_lib.execution") / "profiles" / f"{name}.toml"))
     if not path.is_file():
         known = ", ".join(sorted(available_profiles()))
-        raise CourseError(f"There is no profile {name!r}. Choose one of {known}, or give the path of a TOML file.")
+        hint = did_you_mean(name, available_profiles())
+        raise CourseError(
+            f"There is no profile {name!r}. Choose one of {known}, or give the path of a TOML file.{hint}"
+        )
     return path
 
 
-def read_profile(path: Path) -> dict:
-    """The content of a profile's file. Raises CourseError if it is not TOML."""
+def read_profile(path: Path, overrides: Sequence[str] = ()) -> dict:
+    """The whole content of a profile: what it extends, overlaid by the file itself, overlaid by single settings.
+
+    Args:
+        path: its file.
+        overrides: settings such as "03_lora.steps=50" (see `override`).
+
+    Returns:
+        The tables by name, without `extends`.
+
+    Raises:
+        CourseError: a file is not valid, the profiles extend each other in a circle, or a setting cannot be made.
+    """
+    table = _with_ancestors(path, ())
+    for text in overrides:
+        override(table, text)
+    return table
+
+
+def _with_ancestors(path: Path, children: tuple[Path, ...]) -> dict:
+    own = _parse(path)
+    if "extends" not in own:
+        return own
+    if path in children:
+        raise CourseError(f"The profile {path} extends itself, by way of {children[-1].name}.")
+    name = str(own.pop("extends"))
+    near = path.parent / name
+    parent = near if name.endswith(SUFFIXES) and near.is_file() else profile_path(name)
+    return _overlaid(_with_ancestors(parent, (*children, path)), own)
+
+
+def _overlaid(below: dict, above: dict) -> dict:
+    """Both tables in one. `above` wins, and tables in them are overlaid in turn."""
+    both = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict) and key != "dataset_mix":
+            both[key] = _overlaid(below[key], above[key])  # a mix is one thing: its shares belong together
+    return both
+
+
+def _parse(path: Path) -> dict:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise CourseError(f"Profile {path} is not valid TOML: {error}. Compare it with one of ours.") from error
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise CourseError(f"Profile {path} is not valid {kind}: {error}. Compare it with one of ours.") from error
+    if not isinstance(table, dict):
+        raise CourseError(f"Profile {path} holds no tables. Compare it with one of ours.")
+    return table
+
+
+def override(table: dict, text: str) -> None:
+    """Change one setting of a profile, in place.
+
+    Args:
+        table: the whole content of a profile.
+        text: `TABLE.KEY=VALUE`, or `KEY=VALUE` for the top level. VALUE is written as in TOML; a word without quotes is
+            a text.
+
+    Raises:
+        CourseError: the text is not of that form.
+    """
+    name, equals, value = text.partition("=")
+    *tables, key = (part.strip() for part in name.split("."))
+    if not equals or not key or not all(tables):
+        raise CourseError(f"--set {text}: write it as TABLE.KEY=VALUE, such as 03_lora.steps=50.")
+    try:
+        made = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        made = value.strip()
+    for part in tables:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise CourseError(f"--set {text}: {part} is a setting and holds no others.")
+    table[key] = made
 
 
 def load_profile(name: str, chapter: str | None = None) -> Profile:

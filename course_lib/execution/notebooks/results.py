@@ -92,14 +92,14 @@ def unchanged_result(chapter: Chapter, folder: Path, content: str) -> Result | N
     )
 
 
-def content_hash(chapter: Chapter, profile_file: Path, parameters: dict) -> str:
+def content_hash(chapter: Chapter, sizes: dict, parameters: dict) -> str:
     """SHA-256 of everything that decides a chapter's outputs.
 
     The source of course_lib and the versions of the packages count too.
 
     Args:
         chapter: its cells count.
-        profile_file: its bytes count.
+        sizes: the whole content of the profile.
         parameters: what `course run` injects after the `parameters` cell.
 
     Returns:
@@ -107,8 +107,8 @@ def content_hash(chapter: Chapter, profile_file: Path, parameters: dict) -> str:
     """
     digest = hashlib.sha256()
     cells = [[c["cell_type"], "".join(c["source"]), c["metadata"]] for c in chapter.read()["cells"]]
-    digest.update(json.dumps([cells, parameters, versions()], sort_keys=True).encode())
-    digest.update(profile_file.read_bytes())
+    # Dates and times, which TOML has and JSON has not, count by their text.
+    digest.update(json.dumps([cells, parameters, versions(), sizes], sort_keys=True, default=str).encode())
     package = Path(course_lib.__file__).parent
     for path in sorted(package.rglob("*")):
         name = path.relative_to(package)

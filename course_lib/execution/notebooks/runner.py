@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -28,8 +28,9 @@ from course_lib.execution.notebooks.processes import (
 from course_lib.execution.notebooks.project import Chapter
 from course_lib.execution.notebooks.results import Result, content_hash, metrics, read_json, unchanged_result
 from course_lib.execution.notebooks.side_by_side import ChapterQueue, Cost, jobs_for, threads_for
-from course_lib.execution.profile import profile_path, read_profile
-from course_lib.files import write_json
+from course_lib.execution.profile import SUFFIXES, profile_path, read_profile
+from course_lib.execution.profile_check import check_hardware, check_profile
+from course_lib.files import write_json, write_whole
 
 
 class Runner:
@@ -38,6 +39,7 @@ class Runner:
     Args:
         out: where the results go, one folder for each chapter.
         profile: the name of a profile, or the path of a TOML file.
+        overrides: settings in place of the profile's, such as "03_lora.steps=50".
         seed: given to every chapter.
         timeout: seconds that a chapter may take; None: no limit.
         jobs: chapters at a time; None: as many as there are cores and memory for.
@@ -50,6 +52,7 @@ class Runner:
         out: Path,
         profile: str,
         *,
+        overrides: Sequence[str] = (),
         seed: int = 0,
         timeout: float | None = None,
         jobs: int | None = None,
@@ -59,7 +62,9 @@ class Runner:
         self.out, self.profile, self.seed = out.resolve(), profile, seed
         self.timeout, self.jobs, self.force, self.say = timeout, jobs, force, say
         self.profile_file = profile_path(profile)
-        self.sizes = read_profile(self.profile_file)
+        self.sizes = read_profile(self.profile_file, overrides)
+        # A profile that is not one of ours as it stands travels with the notebook, whole and in one file.
+        self.own_profile = f"{self.profile_file.stem}.json" if overrides or profile.endswith(SUFFIXES) else None
         self.workers: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
 
@@ -78,8 +83,10 @@ class Runner:
             KeyboardInterrupt: everything that was running is killed and leaves nothing behind.
         """
         chapters = self._checked(chapters)
+        check_profile(self.profile, self.sizes, [chapter.id for chapter in chapters if self._reads_profile(chapter)])
+        check_hardware(self.profile, self.sizes)
         self._clear_what_a_killed_run_left()
-        contents = {c: content_hash(c, self.profile_file, self._parameters(c)) for c in chapters}
+        contents = {c: content_hash(c, self.sizes, self._parameters(c)) for c in chapters}
         results = self._unchanged(contents)
         queue = ChapterQueue({c: Cost.of(c, self.sizes) for c in chapters if c not in results})
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
@@ -109,6 +116,11 @@ class Runner:
                 results[chapter] = self._run_one(chapter, contents[chapter], threads_for(jobs, threads))
             finally:
                 queue.done(chapter)
+
+    @staticmethod
+    def _reads_profile(chapter: Chapter) -> bool:
+        """Whether a chapter asks its profile for a table of its own."""
+        return any("load_profile(" in "".join(cell["source"]) for cell in chapter.read()["cells"])
 
     def _unchanged(self, contents: dict[Chapter, str]) -> dict[Chapter, Result]:
         """The results that are still good."""
@@ -151,13 +163,12 @@ class Runner:
 
     def _parameters(self, chapter: Chapter) -> dict:
         """What is injected after the notebook's `parameters` cell. Paths are relative: no page may show one of ours."""
-        profile = self.profile_file.name if self.profile.endswith(".toml") else self.profile
-        return {"profile": profile, "seed": self.seed, "output_dir": "outputs"}
+        return {"profile": self.own_profile or self.profile, "seed": self.seed, "output_dir": "outputs"}
 
     def _execute(self, chapter: Chapter, partial: Path, home: Path, threads: int) -> Result:
         """Execute the chapter in a worker, and follow it to its end or to the end of its time."""
-        if self.profile.endswith(".toml"):
-            shutil.copy(self.profile_file, partial)
+        if self.own_profile:
+            write_whole(partial / self.own_profile, json.dumps(self.sizes, indent=1, default=str))
         output, timed_out = partial / "notebook.ipynb", threading.Event()
         worker = self._start(chapter, output, home, threads)
         if self.stopping.is_set():  # the run was stopped before this worker was among those to be killed

@@ -18,7 +18,7 @@ from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_chapters
 from course_lib.execution.notebooks.results import content_hash
 from course_lib.execution.notebooks.runner import Runner
-from course_lib.execution.profile import profile_path
+from course_lib.execution.profile import profile_path, read_profile
 
 RECORD = """
 import json, pathlib
@@ -71,7 +71,7 @@ def test_unchanged_is_skipped_until_something_changes(chapter, tmp_path):
 
 def test_what_counts_as_a_change(chapter, monkeypatch):
     def of(source="a = 1", profile="smoke", **parameters):
-        return content_hash(chapter(source), profile_path(profile), parameters)
+        return content_hash(chapter(source), read_profile(profile_path(profile)), parameters)
 
     same = of(seed=0)
     assert of(seed=0) == same
@@ -85,7 +85,7 @@ def test_a_change_of_course_lib_counts_and_its_caches_do_not(chapter, tmp_path, 
     package.mkdir()
     (package / "__init__.py").write_text("")
     monkeypatch.setattr("course_lib.__file__", str(package / "__init__.py"))
-    of = lambda: content_hash(chapter("a = 1"), profile_path("smoke"), {})  # noqa: E731
+    of = lambda: content_hash(chapter("a = 1"), read_profile(profile_path("smoke")), {})  # noqa: E731
     before = of()
     for name in ("__pycache__/x.pyc", ".ruff_cache/x", ".x.py.swp"):
         (package / name).parent.mkdir(exist_ok=True)
@@ -336,3 +336,21 @@ def test_a_result_whose_replacement_was_killed_is_put_back(tmp_path, chapter):
     run([], out)
     assert sorted(path.name for path in out.iterdir()) == [".old-stuff", f".partial-{os.getppid()}-01_tiny", "01_tiny"]
     nbformat.read(out / "01_tiny/notebook.ipynb", as_version=4)
+
+
+def test_a_setting_in_place_of_the_profiles_travels_with_the_result(chapter, tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text('extends = "smoke"\n["01_tiny"]\nsteps = 17\nlr = 1e-3\n')
+    source = (
+        "from course_lib.execution import load_profile\n"
+        "settings = load_profile(profile, '01_tiny')\nassert (settings.steps, settings.lr) == (17, 1e-4)"
+    )
+    changes = ["01_tiny.lr=1e-4"]  # a number all the way: papermill alone would hand on a text
+    (result,), _ = run([chapter(source)], tmp_path / "out", profile=str(own), overrides=changes)
+    assert result.status == "executed", result.message
+
+
+def test_a_mistake_in_the_profile_is_said_before_anything_runs(chapter, tmp_path):
+    with pytest.raises(CourseError, match=r"no setting 03_lora.stpes. Did you mean steps\?"):
+        run([chapter("a = 1")], tmp_path / "out", overrides=["03_lora.stpes=5"])
+    assert not (tmp_path / "out" / "01_tiny").exists()
