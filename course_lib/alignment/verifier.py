@@ -17,7 +17,8 @@ from course_lib.data.judged import Judged
 from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 from course_lib.evaluation.calibration import auc, brier_score, expected_calibration_error, mean_group_auc
-from course_lib.models.verifier import DecoderVerifier, Encoded, Verifier
+from course_lib.models.verifier import Encoded, Verifier
+from course_lib.models.verifier_networks import DecoderVerifier
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
 
 WARMUP = 0.06  # of all steps

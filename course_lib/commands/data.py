@@ -1,9 +1,12 @@
 """`course data`: look at data sets, check files of records, and turn text into token shards."""
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
-from course_lib.commands import Subparsers, prepare
+from course_lib.commands import Subparsers, prepare, require_adapter
 from course_lib.errors import CourseError
+from course_lib.files import refuse_missing_path
 from course_lib.suggestions import did_you_mean
 
 MOST_SHOWN = 2000  # characters of a turn that are printed
@@ -19,6 +22,22 @@ not. Exit status 1 if a row is malformed.
 Formats: Alpaca, chat, ShareGPT, question and answer, preferences, HH-RLHF, OpenAssistant, GSM8K. Files:
 .json, .jsonl, .ndjson, .csv, .tsv (also .gz, .bz2, .xz), .parquet, .arrow; a folder; a name on the hub."""
 
+PREFERENCES = """Sample several answers to each problem from a model, let an exact verifier say which are right, and
+write pairs of a right and a wrong answer, which course dpo learns from.
+
+  course data make-preferences --model runs/answers --output pairs.jsonl
+  course data make-preferences --model runs/answers --problems gsm8k/train.jsonl --limit 200 --output pairs.jsonl
+  course data make-preferences --problems instructions --samples 16 --temperature 0.7 --output pairs.jsonl
+  course data make-preferences --model runs/answers --output pairs.jsonl --resume    after an interruption
+  course dpo --model runs/answers --dataset pairs.jsonl
+
+--problems: word_problems (generated, the default) or instructions; or a file of records with a final answer, as
+GSM8K's have after "####". Beside pairs.jsonl, pairs.samples.jsonl keeps every answer with its verdict: course
+verifier train --dataset pairs.samples.jsonl learns from it. Problems without a right or a wrong answer give no pair:
+they are counted and named. The same seed gives the same answers.
+
+Defaults are in brackets."""
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Register `course data` (cheap: nothing heavy is imported before it runs)."""
@@ -28,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     prepare.add_parser(actions, "text files to token shards; `course prepare` is the same command")
     _add_check(actions)
+    _add_preferences(actions)
     cards = actions.add_parser(
         "card", help="what the data sets in the package are", description="Print a data set's card, or all names."
     )
@@ -53,6 +73,95 @@ def _add_check(actions: Subparsers) -> None:
     check.add_argument("--config", metavar="NAME", help="with a hub name: which configuration")
     check.add_argument("--show", type=int, default=1, metavar="N", help="print the first N records (1)")
     check.set_defaults(run=run_check)
+
+
+def _add_preferences(actions: Subparsers) -> None:
+    make = actions.add_parser(
+        "make-preferences",
+        help="pairs for course dpo from a model's own answers",
+        usage="course data make-preferences --output FILE [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=PREFERENCES,
+    )
+    make.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new .jsonl file (needed)")
+    make.add_argument("--model", metavar="NAME", help="a name or a folder (the adapter's base, or SmolLM2)")
+    make.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter's folder, a checkpoint or a .pt file")
+    make.add_argument("--problems", default="word_problems", metavar="SOURCE", help="see above (word_problems)")
+    make.add_argument("--split", default="train", choices=("train", "held_out"), help="of a generated set (train)")
+    make.add_argument("--format", default="auto", metavar="NAME", help="of a file of records (told by its keys)")
+    make.add_argument("--limit", type=int, metavar="N", help="the first N problems (all)")
+    make.add_argument("--samples", type=int, default=8, metavar="N", help="answers to each problem (8)")
+    make.add_argument("--pairs-per-problem", type=int, default=1, metavar="N", help="at most (1)")
+    make.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the draws, above 0 (1)")
+    make.add_argument("--top-p", type=float, default=1.0, metavar="X", help="draw from this probability (1: all)")
+    make.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (256)")
+    make.add_argument(
+        "--template",
+        choices=("chat", "instruction"),
+        help="how a problem is put to the model (chat, where its tokenizer has a chat template)",
+    )
+    make.add_argument("--seed", type=int, default=0, metavar="N", help="of problems, draws and pairs (0)")
+    make.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    make.add_argument("--resume", action="store_true", help="go on with the samples of an interrupted run")
+    make.set_defaults(run=run_make_preferences)
+
+
+def run_make_preferences(args: argparse.Namespace) -> int:
+    """Sample, judge, pair; print what came out and which problems gave nothing."""
+    samples_path = args.output.with_suffix(".samples.jsonl")
+    _refuse_outputs(args.output, samples_path, args.resume)
+    refuse_missing_path("--model", args.model or "")
+    refuse_missing_path("--problems", args.problems)
+    if args.adapter:
+        require_adapter(args.adapter)
+    from tqdm import tqdm
+
+    from course_lib.alignment.sampled_pairs import SampleFile, SamplingPlan, make_pairs, read_problems, sample_all
+    from course_lib.commands.generate import load_with_adapter
+    from course_lib.data.tokenizers import has_chat_template
+    from course_lib.models.pretrained import DEFAULT
+
+    names = ("problems", "split", "limit", "samples", "temperature", "top_p", "max_new_tokens", "seed")
+    plan = SamplingPlan(
+        model=str(args.model or ("" if args.adapter else DEFAULT)),
+        adapter=str(args.adapter or ""),
+        template=args.template or "chat",
+        **{name: getattr(args, name) for name in names},
+    )
+    problems = read_problems(plan, args.format)
+    model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
+    if args.template is None and not has_chat_template(tokenizer):
+        plan = replace(plan, template="instruction")
+    file = SampleFile(samples_path, plan)
+    done = file.go_on(problems) if args.resume else []
+    if not done:
+        file.begin()
+    print(f"{len(problems):,} problems, {plan.samples} answers to each in the {plan.template} template", flush=True)
+    groups = sample_all(model, tokenizer, problems, plan, file, done, lambda each: tqdm(
+        each, desc="sampling", unit="problem", initial=len(done), total=len(problems), leave=False, disable=None
+    ))  # fmt: skip
+    made = make_pairs(groups, [problem.source for problem in problems], args.pairs_per_problem, args.seed)
+    print("\n".join(made.report()))
+    if not made.rows:
+        raise CourseError(
+            f"No problem has both a right and a wrong answer, so there is no pair to write. The samples are in "
+            f"{samples_path}. Take easier or harder problems, more --samples, or another --temperature."
+        )
+    made.write(args.output)
+    print(f"{args.output}: course dpo --dataset {args.output}; all answers with their verdicts: {samples_path}")
+    return 0
+
+
+def _refuse_outputs(output: Path, samples: Path, resume: bool) -> None:
+    """CourseError where a file would be written over, or has a name that no reader of records takes."""
+    if output.suffix != ".jsonl":
+        raise CourseError(f"--output {output} does not end with .jsonl: pairs are written as JSON Lines.")
+    if output.exists():
+        raise CourseError(f"{output} exists: choose another name, or remove it first.")
+    if samples.exists() and not resume:
+        raise CourseError(
+            f"{samples} holds the samples of an earlier run: --resume goes on with it; or choose another --output."
+        )
 
 
 def run_check(args: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import load_decoder, save_decoder
 from course_lib.models.pretrained import load_model
-from course_lib.models.verifier import Verifier, VerifierConfig
+from course_lib.models.verifier import Verifier
+from course_lib.models.verifier_networks import VerifierConfig
 from course_lib.scratch import BPETokenizer
 
 PAIRS = [("Which lamp?", "The third."), ("2 + 3", "5"), ("Which lamp is lit on the left of the door?", "None")]

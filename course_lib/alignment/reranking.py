@@ -1,0 +1,296 @@
+"""Choosing one of N answers: by a verifier, by majority, or the first; and what choosing costs in KL.
+
+With N answers to a problem, the first one is what a model says alone. The majority vote takes the final answer that
+most of them agree on (Wang et al. 2022, arXiv:2203.11171). Best-of-N takes the answer with the highest score (Cobbe et
+al. 2021, arXiv:2110.14168), and the weighted vote the final answer with the largest sum of scores (Li et al. 2022,
+arXiv:2206.02336). None of them can be better than pass@N, which counts a problem as solved where any answer is right.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import NormalDist
+
+import numpy as np
+
+from course_lib.data.generators import final_number
+from course_lib.errors import CourseError
+from course_lib.evaluation.pass_at_k import pass_at_k
+from course_lib.models.verifier import Verifier
+
+FinalAnswer = Callable[[str], str | None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The answers of a model to one problem.
+
+    Attributes:
+        problem: what was asked.
+        answers: in the order in which they were drawn; an empty one is possible.
+        correct: whether each is right; () where nobody knows.
+    """
+
+    problem: str
+    answers: tuple[str, ...]
+    correct: tuple[bool, ...] = ()
+
+    def first(self, count: int) -> "Samples":
+        """The same with its first answers alone."""
+        return Samples(self.problem, self.answers[:count], self.correct[:count])
+
+
+def majority_vote(answers: Sequence[str], final: FinalAnswer = final_number) -> int:
+    """Which answer stands for the final answer that most of them give.
+
+    Args:
+        answers: at least one.
+        final: the final answer of a text; one without it (None) does not vote.
+
+    Returns:
+        The number of the first answer with the winning final answer. Of two that are equally frequent, that one wins
+        which comes first; 0 where nobody votes.
+
+    Raises:
+        CourseError: there is no answer.
+    """
+    return weighted_vote(answers, [1.0] * len(answers), final)
+
+
+def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalAnswer = final_number) -> int:
+    """Which answer stands for the final answer with the largest sum of scores.
+
+    Args:
+        answers: at least one.
+        scores: one for each, at least 0.
+        final: see `majority_vote`.
+
+    Returns:
+        Of the answers with the winning final answer, the number of the one with the highest score; see
+        `majority_vote`.
+
+    Raises:
+        CourseError: there is no answer, or not one score for each.
+    """
+    _check(answers, scores)
+    votes: dict[str, float] = defaultdict(float)
+    finals = [final(answer) for answer in answers]
+    for found, score in zip(finals, scores, strict=True):
+        if found is not None:
+            votes[found] += score
+    if not votes:
+        return best_of(scores)
+    winner = max(votes, key=lambda found: votes[found])  # the first of equals: dictionaries keep their order
+    voters = [number for number, found in enumerate(finals) if found == winner]
+    return max(voters, key=lambda number: scores[number])
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """The number of the highest score; of equal ones, the first. CourseError where there is none."""
+    if not len(scores):
+        raise CourseError("There is no answer to choose from.")
+    return max(range(len(scores)), key=lambda number: scores[number])
+
+
+def _check(answers: Sequence[str], scores: Sequence[float]) -> None:
+    if not len(answers):
+        raise CourseError("There is no answer to choose from.")
+    if len(scores) != len(answers):
+        raise CourseError(f"{len(scores)} scores and {len(answers)} answers: give one score for each.")
+
+
+def rerank(verifier: Verifier, problem: str, answers: Sequence[str]) -> list[tuple[float, str]]:
+    """The answers by score, the best first.
+
+    Args:
+        verifier: the verifier.
+        problem: what was asked.
+        answers: an empty one has the score 0.
+
+    Returns:
+        (score, answer) for each.
+
+    Raises:
+        CourseError: there is no answer, or the problem is empty.
+    """
+    if not len(answers):
+        raise CourseError("There is no answer to choose from.")
+    scores = score_samples(verifier, [Samples(problem, tuple(answers))])[0]
+    order = sorted(range(len(answers)), key=lambda number: -scores[number])  # stable: equals keep their order
+    return [(scores[number], answers[number]) for number in order]
+
+
+def score_samples(verifier: Verifier, groups: Sequence[Samples], batch_size: int = 64) -> list[list[float]]:
+    """A score for every answer. An empty answer, which a verifier refuses, has the score 0.
+
+    Args:
+        verifier: the verifier.
+        groups: the answers to each problem.
+        batch_size: answers of a forward pass.
+
+    Returns:
+        A list for each problem.
+    """
+    pairs = [(each.problem, answer) for each in groups for answer in each.answers if answer.strip()]
+    scores = iter(verifier.score_batch(pairs, batch_size))
+    return [[next(scores) if answer.strip() else 0.0 for answer in each.answers] for each in groups]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of problems that were solved, with its 95 % interval (Wilson 1927).
+
+    Attributes:
+        name: the way of choosing.
+        solved: problems whose chosen answer is right.
+        problems: all of them.
+    """
+
+    name: str
+    solved: float
+    problems: int
+
+    @property
+    def value(self) -> float:
+        """The share."""
+        return self.solved / self.problems
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval, which stays inside 0 to 1 also where nothing or everything is solved."""
+        z, n, p = NormalDist().inv_cdf(0.975), self.problems, self.value
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def compare_selections(
+    groups: Sequence[Samples],
+    scores: Sequence[Sequence[float]] | None = None,
+    count: int | None = None,
+    final: FinalAnswer = final_number,
+) -> list[Share]:
+    """How many problems each way of choosing solves, from the same answers.
+
+    Args:
+        groups: answers to each problem, and whether they are right.
+        scores: a verifier's, see `score_samples`; None: the ways that need none.
+        count: use the first so many answers to each problem; None: as many as every problem has.
+        final: see `majority_vote`.
+
+    Returns:
+        "first", "majority", with scores "verifier" and "weighted vote", and "pass@N".
+
+    Raises:
+        CourseError: there is no problem, one has too few answers, or it is not known which are right.
+    """
+    if not groups:
+        raise CourseError("There is no problem to choose answers for.")
+    fewest = min(len(each.answers) for each in groups)
+    count = fewest if count is None else count
+    if not 1 <= count <= fewest:
+        raise CourseError(f"The first {count} answers are not there: a problem has {fewest}.")
+    if any(len(each.correct) != len(each.answers) for each in groups):
+        raise CourseError("It is not known which answers are right: give 'correct' with the samples.")
+    solved: dict[str, float] = defaultdict(float)
+    for number, whole in enumerate(groups):
+        each = whole.first(count)
+        solved["first"] += each.correct[0]
+        solved["majority"] += each.correct[majority_vote(each.answers, final)]
+        if scores is not None:
+            own = list(scores[number])[:count]
+            solved["verifier"] += each.correct[best_of(own)]
+            solved["weighted vote"] += each.correct[weighted_vote(each.answers, own, final)]
+        solved[f"pass@{count}"] += pass_at_k(count, sum(each.correct), count)
+    return [Share(name, value, len(groups)) for name, value in solved.items()]
+
+
+# --- what choosing costs ---
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """ln N - (N - 1) / N, in nats: KL(best-of-N || policy) where no two answers have equal scores or large chances.
+
+    For a policy with few answers it is an upper bound (Beirami et al. 2024, arXiv:2401.01879). CourseError where N is
+    below 1.
+    """
+    if n < 1:
+        raise CourseError(f"N={n}: at least one answer is drawn.")
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_n_policy(chances: Sequence[float], scores: Sequence[float], n: int) -> np.ndarray:
+    """The distribution of the best of N answers of a policy with finitely many answers.
+
+    The best has a score of at most s with the chance F(s)^N, where F(s) is that of one answer. What equally good
+    answers have together is shared by their chances, since the first drawn of them is taken.
+
+    Args:
+        chances: of each answer, adding up to 1.
+        scores: of each answer.
+        n: answers drawn.
+
+    Returns:
+        The chance of each answer to be chosen.
+
+    Raises:
+        CourseError: the chances are no distribution, or there is not one score for each.
+    """
+    p, s = np.asarray(chances, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if p.ndim != 1 or p.shape != s.shape or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
+        raise CourseError("A policy is one chance for each answer, adding up to 1, and a score for each.")
+    best_of_n_kl_bound(n)  # N is possible
+    chosen = np.zeros_like(p)
+    below = 0.0
+    for score in np.unique(s):
+        equal = s == score
+        here = p[equal].sum()
+        if here > 0:
+            chosen[equal] = p[equal] / here * ((below + here) ** n - below**n)
+        below += here
+    return chosen
+
+
+def kl_divergence(chosen: Sequence[float] | np.ndarray, policy: Sequence[float] | np.ndarray) -> float:
+    """KL(chosen || policy) = sum q log(q / p), in nats.
+
+    Args:
+        chosen: q.
+        policy: p, above 0 wherever q is.
+
+    Returns:
+        At least 0.
+    """
+    q, p = np.asarray(chosen, dtype=np.float64), np.asarray(policy, dtype=np.float64)
+    likely = q > 0
+    return max(0.0, float(np.sum(q[likely] * np.log(q[likely] / p[likely]))))  # rounding may give -1e-17
+
+
+def sampled_best_of_n_kl(
+    chances: Sequence[float], scores: Sequence[float], n: int, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The same KL from a simulation: N answers are drawn, the best is taken, and log(q / p) of it is averaged.
+
+    Args:
+        chances: of each answer.
+        scores: of each answer.
+        n: answers drawn.
+        draws: how often the best of N is taken.
+        seed: of the draws.
+
+    Returns:
+        (the mean, its standard error), in nats.
+    """
+    q, p = best_of_n_policy(chances, scores, n), np.asarray(chances, dtype=np.float64)
+    rng, answers, values = Random(seed), range(len(p)), []
+    for _ in range(draws):
+        drawn = rng.choices(answers, p.tolist(), k=n)
+        best = drawn[best_of([scores[each] for each in drawn])]
+        values.append(math.log(q[best] / p[best]))
+    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(draws))

@@ -1,0 +1,201 @@
+"""One run of `course verifier train`: answers from all sources, a new verifier, training, and what is written of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from course_lib.alignment.reranking import Samples
+from course_lib.alignment.verifier import (
+    VerifierEvaluation,
+    calibrated,
+    check_trainable,
+    evaluate_scores,
+    freeze_all_but_last,
+    pairs_of,
+    train_verifier,
+)
+from course_lib.data.generators.judged import GENERATORS, judged_answers
+from course_lib.data.judged import Judged, read_judged
+from course_lib.data.rows import file_rows
+from course_lib.errors import CourseError
+from course_lib.evaluation.calibration import reliability_figure
+from course_lib.files import write_json
+from course_lib.models.huggingface import load_decoder
+from course_lib.models.pretrained import DEFAULT, load_tokenizer
+from course_lib.models.verifier import Verifier
+from course_lib.scratch import BPETokenizer
+from course_lib.training import CheckpointConfig
+
+RATES = {"encoder": 1e-3, "decoder": 1e-4}
+MOST_LEARNT = 4000  # answers that the encoder's tokenizer learns its merges from
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Answers by what they are for; no problem is in two of them.
+
+    Attributes:
+        train: to train on.
+        validation: to choose the best weights and the temperature by.
+        test: for the numbers at the end.
+    """
+
+    train: list[Judged]
+    validation: list[Judged]
+    test: list[Judged]
+
+    def __str__(self) -> str:
+        parts = (self.train, self.validation, self.test)
+        return ", ".join(f"{len({each.problem for each in part}):,}" for part in parts)
+
+
+def read_answers(
+    sources: Sequence[str], limit: int | None = None, authors: Sequence[str] | None = None, seed: int = 0
+) -> list[Judged]:
+    """The judged answers of generated sets and files, together.
+
+    Args:
+        sources: keys of `GENERATORS`, and files that `read_judged` reads.
+        limit: problems of each generated set; None: its own number.
+        authors: the answers of these writers alone; None: all.
+        seed: of the generated sets.
+
+    Returns:
+        The answers.
+
+    Raises:
+        CourseError: a source cannot be read, or nobody of that name wrote an answer.
+    """
+    answers: list[Judged] = []
+    for source in sources:
+        if source in GENERATORS and not Path(source).exists():
+            answers += judged_answers(source, "train", limit, seed)
+        else:
+            answers += read_judged(source).answers
+    known = sorted({each.author for each in answers if each.author})
+    if missing := sorted(set(authors or ()) - set(known)):
+        raise CourseError(f"--author {missing[0]}: nobody of that name wrote an answer. There are: {', '.join(known)}.")
+    return [each for each in answers if authors is None or each.author in authors]
+
+
+def read_samples(path: Path) -> list[Samples]:
+    """Several answers to each problem, as `course data make-preferences` keeps them; "correct" may be absent.
+
+    Args:
+        path: a .jsonl file.
+
+    Returns:
+        The samples of each problem.
+
+    Raises:
+        CourseError: a row is malformed, or there is none.
+    """
+    found = []
+    for where, row in file_rows(path):
+        if isinstance(row, dict) and set(row) == {"settings"}:
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("answers"), list) or not row["answers"]:
+            raise CourseError(f"{where}: expected {{'problem', 'answers', 'correct'}} with a list of answers.")
+        problem, answers, correct = row.get("problem"), row["answers"], row.get("correct") or []
+        if not isinstance(problem, str) or not problem.strip() or not all(isinstance(each, str) for each in answers):
+            raise CourseError(f"{where}: the problem is missing or empty, or an answer is not a text.")
+        if correct and (len(correct) != len(answers) or not all(isinstance(each, bool) for each in correct)):
+            raise CourseError(f"{where}: 'correct' is not one true or false for each of the {len(answers)} answers.")
+        found.append(Samples(problem, tuple(answers), tuple(correct)))
+    if not found:
+        raise CourseError(f"{path} holds no problem with answers.")
+    return found
+
+
+def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifier:
+    """The verifier before training, with weights and tokenizer that the settings' seed decides.
+
+    Args:
+        settings: of `course verifier train`.
+        answers: those to train on, from which an encoder's tokenizer is learnt.
+
+    Returns:
+        The verifier.
+
+    Raises:
+        CourseError: the model cannot be loaded, or has fewer blocks.
+    """
+    torch.manual_seed(settings["seed"])
+    if settings["kind"] == "decoder":
+        name = settings["model"] or DEFAULT
+        verifier = Verifier.from_decoder(load_decoder(name), load_tokenizer(name), max_length=settings["seq_len"])
+        if settings["train_blocks"] is not None:
+            freeze_all_but_last(verifier, settings["train_blocks"])
+        return verifier
+    text = "\n".join(f"{each.problem}\n{each.answer}" for each in answers[:MOST_LEARNT])
+    try:
+        tokenizer = BPETokenizer.train(text, settings["vocab_size"])
+    except ValueError as error:
+        raise CourseError(f"--vocab-size {settings['vocab_size']}: {error}") from error
+    return Verifier.encoder(
+        tokenizer,
+        hidden_size=settings["hidden_size"],
+        num_hidden_layers=settings["num_hidden_layers"],
+        dropout=settings["dropout"],
+        max_length=settings["seq_len"],
+    )
+
+
+def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: bool = False) -> VerifierEvaluation:
+    """Train a verifier, choose its temperature, judge it, and write all of that into a folder.
+
+    Args:
+        folder: of the run.
+        parts: the answers.
+        settings: of `course verifier train`.
+        resume: go on from the newest checkpoint in the folder.
+
+    Returns:
+        The numbers on the test part.
+
+    Raises:
+        CourseError: a part has no right or no wrong answers, or training fails.
+    """
+    for answers in (parts.train, parts.test):
+        check_trainable(answers)
+    verifier = new_verifier(settings, parts.train)
+    records = train_verifier(
+        verifier,
+        parts.train,
+        parts.validation,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        lr=settings["lr"] or RATES[settings["kind"]],
+        weight_decay=settings["weight_decay"],
+        seed=settings["seed"],
+        checkpoints=CheckpointConfig(folder / "checkpoints", settings["checkpoint_every"]),
+        resume=resume,
+        log_every=settings["log_every"],
+        log_path=folder / "log.jsonl",
+    )
+    plain = evaluate_scores(_scores(verifier, parts.test), parts.test)
+    verifier = calibrated(verifier, parts.validation)
+    scores = _scores(verifier, parts.test)
+    found = evaluate_scores(scores, parts.test)
+    verifier.save(folder, overwrite=True)
+    labels = [each.correct for each in parts.test]
+    reliability_figure(scores, labels, title="answers to problems never seen").savefig(folder / "reliability.png")
+    summary = {
+        "held_out": found.to_dict(),
+        "before_temperature": plain.to_dict(),
+        "temperature": verifier.config.temperature,
+        "steps": len(records),
+        "seconds": sum(record.seconds for record in records),
+        "parameters": sum(each.numel() for each in verifier.network.parameters()),
+    }
+    write_json(folder / "summary.json", summary)
+    return found
+
+
+def _scores(verifier: Verifier, answers: Sequence[Judged]) -> Any:
+    import numpy as np
+
+    return np.array(verifier.score_batch(pairs_of(answers)))
