@@ -135,16 +135,14 @@ def trl_trainer(model: str) -> Any:
     from course_lib.models.pretrained import load_model, load_tokenizer, resolve
 
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(model)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    # It wants texts when it is made. The pairs that are timed go to its collator as token ids.
+    # It wants texts and a tokenizer when it is made. The pairs that are timed go to its collator as token ids.
     rows = Dataset.from_list([{"prompt": "Which lamp?", "chosen": " This one.", "rejected": " None."}])
     with tempfile.TemporaryDirectory() as folder:
         return DPOTrainer(
             load_model(str(resolve(model)), "float32"),
             args=DPOConfig(folder, **TRL_OPTIONS),
             train_dataset=rows,
-            processing_class=tokenizer,
+            processing_class=load_tokenizer(),
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
         )
 
