@@ -37,7 +37,7 @@ class Rollouts(Sequence):
         scale: see `group_advantages`.
 
     Raises:
-        CourseError: there is no prompt, or a number is too small.
+        CourseError: the list of prompts is empty, or a number is too small.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ def train_grpo(
         The record of each step; its metrics have the mean reward.
 
     Raises:
-        CourseError: there is no prompt, or a number is too small.
+        CourseError: the list of prompts is empty, or a number is too small.
     """
     batches = Rollouts(model, prompts, reward, steps, group_size, prompts_per_step, max_new_tokens, eos_token_id, seed)
     config = config or TrainingConfig(lr=lr, schedule="constant")

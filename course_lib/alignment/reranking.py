@@ -54,7 +54,7 @@ def majority_vote(answers: Sequence[str], final: FinalAnswer = final_number) -> 
         which comes first; 0 where nobody votes.
 
     Raises:
-        CourseError: there is no answer.
+        CourseError: the list of answers is empty.
     """
     return weighted_vote(answers, [1.0] * len(answers), final)
 
@@ -72,7 +72,7 @@ def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalA
         `majority_vote`.
 
     Raises:
-        CourseError: there is no answer, or not one score for each.
+        CourseError: the list of answers is empty, or not one score for each.
     """
     _check(answers, scores)
     votes: dict[str, float] = defaultdict(float)
@@ -113,7 +113,7 @@ def rerank(verifier: Verifier, problem: str, answers: Sequence[str]) -> list[tup
         (score, answer) for each.
 
     Raises:
-        CourseError: there is no answer, or the problem is empty.
+        CourseError: the list of answers is empty, or the problem is empty.
     """
     if not len(answers):
         raise CourseError("There is no answer to choose from.")

@@ -7,6 +7,7 @@ are wrong, there is nothing to prefer; such problems are counted and named.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -95,9 +96,13 @@ class SamplingPlan:
 # --- problems ---
 
 
+def _solves(item: dict, response: str) -> bool:
+    return check_answer(item, response) == 1.0
+
+
 def _word_problems(split: str, size: int | None, seed: int) -> list[CheckedProblem]:
     return [
-        CheckedProblem(item["question"], lambda text, item=item: check_answer(item, text) == 1.0, f"{split}:{number}")
+        CheckedProblem(item["question"], partial(_solves, item), f"{split}:{number}")
         for number, item in enumerate(word_problems(split, size, seed))
     ]
 
@@ -106,7 +111,7 @@ def _instructions(split: str, size: int | None, seed: int) -> list[CheckedProble
     return [
         CheckedProblem(
             "\n\n".join(filter(None, (item["instruction"], item["input"]))),
-            lambda text, item=item: check_instruction(item, text),
+            partial(check_instruction, item),
             f"{split}:{number}",
         )
         for number, item in enumerate(instruction_set(split, size, seed))
@@ -155,7 +160,7 @@ def read_problems(plan: SamplingPlan, format: str = "auto") -> list[CheckedProbl
     return [
         CheckedProblem(
             record.messages[0]["content"],
-            lambda text, answer=record.answer or "": same_number(answer, text),
+            partial(same_number, record.answer or ""),
             record.source,
         )
         for record in with_answer

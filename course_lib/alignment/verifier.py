@@ -132,6 +132,8 @@ class _Batches(Sequence):
     """The batches of all epochs, each made when it is asked for; of equal length within a batch, in a new order."""
 
     def __init__(self, verifier: Verifier, answers: Sequence[Judged], epochs: int, batch_size: int, seed: int):
+        if epochs < 1 or batch_size < 1:
+            raise CourseError(f"epochs={epochs}, batch_size={batch_size}: both are at least 1.")
         self.verifier = verifier
         self.examples: list[Encoded] = [verifier.encode(each.problem, each.answer) for each in answers]
         self.labels = torch.tensor([int(each.correct) for each in answers])
@@ -192,8 +194,6 @@ def train_verifier(
         CourseError: there are no right or no wrong answers, a text is empty, or a number is out of its range.
     """
     check_trainable(answers, validation)
-    if epochs < 1 or batch_size < 1:
-        raise CourseError(f"epochs={epochs}, batch_size={batch_size}: both are at least 1.")
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
     if config is None:
         config = TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches))))
@@ -219,7 +219,8 @@ class _Best:
 
     def __init__(self, verifier: Verifier, validation: Sequence[Judged]):
         self.verifier, self.validation = verifier, validation
-        self.loss, self.weights = float("inf"), {}
+        self.loss = float("inf")
+        self.weights: dict[str, Tensor] = {}
 
     def evaluate(self, network: nn.Module) -> float:
         """The validation loss of the network, whose weights are kept where it is the lowest so far."""

@@ -139,7 +139,7 @@ def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifie
         tokenizer,
         hidden_size=settings["hidden_size"],
         num_hidden_layers=settings["num_hidden_layers"],
-        dropout=settings["dropout"],
+        dropout=settings["encoder_dropout"],
         max_length=settings["seq_len"],
     )
 
@@ -162,6 +162,7 @@ def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: b
     for answers in (parts.train, parts.test):
         check_trainable(answers)
     verifier = new_verifier(settings, parts.train)
+    write_json(folder / "run.json", {"stage": "verifier", "settings": settings})  # only now can the run begin
     records = train_verifier(
         verifier,
         parts.train,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.commands import Subparsers, printable
 from course_lib.errors import CourseError
-from course_lib.files import refuse_filled, write_json
+from course_lib.files import refuse_filled
 from course_lib.suggestions import did_you_mean
 from course_lib.vocabulary import other_names
 
@@ -98,7 +98,7 @@ def _add_train(actions: Subparsers) -> None:
     model.add_argument("--hidden-size", type=int, default=128, metavar="N", help="encoder: its width (128)")
     model.add_argument("--num-hidden-layers", type=int, default=2, metavar="N", help="encoder: its blocks (2)")
     model.add_argument("--vocab-size", type=int, default=1024, metavar="N", help="encoder: tokens it learns (1024)")
-    model.add_argument("--dropout", type=float, default=0.1, metavar="X", help="encoder: in training (0.1)")
+    model.add_argument("--encoder-dropout", type=float, default=0.1, metavar="X", help="encoder: in training (0.1)")
     model.add_argument("--seq-len", type=int, default=256, metavar="N", help="tokens of problem and answer (256)")
     steps = train.add_argument_group("training")
     steps.add_argument("--epochs", type=int, default=6, metavar="N", help="passes over the answers (6)")
@@ -153,7 +153,6 @@ def run_train(args: argparse.Namespace) -> int:
     answers = read_answers(args.dataset, args.limit, args.author, args.seed)
     parts = Parts(*split_by_problem(answers, seed=args.seed))
     print(f"{len(answers):,} answers; problems to train on, to choose by and to judge by: {parts}", flush=True)
-    write_json(args.output / "run.json", {"stage": "verifier", "settings": settings})
     evaluation = run_verifier(args.output, parts, settings, args.resume)
     print(f"on problems it has never seen: {evaluation}")
     print(f"{args.output}: course verifier score {args.output} --problem TEXT --answer TEXT")

@@ -144,17 +144,6 @@ def _with_wrong(split: str, seed: int) -> Iterator[tuple[dict, str]]:
             yield item, wrong
 
 
-def right_answer_check(name: str) -> Callable[[dict, str], bool]:
-    """The exact verifier of a generated set: it takes an item and a response.
-
-    Args:
-        name: a key of `GENERATORS`.
-    """
-    if name == "word_problems":
-        return lambda item, response: check_answer(item, response) == 1.0
-    return check_instruction
-
-
 def same_number(answer: str, response: str) -> bool:
     """Whether a response settles on the number of a record's `answer`; a text is compared letter for letter.
 
