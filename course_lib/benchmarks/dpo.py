@@ -134,19 +134,20 @@ def trl_trainer(model: str) -> Any:
     Args:
         model: a Llama, by name or folder.
     """
+    import trl
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import DPOConfig, DPOTrainer
 
     from course_lib.models.pretrained import load_model, load_tokenizer, resolve
 
+    library: Any = trl  # it does not list its public names
     torch.manual_seed(0)
     # It wants texts and a tokenizer when it is made. The pairs that are timed go to its collator as token ids.
     rows = Dataset.from_list([{"prompt": "Which lamp?", "chosen": " This one.", "rejected": " None."}])
     with tempfile.TemporaryDirectory() as folder:
-        return DPOTrainer(
+        return library.DPOTrainer(
             load_model(str(resolve(model)), "float32"),
-            args=DPOConfig(folder, **TRL_OPTIONS),
+            args=library.DPOConfig(folder, **TRL_OPTIONS),
             train_dataset=rows,
             processing_class=load_tokenizer(),
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
