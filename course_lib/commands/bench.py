@@ -67,6 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
     _add_generate(subjects)
+    _add_serve(subjects)
 
 
 def _add_generate(subjects: Subparsers) -> None:
@@ -81,6 +82,18 @@ def _add_generate(subjects: Subparsers) -> None:
     generate.add_argument("--compile", action="store_true", help="torch.compile ours")
     generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
     _common(generate, run_generate, pairs=3)
+
+
+def _add_serve(subjects: Subparsers) -> None:
+    serve = subjects.add_parser(
+        "serve", help="the server's engine: clients at once beside one after another, and the time to the first token"
+    )
+    serve.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
+    serve.add_argument("--clients", type=_count, default=8, metavar="N", help="how many ask at once (8)")
+    serve.add_argument("--requests", type=_count, default=64, metavar="N", help="for the times to the first token (64)")
+    serve.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="of each answer (64)")
+    serve.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of the base (all)")
+    _common(serve, run_serve, pairs=3)
 
 
 def _common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], pairs: int = 50) -> None:
@@ -127,6 +140,16 @@ def run_generate(args: argparse.Namespace) -> int:
         not args.cached_only,
     )
     return report("generate", figures, args)
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_serve`."""
+    from course_lib.benchmarks.serve import bench_serve
+
+    figures = bench_serve(
+        args.model, args.clients, args.requests, args.max_new_tokens, args.threads, args.pairs, args.weights
+    )
+    return report("serve", figures, args)
 
 
 def run_step(args: argparse.Namespace) -> int:

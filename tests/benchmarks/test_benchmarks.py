@@ -108,6 +108,28 @@ def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
         qlora.check_equal(ours, theirs)
 
 
+def test_quantiles_are_values_that_occurred():
+    from course_lib.benchmarks.serve import quantile
+
+    values = [float(n) for n in range(1, 101)]
+    assert (quantile(values, 0.5), quantile(values, 0.99), quantile(values, 1.0)) == (50.0, 99.0, 100.0)
+    assert quantile([7.0], 0.01) == 7.0
+
+
+def test_bench_serve(model_folders, tmp_path, capsys):
+    out = tmp_path / "b.json"
+    options = ["--clients", "3", "--requests", "9", "--max-new-tokens", "8", "--pairs", "2", "--threads", "1"]
+    model = str(model_folders / "llama")
+    assert main(["bench", "serve", "--model", model, *options, "--weights", "float32", "int8", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["clients"] == 3
+    for weights in ("float32", "int8"):
+        assert figures[f"{weights}, clients at once, tok/s"] > 0
+        assert figures[f"{weights}, at once / one after another"] > 0.5  # eight times as fast on an idle machine
+        assert 0 < figures[f"{weights}, first token p50 ms"] <= figures[f"{weights}, first token p99 ms"]
+    assert "at once / generate, one after another" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_bench_generate(model_folders, tmp_path, capsys):
     """Every contender, with the cache on and off, and the published cache sizes."""

@@ -88,7 +88,7 @@ class Runner:
         self._clear_what_a_killed_run_left()
         contents = {c: content_hash(c, self.sizes, self._parameters(c)) for c in chapters}
         results = self._unchanged(contents)
-        queue = ChapterQueue({c: Cost.of(c, self.sizes) for c in chapters if c not in results})
+        queue = ChapterQueue({c: Cost.of(c.id, self.sizes) for c in chapters if c not in results})
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
         with ThreadPoolExecutor(jobs) as pool:
             try:
