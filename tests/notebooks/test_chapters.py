@@ -134,6 +134,43 @@ def test_preferences_chapter(tmp_path):
     assert pictures(outputs) == 8
 
 
+def test_kv_cache_chapter(tmp_path):
+    recorded, outputs = execute("08_kv_cache", tmp_path)
+    assert recorded["numpy_difference"] < 1e-12  # with the cache and without, by hand
+    assert set(recorded["parity_gaps"]) == {"none", "dynamic", "static", "paged"}
+    assert max((gap for gaps in recorded["parity_gaps"].values() for gap in gaps), default=0) < 1e-4  # ties alone
+    off = recorded["padding_off"]  # of the longer row, and of the padded one
+    assert max(off["whole mask, own positions"]) < 1e-3
+    assert min(off["mask of the new token alone"]) > 5  # wrong in both rows, and no error
+    assert off["no mask"][0] < 1e-3 < 1 < off["no mask"][1]
+    assert recorded["cache_bytes"]["static"] == recorded["cache_bytes_formula"] == 46_080
+    assert recorded["published_kib"] == {"OPT-13B": 800, "Llama-2-7B": 512, "Llama-3-8B": 128}
+    assert abs(recorded["cache_losses"]["int8"] - recorded["cache_losses"]["static"]) < 0.05
+    assert recorded["formats"]["int4"]["mb"] < recorded["formats"]["float32"]["mb"] / 5
+    assert recorded["formats"]["int4"]["loss"] < recorded["formats"]["float32"]["loss"] + 0.05
+    assert recorded["pages_used"] < recorded["pages_alone"]
+    assert recorded["story_tables"] == {"A": [0, 1, 3, 5, 6], "C": [0, 1, 2, 9, 10], "D": [11, 4, 7]}
+    assert 0.17 < recorded["useful"]["2,048 for each"] < 0.38  # published: 20 to 38 %
+    assert recorded["useful"]["pages of 16"] > 0.94  # published: 96 %
+    assert recorded["evicted"] > 0
+    told = recorded["told"]
+    assert told["6 pages of 8"] != told["everything kept"]
+    perplexity = recorded["sink_perplexity"]
+    assert perplexity["0 sinks"] > 1.2 * perplexity["4 sinks"]
+    assert recorded["chi_square"] < 16.3  # the 99.9th percentile on 3 degrees of freedom; the seed is fixed
+    assert recorded["kept"] == pytest.approx(recorded["kept_formula"], abs=0.05)
+    assert all(round(ours, 2) == stated for ours, stated in recorded["speedup_rows"])
+    assert all(row[-1] for row in recorded["speculation"]), "speculation changed a text"
+    assert recorded["ties"] == {"top-k 2": [[0, 1, 2], [0, 1, 2]], "top-p 0.75": [[0, 1], [0, 2]]}
+    assert recorded["cropped"] < 1e-12 < 1e-3 < recorded["not_cropped"]
+    assert recorded["pieces"] == "The ice 🧊 is cold."
+    assert set(recorded["refusals"]) == {"used", "small"}
+    assert recorded["same_together"]
+    assert recorded["refused"] == 404
+    assert set(recorded["answered"]) == {"smollm2-135m-instruct", "keeper"}
+    assert pictures(outputs) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.weights
 def test_datasets_chapter(tmp_path):

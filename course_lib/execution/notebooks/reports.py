@@ -23,8 +23,10 @@ def junit(results: list[Result], profile: str) -> str:
     failed = [result for result in results if result.status == "failed"]
     skipped = [result for result in results if result.status == "unchanged"]
     counts = {"tests": len(results), "failures": len(failed), "skipped": len(skipped), "errors": 0}
-    about = {key: str(value) for key, value in counts.items()} | {"time": f"{sum(r.seconds for r in results):.1f}"}
-    suite = ElementTree.Element("testsuite", name=f"course run --profile {profile}", **about)
+    suite = ElementTree.Element("testsuite", name=f"course run --profile {profile}")
+    for key, value in counts.items():
+        suite.set(key, str(value))
+    suite.set("time", f"{sum(result.seconds for result in results):.1f}")
     for result in results:
         case = ElementTree.SubElement(
             suite, "testcase", classname="chapters", name=result.chapter, time=f"{result.seconds:.1f}"
