@@ -66,8 +66,21 @@ def add_parser(subparsers: Subparsers) -> None:
     memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
+    _add_sft(subjects)
     _add_generate(subjects)
     _add_serve(subjects)
+
+
+def _add_sft(subjects: Subparsers) -> None:
+    sft = subjects.add_parser("sft", help="supervised fine-tuning of SmolLM2 beside TRL: tokens per second")
+    sft.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
+    sft.add_argument("--data", type=Path, metavar="FILE", help="records to train on (default: generated instructions)")
+    sft.add_argument("--examples", type=_count, default=64, metavar="N", help="examples of a pass (64)")
+    sft.add_argument("--batch-size", type=_count, default=8, metavar="N", help="examples of a step (8)")
+    sft.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+    )
+    _common(sft, run_sft, pairs=3)
 
 
 def _add_generate(subjects: Subparsers) -> None:
@@ -171,6 +184,15 @@ def run_dpo(args: argparse.Namespace) -> int:
     shape = Shape(args.batch_size, args.prompt_tokens, args.response_tokens)
     figures = bench_dpo(args.threads, args.pairs, args.model, shape, args.cached)
     return report("dpo", figures, args, configuration(shape, args.cached))
+
+
+def run_sft(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_sft`."""
+    from course_lib.benchmarks.sft import bench_sft
+
+    given = (args.model, args.data, args.examples, args.batch_size, args.dtype)
+    figures, configuration = bench_sft(args.threads, args.pairs, *given)
+    return report("sft", figures, args, configuration)
 
 
 def run_load(args: argparse.Namespace) -> int:

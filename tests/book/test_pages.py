@@ -22,6 +22,7 @@ PAGES = [
     "notebooks/03_lora",
     "notebooks/04_merging",
     "notebooks/05_qlora",
+    "notebooks/06_sft",
     "notebooks/07_preferences",
     "notebooks/08_kv_cache",
     "api/index",

@@ -103,6 +103,27 @@ def test_qlora_chapter(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.weights
+def test_sft_chapter(tmp_path):
+    recorded, outputs = execute("06_sft", tmp_path)
+    assert max(recorded["numpy_loss_error"], recorded["numpy_gradient_error"]) < 1e-12
+    assert recorded["weight_spread"] == pytest.approx(17)  # answers of 34 and of 2 tokens
+    assert 0.2 < recorded["trained_share"] < 0.35
+    assert max(recorded["step_difference"], recorded["step_weight_difference"]) < 1e-4
+    assert recorded["trl_same_tokens"]
+    assert recorded["trl_token_difference"] < 1e-4
+    assert recorded["trl_relative"] < 1e-3
+    assert recorded["results"]["tuned"]["loss"] < recorded["results"]["base"]["loss"]
+    assert 0.2 < recorded["padding_share"] < 0.9
+    assert recorded["packing"]["together"]["train"][0] < recorded["packing"]["apart"]["train"][0]
+    assert set(recorded["mismatch"]) == {"as trained", "no line break", "chat template", "no template"}
+    # The three surprises: a second end token, ends that were cut away, and a mean over rows.
+    assert recorded["ends"] == {"text": 4, "messages": 3}
+    assert recorded["kept_ends"] < 100
+    by_rows, rows_by_hand, by_tokens = recorded["evaluation"]
+    assert by_rows == pytest.approx(rows_by_hand, rel=1e-4)
+    assert abs(by_rows - by_tokens) > 1e-3
+
+
 def test_preferences_chapter(tmp_path):
     recorded, outputs = execute("07_preferences", tmp_path)
     assert recorded["gradient_error"] < 1e-7

@@ -1,55 +1,50 @@
-"""The code of the solutions runs after the chapter's own cells, with the names that the chapter has defined."""
+"""The solutions of a chapter's exercises run after the chapter, on the smoke profile."""
 
-import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOLUTION = re.compile(r'<details class="solution">.*?</details>', re.DOTALL)
-CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-RUN = """
-import sys
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-names = {"__name__": "__main__"}
-for number, file in enumerate(sorted(Path(sys.argv[1]).glob("*.py"))):
-    print(file.stem, flush=True)
-    exec(compile(file.read_text(encoding="utf-8"), file.stem, "exec"), names)
-"""
+# By chapter, how the ids of cells begin that take long and that no solution needs. A name that one does need is missed
+# at once: the solution fails with a NameError.
+LEFT_OUT = {
+    "06_sft": ("record-", "trl", "judge-both", "side-", "curve-", "no-end", "on-padding", "mismatch", "contaminated")
+    + ("tiny", "appends", "cuts", "averages"),
+    "07_preferences": ("record-", "trl-compare", "train", "grpo-trl", "grpo-compare"),
+    "08_kv_cache": (),
+}
 
 
-def code_of(notebook: dict, output: Path) -> tuple[list[str], list[str]]:
-    """The chapter's cells, on the smoke profile, and the solutions' code."""
-    cells, solutions = [], []
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            solutions += [code for found in SOLUTION.findall(source) for code in CODE.findall(found)]
-            continue
-        if "parameters" in cell["metadata"].get("tags", []):
-            source += f"\nprofile, output_dir = 'smoke', {str(output)!r}"
-        cells.append(source)
-    return cells, solutions
+def solutions(notebook) -> list[str]:
+    """The Python of each solution, in the order of the exercises."""
+    folded = re.compile(r'<details class="solution">(.*?)</details>', re.S)
+    texts = [found for cell in notebook.cells if cell.cell_type == "markdown" for found in folded.findall(cell.source)]
+    return ["\n".join(re.findall(r"```python\n(.*?)```", text, re.S)) for text in texts]
 
 
 @pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize(("chapter", "at_least"), [("07_preferences", 8), ("08_kv_cache", 10)])
-def test_solutions_run(chapter, at_least, tmp_path):
-    notebook = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
-    cells, solutions = code_of(notebook, tmp_path / "output")
-    assert len(solutions) >= at_least
-    code = tmp_path / "code"
-    code.mkdir()
-    for kind, sources in (("1-cell", cells), ("2-solution", solutions)):
-        for number, source in enumerate(sources):
-            (code / f"{kind}-{number:03}.py").write_text(source, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", RUN, code], cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
+@pytest.mark.parametrize("chapter", LEFT_OUT)
+def test_every_solution_runs(chapter, tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
+    needed = [cell for cell in notebook.cells if not cell.id.startswith(LEFT_OUT[chapter])]
+    cells = [cell.source for cell in needed if cell.cell_type == "code"]
+    found = solutions(notebook)
+    assert len(found) >= 8
+    done = [f"{code}\nprint('solved', {number})" for number, code in enumerate(found, start=1)]
+    text = "\n\n".join([*cells, *done]).replace('profile = "cpu"', 'profile = "smoke"', 1)
+    script = tmp_path / "chapter.py"
+    script.write_text(text, encoding="utf-8")
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "Agg"}
+    command = [sys.executable, "-W", "ignore", str(script)]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert [line for line in ran.stdout.splitlines() if line.startswith("solved")] == [
+        f"solved {number}" for number in range(1, len(found) + 1)
+    ]
