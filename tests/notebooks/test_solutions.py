@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 LEFT_OUT = {
     "06_sft": ("record-", "trl", "judge-both", "side-", "curve-", "no-end", "on-padding", "mismatch", "contaminated")
     + ("tiny", "appends", "cuts", "averages"),
-    "07_preferences": ("record-", "trl-compare", "train", "grpo-trl", "grpo-compare"),
+    "07_preferences": (),
     "08_kv_cache": (),
 }
 
