@@ -45,6 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
         step.add_argument("--compile", action="store_true", help="torch.compile both sides")
         _common(step, run_step, pairs=10)
         step.set_defaults(mode="full" if subject == "train" else subject)
+    dpo = subjects.add_parser("dpo", help="a preference step with long prompts beside TRL: pairs a second, peak memory")
+    dpo.add_argument("--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder")
+    dpo.add_argument("--batch-size", type=_count, default=2, metavar="N", help="preference pairs of a step (2)")
+    dpo.add_argument("--prompt-tokens", type=_count, default=280, metavar="N", help="tokens of each prompt (280)")
+    dpo.add_argument("--response-tokens", type=_count, default=35, metavar="N", help="of the responses, about (35)")
+    dpo.add_argument("--cached", action="store_true", help="with the reference's values at hand on both sides (off)")
+    _common(dpo, run_dpo, pairs=5)
     load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
     load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
     _common(load, run_load, pairs=10)
@@ -175,6 +182,15 @@ def run_step(args: argparse.Namespace) -> int:
 
         figures |= bench_quantize(args.threads, args.pairs, args.model, args.device, args.dtype)
     return report(args.mode, figures, args)
+
+
+def run_dpo(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_dpo`; the JSON says how either side was set up."""
+    from course_lib.benchmarks.dpo import Shape, bench_dpo, configuration
+
+    shape = Shape(args.batch_size, args.prompt_tokens, args.response_tokens)
+    figures = bench_dpo(args.threads, args.pairs, args.model, shape, args.cached)
+    return report("dpo", figures, args, configuration(shape, args.cached))
 
 
 def run_sft(args: argparse.Namespace) -> int:

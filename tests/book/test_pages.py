@@ -23,6 +23,7 @@ PAGES = [
     "notebooks/04_merging",
     "notebooks/05_qlora",
     "notebooks/06_sft",
+    "notebooks/07_preferences",
     "notebooks/08_kv_cache",
     "api/index",
     "api/course_lib.adapters",

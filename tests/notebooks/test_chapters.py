@@ -1,6 +1,7 @@
 """Every chapter executes on the smoke profile, and what it recorded is what the chapter claims."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,37 @@ def test_sft_chapter(tmp_path):
     by_rows, rows_by_hand, by_tokens = recorded["evaluation"]
     assert by_rows == pytest.approx(rows_by_hand, rel=1e-4)
     assert abs(by_rows - by_tokens) > 1e-3
+
+
+def test_preferences_chapter(tmp_path):
+    recorded, outputs = execute("07_preferences", tmp_path)
+    assert recorded["gradient_error"] < 1e-7
+    assert recorded["optimum_gap"] > 0
+    assert recorded["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert recorded["loss_first"] == pytest.approx(math.log(2), abs=1e-4)
+    assert recorded["held_out_before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert recorded["trl_apart"] < 1e-4
+    assert recorded["same"] < 1e-3
+    assert recorded["cache_error"] < 1e-4
+    assert "the pairs are others" in recorded["stale"]
+    assert recorded["ipo_turns"] == pytest.approx(10, abs=1)  # 1 / (2 beta)
+    assert recorded["lab_loss"] < 1
+    assert recorded["auc"] == pytest.approx(recorded["auc_by_couples"], abs=1e-9)
+    assert recorded["pass_apart"] < 1e-12
+    assert recorded["pass_naive"] < recorded["chosen"]["pass@N"]["8"]
+    formula = recorded["kl_formula"]
+    assert recorded["kl_simulated"] == pytest.approx(formula, rel=0.05)
+    assert all(ours <= bound + 1e-9 for ours, bound in zip(recorded["kl_measured"], formula, strict=True))
+    assert recorded["longer"] > 0.6
+    assert recorded["chosen_ratio_last"] < 0 < recorded["margin_last"]
+    assert "The run diverges" in recorded["stopped"]
+    assert recorded["their_prompt"].endswith("Assistant: D")
+    assert recorded["our_answer"] == "Duckduckgo keeps no log."
+    (off, frozen), (hollow, copied) = recorded["without_base"].values()
+    assert [off, frozen, copied] == pytest.approx([math.log(2)] * 3, abs=1e-6)
+    assert abs(hollow - math.log(2)) > 1e-3
+    assert max(recorded["grpo_apart"], recorded["grpo_library_apart"]) < 1e-5 < abs(recorded["grpo_loss"])
+    assert pictures(outputs) == 8
 
 
 def test_kv_cache_chapter(tmp_path):

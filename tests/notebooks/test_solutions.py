@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 LEFT_OUT = {
     "06_sft": ("record-", "trl", "judge-both", "side-", "curve-", "no-end", "on-padding", "mismatch", "contaminated")
     + ("tiny", "appends", "cuts", "averages"),
+    "07_preferences": (),
     "08_kv_cache": (),
 }
 
