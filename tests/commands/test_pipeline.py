@@ -146,7 +146,8 @@ class TestStages:
         (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
         assert stage_of(tmp_path / "plain") is None
         for name, model in (("ours", base), ("theirs", tmp_path / "plain")):
-            assert tune("sft", model, records, tmp_path / name, "--epochs", 2) == 0
+            # AdamW's first steps divide a gradient by its own size, so rounding is multiplied by the learning rate.
+            assert tune("sft", model, records, tmp_path / name, "--epochs", 2, "--lr", "1e-5") == 0
         ours, theirs = (
             [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()] for name in ("ours", "theirs")
         )
