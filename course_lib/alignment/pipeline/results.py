@@ -72,6 +72,7 @@ def reranked(dpo: dict[str, Any], verifier: Verifier) -> dict[str, Any]:
     about |= {
         "model": "verifier",
         "kind": verifier.config.kind,
+        "head": verifier.config.head,
         "temperature": verifier.config.temperature,
         "verifier_parameters": sum(p.numel() for p in verifier.network.parameters()),
         "exact_match": dpo["samples"]["verifier"],
