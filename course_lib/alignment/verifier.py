@@ -352,7 +352,10 @@ def freeze_all_but_last(verifier: Verifier, blocks: int) -> None:
     """
     network = verifier.network
     if not isinstance(network, DecoderVerifier):
-        raise CourseError("Only a verifier on a decoder has blocks that are worth keeping: an encoder begins anew.")
+        raise CourseError(
+            "Only a verifier on a decoder with the head 'last' can keep blocks as they are: an encoder begins anew, "
+            "and with the head 'tokens' the judgement changes none of them."
+        )
     layers = network.model.layers
     if not 0 <= blocks <= len(layers):
         raise CourseError(f"{blocks} trained blocks are not possible: the decoder has {len(layers)}.")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import profile, run, settings
+from tiny_pipeline import PROFILE, profile, run, settings
 
 from course_lib.alignment.pipeline.running import NAMES, STAGES, pipeline_status, read_pipeline
 from course_lib.alignment.pipeline.settings import load_pipeline
@@ -244,7 +244,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("[pipeline]\n", "[other]\n", r"no table \[pipeline\]"),
             ("vocab_size = 320", "vocabsize = 320", r"\[pipeline\] has the setting 'vocabsize'.*Did you mean"),
             ("tokens_target = 2_048", "", "lacks tokens_target"),
             ("worked = 0.6", "wroked = 0.6", "no corpus 'wroked'"),
@@ -267,6 +266,12 @@ class TestRefusals:
         with pytest.raises(CourseError, match=message):
             settings(tmp_path, old, new)
 
+    def test_a_profile_without_the_table(self, tmp_path):
+        path = tmp_path / "tiny.toml"
+        path.write_text(PROFILE.replace("[pipeline", "[other"))
+        with pytest.raises(CourseError, match=r"no table \[pipeline\]"):
+            load_pipeline(str(path))
+
     def test_a_corpus_that_is_too_small_for_the_target(self, tmp_path):
         chosen = settings(tmp_path, "{ worked = 0.6, sums = 0.4 }", "{ keepers_log = 1.0 }")
         chosen.data_config["tokens_target"] = 500_000
@@ -282,8 +287,8 @@ class TestRefusals:
         assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
     def test_an_unknown_stage(self, tmp_path):
-        with pytest.raises(CourseError, match="--from dop: there is no such stage.*Did you mean dpo"):
-            run(settings(tmp_path), tmp_path / "run", "dop")
+        with pytest.raises(CourseError, match="--from verifer: there is no such stage.*Did you mean verifier"):
+            run(settings(tmp_path), tmp_path / "run", "verifer")
         assert not (tmp_path / "run").exists()
         assert (*(stage.name for stage in STAGES), "report") == NAMES
 
@@ -294,9 +299,10 @@ class TestRefusals:
         with FileLock(folder / ".lock"), pytest.raises(CourseError, match="Another process is running the pipeline"):
             run(done[0], folder)
 
-    def test_no_pairs_is_one_sentence(self, tmp_path):
+    def test_no_pairs_is_one_sentence(self, tmp_path, monkeypatch):
         """A model that is always wrong has nothing to prefer."""
-        chosen = settings(tmp_path, "max_new_tokens = 12", "max_new_tokens = 1")
+        monkeypatch.setattr("course_lib.alignment.pipeline.answers.is_right", lambda item, response: False)
+        chosen = settings(tmp_path)
         with pytest.raises(CourseError, match="none has a right and a wrong answer among its samples.*pair_samples"):
             run(chosen, tmp_path / "run")
 

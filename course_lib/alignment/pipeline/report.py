@@ -153,7 +153,10 @@ def _verifier(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
     about = found["verifier"]
     judging = about["judging"]
     if judging is None:
-        return [Text("All sampled answers to the held-out problems are right, or all are wrong: there is no AUC.")]
+        return [
+            Text(_learnt_from(run)),
+            Text("All sampled answers to the held-out problems are right, or all are wrong: there is no AUC."),
+        ]
     within = "–" if judging["within"] is None else f"{judging['within']:.3f}"
     rows = [
         ["AUC", f"{judging['auc']:.3f}"],
