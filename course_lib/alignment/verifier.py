@@ -163,13 +163,11 @@ def train_verifier(
     """
     check_trainable(answers, validation)
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
-    if config is None:
-        config = TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches))))
     best = _Best(verifier, validation)
     torch.manual_seed(seed)  # dropout
     trainer = Trainer(
         verifier.network,
-        config,
+        config or TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches)))),
         evaluate=best.evaluate if validation else None,
         eval_every=eval_every or len(batches) // epochs,
         checkpoints=checkpoints,
