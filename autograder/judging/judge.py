@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -96,18 +97,23 @@ class Judge:
 
     def verdicts(self) -> list[Verdict]:
         """Judge all parts, in order."""
-        found, names = [], self._names()
-        for test, part in zip(self._tests(), notebook.parts(self.whole), strict=True):
-            if self.clock.left <= 0:
-                why = f"not run: the submission as a whole took over {self.clock.whole:g} seconds"
-                found.append(Verdict(part, 0, why, reached=False))
-            else:
-                found.append(self._verdict(test, part, names))
+        found = []
+        for part in notebook.parts(self.whole):
+            found.append(self.verdict(part))
             self.tell(found[-1])
         return found
 
-    def _verdict(self, test: Cell, part: notebook.Part, names: dict[str, Any]) -> Verdict:
-        """One part: its cells in a clean process, then its checks here."""
+    def verdict(self, part: notebook.Part) -> Verdict:
+        """Judge one part: its cells in a clean process, then its checks here.
+
+        Args:
+            part: One of the notebook's.
+        """
+        if self.clock.left <= 0:
+            why = f"not run: the submission as a whole took over {self.clock.whole:g} seconds"
+            return Verdict(part, 0, why, reached=False)
+        test = next(cell for cell in self.whole.cells if notebook.grade_id(cell) == part.id)
+        names = self.names
         refused = forbidden(test.source)
         if refused not in self.sessions:
             stage = Stage(self.folder / str(len(self.sessions)), refused, self.libraries)
@@ -166,10 +172,8 @@ class Judge:
                 return Verdict(part, 0, message, _call(session.called), check.note)
         return Verdict(part, part.points)
 
-    def _tests(self) -> list[Cell]:
-        return [cell for cell in self.whole.cells if notebook.is_test(cell)]
-
-    def _names(self) -> dict[str, Any]:
+    @cached_property
+    def names(self) -> dict[str, Any]:
         """The names of the assignment's first cell, for its checks."""
         names: dict[str, Any] = {"__name__": "__main__"}
         for cell in self.whole.cells:
