@@ -42,8 +42,6 @@ def test_it_sees_neither_the_course_nor_the_home_nor_other_processes(tmp_path):
 
 
 def test_the_course_is_hidden_where_it_is_installed_beside_what_is_shown(monkeypatch):
-    shown = Path(sys.base_prefix).resolve() / "lib"
-    monkeypatch.setattr(bubblewrap, "_course", lambda: [shown / "python3.11" / "json"])
     monkeypatch.setattr(bubblewrap, "_course", lambda: [Path(os.__file__).resolve().parent / "json"])
     assert out("import os, sys; print(os.listdir(os.path.dirname(os.__file__) + '/json'))") == "[]"
 
@@ -117,7 +115,7 @@ def test_processes():
 
 
 def test_threads_count_too():
-    code = f"import threading, time\nfor _ in range(30): threading.Thread(target=time.sleep, args=(60,)).start()"
+    code = "import threading, time\nfor _ in range(30): threading.Thread(target=time.sleep, args=(60,)).start()"
     assert stopped(code) == "it started more than 12 processes and threads"
 
 
