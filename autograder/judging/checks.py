@@ -41,7 +41,9 @@ def checks(name: str, source: str) -> Iterator[Check]:
     for node in ast.parse(source).body:
         hidden = begin < node.lineno < end
         since = begin if hidden else 0
-        said = [text for line, kind, text in notes if since <= line < node.lineno and kind == ("Hint", "Property")[hidden]]
+        said = [
+            text for line, kind, text in notes if since <= line < node.lineno and kind == ("Hint", "Property")[hidden]
+        ]
         code = compile(ast.Module([node], []), f"<{name}>", "exec")
         yield Check(code, hidden, said[-1] if said else "")
 

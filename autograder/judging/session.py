@@ -61,6 +61,7 @@ class Session:
         self.running: Sandbox | None = None
         self.cell = ""  # the cell that began last
         self.called: tuple | None = None  # the last call: name, arguments, and named ones
+        self.late = False  # whether it was too slow
         self.ended = ""  # why the current part has no process any more
 
     def __enter__(self) -> "Session":
@@ -81,7 +82,7 @@ class Session:
         Raises:
             Ended: The process ended in one of them (`cell`), or took too long for it.
         """
-        self.cell, self.ended = "", ""
+        self.cell, self.ended, self.late = "", "", False
         if self.running is None:
             self._start()
         self._send({"do": "part", "cells": cells})
@@ -197,6 +198,7 @@ class Session:
         return bytes(found)
 
     def _too_long(self) -> str:
+        self.late = True
         if self.clock.left <= 0:
             return f"the submission as a whole took over {self.clock.whole:g} seconds and was stopped"
         return f"it took over {self.clock.part:g} seconds and was stopped: is there an endless loop?"

@@ -19,11 +19,11 @@ def own_work(names):
     return lambda *answers: None
 '''
 
-REFUSAL = '''
+REFUSAL = """
 
 def {name}(*arguments, **named):
     raise AssertionError("your answer hands its work to autograder.given.{name}: write it yourself")
-'''
+"""
 
 
 class Stage:

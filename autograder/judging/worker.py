@@ -185,4 +185,3 @@ def main(folder: str, alone: bool) -> None:
             except ProcessLookupError:
                 pass
         channel.send(wire.dump({"ended": os.waitstatus_to_exitcode(status)}))
-

@@ -13,7 +13,7 @@ INSTALL = (
     " Debian and Ubuntu, or `dnf install bubblewrap` on Fedora; or pass --no-sandbox, which runs submissions with your"
     " rights and says so in every report."
 )
-SCRATCH = "/tmp"  # in the sandbox: the only place that can be written to  # noqa: S108
+SCRATCH = "/tmp"  # in the sandbox: the only place that can be written to
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": SCRATCH,
@@ -53,7 +53,7 @@ def command(program: list[str], limits: Limits, seen: dict[Path, str]) -> list[s
     for name, value in ENVIRONMENT.items():
         options += ["--setenv", name, value]
     options += [*_system(), "--proc", "/proc", "--dev", "/dev"]
-    for folder in ("/dev/shm", SCRATCH):  # noqa: S108 - in the sandbox
+    for folder in ("/dev/shm", SCRATCH):
         options += ["--size", str(limits.scratch), "--tmpfs", folder]
     for outside, inside in seen.items():
         options += ["--ro-bind", str(outside), inside]

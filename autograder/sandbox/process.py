@@ -12,9 +12,10 @@ from typing import IO, Any
 
 from autograder.sandbox import bubblewrap
 from autograder.sandbox.limits import Limits
-from autograder.sandbox.usage import exceeded
+from autograder.sandbox.usage import alive, children, exceeded
 
 OFTEN = 0.02  # seconds between two looks of the watchdog
+GOING = 2.0  # seconds that a killed process tree may take to be gone
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Sandbox:
         Raises:
             CourseError: There is no bubblewrap.
         """
-        self.limits, self.stopped, self.started = limits, "", time.monotonic()
+        self.limits, self.sandboxed = limits, sandbox
+        self.stopped, self.started = "", time.monotonic()
         line = bubblewrap.command(program, limits, seen or {}) if sandbox else program
         self.process = subprocess.Popen(
             line,
@@ -65,6 +67,7 @@ class Sandbox:
             start_new_session=True,
         )
         self.ended = threading.Event()
+        self.first: list[int] = []  # the sandbox's first process, once it is known
         threading.Thread(target=self._watch, daemon=True).start()
 
     def __enter__(self) -> "Sandbox":
@@ -101,6 +104,9 @@ class Sandbox:
         self.ended.set()
         self._kill()
         self.process.wait()
+        end = time.monotonic() + GOING
+        while any(map(alive, self.first)) and time.monotonic() < end:
+            time.sleep(0.002)  # bwrap itself ends as soon as its program does, a moment before the others are killed
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 try:
@@ -109,16 +115,32 @@ class Sandbox:
                     pass
 
     def _kill(self) -> None:
-        """Killing bwrap kills the first process of the sandbox, and with it all others. Without the sandbox it is the
-        session that we know, which a process may have left."""
+        """Kill the first process of the sandbox, and with it all others: bwrap then waits for them and ends, and no
+        dead process waits for somebody to collect it. Without the sandbox it is the session that we know, which a
+        process may have left."""
+        if self.sandboxed and self._first_is_killed():
+            return
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
 
+    def _first_is_killed(self) -> bool:
+        """Whether bwrap had a child, and has ended since."""
+        if self.process.poll() is not None:
+            return True
+        try:
+            for pid in children(self.process.pid):
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait(GOING)
+        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+            return False
+        return True
+
     def _watch(self) -> None:
         """The watchdog."""
         while not self.ended.wait(OFTEN) and self.process.poll() is None:
+            self.first = self.first or children(self.process.pid)
             why = exceeded(self.process.pid, self.limits)
             if time.monotonic() - self.started > self.limits.wall:
                 why = f"it took over {self.limits.wall:g} seconds"
@@ -127,9 +149,7 @@ class Sandbox:
                 return
 
 
-def run(
-    program: list[str], limits: Limits, seen: dict[Path, str] | None = None, *, sandbox: bool = True
-) -> Result:
+def run(program: list[str], limits: Limits, seen: dict[Path, str] | None = None, *, sandbox: bool = True) -> Result:
     """Run a program to its end, and keep the beginning of what it prints.
 
     Args:

@@ -16,7 +16,7 @@ from autograder.judging.judge import Judge
 from autograder.judging.results import explained, write_results
 from autograder.rebuild import rebuild
 from autograder.sandbox.limits import MIB, Limits
-from autograder.sandbox.usage import tree
+from autograder.sandbox.usage import alive, tree
 from course_lib.errors import CourseError
 
 LIMITS = Limits(wall=120, cpu=60, memory=256 * MIB, tasks=24, scratch=16 * MIB)
@@ -53,7 +53,7 @@ def members(namespaces):
     found = []
     for path in Path("/proc").glob("[0-9]*/ns/pid"):
         try:
-            if os.readlink(path) in namespaces:
+            if os.readlink(path) in namespaces and alive(int(path.parts[2])):
                 found.append(path)
         except OSError:  # it has just ended
             continue
@@ -107,7 +107,9 @@ def test_it_gets_what_its_honest_parts_deserve(kind, name, attacked, namespaces)
 def test_a_crash_in_a_cell_costs_its_own_part_and_is_flagged():
     verdicts, judge = judged(submission({"scaled": "import os; os._exit(3)"}))
     assert sum(v.points for v in verdicts) == TOTAL - POINTS["scaled"]
-    assert judge.flagged == ["scaled: its process ended with status 3 (a crash in compiled code, or a call of os._exit)"]
+    assert judge.flagged == [
+        "scaled: its process ended with status 3 (a crash in compiled code, or a call of os._exit)"
+    ]
     said = next(v.message for v in verdicts if v.part.id == "check-scaled")
     assert said.startswith("the cell with your answer stops: its process ended with status 3")
 
@@ -131,12 +133,12 @@ def mangled(edit):
     return rebuild(template(), mine)
 
 
-def tests_of(nb):
+def graded_cells(nb):
     return [cell for cell in nb.cells if notebook.is_test(cell)]
 
 
 def emptied(nb):
-    for cell in tests_of(nb):
+    for cell in graded_cells(nb):
         cell.source = "pass"
 
 
@@ -145,7 +147,7 @@ def deleted(nb):
 
 
 def duplicated(nb):
-    nb.cells += copy.deepcopy(tests_of(nb))
+    nb.cells += copy.deepcopy(graded_cells(nb))
 
 
 def reordered(nb):
@@ -153,17 +155,17 @@ def reordered(nb):
 
 
 def retyped(nb):
-    for cell in tests_of(nb):
+    for cell in graded_cells(nb):
         cell.cell_type = "markdown"
 
 
 def renamed(nb):
-    tests = tests_of(nb)
+    tests = graded_cells(nb)
     tests[0].metadata.nbgrader.grade_id, tests[4].metadata.nbgrader.grade_id = "check-counter", "check-double"
 
 
 def worth_more(nb):
-    for cell in tests_of(nb):
+    for cell in graded_cells(nb):
         cell.metadata.nbgrader.points = 1000
 
 
@@ -172,7 +174,7 @@ def not_judged(nb):
 
 
 def scored(nb):
-    for cell in tests_of(nb):
+    for cell in graded_cells(nb):
         cell.outputs = [nbformat.v4.new_output("execute_result", data={"text/plain": "1000"})]
 
 
@@ -192,7 +194,7 @@ def test_edited_cells_change_nothing(edit):
     points = {v.part.id.removeprefix("check-"): v.points for v in verdicts}
     assert points == POINTS | {"double": 0, "scaled": 0}
     write_results(whole, verdicts)
-    assert [bool(cell.outputs) for cell in tests_of(whole)] == [True, True, False, False, False]
+    assert [bool(cell.outputs) for cell in graded_cells(whole)] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(

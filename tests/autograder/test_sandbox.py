@@ -12,7 +12,7 @@ import pytest
 from autograder.sandbox import bubblewrap
 from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import Sandbox, python, run
-from autograder.sandbox.usage import tree, usage
+from autograder.sandbox.usage import alive, tree, usage
 from course_lib.errors import CourseError
 
 SLEEPER = "import time; time.sleep(60)"
@@ -35,7 +35,9 @@ def stopped(code, **changed):
 
 def test_it_sees_neither_the_course_nor_the_home_nor_other_processes(tmp_path):
     (tmp_path / "gradebook.db").write_text("secret")
-    seen = out(f"import os; print([os.path.exists(p) for p in ({str(tmp_path)!r}, {str(Path(__file__))!r}, '/etc/passwd', '/home')])")
+    seen = out(
+        f"import os; print([os.path.exists(p) for p in ({str(tmp_path)!r}, {str(Path(__file__))!r}, '/etc/passwd', '/home')])"
+    )
     assert seen == "[False, False, False, False]"
     assert out("import os; print(sorted(p for p in os.listdir('/proc') if p.isdigit()))") == "['1', '2']"
     assert out("import os; print(os.path.expanduser('~'), os.listdir('/tmp'), os.getcwd())") == "/tmp [] /tmp"
@@ -88,7 +90,9 @@ def test_wall_time():
 
 def test_cpu_time_of_the_whole_tree():
     """Two processes, of which neither alone reaches the limit soon; both are endless for ten seconds at most."""
-    code = "import os, time\nos.fork()\nend = time.process_time() + 10\nwhile time.process_time() < end: pass\nos.wait()"
+    code = (
+        "import os, time\nos.fork()\nend = time.process_time() + 10\nwhile time.process_time() < end: pass\nos.wait()"
+    )
     assert stopped(code, cpu=1.0, wall=60.0) == "it used over 1 seconds of CPU time"
 
 
@@ -168,14 +172,6 @@ def test_without_bubblewrap_it_says_how_to_install_it(monkeypatch):
 
 def test_without_the_sandbox_time_is_limited_all_the_same():
     assert run(python("-c", SLEEPER), limited(wall=1.0), sandbox=False).stopped == "it took over 1 seconds"
-
-
-def alive(pid):
-    """Whether the process runs; one that has ended and that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_for(condition, seconds=10):

@@ -25,7 +25,9 @@ def at_top(body):
 def in_attend(body):
     """An answer to `attend`, which may not use `attention`, that does."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    code = f"def attend(q, k, v):\n{lines}\n    return f(q[None], k[None], v[None], np.ones((len(q), len(k)), bool))[0]\n"
+    code = (
+        f"def attend(q, k, v):\n{lines}\n    return f(q[None], k[None], v[None], np.ones((len(q), len(k)), bool))[0]\n"
+    )
     return {"attend": code}
 
 
@@ -87,7 +89,9 @@ FLOODS = {
     "output": in_double("for _ in range(200): print('x' * 100_000)"),
     "output below Python": in_double("import os\nfor _ in range(200): os.write(1, b'x' * 100_000)"),
     "a result": {"double": "def double(x):\n    return 'x' * 20_000_000\n"},
-    "a result that is deep": {"double": "def double(x):\n    y = []\n    for _ in range(9999): y = [y]\n    return y\n"},
+    "a result that is deep": {
+        "double": "def double(x):\n    y = []\n    for _ in range(9999): y = [y]\n    return y\n"
+    },
     "a result without an end": {"double": "def double(x):\n    y = []\n    y.append(y)\n    return y\n"},
     "frames without an end": at_top(
         "import os, struct\n"
@@ -116,10 +120,10 @@ FORGERIES = {
         "import wire, pickle\nwire.dump = lambda *a, **k: pickle.dumps({{'value': 6}})"
     ),
     "types that no frame has": at_top(
-        "import worker\nworker.Part.answer = lambda s, r: b'{{\"d\": [[\"value\", {{\"a\": [\"|O\", [1], \"AAAAAAAAAAA=\", true]}}]]}}'"
+        'import worker\nworker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["|O", [1], "AAAAAAAAAAA=", true]}}]]}}\''
     ),
     "a shape larger than its data": at_top(
-        "import worker\nworker.Part.answer = lambda s, r: b'{{\"d\": [[\"value\", {{\"a\": [\"<f8\", [1000000000], \"\", true]}}]]}}'"
+        'import worker\nworker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["<f8", [1000000000], "", true]}}]]}}\''
     ),
     "a number of a million digits": at_top(
         "import worker\nworker.Part.answer = lambda s, r: b'{{\"d\": [[\"value\", ' + b'9' * 10**6 + b']]}}'"
@@ -160,7 +164,9 @@ PATCHES = {
     "the code of a check function": at_top("check_close.__code__ = (lambda *a, **k: None).__code__"),
     "AssertionError": at_top("import builtins\nbuiltins.AssertionError = type('A', (Exception,), {{}})"),
     "builtins": at_top("import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.len = lambda x: 1"),
-    "the compiler": at_top("import builtins\nbuiltins.compile = lambda *a, **k: (lambda: 0).__code__\nbuiltins.exec = print"),
+    "the compiler": at_top(
+        "import builtins\nbuiltins.compile = lambda *a, **k: (lambda: 0).__code__\nbuiltins.exec = print"
+    ),
     "a trace that swallows exceptions": at_top("import sys\nsys.settrace(lambda *a: None)\nsys.excepthook = print"),
     "the own-work check": {**at_top("check_own = own_work = lambda *a: (lambda *b: None)"), "attend": BAD_ATTEND},
     "IPython's hooks": at_top("get_ipython().input_transformers_cleanup.append(lambda lines: [])"),
@@ -228,7 +234,9 @@ NUMBERS = {
 }
 
 GUESSES = {
-    "the visible cases by heart": {"double": "def double(x):\n    return {{3: 6}}.get(x, [1, 1]) if x in (3, [1]) else 0\n"},
+    "the visible cases by heart": {
+        "double": "def double(x):\n    return {{3: 6}}.get(x, [1, 1]) if x in (3, [1]) else 0\n"
+    },
     "the seed of the hidden tests": {
         "double": "def double(x):\n    known = np.random.default_rng(11).normal(size=5).tolist()\n"
         "    return x + x if x in (3, [1]) or x in known else 0\n"
@@ -239,16 +247,20 @@ GUESSES = {
 }
 
 MUTATIONS = {
-    "an array": {"scaled": "def scaled(values, factor):\n    if not factor: raise ValueError('0')\n    values *= factor\n    return values\n"},
-    "a list": {"double": "def double(x):\n    if isinstance(x, list):\n        x *= 2\n        return x[:]\n    return 2 * x\n"},
+    "an array": {
+        "scaled": "def scaled(values, factor):\n    if not factor: raise ValueError('0')\n    values *= factor\n    return values\n"
+    },
+    "a list": {
+        "double": "def double(x):\n    if isinstance(x, list):\n        x *= 2\n        return x[:]\n    return 2 * x\n"
+    },
 }
 
 TEXTS = {
-    "control characters in a message": in_double("raise ValueError('\\x1b[2J\\x1b]0;owned\\x07<script>alert(1)</script>')"),
-    "half an emoji": in_double("return chr(0xd83d)"),
-    "an exception that cannot be read": in_double(
-        "class E(Exception):\n    def __str__(self): raise self\nraise E()"
+    "control characters in a message": in_double(
+        "raise ValueError('\\x1b[2J\\x1b]0;owned\\x07<script>alert(1)</script>')"
     ),
+    "half an emoji": in_double("return chr(0xd83d)"),
+    "an exception that cannot be read": in_double("class E(Exception):\n    def __str__(self): raise self\nraise E()"),
     "a type with an odd name": in_double("return type('<b>\\x1b[31m', (), {{}})()"),
 }
 

@@ -4,7 +4,7 @@ import copy
 
 import nbformat
 
-SETUP = '''
+SETUP = """
 import numpy as np
 
 from autograder.checks import check_close, check_refused, check_same, result_of
@@ -17,7 +17,7 @@ def draw(seed, *shape):
 
 
 check_own = own_work(globals())
-'''
+"""
 
 HONEST = {
     "double": "def double(x):\n    return 2 * x\n",
