@@ -5,8 +5,8 @@ A test cell is ordinary Python, which nbgrader too can run. Its comments say mor
     # Hint: divide by the root of the head's width
     # Property: wrong when there are fewer key heads than query heads
 
-A hint goes with the visible checks below it. A property stands above the hidden tests of which it tells, and is all that
-a student learns of them.
+A hint goes with the visible checks below it. A property stands above the hidden tests of which it tells, and is all
+that a student learns of them.
 """
 
 import ast
@@ -40,10 +40,8 @@ def checks(name: str, source: str) -> Iterator[Check]:
     notes = list(_notes(source))
     for node in ast.parse(source).body:
         hidden = begin < node.lineno < end
-        since = begin if hidden else 0
-        said = [
-            text for line, kind, text in notes if since <= line < node.lineno and kind == ("Hint", "Property")[hidden]
-        ]
+        wanted = "Property" if hidden else "Hint"
+        said = [text for line, kind, text in notes if line < node.lineno and kind == wanted]
         code = compile(ast.Module([node], []), f"<{name}>", "exec")
         yield Check(code, hidden, said[-1] if said else "")
 
@@ -63,7 +61,8 @@ def forbidden(source: str) -> frozenset[str]:
     """
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     own = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "check_own"]
-    return frozenset(arg.value for call in own for arg in call.args if isinstance(arg, ast.Constant))
+    constants = [argument.value for call in own for argument in call.args if isinstance(argument, ast.Constant)]
+    return frozenset(map(str, constants))
 
 
 def asked_for(source: str) -> set[str]:

@@ -164,9 +164,7 @@ class Judge:
                 self.flagged.append(f"{cell}: {error}")
                 continue
             complaints = [self.lost[name] for name in own if name in self.lost]
-            complaints += [
-                _described(error) for name, error in failed.items() if name in own and isinstance(error, dict)
-            ]
+            complaints += [_described(failed[name]) for name in own if isinstance(failed.get(name), dict)]
             return complaints[0] if complaints else ""
 
     def _checked(self, session: Session, test: Cell, part: notebook.Part, names: dict[str, Any]) -> Verdict:

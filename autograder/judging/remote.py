@@ -1,4 +1,4 @@
-"""Stand-ins for what an answer defines: used like it, and all that comes back from them is data, or another stand-in."""
+"""Stand-ins for what an answer defines: they are used like it, and what comes back is data, or another stand-in."""
 
 import builtins
 import inspect
@@ -100,7 +100,7 @@ def _value(session: Session, value: Any) -> Any:
 def _raised(error: dict[str, Any]) -> Exception:
     """An exception like the one there: the nearest of Python's own types, with its name and message."""
     kinds = [kind for kind in error.get("kinds") or ["Exception"] if isinstance(kind, str)]
-    known = [getattr(builtins, kind, None) for kind in kinds]
+    known: list[Any] = [getattr(builtins, kind, None) for kind in kinds]
     base = next((kind for kind in known if _can_be_made(kind)), Exception)
     text, where = str(error.get("text", "")), str(error.get("where", ""))
     name = kinds[0] if kinds and re.fullmatch(r"\w{1,80}", kinds[0]) else "Exception"

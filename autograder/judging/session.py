@@ -1,4 +1,4 @@
-"""The judge's end of the line to a submission's process: it sends requests, waits for data, and ends who is too slow."""
+"""The judge's end of the line to a submission's process: it sends requests, waits for data, and ends what is slow."""
 
 import os
 import select

@@ -12,6 +12,7 @@ FOLDER holds this file, `wire.py`, `site` (the libraries that answers may use) a
 ALONE is True where the process has a process tree of its own, in which whatever a part leaves behind may be killed.
 """
 
+import contextlib
 import inspect
 import itertools
 import os
@@ -21,7 +22,7 @@ import sys
 import traceback
 from typing import Any
 
-import wire  # beside this file
+import wire  # type: ignore[import-not-found]  # beside this file
 
 MOST_ITEMS = 100_000  # of a generator
 
@@ -180,8 +181,6 @@ def main(folder: str, alone: bool) -> None:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
         if alone:  # whatever the part has started: everything in this process tree but its first process and this one
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         channel.send(wire.dump({"ended": os.waitstatus_to_exitcode(status)}))

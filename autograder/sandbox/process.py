@@ -1,5 +1,6 @@
 """A process in the sandbox: started, watched, and ended with everything that it has started."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -109,10 +110,8 @@ class Sandbox:
             time.sleep(0.002)  # bwrap itself ends as soon as its program does, a moment before the others are killed
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):  # what was not written yet has no reader any more
                     pipe.close()
-                except BrokenPipeError:  # what was not written yet has no reader any more
-                    pass
 
     def _kill(self) -> None:
         """Kill the first process of the sandbox, and with it all others: bwrap then waits for them and ends, and no
@@ -120,10 +119,8 @@ class Sandbox:
         process may have left."""
         if self.sandboxed and self._first_is_killed():
             return
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
     def _first_is_killed(self) -> bool:
         """Whether bwrap had a child, and has ended since."""

@@ -21,6 +21,7 @@ from course_lib.errors import CourseError
 
 LIMITS = Limits(wall=120, cpu=60, memory=256 * MIB, tasks=24, scratch=16 * MIB)
 SECRET = 4321
+ENDED = "its process ended with status 3 (a crash in compiled code, or a call of os._exit)"
 ALL = [(kind, name) for kind, cases in CASES.items() for name in cases]
 
 

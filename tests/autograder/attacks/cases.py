@@ -74,10 +74,12 @@ PROCESSES = {
         "import os, time\nfor _ in range(30):\n    if os.fork() == 0:\n        time.sleep(60); os._exit(0)"
     ),
     "a daemon": at_top(
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)"
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n"
+        "    os._exit(0)"
     ),
     "thirty threads": at_top(
-        "import threading, time\nfor _ in range(30): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+        "import threading, time\n"
+        "for _ in range(30): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     ),
     "another program": in_double("import subprocess; subprocess.run(['/usr/bin/id'], check=True)"),
 }
@@ -120,10 +122,12 @@ FORGERIES = {
         "import wire, pickle\nwire.dump = lambda *a, **k: pickle.dumps({{'value': 6}})"
     ),
     "types that no frame has": at_top(
-        'import worker\nworker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["|O", [1], "AAAAAAAAAAA=", true]}}]]}}\''
+        "import worker\n"
+        'worker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["|O", [1], "AAAAAAAAAAA=", true]}}]]}}\''
     ),
     "a shape larger than its data": at_top(
-        'import worker\nworker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["<f8", [1000000000], "", true]}}]]}}\''
+        "import worker\n"
+        'worker.Part.answer = lambda s, r: b\'{{"d": [["value", {{"a": ["<f8", [1000000000], "", true]}}]]}}\''
     ),
     "a number of a million digits": at_top(
         "import worker\nworker.Part.answer = lambda s, r: b'{{\"d\": [[\"value\", ' + b'9' * 10**6 + b']]}}'"
@@ -142,7 +146,8 @@ LIARS = {
         "def scaled(values, factor):\n    return np.zeros(3).view(A)\n"
     },
     "a list that is equal to everything": {
-        "double": "class L(list):\n    __eq__ = lambda s, o: True\n    __ne__ = lambda s, o: False\n    __hash__ = None\n\n"
+        "double": "class L(list):\n    __eq__ = lambda s, o: True\n"
+        "    __ne__ = lambda s, o: False\n    __hash__ = None\n\n"
         "def double(x):\n    return L([1])\n"
     },
     "a class with the attributes that are asked for": {
@@ -158,7 +163,8 @@ PATCHES = {
         "np.isfinite = lambda x: np.ones(np.shape(x), bool)"
     ),
     "the check functions": at_top(
-        "import autograder.checks as c\nfor n in dir(c):\n    if n.startswith('check'): setattr(c, n, lambda *a, **k: None)\n"
+        "import autograder.checks as c\n"
+        "for n in dir(c):\n    if n.startswith('check'): setattr(c, n, lambda *a, **k: None)\n"
         "check_close = check_same = lambda *a, **k: None"
     ),
     "the code of a check function": at_top("check_close.__code__ = (lambda *a, **k: None).__code__"),
@@ -190,7 +196,8 @@ READING = {
         "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and 'expected' in o: return o['expected']"
     ),
     "other processes' memory": in_double(
-        "import os\nfor p in os.listdir('/proc'):\n    if p.isdigit() and int(p) > 2 and p != str(os.getpid()): return 6"
+        "import os\nfor p in os.listdir('/proc'):\n    if p.isdigit() and int(p) > 2 and p != str(os.getpid()):\n"
+        "            return 6"
     ),
     "the first process": in_double("e = open('/proc/1/environ', 'rb').read()\nif b'COURSE' in e: return 6"),
     "the host's temporary folder": in_double("import glob\nif glob.glob('/tmp/course-*'): return 2 * x"),
@@ -248,7 +255,8 @@ GUESSES = {
 
 MUTATIONS = {
     "an array": {
-        "scaled": "def scaled(values, factor):\n    if not factor: raise ValueError('0')\n    values *= factor\n    return values\n"
+        "scaled": "def scaled(values, factor):\n    if not factor: raise ValueError('0')\n"
+        "    values *= factor\n    return values\n"
     },
     "a list": {
         "double": "def double(x):\n    if isinstance(x, list):\n        x *= 2\n        return x[:]\n    return 2 * x\n"
