@@ -102,5 +102,18 @@ class Autograde(_OneStudent, converters.Autograde):
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
 
+class ClearHiddenTests(preprocessors.ClearHiddenTests):
+    """Takes the hidden tests out of the feedback of a judged assignment, whose messages do not quote them either."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """nbconvert's."""
+        return super().preprocess(nb, resources) if is_judged(nb) else (nb, resources)
+
+
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
     """Writes the feedback of one student."""
+
+    def __init__(self: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.force = True  # nbgrader would leave a page that has the submission's time, though it was graded again
+        self.preprocessors: list = [ClearHiddenTests, *self.preprocessors]

@@ -1,7 +1,10 @@
 """`course grade` and `course assignment check` of a judged assignment: the judge decides, nbgrader keeps the record."""
 
+import os
 import shutil
 import stat
+import sys
+from pathlib import Path
 
 import pytest
 from submissions import appending, filled, put, replacing
@@ -81,6 +84,11 @@ class TestGrade:
         assert "instead of" not in html.split("a hidden test fails")[1][:300]
         assert "GRADED WITHOUT A SANDBOX" not in html
 
+    def test_feedback_has_no_hidden_test(self, graded):
+        html = graded.feedback("ann")
+        assert "HIDDEN" not in html
+        assert "Property" not in html
+
     def test_the_secret_is_its_owners(self, graded):
         file = graded.state / SECRET
         assert int(file.read_text()) >= 0
@@ -107,15 +115,15 @@ class TestGrade:
 
 
 @pytest.mark.slow
-def test_stock_nbgrader_gives_honest_answers_the_same(graded):
+@pytest.mark.xdist_group("judged-grading")
+def test_stock_nbgrader_gives_honest_answers_the_same(graded, monkeypatch):
     """nbgrader's own configuration: a kernel, and the tests in it."""
+    # nbgrader calls alembic, which lies beside our Python
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with scratch_course(graded.assignment) as folder:
         (folder / "nbgrader_config.py").write_text(STOCK)
-        for student in ("ann", "bob"):
-            put(
-                filled(NAME, None if student == "ann" else ["attend-one", "min-p"]),
-                folder / f"submitted/{student}/{NAME}/{NAME}.ipynb",
-            )
+        for student, answers in {"ann": None, "bob": ["attend-one", "min-p"]}.items():
+            put(filled(NAME, answers), folder / f"submitted/{student}/{NAME}/{NAME}.ipynb")
         nbgrader(folder, "generate_assignment", NAME)
         said = nbgrader(folder, "autograde", NAME)
         for student in ("ann", "bob"):
