@@ -259,9 +259,9 @@ def _python(source: str) -> str:
 
 def _described(error: dict[str, Any]) -> str:
     """What a cell raised, in words."""
-    kinds = error.get("kinds") or ["an error"]
-    text, where = error.get("text"), error.get("where")
-    return _tidy(f"{kinds[0]}{f': {text}' if text else ''}{f', in {where}' if where else ''}")
+    kinds, text, where = error.get("kinds"), error.get("text"), error.get("where")
+    kind = kinds[0] if isinstance(kinds, list) and kinds else "an error"  # it may hold anything
+    return _tidy(f"{kind}{f': {text}' if text else ''}{f', in {where}' if where else ''}")
 
 
 def _message(error: Exception) -> str:

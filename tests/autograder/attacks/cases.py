@@ -117,6 +117,9 @@ FORGERIES = {
     "the worker's answers replaced": at_top(
         "import worker, wire\nworker.Part.answer = lambda self, request: wire.dump({{'value': 6, 'points': 100}})"
     ),
+    "an error that is none": at_top(
+        "import worker\nworker.described = lambda error: {{'kinds': 5, 'text': [1], 'where': {{}}}}\n1 / 0"
+    ),
     "the frames replaced by garbage": at_top("import wire\nwire.dump = lambda *a, **k: b'not JSON at all'"),
     "a pickle in the place of a frame": at_top(
         "import wire, pickle\nwire.dump = lambda *a, **k: pickle.dumps({{'value': 6}})"
