@@ -18,10 +18,9 @@ autograder/ in a clone. What could not be graded is a dash in the table and an e
 
 The exit status is 0 where everything was graded, 1 where something was not, and 2 where nothing could be.
 
-Submissions of kv_cache and qlora run in a sandbox (bubblewrap), and
-the verdicts are decided outside of it. Those of the other assignments are run as you, and their tests run in the same
-process: grade only what you would run yourself. The feedback pages show the hidden tests too: hand them out when nobody
-can submit any more."""
+Submissions of kv_cache and qlora run in a sandbox (bubblewrap), and the verdicts are decided outside of it. Those of
+the other assignments are run as you, and their tests run in the same process: grade only what you would run yourself,
+and hand out their feedback pages, which show the hidden tests, when nobody can submit any more."""
 
 
 FORGEABLE = (

@@ -11,8 +11,13 @@ from autograder.judging import wire
 from autograder.judging.stage import INSIDE, Stage
 from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import Sandbox, python
+from course_lib.errors import CourseError
 
 START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.main({folder!r}, {alone!r})"
+NOT_STARTED = (
+    "The process for a submission did not start ({why}), so nothing was graded. Try `bwrap --unshare-all --ro-bind / /"
+    " true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading defends against'."
+)
 MOST = 4 * MIB  # bytes of an answer, which may take fifty times as much memory once it is read
 STARTING = 60.0  # seconds that Python and NumPy may take to start
 PATIENCE = 5.0  # seconds that a part's process may take to end
@@ -134,7 +139,10 @@ class Session:
         os.set_blocking(self.running.stdin.fileno(), False)
         # a slow disk is not the submission's fault, of whose code nothing has run yet
         left, self.clock.deadline = self.clock.left, STARTING
-        self._receive()
+        try:
+            self._receive()
+        except Ended as error:
+            raise CourseError(NOT_STARTED.format(why=error)) from error
         self.clock.left = left
         self.clock.begin()
 

@@ -129,6 +129,7 @@ class Magics:
     @staticmethod
     def run_line_magic(*_arguments: Any, **_named: Any) -> None:
         """Called for `%name …`."""
+        return
 
     system = getoutput = run_line_magic
 

@@ -1,8 +1,11 @@
 """The command line of bubblewrap: what a process in the sandbox can see, and what not."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from autograder.sandbox.limits import Limits
@@ -14,6 +17,9 @@ INSTALL = (
     " rights and says so in every report."
 )
 SCRATCH = "/tmp"  # in the sandbox: the only place that can be written to
+# where interpreters keep installed packages: an answer may use those that its assignment names
+PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
+OLDEST = (0, 8)  # it has --size
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": SCRATCH,
@@ -34,7 +40,18 @@ def require() -> str:
     if found is None or shutil.which("prlimit") is None:
         problem = "this system has no prlimit" if found else "it is not installed"
         raise CourseError(INSTALL.format(problem=problem))
+    version = _version(found)
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        raise CourseError(INSTALL.format(problem=f"its version {version} is older than 0.8"))
     return found
+
+
+@lru_cache
+def _version(bwrap: str) -> str:
+    """Its version, such as "0.8.0"."""
+    said = subprocess.run([bwrap, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+\.\d+[.\d]*", said)
+    return found[0] if found else "0.0"
 
 
 def command(program: list[str], limits: Limits, seen: dict[Path, str]) -> list[str]:
@@ -82,7 +99,8 @@ def _system() -> list[str]:
     if not base.is_relative_to("/usr"):
         options += ["--ro-bind", str(base), str(base)]
         shown.append(base)
-    for package in _course():
+    packages = [found for folder in shown for pattern in PACKAGES for found in folder.glob(pattern)]
+    for package in [*packages, *_course()]:
         if any(package.is_relative_to(folder) for folder in shown):
             options += ["--tmpfs", str(package), "--remount-ro", str(package)]
     return options

@@ -64,7 +64,8 @@ class Sandbox:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=None if sandbox else _plain_environment(),
+            # the sandbox's first process is bwrap itself, whose environment can be read inside
+            env=bubblewrap.ENVIRONMENT if sandbox else _plain_environment(),
             start_new_session=True,
         )
         self.ended = threading.Event()

@@ -198,6 +198,13 @@ def test_edited_cells_change_nothing(edit):
     assert [bool(cell.outputs) for cell in graded_cells(whole)] == [True, True, False, False, False]
 
 
+def test_a_sandbox_that_does_not_start_is_no_zero(monkeypatch):
+    """As where a container forbids what bubblewrap needs."""
+    monkeypatch.setattr(session, "python", lambda *arguments: ["/usr/bin/false"])
+    with pytest.raises(CourseError, match=r"did not start \(it ended its process\), so nothing was graded"):
+        judged(submission({}))
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"cells": ' + "[" * 50_000 + "]" * 50_000 + "}", '{"nbformat": 3, "worksheets": 7}', "\0"]
 )

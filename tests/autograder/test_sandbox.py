@@ -57,6 +57,14 @@ def test_it_knows_nothing_of_the_environment(monkeypatch):
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     monkeypatch.setenv("A_TOKEN", "secret")
     assert out("import os; print([n for n in os.environ if 'NBGRADER' in n or 'TOKEN' in n])") == "[]"
+    every = "import glob; print([p for p in glob.glob('/proc/[0-9]*/environ') if b'TOKEN' in open(p, 'rb').read()])"
+    assert out(every) == "[]"
+
+
+def test_it_has_no_packages_but_pythons_own():
+    find = "import glob, sys; print(glob.glob(f'{sys.base_prefix}/lib/python3*/site-packages/*'))"
+    assert out(find) == "[]"
+    assert out("import glob; print(glob.glob('/usr/lib/python3/dist-packages/*'))") == "[]"
 
 
 @pytest.mark.parametrize("place", ["/x", "/dev/x", "/usr/x", "/judge/x", "/proc/x"])
@@ -167,6 +175,12 @@ def test_without_bubblewrap_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CourseError, match=r"bubblewrap.*not installed.*apt-get install bubblewrap.*--no-sandbox"):
         run(python("-c", ""), limited())
+
+
+def test_an_old_bubblewrap_is_refused(monkeypatch):
+    monkeypatch.setattr(bubblewrap, "_version", lambda bwrap: "0.6.1")
+    with pytest.raises(CourseError, match=r"its version 0\.6\.1 is older than 0\.8"):
+        bubblewrap.require()
 
 
 def test_without_the_sandbox_time_is_limited_all_the_same():
