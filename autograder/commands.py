@@ -83,7 +83,7 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from autograder.student.check import Outcome, check, find_notebook
+    from autograder.student.check import Outcome, check, find_notebook, manual_parts
 
     def tell(outcome: Outcome) -> None:
         """Print what became of one part."""
@@ -96,6 +96,8 @@ def _check(args: argparse.Namespace) -> int:
     outcomes = check(path, tell=tell, say=lambda line: print(f"      {line}", flush=True))
     passed = [outcome for outcome in outcomes if not outcome.message]
     print(f"\n{len(passed)} of {len(outcomes)} parts pass their visible checks; hidden tests decide the points.")
+    for part in manual_parts(path):
+        print(f"{part.title} ({part.points:g} points): your instructor reads it.")
     return int(len(passed) < len(outcomes))
 
 

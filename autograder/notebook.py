@@ -15,11 +15,12 @@ Output: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Part:
-    """A graded part: the test cell's id, the heading above it, its points."""
+    """A graded part: the id of its test cell, or of an answer a person grades; the heading above it; its points."""
 
     id: str
     title: str
     points: float
+    manual: bool = False
 
 
 def read(path: Path) -> Notebook:
@@ -62,7 +63,7 @@ def grade_id(cell: Cell) -> str | None:
 
 def is_test(cell: Cell) -> bool:
     """Whether the cell is a graded test."""
-    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
+    return bool(cell.metadata.get("nbgrader", {}).get("grade")) and not is_solution(cell)
 
 
 def is_solution(cell: Cell) -> bool:
@@ -70,12 +71,18 @@ def is_solution(cell: Cell) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
 
 
+def is_manual(cell: Cell) -> bool:
+    """Whether the cell is an answer in words, which a person reads and grades."""
+    return is_solution(cell) and bool(cell.metadata.nbgrader.get("grade"))
+
+
 def parts(notebook: Notebook) -> list[Part]:
     """The graded parts in order; each is titled by the last heading above it."""
     found, title = [], ""
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and cell.source.lstrip().startswith("#"):
+        if is_test(cell) or is_manual(cell):
+            graded = cell.metadata.nbgrader
+            found.append(Part(graded.grade_id, title, graded.points, is_manual(cell)))
+        elif cell.cell_type == "markdown" and cell.source.lstrip().startswith("#"):
             title = cell.source.strip().splitlines()[0].lstrip("# ").split(" (")[0]
-        elif is_test(cell):
-            found.append(Part(cell.metadata.nbgrader.grade_id, title, cell.metadata.nbgrader.points))
     return found

@@ -25,8 +25,7 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
         A new notebook with a cell for each cell of the template, and the student's own ones between them.
     """
     submission = restored(template, submission)
-    tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
-    pieces, added = _sorted_out(submission, tracked)
+    pieces, added = _sorted_out(submission, template)
 
     whole = copy.deepcopy(template)
     whole.cells = [_own(source) for source in added[None]]
@@ -50,17 +49,17 @@ def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
     Returns:
         The sources of the solution cells by grade id, put together where a cell was split.
     """
-    tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
-    pieces, _ = _sorted_out(restored(template, submission), tracked)
+    pieces, _ = _sorted_out(restored(template, submission), template)
     asked = {notebook.grade_id(cell) for cell in template.cells if notebook.is_solution(cell)}
     return {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
 
 
-def _sorted_out(
-    submission: Notebook, tracked: set[str | None]
-) -> tuple[dict[str, list[str]], dict[str | None, list[str]]]:
-    """The sources of the tracked cells by grade id (several where a cell was split), and those of the student's own
-    code cells by the grade id of the cell that they follow."""
+def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[str]]]:
+    """The sources of the template's tracked cells by grade id (several where a cell was split), and those of the
+    student's own code cells by the grade id of the cell that they follow. Text that a student added right behind an
+    answer in words belongs to it."""
+    tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
+    given = {cell.source.strip() for cell in template.cells if cell.cell_type == "markdown"}
     pieces: dict[str, list[str]] = {}
     added: dict[str | None, list[str]] = {None: []}
     last, before = None, None
@@ -70,6 +69,8 @@ def _sorted_out(
         name = notebook.grade_id(cell)
         if name is None and before is not None and _goes_on(before, cell):
             name = last  # other editors than JupyterLab split a cell without its metadata
+        if name is None and before is not None and notebook.is_manual(before) and cell.cell_type == "markdown":
+            name = None if cell.source.strip() in given else last
         # A cell magic works only at the top of a cell, so such a piece cannot be joined to the one before.
         if name is not None and name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
             last, before = name, cell
@@ -82,7 +83,7 @@ def _sorted_out(
 
 def _goes_on(before: Cell, cell: Cell) -> bool:
     """Whether the cell is the rest of the answer before it: its first line is indented, and together they parse."""
-    if not notebook.is_solution(before) or cell.source[:1] not in (" ", "\t"):
+    if before.cell_type != "code" or not notebook.is_solution(before) or cell.source[:1] not in (" ", "\t"):
         return False
     try:
         ast.parse(f"{before.source}\n{cell.source}")
@@ -99,7 +100,7 @@ def _answer(cell: Cell, pieces: list[str], submission: Notebook) -> str:
     """
     if pieces:
         return "\n".join(pieces)
-    asked = defined_in(cell.source)
+    asked = defined_in(cell.source) if cell.cell_type == "code" else set()
     written = any(asked & defined_in(other.source) for other in submission.cells if other.cell_type == "code")
     return "" if written else cell.source
 

@@ -40,7 +40,8 @@ def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignme
 @lru_cache
 def _asked(path: Path, _changed: int) -> list[Cell]:
     """The solution and test cells of a source; a class of two hundred does not read it two hundred times."""
-    return [cell for cell in notebook.read(path).cells if notebook.is_solution(cell) or notebook.is_test(cell)]
+    code = [cell for cell in notebook.read(path).cells if cell.cell_type == "code"]
+    return [cell for cell in code if notebook.is_solution(cell) or notebook.is_test(cell)]
 
 
 def _share_by_id(submission: Notebook, asked: list[Cell]) -> float:
@@ -67,7 +68,8 @@ def restored(template: Notebook, submission: Notebook) -> Notebook:
     """The submission with the metadata that its cells have lost, where their text allows.
 
     A test or a given cell is known by its code, comments and layout aside; an answer by the functions and classes that
-    its unwritten form in the template defines. Cells whose grade id is still there stay as they are.
+    its unwritten form in the template defines; an answer in words by its place behind its question. Cells whose grade
+    id is still there stay as they are.
 
     Args:
         template: The released notebook.
@@ -78,6 +80,7 @@ def restored(template: Notebook, submission: Notebook) -> Notebook:
     """
     submission = copy.deepcopy(submission)
     there = {notebook.grade_id(cell) for cell in submission.cells}
+    _find_written(template, submission, there)
     lost = [cell for cell in submission.cells if notebook.grade_id(cell) is None and cell.cell_type == "code"]
     if not lost:
         return submission
@@ -88,6 +91,24 @@ def restored(template: Notebook, submission: Notebook) -> Notebook:
         if original is not None:
             cell.metadata = copy.deepcopy(original.metadata)
     return submission
+
+
+def _find_written(template: Notebook, submission: Notebook, there: set[str | None]) -> None:
+    """Give the answers in words whose grade ids are not `there` their metadata back: the text that follows a question.
+
+    Args:
+        template: The released notebook.
+        submission: The student's notebook, which is changed.
+        there: The grade ids that it has.
+    """
+    given = {cell.source.strip() for cell in template.cells if not notebook.is_manual(cell)}
+    for question, answer in zip(template.cells, template.cells[1:], strict=False):
+        if not notebook.is_manual(answer) or notebook.grade_id(answer) in there:
+            continue
+        for before, cell in zip(submission.cells, submission.cells[1:], strict=False):
+            text = cell.cell_type == "markdown" and cell.source.strip() not in given
+            if text and before.source.strip() == question.source.strip():
+                cell.metadata = copy.deepcopy(answer.metadata)
 
 
 def _answered(cell: Cell, missing: list[Cell]) -> Cell | None:

@@ -108,6 +108,21 @@ _GENERATE: OtherNames = {
     "--max-tokens": "--max-new-tokens",
     "--no-cuda": ("--device", "cpu"),
 }
+# vLLM's names among them
+_SERVE: OtherNames = {
+    "--model-path": "--model",
+    "--model-name-or-path": "--model",
+    "--base": "--model",
+    "--adapter-path": "--adapter",
+    "--lora": "--adapter",
+    "--lora-path": "--adapter",
+    "--lora-modules": "--adapter",
+    "--max-tokens": "--max-new-tokens",
+    "--max-num-seqs": "--max-batch",
+    "--block-size": "--page-size",
+    "--num-gpu-blocks-override": "--max-pages",
+    "--timeout": "--time-limit",
+}
 _BENCH: OtherNames = {"--model-path": "--model"}
 # `course sft` and `course dpo` count steps in micro-batches of examples.
 _ALIGNED: OtherNames = {other: own for other, own in _TRAIN.items() if own != "--tokens-per-step"}
@@ -120,6 +135,8 @@ OTHER_NAMES: dict[str, OtherNames] = {
     "compare": dict(_COMPARE),
     "merge": dict(_MERGE),
     "generate": dict(_GENERATE),
+    "chat": dict(_GENERATE),
+    "serve": dict(_SERVE),
     "bench": dict(_BENCH),
 }
 # Values of options that choose from a list.
@@ -136,7 +153,8 @@ OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 def canonical(argv: list[str]) -> list[str]:
     """The command line with the names that our parsers know: hyphens for underscores, then `OTHER_NAMES`.
 
-    What follows a bare ``--`` and what does not look like an option is left alone, so values are never changed.
+    What follows a bare ``--`` and what does not look like an option is left alone, so values are never changed. For
+    `course serve` the ``--`` is left out: in uvicorn's command line, the application's own options follow it.
 
     Raises:
         CourseError: an option that stands for another with its value (``--no-cuda``) was given a value.
@@ -145,6 +163,8 @@ def canonical(argv: list[str]) -> list[str]:
     names = OTHER_NAMES[""] | OTHER_NAMES.get(verb, {})
     words: list[str] = []
     for position, word in enumerate(argv):
+        if word == "--" and verb == "serve":
+            continue
         if word == "--":
             return words + argv[position:]
         if not OPTION.fullmatch(word):

@@ -26,6 +26,7 @@ FLOORS = {
     "parity": 5,
     "publishing": 6,
     "benchmarks": 6,
+    "serve": 6,
     "commands": 7,
     "cli": 8,
 }

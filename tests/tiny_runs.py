@@ -114,17 +114,23 @@ def loaded(folder):
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
+def save_random_adapter(base, folder, size=0.3, base_name=None, **options):
+    """Save a LoRA adapter for the model in `base` with random B of that size."""
+    from course_lib.adapters import inject_lora, lora_layers, save_adapter
+
+    model = loaded(base)
+    inject_lora(model, ["q_proj", "v_proj"], rank=4, **options)
+    for _, layer in lora_layers(model):
+        torch.nn.init.normal_(layer.B, std=size)
+    save_adapter(model, folder, str(base_name or base))
+    return folder
+
+
 @pytest.fixture
 def adapter(base, tmp_path):
     """adapter(name, size) saves a LoRA adapter with random B of that size in the folder runs."""
-    from course_lib.adapters import inject_lora, lora_layers, save_adapter
 
     def make(name, size=0.3, base_name=base, **options):
-        model = loaded(base)
-        inject_lora(model, ["q_proj", "v_proj"], rank=4, **options)
-        for _, layer in lora_layers(model):
-            torch.nn.init.normal_(layer.B, std=size)
-        save_adapter(model, tmp_path / "runs" / name, str(base_name))
-        return tmp_path / "runs" / name
+        return save_random_adapter(base, tmp_path / "runs" / name, size, base_name, **options)
 
     return make

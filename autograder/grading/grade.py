@@ -223,7 +223,10 @@ class _Run:
         points = gradebook.points_of(self.state, self.assignment, student)
         parts = notebook.parts(self.template)
         problem = ""
-        missing = [str(number) for number, part in enumerate(parts, start=1) if part.id not in points]
+        ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
+        missing = [number for number, part in ungraded if not part.manual]
+        if waiting := [number for number, part in ungraded if part.manual]:
+            note = "; ".join(filter(None, [note, f"part {', '.join(waiting)} waits for a person, see formgrader"]))
         if missing:
             why = self.journal.get(student, "stopped") or "nbgrader gave no points"
             which = "part" if len(missing) == 1 else "parts"

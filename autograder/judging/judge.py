@@ -96,9 +96,9 @@ class Judge:
         self.stack.close()
 
     def verdicts(self) -> list[Verdict]:
-        """Judge all parts, in order."""
+        """Judge all parts, in order, but those that a person grades."""
         found = []
-        for part in notebook.parts(self.whole):
+        for part in (part for part in notebook.parts(self.whole) if not part.manual):
             found.append(self.verdict(part))
             self.tell(found[-1])
         return found

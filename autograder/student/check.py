@@ -74,6 +74,13 @@ def _judged(whole: Notebook, tell: Callable[[Outcome], object]) -> list[Outcome]
     return outcomes
 
 
+def manual_parts(path: Path) -> list[notebook.Part]:
+    """The parts of the assignment at `path` that a person grades, and no check looks at."""
+    assignment = assignment_of(notebook.read(path), course.assignments().values())
+    parts = [] if assignment is None else notebook.parts(assignment.read())
+    return [part for part in parts if part.manual]
+
+
 def find_notebook(given: Path | None) -> Path:
     """The notebook to check: the one given, by its path or by the assignment's name, or the only one here."""
     if given is not None:
@@ -101,7 +108,7 @@ class _Run:
         self, whole: Notebook, timeout: int, tell: Callable[[Outcome], object], say: Callable[[str], object]
     ) -> None:
         self.whole, self.timeout, self.tell, self.say = whole, timeout, tell, say
-        self.parts = {part.id: part for part in notebook.parts(whole)}
+        self.parts = {part.id: part for part in notebook.parts(whole) if not part.manual}
         self.outcomes: list[Outcome] = []
         self.answer = ""  # what the last solution cell complained about
 

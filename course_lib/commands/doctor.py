@@ -30,12 +30,12 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the diagnosis; 1 where a chapter does not fit."""
+    """Print the diagnosis."""
     from course_lib.execution.doctor import diagnosis
 
     found = diagnosis(args.profile)
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
-    return int(not all(each["fits"] for each in found["chapters"]))
+    return 0
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
         "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
     )
     _add_cache(parser)
-    _add_sampling(parser)
+    add_sampling(parser)
     parser.epilog = other_names("generate", parser._option_string_actions)
     parser.set_defaults(run=run_generate)
 
@@ -56,7 +56,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=int, metavar="N", help="last tokens that the sink cache keeps (252)")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options that say how tokens are chosen."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: always the likeliest token (0)")
     group.add_argument(
@@ -69,6 +70,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
 
 
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `add_sampling`. Raises CourseError where one is out of its range."""
+    from course_lib.inference import SamplingSettings
+
+    sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    SamplingSettings(**sampling)
+    return sampling
+
+
 def run_generate(args: argparse.Namespace) -> int:
     """Load, print the text as it comes, then its speed and what the cache forgot."""
     name, options = cache_options(args)
@@ -77,10 +87,9 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.adapter:
         require_adapter(args.adapter)
     from course_lib.data import chat_text
-    from course_lib.inference import SamplingSettings, make_cache, prepare, prompt_ids, stream
+    from course_lib.inference import make_cache, prepare, prompt_ids, stream
 
-    sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
-    SamplingSettings(**sampling)  # a value out of range is refused before the model is loaded
+    sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
     model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
     if args.weights:
         model = prepare(model, args.weights)

@@ -47,7 +47,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--quant-type", choices=QUANT_TYPES, default="nf4", help="the 4-bit levels (nf4)")
     parser.add_argument("--block-size", type=_count, default=64, metavar="N", help="weights of a 4-bit block (64)")
-    parser.add_argument("--double-quant", action="store_true", help="quantise the blocks' constants as well")
+    parser.add_argument(
+        "--double-quant",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="quantise the blocks' constants as well, as course train does (on)",
+    )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
     parser.add_argument(
         "--optimizer",

@@ -45,6 +45,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds a chapter may take (default: no limit)")
     parser.add_argument("--seed", type=int, default=0, help="the seed given to every chapter (default: 0)")
     parser.add_argument("--force", action="store_true", help="execute also what has not changed")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a report as JUnit XML, for a CI")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the table as Markdown")
     parser.add_argument("--list", action="store_true", help="list the chapters and the profiles, run nothing")
     parser.set_defaults(run=run)
 
@@ -74,11 +76,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
+    from course_lib.execution.notebooks.reports import write_reports
     from course_lib.execution.notebooks.results import summary
     from course_lib.execution.notebooks.runner import Runner
 
     options = {name: getattr(args, name) for name in ("overrides", "seed", "timeout", "jobs", "force")}
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
+    write_reports(results, Path(args.profile).stem, args.junit, args.summary)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
     for result in results:
         if result.status == "failed":

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from course_lib.errors import CourseError
 from course_lib.execution.environment import PACKAGES, available_memory, usable_cores
 from course_lib.execution.hardware import found
-from course_lib.execution.notebooks.project import find_chapters, find_root
+from course_lib.execution.notebooks.project import find_root
 from course_lib.execution.notebooks.side_by_side import Cost
 from course_lib.execution.profile import profile_path, read_profile
 
@@ -62,7 +62,8 @@ class Missing:
 def chapters_here(profile: str) -> list[ChapterHere]:
     """Each chapter at a profile, held against the memory that is free now."""
     table, free = read_profile(profile_path(profile)), available_memory()
-    costs = {chapter.id: Cost.of(chapter, table) for chapter in find_chapters([])}
+    chapters = sorted(name for name, settings in table.items() if isinstance(settings, dict) and "cost" in settings)
+    costs = {name: Cost.of(name, table) for name in chapters}
     return [
         ChapterHere(name, cost.memory / 1e9, cost.seconds / 60, cost.memory <= free) for name, cost in costs.items()
     ]

@@ -157,6 +157,8 @@ def override(table: dict, text: str) -> None:
         raise CourseError(f"--set {text}: write it as TABLE.KEY=VALUE, such as 03_lora.steps=50.")
     try:
         made = tomllib.loads(f"value = {value}")["value"]
+        if not isinstance(made, bool | int | float | str | list | dict):
+            made = value.strip()  # 02:00:00 is a time to TOML, and a text to Slurm and to us
     except tomllib.TOMLDecodeError:
         made = value.strip()
     for part in tables:

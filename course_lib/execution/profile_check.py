@@ -95,19 +95,20 @@ def _same_kind(value: Any, example: Any) -> bool:
     return isinstance(value, int | float) if isinstance(example, float) else isinstance(value, type(example))
 
 
-def check_profile(name: str, table: dict, chapters: Collection[str] = ()) -> None:
+def check_profile(name: str, table: dict, needed: Collection[str] = (), others: Collection[str] = ()) -> None:
     """Refuse a profile with a mistake in it.
 
     Args:
         name: of the profile.
         table: its whole content.
-        chapters: chapters of one's own that are to run.
+        needed: chapters that are to run and read a table of their own.
+        others: more chapters that may have a table.
 
     Raises:
         CourseError: with all that is wrong, or with a chapter's table that is missing.
     """
-    found = list(problems(table, chapters))
-    for chapter in chapters:
+    found = list(problems(table, (*needed, *others)))
+    for chapter in needed:
         if chapter not in table:
             found.append(f'There is no table ["{chapter}"]: copy it from one of our profiles, or extend one.')
     if found:

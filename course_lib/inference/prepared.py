@@ -108,10 +108,17 @@ def _weight(layer: Any) -> Tensor:
     return weight.float()
 
 
-def _neighbours(weight: Tensor, head_dim: int) -> Tensor:
+def neighbouring_pairs(weight: Tensor, head_dim: int) -> Tensor:
     """Reorder each head's rows so that RoPE's pairs, i and i + head_dim / 2, become neighbours.
 
     Queries and keys are reordered alike, so their products do not change, and a pair is one complex number.
+
+    Args:
+        weight: of queries or keys, (heads * head_dim, in).
+        head_dim: the width of a head.
+
+    Returns:
+        The same rows in their new order.
     """
     heads = weight.view(-1, 2, head_dim // 2, weight.shape[1])  # (heads, halves, D / 2, in)
     return heads.transpose(1, 2).reshape(weight.shape)
@@ -129,7 +136,7 @@ class _Layer:
 
     def __init__(self, block: Any, config: Any, head_dim: int, product: Any):
         attention, mlp, scale = block.self_attn, block.mlp, math.sqrt(config.hidden_size)
-        q, k = (_neighbours(_weight(layer), head_dim) for layer in (attention.q_proj, attention.k_proj))
+        q, k = (neighbouring_pairs(_weight(layer), head_dim) for layer in (attention.q_proj, attention.k_proj))
         q_k_v = torch.cat([q, k, _weight(attention.v_proj)])  # (H D + 2 K D, C)
         gate_up = torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)])  # (2 M, C)
         self.q_k_v: Product = product(q_k_v, scale * block.input_layernorm.weight.detach().float())
@@ -180,7 +187,7 @@ class PreparedDecoder(nn.Module):
             yield from (layer.q_k_v, layer.output, layer.gate_up, layer.down)
         yield self.head
 
-    def _turns(self, positions: Tensor) -> Tensor:
+    def turns(self, positions: Tensor) -> Tensor:
         """RoPE as complex numbers e^(i p f), (B, T, 1, D / 2), from a table that grows when it has to."""
         if len(self._cis) == 0 or int(positions.max()) >= len(self._cis):
             size = max(1024, 2 * (int(positions.max()) + 1))
@@ -214,7 +221,7 @@ class PreparedDecoder(nn.Module):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
             position_ids = torch.arange(past, past + time, device=input_ids.device).expand(batch, time)
-        turns = self._turns(position_ids)
+        turns = self.turns(position_ids)
         if self.step is not None and self.step.takes(time, past_key_values):
             logits = self.step(input_ids, attention_mask, turns, past_key_values)
             return DecoderOutput(logits[:, None], None, past_key_values)
@@ -227,7 +234,7 @@ class PreparedDecoder(nn.Module):
         if logits_to_keep and logits_to_keep < time:
             x = x.view(batch, time, -1)[:, -logits_to_keep:].flatten(0, 1)
         return DecoderOutput(
-            self.head(_normalise(x, self.norm_floor)).view(batch, -1, len(self.embedding)), None, past_key_values
+            self.head(normalise(x, self.norm_floor)).view(batch, -1, len(self.embedding)), None, past_key_values
         )
 
     def _layer(self, layer: _Layer, number: int, x: Tensor, turns: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
@@ -248,8 +255,16 @@ class PreparedDecoder(nn.Module):
         return _mlp(x, layer.gate_up, layer.down, self.norm_floor)
 
 
-def _normalise(x: Tensor, floor: Tensor) -> Tensor:
-    """x / sqrt(norm(x)^2 + C eps): RMSNorm but for what is folded into the next matrix. `floor` is sqrt(C eps)."""
+def normalise(x: Tensor, floor: Tensor) -> Tensor:
+    """x / sqrt(norm(x)^2 + C eps): RMSNorm but for what is folded into the next matrix.
+
+    Args:
+        x: (rows, C).
+        floor: sqrt(C eps), a scalar.
+
+    Returns:
+        (rows, C).
+    """
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
 
 
@@ -258,7 +273,7 @@ def _attention_input(
 ) -> tuple[Tensor, Tensor]:
     """Norm, projections and RoPE: (B * T, C) -> queries and keys (B, H + K, T, D), values (B, K, T, D)."""
     batch, time = turns.shape[:2]
-    projected = q_k_v(_normalise(x, floor)).view(batch, time, -1, head_dim)  # (B, T, H + 2 K, D)
+    projected = q_k_v(normalise(x, floor)).view(batch, time, -1, head_dim)  # (B, T, H + 2 K, D)
     q_k, v = projected[:, :, :-kv_heads], projected[:, :, -kv_heads:]
     pairs = torch.view_as_complex(q_k.unflatten(-1, (-1, 2)))  # (B, T, H + K, D / 2)
     q_k = torch.view_as_real(pairs * turns).flatten(-2)
@@ -267,5 +282,5 @@ def _attention_input(
 
 def _mlp(x: Tensor, gate_up: Product, down: Product, floor: Tensor) -> Tensor:
     """x + W_down (silu(W_gate n) * W_up n) with n the norm of x, on (B * T, C)."""
-    gate, up = gate_up(_normalise(x, floor)).chunk(2, dim=-1)
+    gate, up = gate_up(normalise(x, floor)).chunk(2, dim=-1)
     return down.added_to(x, F.silu(gate) * up)

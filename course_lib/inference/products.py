@@ -99,6 +99,10 @@ class BFloat16Product(_Packed):
     def _multiply(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """x W^T. Nothing has to be unpacked for many rows."""
+        return self._multiply(x.bfloat16()).float()
+
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
         return self.weight.float()

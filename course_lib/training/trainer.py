@@ -25,6 +25,7 @@ from course_lib.training.log import StepRecord, TrainingLog
 from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory
 from course_lib.training.objective import NextToken, Objective
+from course_lib.training.stopping import Stopped, stop_wanted
 
 Batch = np.ndarray | torch.Tensor | dict
 
@@ -107,6 +108,7 @@ class Trainer:
         Raises:
             CourseError: the loss or the gradients' norm is not a finite number. This is said before the step is
                 taken: the weights, and the newest checkpoint, are those of the step before.
+            Stopped: the run was asked to stop (see `stopping`), and saved a checkpoint.
         """
         batches = batches if isinstance(batches, Sequence) else list(batches)
         plan = self.plan_steps(batches)
@@ -123,8 +125,12 @@ class Trainer:
                 record, best = self._evaluate(record, last, best)
                 records.append(record)
                 self.log.add(record, last)  # before the checkpoint: a resumed run can cut the log but not fill it
-                if self.checkpoint_every and (last or (number + 1) % self.checkpoint_every == 0):
+                stopping = bool(self.checkpoints) and not last and stop_wanted(self.world)
+                due = self.checkpoint_every and (last or (number + 1) % self.checkpoint_every == 0)
+                if due or stopping:
                     self._save(number + 1, best)
+                if stopping:
+                    raise Stopped
                 bar.update()
                 bar.set_postfix(loss=f"{record.loss:.3f}")
         self.model.eval()

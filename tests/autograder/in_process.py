@@ -58,8 +58,9 @@ class InProcess:
 
 
 def references(source: notebook.Notebook) -> dict[str, str]:
-    """The solutions of a source notebook by part."""
-    return {notebook.grade_id(c): reference(c.source) for c in source.cells if notebook.is_solution(c)}
+    """The solutions in code of a source notebook by part."""
+    code = [cell for cell in source.cells if cell.cell_type == "code"]
+    return {notebook.grade_id(c): reference(c.source) for c in code if notebook.is_solution(c)}
 
 
 def reference(source: str) -> str:

@@ -42,7 +42,9 @@ def test_a_release_contains_no_solution_and_no_hidden_test(assignment):
             # a line such as `pass`, or one that a visible test shares, gives nothing away
             if len(line) > 25 and not any(line in cell.source.split("### BEGIN")[0] for cell in source.cells):
                 assert line not in text, line
-    assert text.count("raise NotImplementedError") == sum(map(notebook.is_solution, source.cells))
+    asked = [cell for cell in source.cells if notebook.is_solution(cell)]
+    assert text.count("raise NotImplementedError") == sum(cell.cell_type == "code" for cell in asked)
+    assert text.count("YOUR ANSWER HERE") == sum(map(notebook.is_manual, asked))
 
 
 def test_every_part_has_visible_checks_hidden_tests_and_points(assignment):

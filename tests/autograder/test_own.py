@@ -116,7 +116,7 @@ def test_every_numpy_part_asks_about_its_own_answer(name):
     for cell in course.find(name).read().cells:
         if cell.source.startswith("# The same in PyTorch"):
             break
-        if notebook.is_solution(cell):
+        if notebook.is_solution(cell) and cell.cell_type == "code":
             defined = defined_in(cell.source)
         elif notebook.is_test(cell) and notebook.grade_id(cell) != "check-inject-lora":
             asked = re.search(r"check_own\((\w+)", cell.source)

@@ -79,6 +79,7 @@ class TestPart:
         for requirement, edits in WRONG[name][part].items():
             answer = edited(assignment.answers[part], edits)
             assert answer != assignment.answers[part], requirement
+            compile(answer, requirement, "exec")  # a slip of ours would fail without being tested
             if assignment.complaint(part, answer) is None:
                 passed.append(requirement)
         assert not passed, f"nothing tests that {passed}"

@@ -71,6 +71,25 @@ def test_bench_steps(tiny_directory, subject, tmp_path):
     assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--cached"]], ids=["adapter off", "cached"])
+def test_bench_dpo(tiny_directory, options, tmp_path, capsys):
+    """Both sides compute the same losses, or it refuses to time them; the JSON says how they were set up."""
+    out = tmp_path / "b.json"
+    sizes = ["--prompt-tokens", "40", "--response-tokens", "8", "--pairs", "1", "--threads", "1"]
+    assert main(["bench", "dpo", "--model", str(tiny_directory), *sizes, *options, "--json", str(out)]) == 0
+    written = json.loads(out.read_text())
+    figures, about = written["figures"], written["configuration"]
+    assert figures["times_as_fast"] > 0
+    assert figures["pairs_per_s"] > 0
+    assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
+    assert about["batch"] == {"batch_size": 2, "prompt": 40, "response": 8}
+    assert about["trl"]["use_cpu"]
+    assert not any(about["trl"][name] for name in ("bf16", "gradient_checkpointing"))
+    assert about["both"]["reference"] == ("values computed before" if options else "adapter off")
+    assert "times_as_fast" in capsys.readouterr().out
+
+
 def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
     """Equal bytes in each of the 14 linear layers of two blocks; the benchmark refuses to time anything else."""
     from course_lib.benchmarks import qlora
@@ -87,6 +106,28 @@ def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
     theirs.get_submodule(layers[3]).weight.data[0] ^= 1
     with pytest.raises(AssertionError, match=layers[3]):
         qlora.check_equal(ours, theirs)
+
+
+def test_quantiles_are_values_that_occurred():
+    from course_lib.benchmarks.serve import quantile
+
+    values = [float(n) for n in range(1, 101)]
+    assert (quantile(values, 0.5), quantile(values, 0.99), quantile(values, 1.0)) == (50.0, 99.0, 100.0)
+    assert quantile([7.0], 0.01) == 7.0
+
+
+def test_bench_serve(model_folders, tmp_path, capsys):
+    out = tmp_path / "b.json"
+    options = ["--clients", "3", "--requests", "9", "--max-new-tokens", "8", "--pairs", "2", "--threads", "1"]
+    model = str(model_folders / "llama")
+    assert main(["bench", "serve", "--model", model, *options, "--weights", "float32", "int8", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["clients"] == 3
+    for weights in ("float32", "int8"):
+        assert figures[f"{weights}, clients at once, tok/s"] > 0
+        assert figures[f"{weights}, at once / one after another"] > 0.5  # eight times as fast on an idle machine
+        assert 0 < figures[f"{weights}, first token p50 ms"] <= figures[f"{weights}, first token p99 ms"]
+    assert "at once / generate, one after another" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The commands of the programs that this course took over: their own words work, only the program's name is ours.
 
 Commands that take long are run with --dry-run. The paged cache's is in test_generate.py, and the key-value cache
-benchmark's in tests/benchmarks. Those of chapters that are still to come are not here: serving, and the pipeline of
-pretraining, SFT, DPO and verifier.
+benchmark's in tests/benchmarks. Serving is in test_serve.py. Those of a chapter that is still to come are not here: the
+pipeline of pretraining, SFT, DPO and verifier.
 """
 
 import json

@@ -109,6 +109,7 @@ class TestOverride:
             ("03_lora.steps=50", {"03_lora": {"steps": 50}}),
             ("03_lora.lr = 1e-4", {"03_lora": {"lr": 1e-4}}),  # a number: papermill makes a text of it
             ("device=cuda", {"device": "cuda"}),
+            ("slurm.time=02:00:00", {"slurm": {"time": "02:00:00"}}),
             ('x.modules=["a", "b"]', {"x": {"modules": ["a", "b"]}}),
             ("data_config.dataset_mix.wikitext2=0.5", {"data_config": {"dataset_mix": {"wikitext2": 0.5}}}),
             ("hardware.gradient_checkpointing=false", {"hardware": {"gradient_checkpointing": False}}),

@@ -83,12 +83,14 @@ class Runner:
             KeyboardInterrupt: everything that was running is killed and leaves nothing behind.
         """
         chapters = self._checked(chapters)
-        check_profile(self.profile, self.sizes, [chapter.id for chapter in chapters if self._reads_profile(chapter)])
+        reading = [chapter.id for chapter in chapters if self._reads_profile(chapter)]
+        beside = {path.stem for chapter in chapters for path in chapter.path.parent.glob("*.ipynb")}
+        check_profile(self.profile, self.sizes, reading, beside)
         check_hardware(self.profile, self.sizes)
         self._clear_what_a_killed_run_left()
         contents = {c: content_hash(c, self.sizes, self._parameters(c)) for c in chapters}
         results = self._unchanged(contents)
-        queue = ChapterQueue({c: Cost.of(c, self.sizes) for c in chapters if c not in results})
+        queue = ChapterQueue({c: Cost.of(c.id, self.sizes) for c in chapters if c not in results})
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
         with ThreadPoolExecutor(jobs) as pool:
             try:

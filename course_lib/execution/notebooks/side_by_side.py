@@ -25,17 +25,17 @@ class Cost:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, chapter: Chapter, profile: dict) -> "Cost":
+    def of(cls, chapter: str, profile: dict) -> "Cost":
         """The cost of a chapter at one profile.
 
         Args:
-            chapter: the chapter.
+            chapter: its id.
             profile: the content of the profile's file.
 
         Returns:
             The cost, which is a cautious guess where the profile does not say.
         """
-        table = profile.get(chapter.id, {}).get("cost", {})
+        table = profile.get(chapter, {}).get("cost", {})
         return cls(1e9 * table.get("memory_gb", cls.memory / 1e9), table.get("seconds", cls.seconds))
 
 

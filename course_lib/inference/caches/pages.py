@@ -135,6 +135,19 @@ class PagePool:
             self.references[page] += 1
         return BlockTable(list(table.pages), table.length, table.dropped)
 
+    def share(self, table: BlockTable, page: int) -> None:
+        """Put a full page that somebody holds at the end of another row too. Nothing is copied.
+
+        Args:
+            table: the row's pages, all of them full; it is changed.
+            page: the page's number.
+        """
+        assert table.length == len(table.pages) * self.page_size, "the row's last page is not full"
+        assert self.references[page] > 0, "nobody holds the page"
+        self.references[page] += 1
+        table.pages.append(page)
+        table.length += self.page_size
+
     def drop_first(self, table: BlockTable) -> None:
         """Evict the row's oldest page. Other rows that share it keep it."""
         self._release(table.pages.pop(0))

@@ -28,13 +28,13 @@ def queue_of(memory_gb, **costs):
 class TestCost:
     def test_it_is_what_the_profile_says(self):
         (chapter,) = chapters_of("03_lora")
-        assert Cost.of(chapter, {"03_lora": {"cost": {"memory_gb": 1.8, "seconds": 70}}}) == Cost(1.8 * GB, 70)
+        assert Cost.of(chapter.id, {"03_lora": {"cost": {"memory_gb": 1.8, "seconds": 70}}}) == Cost(1.8 * GB, 70)
 
     def test_a_chapter_that_the_profile_does_not_know_is_guessed_with_caution(self):
         """It may need as much memory as the largest chapter, and it does not go before one whose time is known."""
         (chapter,) = chapters_of("42_new")
-        assert Cost.of(chapter, {}) == Cost(3 * GB, 0)
-        assert Cost.of(chapter, {"42_new": {"cost": {"seconds": 5}}}) == Cost(3 * GB, 5)
+        assert Cost.of(chapter.id, {}) == Cost(3 * GB, 0)
+        assert Cost.of(chapter.id, {"42_new": {"cost": {"seconds": 5}}}) == Cost(3 * GB, 5)
 
     @pytest.mark.parametrize("profile", sorted(available_profiles()))
     def test_every_profile_says_what_every_chapter_takes(self, profile):

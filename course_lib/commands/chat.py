@@ -1,0 +1,140 @@
+"""`course chat`: a conversation in the terminal."""
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from course_lib.commands import Subparsers, printable, require_adapter
+from course_lib.commands.generate import FORMATS, add_sampling, sampling_of
+from course_lib.errors import CourseError
+from course_lib.serve.settings import named_adapters
+from course_lib.vocabulary import other_names
+
+if TYPE_CHECKING:
+    from course_lib.serve.conversation import Conversation
+
+COMMANDS = """/reset            begin a new conversation
+/adapter [NAME]   answer with an adapter, or with the base; without a name: list them
+/help             this list
+/quit             end (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register `course chat` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "chat",
+        help="talk with a model in the terminal, with or without an adapter",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"""Talk with a model. Each line is a message; the answer comes as it is generated.
+
+  course chat
+  course chat --adapter notes=runs/notes --temperature 0.7
+  echo "What is a cache?" | course chat --weights int8
+
+In the conversation:
+{COMMANDS}""",
+    )
+    parser.add_argument("--model", metavar="NAME", help="a name or a folder (the adapter's base, or SmolLM2)")
+    parser.add_argument(
+        "--adapter", nargs="+", action="extend", default=[], metavar="NAME=PATH",
+        help="adapters to switch to; without NAME= the folder's name counts. A single one answers from the start",
+    )  # fmt: skip
+    parser.add_argument("--system", default="", metavar="TEXT", help="a message of the system before the conversation")
+    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer (512)")
+    parser.add_argument(
+        "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    add_sampling(parser)
+    parser.epilog = other_names("chat", parser._option_string_actions)
+    parser.set_defaults(run=run_chat)
+
+
+def run_chat(args: argparse.Namespace) -> int:
+    """Load, then read lines until the end."""
+    if args.max_new_tokens < 1:
+        raise CourseError(f"--max-new-tokens is {args.max_new_tokens}; it has to be at least 1.")
+    adapters = named_adapters(tuple(args.adapter))
+    for path in adapters.values():
+        require_adapter(path)
+    sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
+    from course_lib.serve.conversation import Conversation
+    from course_lib.serve.loading import load_base
+
+    with ExitStack() as stack:
+        loaded = load_base(args.model, adapters, stack, args.device)
+        conversation = Conversation(loaded, args.weights, args.system, seed=args.seed, **sampling)
+    typed = sys.stdin.isatty()
+    if typed:
+        print(f"{', '.join(conversation.names)} of {loaded.name}. /help lists the commands.", flush=True)
+    _talk(conversation, args.max_new_tokens, typed)
+    return 0
+
+
+def _talk(conversation: "Conversation", max_new_tokens: int, typed: bool) -> None:
+    """Read lines until the end of the input or /quit."""
+    while True:
+        try:
+            line = input("> " if typed else "").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                print(_obey(conversation, line), flush=True)
+            elif line:
+                _answer(conversation, line, max_new_tokens, typed)
+        except CourseError as error:
+            # Somebody who types can go on; a script should not, for what follows would not be what it expects.
+            if not typed:
+                raise
+            print(f"course: {error}", file=sys.stderr, flush=True)
+
+
+def _obey(conversation: "Conversation", line: str) -> str:
+    """Do what a command says.
+
+    Args:
+        conversation: the conversation.
+        line: the command.
+
+    Returns:
+        What to print.
+
+    Raises:
+        CourseError: there is no such command, or no such adapter.
+    """
+    command, *words = line.split()
+    if command == "/help":
+        return COMMANDS
+    if command == "/reset":
+        conversation.reset()
+        return "A new conversation."
+    if command == "/adapter":
+        if words:
+            conversation.choose(" ".join(words))
+        return f"Answering: {conversation.adapter}. There are: {', '.join(conversation.names)}."
+    raise CourseError(f"There is no command {command}. /help lists them.")
+
+
+def _answer(conversation: "Conversation", text: str, max_new_tokens: int, typed: bool) -> None:
+    """Print the answer as it comes, and its speed for somebody who reads along. Ctrl-C stops it."""
+    started, answer = time.perf_counter(), ""
+    pieces = conversation.ask(text, max_new_tokens)
+    try:
+        for piece in pieces:
+            answer += piece
+            print(printable(piece), end="", flush=True)
+    except KeyboardInterrupt:
+        if not typed:
+            raise
+        pieces.close()
+        print(" … stopped", end="")
+    seconds = time.perf_counter() - started
+    print(flush=True)
+    if typed:
+        count = len(conversation.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        print(f"({count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s)", file=sys.stderr, flush=True)

@@ -1,0 +1,198 @@
+"""`course submit`: chapters, the pipeline or any other command as a job on a cluster with Slurm."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_lib.commands import Subparsers
+from course_lib.errors import CourseError
+
+if TYPE_CHECKING:
+    from course_lib.execution.slurm.script import Job
+    from course_lib.execution.slurm.site import Site
+
+DESCRIPTION = """Submit work to Slurm. The partition, nodes, time and modules come from the profile's table `slurm`, and
+what the site allows from a site file (course_lib/execution/slurm/sites).
+
+  course submit 03 04 --profile tacc_h100             two chapters, one after the other
+  course submit --array --profile tacc_a100           every chapter as an element of an array
+  course submit pipeline --profile tacc_gh200 --legs 3
+  course submit --profile tacc_h100 -- train --mode full --dataset notes.txt --output runs/notes
+  course submit pipeline --profile tacc_h100 --dry-run    print the script, submit nothing
+
+A run can outlive its time limit in two ways. With --requeue the job saves a checkpoint before the limit and goes back
+into the queue. Where a site does not requeue (TACC), --legs N submits N jobs that wait for each other, each going on
+from the checkpoint of the one before; legs that are not needed end at once. Either way the losses are those of a run
+that was not interrupted.
+
+`course jobs` shows what became of it."""
+
+RESUMABLE = ("train", "sft", "dpo")  # they have --resume; the pipeline and the chapters go on by themselves
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Register `course submit` (cheap: nothing heavy is imported before it runs)."""
+    parser = subparsers.add_parser(
+        "submit",
+        help="submit chapters, the pipeline or a command to Slurm",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", metavar="CHAPTER", help="chapters (default: all), pipeline, or a command")
+    parser.add_argument("--profile", required=True, help="a name of `course profile list` or a file")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
+    )
+    parser.add_argument("--site", help="a name of --list-sites or a TOML file (default: the profile's, else this one)")
+    parser.add_argument(
+        "--site-set", action="append", default=[], metavar="RULE=VALUE", help="a rule in place of the site file's"
+    )
+    parser.add_argument("--account", help="whom the time is charged to")
+    parser.add_argument("--partition", help="the queue")
+    parser.add_argument("--time", help="HH:MM:SS, or D-HH:MM:SS")
+    parser.add_argument("--nodes", type=int, help="how many nodes")
+    parser.add_argument("--cpus-per-task", type=int, default=0, metavar="N", help="cores of each process")
+    parser.add_argument("--mem", default="", help="memory of a node, such as 32G, where the site takes it")
+    parser.add_argument("--name", help="of the job")
+    parser.add_argument("--array", action="store_true", help="each chapter as an element of an array")
+    parser.add_argument("--legs", type=int, default=1, metavar="N", help="jobs in a row that go on from each other (1)")
+    parser.add_argument("--requeue", action="store_true", help="go back into the queue before the time limit")
+    parser.add_argument("--lead", type=int, metavar="S", help="seconds before the limit to save and stop (300)")
+    parser.add_argument("--after", default="", metavar="JOB", help="wait until that job has ended well")
+    parser.add_argument("--template", type=Path, help="a Jinja template of your own for the script")
+    parser.add_argument("--dry-run", action="store_true", help="print the script and submit nothing")
+    parser.add_argument("--list-sites", action="store_true", help="list the sites, and do nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Submit, or print what would be submitted."""
+    from course_lib.execution.notebooks.project import find_chapters, find_root
+    from course_lib.execution.profile import profile_path, read_profile
+    from course_lib.execution.profile_check import check_profile
+    from course_lib.execution.slurm.jobs import submit
+    from course_lib.execution.slurm.script import check, render
+    from course_lib.execution.slurm.site import available_sites, load_site, this_site
+
+    if args.list_sites:
+        for name, description in available_sites().items():
+            print(f"{name:12} {description}")
+        return 0
+    root = find_root()
+    table = read_profile(profile_path(args.profile), args.overrides)
+    check_profile(args.profile, table, others=[chapter.id for chapter in find_chapters([])])
+    wanted = table.get("slurm", {})
+    site = load_site(args.site or wanted.get("site") or this_site(), args.site_set)
+    job = make_job(args, table, site)
+    for remark in check(job, site):
+        print(f"course: {remark}", file=sys.stderr)
+    folder = jobs_folder(root) / f"{time.strftime('%Y%m%d-%H%M%S')}-{job.name}"
+    if args.dry_run:
+        print(render(job, site, folder, root, args.template), end="")
+        return 0
+    record = submit(job, site, folder, root, args.template)
+    print(f"submitted {', '.join(record['jobs'])} to {job.partition} of {site.name}")
+    print(f"the script and the output: {folder}\nfollow it: course jobs logs {record['jobs'][0]}")
+    return 0
+
+
+def jobs_folder(root: Path) -> Path:
+    """Where scripts, outputs and records of jobs are."""
+    return root / "build" / "jobs"
+
+
+def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
+    """The job that the arguments and the profile ask for.
+
+    Args:
+        args: of `course submit`.
+        table: the profile's content.
+        site: where it goes.
+
+    Returns:
+        The job, not checked yet.
+
+    Raises:
+        CourseError: something is missing.
+    """
+    from course_lib.execution.hardware import HardwareConfig
+    from course_lib.execution.slurm.script import LEAD_SECONDS, Job
+
+    wanted = table.get("slurm", {})
+    hardware = HardwareConfig.of(table["hardware"]) if "hardware" in table else None
+    name, command, array = work(args)
+    training = command[0] != "run"  # chapters are one process each
+    if (args.requeue or args.legs > 1) and command[0] in RESUMABLE and "--resume" not in command:
+        command = [*command, "--resume", "auto"]  # the first leg begins, and the others go on
+    given = {
+        "partition": args.partition or wanted.get("partition", ""),
+        "time": args.time or wanted.get("time", ""),
+        "account": args.account or wanted.get("account", ""),
+    }
+    for key in ("partition", "time"):
+        if not given[key]:
+            raise CourseError(f"Profile {args.profile!r} says no slurm.{key}: give --{key}.")
+    return Job(
+        name=args.name or name,
+        command=tuple(command),
+        nodes=args.nodes or (wanted.get("nodes", 1) if training else 1),
+        modules=tuple(wanted.get("modules", ())),
+        gpus=hardware.num_gpus if hardware and hardware.device != "cpu" else 0,
+        distributed=bool(training and hardware and hardware.is_distributed),
+        cpus=args.cpus_per_task,
+        mem=args.mem,
+        legs=args.legs,
+        array=tuple(array),
+        requeue=args.requeue,
+        lead=args.lead or LEAD_SECONDS,
+        after=args.after,
+        **given,
+    )
+
+
+def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
+    """The job's name, the words after `course`, and the elements of an array.
+
+    Args:
+        args: of `course submit`.
+
+    Returns:
+        The three.
+
+    Raises:
+        CourseError: an array of something else than chapters, or a chapter that does not exist.
+    """
+    profile = [
+        "--profile",
+        str(Path(args.profile).resolve()) if args.profile.endswith((".toml", ".json")) else args.profile,
+    ]
+    profile += [word for text in args.overrides for word in ("--set", text)]
+    first = args.what[0] if args.what else ""
+    if first == "pipeline" and len(args.what) == 1:
+        out = ["--out", scratch("pipeline", Path(args.profile).stem)] if os.environ.get("SCRATCH") else []
+        if args.array:
+            raise CourseError("--array is for chapters: the pipeline's stages follow each other.")
+        return "pipeline", ["pipeline", "run", *profile, *out], []
+    if first and not is_chapter(first):
+        if args.array:
+            raise CourseError("--array is for chapters.")
+        return first, list(args.what), []
+    from course_lib.execution.notebooks.project import find_chapters
+
+    chapters = [chapter.id for chapter in find_chapters(args.what)]
+    if args.array:
+        return "chapters", ["run", "{}", *profile], chapters
+    return "-".join(args.what) or "chapters", ["run", *(args.what and chapters), *profile], []
+
+
+def is_chapter(word: str) -> bool:
+    """Whether the word names a chapter and not a command: 03, 03_lora or a notebook's path."""
+    return word[:1].isdigit() or word.endswith(".ipynb")
+
+
+def scratch(*parts: str) -> str:
+    """A folder on the site's large file system."""
+    return str(Path(os.environ["SCRATCH"], "course", *parts))

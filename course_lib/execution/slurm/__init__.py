@@ -1,0 +1,1 @@
+"""Slurm: what each site allows (`site`), the batch script (`script`), submitting it and looking after jobs (`jobs`)."""

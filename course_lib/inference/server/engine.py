@@ -1,0 +1,210 @@
+"""The engine: one thread that steps through what many clients ask for at once.
+
+    engine = load_engine("smollm2-135m-instruct", {"pirate": "runs/pirate"}, weights="int8")
+    for piece in engine.submit(Request(prompt, max_new_tokens=64, adapter="pirate")):
+        print(piece.text, end="")
+
+`scheduler` decides what a step reads, `rows` computes it, `prefixes` holds the pages. Left out: several processes or
+GPUs, and models other than Llamas; vLLM has those (`course serve --backend vllm`).
+"""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from course_lib.data.tokenizers import ModelTokenizer
+from course_lib.errors import CourseError
+from course_lib.inference.server.jobs import Job
+from course_lib.inference.server.mixed import prepare_mixed
+from course_lib.inference.server.requests import QueueFull, Request, TooLong, UnknownAdapter
+from course_lib.inference.server.rows import RowModel
+from course_lib.inference.server.scheduler import Scheduler
+from course_lib.inference.server.settings import EngineSettings
+from course_lib.inference.server.tickets import PieceQueue
+from course_lib.inference.stopping import end_tokens
+
+
+class BatchingEngine:
+    """An `Engine` with continuous batching over a paged cache. Its thread runs from the start until `shut_down`.
+
+    Args:
+        model: a Llama, ours or transformers'. The adapters' layers are put into it.
+        tokenizer: the model's; None: answers are tokens without text.
+        adapters: the folder of each adapter, by the name that requests give.
+        settings: the limits.
+        weights: the format of the base, see `prepare`.
+
+    Raises:
+        CourseError: the model is not a Llama, or an adapter is not a LoRA adapter for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: ModelTokenizer | None = None,
+        adapters: Mapping[str, Path | str] | None = None,
+        settings: EngineSettings | None = None,
+        weights: str = "float32",
+    ):
+        self.settings, self.tokenizer = settings or EngineSettings(), tokenizer
+        self.adapters = tuple(adapters or ())
+        self._ends = end_tokens(model, tokenizer)
+        self.prepared, stacks = prepare_mixed(model, adapters or {}, weights)
+        config = self.prepared.config
+        self.max_positions, self._vocabulary = config.max_position_embeddings, len(self.prepared.embedding)
+        rows = RowModel(self.prepared, self.settings.max_pages, self.settings.page_size, stacks)
+        numbers = {name: number for number, name in enumerate(self.adapters)}
+        self.scheduler = Scheduler(rows.read, self.settings, numbers)
+        self._changed = threading.Condition()  # guards all that follows, and what is added to the scheduler's queue
+        self._stopping, self._requests, self._prompt_tokens, self._woken = False, 0, 0, False
+        self._stepping = threading.Lock()  # held while the scheduler is at work
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> PieceQueue:
+        """Queue a request. Safe from any thread, and it does not wait.
+
+        Args:
+            request: what is asked for.
+
+        Returns:
+            Its ticket.
+
+        Raises:
+            QueueFull: too many wait.
+            UnknownAdapter: the adapter's name is not known.
+            TooLong: prompt and answer cannot fit.
+            CourseError: the prompt is empty or holds ids that the model does not have, there is nothing to generate, a
+                stop text is empty, or the engine is stopping.
+        """
+        self._check(request)
+        job = Job(request, PieceQueue(self._wake), self._ends, self.tokenizer)
+        with self._changed:
+            if self._stopping:
+                raise CourseError("The engine is stopping and takes no more requests.")
+            waiting = len(self.scheduler.waiting)
+            if waiting >= self.settings.max_queue:
+                raise QueueFull(waiting, retry_after=1 + waiting / self.settings.max_batch)
+            self._requests += 1
+            self._prompt_tokens += len(request.prompt)
+            self.scheduler.waiting.append(job)
+            self._woken = True
+            self._changed.notify_all()
+        return job.ticket
+
+    def _check(self, request: Request) -> None:
+        if not request.prompt:
+            raise CourseError("The prompt is empty; it needs at least one token.")
+        if not all(0 <= token < self._vocabulary for token in request.prompt):
+            raise CourseError(f"The prompt holds a token id that is not in 0 to {self._vocabulary - 1}.")
+        if request.max_new_tokens < 1:
+            raise CourseError(f"max_new_tokens is {request.max_new_tokens}; it has to be at least 1.")
+        if request.adapter is not None and request.adapter not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise UnknownAdapter(f"There is no adapter {request.adapter!r} here; there are: {known}.")
+        tokens = len(request.prompt) + request.max_new_tokens
+        if tokens > self.max_positions:
+            raise TooLong(
+                f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into this "
+                f"model's {self.max_positions} positions: shorten the prompt, or ask for less."
+            )
+        pages = self.settings.max_pages
+        if tokens - 1 > pages * self.settings.page_size:  # the last token is not read, so it takes no slot
+            raise TooLong(
+                f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into "
+                f"{pages} pages of {self.settings.page_size} tokens: ask for less, or start the server with more pages."
+            )
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        """The thread: a step after the other, and sleep where there is nothing to do."""
+        while True:
+            with self._changed:
+                self._woken = False
+            try:
+                with self._stepping:
+                    did_something = self.scheduler.step()
+                if did_something:
+                    continue
+            except Exception as error:  # nobody may wait for ever, whatever it was
+                self.scheduler.fail_all(error)
+            with self._changed:
+                if self._stopping and not self._woken:
+                    return
+                self._changed.wait_for(lambda: self._woken or self._stopping)
+
+    def statistics(self) -> dict[str, float]:
+        """Counts since the start and what is held now, for /metrics.
+
+        Returns:
+            Numbers by name; `pages_used` holds the running requests' pages, and `pages_kept` those that only wait for
+            another request that begins alike.
+        """
+        scheduler, pages = self.scheduler, self.scheduler.pages
+        kept = pages.kept
+        return {
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "pages_used": pages.pool.used_pages - kept,
+            "pages_kept": kept,
+            "pages_total": self.settings.max_pages,
+            "requests_total": self._requests,
+            "tokens_total": scheduler.counts.tokens,
+            "prompt_tokens_total": self._prompt_tokens,
+            "prefix_tokens_shared_total": scheduler.counts.prefix_tokens_shared,
+            "cancelled_total": scheduler.counts.cancelled,
+            "errors_total": scheduler.counts.errors,
+            "set_back_total": scheduler.counts.set_back,
+        }
+
+    def drop_kept_prefixes(self) -> None:
+        """Give back the pages that only wait for another request that begins alike."""
+        with self._stepping:
+            self.scheduler.pages.drop_kept()
+
+    def shut_down(self, finish: bool = True) -> None:
+        """Take no more requests, finish those that were taken (or cancel them), and stop the engine's thread.
+
+        Args:
+            finish: False ends them with "cancelled".
+        """
+        with self._changed:
+            self._stopping = True
+            if not finish:
+                for job in [*self.scheduler.running, *self.scheduler.waiting]:
+                    job.ticket.cancelled = True
+            self._woken = True
+            self._changed.notify_all()
+        self._thread.join()
+
+
+def load_engine(
+    model: str,
+    adapters: Mapping[str, Path | str] | None = None,
+    settings: EngineSettings | None = None,
+    weights: str = "float32",
+) -> BatchingEngine:
+    """An engine for a model by name or folder.
+
+    Args:
+        model: see `models.pretrained.load`.
+        adapters: as for `BatchingEngine`, like those that follow.
+        settings: see there.
+        weights: see there.
+
+    Returns:
+        The engine, which runs.
+
+    Raises:
+        CourseError: the model or an adapter cannot be loaded or mixed.
+    """
+    from course_lib.models.pretrained import load
+
+    loaded, tokenizer = load(model)
+    return BatchingEngine(loaded, tokenizer, adapters, settings, weights)

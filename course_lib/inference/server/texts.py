@@ -1,0 +1,73 @@
+"""The text of one answer as it comes, up to the first stop text."""
+
+from collections.abc import Sequence
+
+from course_lib.data.tokenizers import ModelTokenizer
+from course_lib.errors import CourseError
+from course_lib.inference.streaming import TextPieces
+
+
+class Answer:
+    """Tokens in, tokens and text out, once it is certain that they belong to the answer.
+
+    A stop text can begin and end within tokens, so it is looked for in the text. What may be the beginning of one is
+    held back, and so are tokens that end within a character. A token is released with the last of its text.
+
+    Args:
+        tokenizer: the model's; None: there is no text.
+        stop: the texts at which the answer ends.
+
+    Raises:
+        CourseError: a stop text is empty, or there are some and no tokenizer.
+    """
+
+    def __init__(self, tokenizer: ModelTokenizer | None, stop: Sequence[str] = ()):
+        if not all(stop):
+            raise CourseError("A stop text is empty; each needs at least one character.")
+        if stop and tokenizer is None:
+            raise CourseError("Stop texts need a tokenizer, and this engine was started without one.")
+        self.stop = tuple(stop)
+        self._pieces = TextPieces(tokenizer) if tokenizer is not None else None
+        self._unread: list[int] = []  # tokens whose text has not come yet
+        self._held: list[tuple[list[int], int]] = []  # tokens that are held back, with where their text ends
+        self._text = ""  # from the first character that is held back
+        self.stopped = False
+
+    def add(self, tokens: Sequence[int], last: bool = False) -> tuple[list[int], str]:
+        """Take new tokens.
+
+        Args:
+            tokens: their ids.
+            last: nothing follows, so nothing is held back any longer.
+
+        Returns:
+            The tokens and the text that have become certain. `stopped` says whether a stop text has come.
+        """
+        if self._pieces is None:
+            return list(tokens), ""
+        self._unread += tokens
+        fresh = self._pieces.add(tokens, last)
+        if fresh or last:
+            self._text += fresh
+            self._held.append((self._unread, len(self._text)))
+            self._unread = []
+        ends = [place for text in self.stop if (place := self._text.find(text)) >= 0]
+        if ends:
+            self.stopped = True
+            return self._release(min(ends))
+        return self._release(len(self._text) - (0 if last else self._beginning()))
+
+    def _beginning(self) -> int:
+        """The length of the longest end of the text with which a stop text begins."""
+        longest = max((len(text) - 1 for text in self.stop), default=0)
+        for length in range(min(longest, len(self._text)), 0, -1):
+            if any(text.startswith(self._text[-length:]) for text in self.stop):
+                return length
+        return 0
+
+    def _release(self, until: int) -> tuple[list[int], str]:
+        """The text up to a place, and the tokens whose text ends there or before."""
+        tokens = [token for group, end in self._held if end <= until for token in group]
+        self._held = [(group, end - until) for group, end in self._held if end > until]
+        text, self._text = self._text[:until], self._text[until:]
+        return tokens, text

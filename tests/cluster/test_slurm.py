@@ -1,0 +1,196 @@
+"""`course submit` and `course jobs` on a real Slurm of two virtual nodes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import TEXT
+
+from course_lib.cli import main
+
+ROOT = Path(__file__).parents[2]
+STEPS = 40
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+
+@pytest.fixture
+def submit(cluster, project, capsys):
+    def _submit(*arguments, profile="test.toml"):
+        assert main(["submit", "--profile", profile, *arguments]) == 0
+        return re.findall(r"\d+", capsys.readouterr().out.splitlines()[0].split(" to ")[0])
+
+    return _submit
+
+
+def output(project):
+    return "\n".join(path.read_text() for path in sorted((project / "build" / "jobs").glob("*/*.out")))
+
+
+def test_a_chapter_is_executed_and_collected(cluster, submit, project, capsys):
+    (job,) = submit("01")
+    assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    recorded = json.loads((project / "build/run/test/01_good/metrics.json").read_text())["recorded"]
+    assert recorded["answer"] == 42
+    assert main(["jobs"]) == 0
+    assert re.search(rf"{job}  COMPLETED +01 ", capsys.readouterr().out)
+    assert main(["jobs", "logs", job]) == 0
+    assert "ends with status 0" in capsys.readouterr().out
+    assert main(["jobs", "collect", job, "--to", "results"]) == 0
+    assert {"01_good", "job.json", "job.sh"} <= {path.name for path in (project / "results").iterdir()}
+    assert main(["jobs", "collect", job, "--to", "results"]) == 2  # nothing is overwritten
+    record = json.loads((project / "results" / "job.json").read_text())
+    assert record["command"][:2] == ["run", "01_good"]
+
+
+def test_of_an_array_one_element_fails_and_what_depends_on_it_never_starts(cluster, submit, project, capsys):
+    (array,) = submit("--array")
+    (dependent,) = submit("01", "--after", array)
+    assert sorted(cluster.wait_for(array)) == ["COMPLETED", "FAILED"], output(project)
+    assert cluster.wait_for(dependent) == ["CANCELLED"]
+    assert "a bad chapter" in output(project)
+    assert main(["jobs"]) == 0
+    assert re.search(rf"{array}  FAILED", capsys.readouterr().out)
+
+
+def test_a_bad_partition_is_refused_in_slurms_words(submit, project, capsys):
+    assert main(["submit", "01", "--profile", "test.toml", "--partition", "gpu-b200"]) == 2
+    assert "sbatch refused: " in (said := capsys.readouterr().err)
+    assert "invalid partition" in said
+    assert not list((project / "build" / "jobs").glob("*"))  # nothing half submitted is left
+
+
+def test_a_cancelled_job(cluster, submit, project, capsys):
+    first, second = submit("--legs", "2", "--lead", "60", "01", "--set", "slurm.time=00:05:00")
+    assert main(["jobs", "cancel", second]) == 0
+    assert cluster.wait_for(second) == ["CANCELLED"]
+    assert cluster.wait_for(first)[0] in ("CANCELLED", "COMPLETED")
+
+
+def test_a_missing_module_is_named(cluster, submit, project):
+    (job,) = submit("01", "--set", 'slurm.modules=["python3/9.9"]')
+    assert cluster.wait_for(job) == ["FAILED"]
+    assert "there is no module python3/9.9 here; try: module spider python3" in output(project)
+
+
+def losses(folder):
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory, model_folders):
+    """The words of a run of some seconds, and its losses without an interruption."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "notes.txt").write_text(TEXT)
+    words = ["train", "--mode", "full", "--model", str(model_folders / "llama"), "--seq-len", "32", "--threads", "1"]
+    words += ["--dataset", str(folder / "notes.txt"), "--steps", str(STEPS), "--batch-size", "4", "--log-every", "1"]
+    command = [sys.executable, "-m", "course_lib.cli", *words, "--output", str(folder / "alone")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return words, losses(folder / "alone")
+
+
+class TestOutlivingTheLimit:
+    """The signal that Slurm sends before the limit is sent by hand but for one test: its limits are whole minutes."""
+
+    def interrupt(self, cluster, project, job):
+        """Send what `--signal` sends, once the run has taken some steps."""
+        log = project / "out" / "log.jsonl"
+        cluster.wait(lambda: log.exists() and len(log.read_text().splitlines()) > 2, "the first steps")
+        cluster.ask("scancel", "--batch", "--signal=USR1", job)
+
+    def test_a_chain_goes_on_from_the_checkpoint(self, cluster, submit, project, training, monkeypatch):
+        words, expected = training
+        first, second = submit("--legs", "2", "--", *slowly(words, project), "--output", "out")
+        self.interrupt(cluster, project, first)
+        assert cluster.wait_for(first) == ["FAILED"], output(project)  # 75: to be continued
+        assert "the next leg goes on from here" in output(project)
+        assert 0 < len(losses(project / "out")) < STEPS
+        assert cluster.wait_for(second) == ["COMPLETED"], output(project)
+        assert losses(project / "out") == expected
+
+    def test_a_requeued_job_goes_on_from_the_checkpoint(self, cluster, submit, project, training):
+        words, expected = training
+        (job,) = submit("--requeue", "--", *slowly(words, project), "--output", "out")
+        self.interrupt(cluster, project, job)
+        cluster.wait(lambda: "going back into the queue" in output(project), "the requeue")
+        cluster.wait(lambda: cluster.state(job) == ["PENDING"], "the job in the queue")
+        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm waits two minutes otherwise
+        assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+        assert "start 1," in output(project)
+        assert losses(project / "out") == expected
+
+    def test_legs_that_are_not_needed_end_at_once(self, cluster, submit, project, training):
+        words, expected = training
+        first, second = submit("--legs", "2", "--", *words, "--output", "out")
+        assert cluster.wait_for(second) == ["COMPLETED"], output(project)
+        assert "an earlier leg has finished the work" in output(project)
+        assert losses(project / "out") == expected
+
+
+def slowly(words, project, pause=0.5):
+    """The same run with a pause in each step of a job's first start, so that a test can interrupt it."""
+    folder = project / "slowly"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "first = os.environ.get('SLURM_RESTART_COUNT', '0') == '0'\n"
+        "if 'SLURM_JOB_ID' in os.environ and first and 'course_lib.cli' in sys.orig_argv:\n"
+        "    import course_lib.training.trainer as trainer\n"
+        "    step = trainer.Trainer.step\n"
+        f"    trainer.Trainer.step = lambda *args: (time.sleep({pause}), step(*args))[1]\n"
+    )
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"  # `project` puts it back
+    return words
+
+
+def test_a_limit_of_two_minutes(cluster, submit, project, training):
+    """Slurm's own signal, which may come up to a minute early, so each leg may take a few steps only."""
+    words, expected = training
+    legs = submit(
+        "--legs", "3", "--time", "00:02:00", "--lead", "60", "--", *slowly(words, project, 2.0), "--output", "out"
+    )
+    assert cluster.wait_for(legs[-1], 500) == ["COMPLETED"], output(project)
+    assert "the time is nearly over" in output(project)
+    assert losses(project / "out") == expected
+
+
+def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training):
+    """Slurm puts a job that may be requeued on another node, and it goes on from its last checkpoint."""
+    words, expected = training
+    (job,) = submit("--requeue", "--", *slowly(words, project), "--checkpoint-every", "3", "--output", "out")
+    log = project / "out" / "log.jsonl"
+    cluster.wait(lambda: log.exists() and len(log.read_text().splitlines()) > 6, "the first steps")
+    node = re.search(r" NodeList=(n\d)", cluster.ask("scontrol", "show", "job", "-o", job))[1]
+    cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    try:
+        cluster.wait(lambda: cluster.state(job) == ["PENDING"], "the job in the queue again")
+        # This node is not really dead: what it still says of the first start must not be taken for the second.
+        log = cluster.folder / f"slurmd-{node}.log"
+        cluster.wait(lambda: f"[{job}.batch] done with job" in log.read_text(), "the end of the first start")
+        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    finally:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    assert losses(project / "out") == expected
+
+
+def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
+    (job,) = submit("01", "--mem", "100M")  # Python with the libraries of a notebook takes more
+    assert cluster.wait_for(job)[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
+    assert "exceeded memory limit" in output(project)
+
+
+def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training):
+    """Data parallel: torchrun on each node; they meet at the first one, of which Slurm knows the address."""
+    words, expected = training
+    hardware = ["device=cpu", "num_gpus=1", "is_distributed=true", "world_size=2", "mixed_precision=no"]
+    settings = [word for each in hardware for word in ("--set", f"hardware.{each}")]
+    rules = ["--site-set", "gres=false"]
+    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, "--output", "out")
+    assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    assert losses(project / "out") == pytest.approx(expected, abs=1e-5)
