@@ -14,6 +14,7 @@ from autograder.grading import gradebook
 from autograder.grading.collect import find_submissions
 from autograder.grading.grade import grade
 from autograder.grading.report import table
+from autograder.judging.checks import checks
 from autograder.judging.results import NO_SANDBOX
 from autograder.judging.secret import NAME as SECRET
 from autograder.student.check import check, find_notebook
@@ -169,10 +170,9 @@ def test_check_of_an_unwritten_notebook(tmp_path):
     assert all("NotImplementedError: this part is not written yet" in o.message for o in outcomes)
 
 
-def test_every_hidden_test_of_kv_cache_has_a_property():
-    from autograder.judging.checks import checks
-
-    for cell in course.find(NAME).read().cells:
+@pytest.mark.parametrize("name", ["kv_cache", "qlora"])
+def test_every_hidden_test_has_a_property(name):
+    for cell in course.find(name).read().cells:
         if notebook.is_test(cell):
             notes = [check.note for check in checks("x", cell.source) if check.hidden]
-            assert notes[-1].startswith("wrong "), notebook.grade_id(cell)
+            assert all(note.startswith("wrong ") for note in notes), notebook.grade_id(cell)
