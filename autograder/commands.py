@@ -88,7 +88,7 @@ def _check(args: argparse.Namespace) -> int:
     def tell(outcome: Outcome) -> None:
         """Print what became of one part."""
         mark = "ok  " if not outcome.message else "FAIL"
-        message = f"\n      {outcome.message}" if outcome.message else ""
+        message = "".join(f"\n      {line}" for line in [outcome.message, *outcome.details] if line)
         print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)
 
     path = find_notebook(args.notebook)

@@ -43,12 +43,17 @@ def explained(verdict: Verdict) -> str:
     Args:
         verdict: One with a message.
     """
-    said = [verdict.message]
+    return "\n".join([verdict.message, *details(verdict)])
+
+
+def details(verdict: Verdict) -> list[str]:
+    """What is said besides the message: the call that it is about, and the assignment's hint."""
+    said = []
     if verdict.called and not verdict.cell and verdict.called not in verdict.message:
         said.append(f"the call was {verdict.called}")
     if verdict.hint and not verdict.cell:
         said.append(f"hint: {verdict.hint}")
-    return "\n".join(said)
+    return said
 
 
 def _fail(cell: notebook.Cell, ename: str, evalue: str) -> None:

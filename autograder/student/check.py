@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from autograder import course, notebook
 from autograder.judging.judge import Judge, Verdict, is_judged
-from autograder.judging.results import explained
+from autograder.judging.results import details
 from autograder.notebook import Cell, Notebook
 from autograder.rebuild import rebuild
 from autograder.recognise import assignment_of
@@ -23,10 +23,11 @@ from course_lib.suggestions import similar_paths
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one part; message is empty where its checks passed."""
+    """What became of one part; message is empty where its checks passed. details: further lines, such as a hint."""
 
     part: notebook.Part
     message: str
+    details: tuple[str, ...] = ()
 
 
 def check(
@@ -65,7 +66,7 @@ def _judged(whole: Notebook, tell: Callable[[Outcome], object]) -> list[Outcome]
     """The visible checks as the judge runs them, on one's own machine without the sandbox."""
 
     def heard(verdict: Verdict) -> None:
-        outcomes.append(Outcome(verdict.part, explained(verdict) if verdict.message else ""))
+        outcomes.append(Outcome(verdict.part, verdict.message, tuple(details(verdict))))
         tell(outcomes[-1])
 
     outcomes: list[Outcome] = []

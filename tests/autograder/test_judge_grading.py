@@ -145,9 +145,10 @@ def test_check_says_what_was_expected_and_what_came(tmp_path, monkeypatch):
     messages = {o.part.id.removeprefix("check-"): o.message for o in outcomes if o.message}
     assert sorted(messages) == ["gather-pages", "min-p", "sink-positions"]
     assert messages["min-p"] == (
-        "min_p_filter of [0.125 0.5   0.25  0.125], 0.5 is off by up to 0.167: 0.5 instead of 0.6667 at [1]\n"
-        "the call was min_p_filter(array([0.125, 0.5 , 0.25 , 0.125]), 0.5)"
+        "min_p_filter of [0.125 0.5   0.25  0.125], 0.5 is off by up to 0.167: 0.5 instead of 0.6667 at [1]"
     )
+    said = next(o.details for o in outcomes if o.part.id == "check-min-p")
+    assert said == ("the call was min_p_filter(array([0.125, 0.5 , 0.25 , 0.125]), 0.5)",)
     assert messages["gather-pages"].startswith("gather_pages returned nothing: end it with `return`")
     assert messages["sink-positions"].startswith("NameError: name 'token' is not defined, in line ")
     assert told == outcomes
@@ -160,8 +161,8 @@ def test_check_says_what_was_expected_and_what_came(tmp_path, monkeypatch):
 def test_check_gives_the_hint(tmp_path):
     edit = replacing("attend-one", " / np.sqrt(q.shape[-1])", "")
     outcomes = check(put(filled(NAME, edit=edit), tmp_path / "x.ipynb"))
-    said = next(o.message for o in outcomes if o.message)
-    assert said.splitlines()[-1].startswith("hint: divide the scores by the root of the width of a head")
+    said = next(o.details for o in outcomes if o.message)
+    assert said[-1].startswith("hint: divide the scores by the root of the width of a head")
 
 
 def test_check_of_an_unwritten_notebook(tmp_path):
