@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   course run 03 --set 03_lora.steps=50    one setting in place of the profile's
   course run 03 --profile my.toml    your own sizes: extends = "cpu", and what is different (see `course profile`)
   course run 01 -p instructions /home/me/mine.jsonl    a value for its parameters cell (give whole paths)
+  course run --check-expected        are the numbers those of notebooks/expected? A drift is named with both values
   course run --list                  the chapters and the profiles
 
 For each chapter, OUT/CHAPTER gets notebook.ipynb (the executed notebook), metrics.json (what it recorded, versions,
@@ -58,6 +59,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="the seed given to every chapter (default: 0)")
     parser.add_argument("--force", action="store_true", help="execute also what has not changed")
+    numbers = parser.add_mutually_exclusive_group()
+    numbers.add_argument(
+        "--check-expected",
+        action="store_true",
+        help="compare what was recorded with notebooks/expected; fail if it drifted",
+    )
+    numbers.add_argument("--write-expected", action="store_true", help="make what was recorded the expected numbers")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a report as JUnit XML, for a CI")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the table as Markdown")
     parser.add_argument("--list", action="store_true", help="list the chapters and the profiles, run nothing")
@@ -86,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')} {value:g} cannot be used. Give a number above 0, or leave the option out."
             )
     chapters = find_chapters(args.chapters)
+    if (args.check_expected or args.write_expected) and (args.overrides or args.parameters):
+        raise CourseError("Expected numbers are those of a profile as it stands. Leave --set and -p out.")
     out = args.out or find_root() / "build" / "run" / Path(args.profile).stem
     return _run(args, chapters, out)
 
@@ -99,12 +109,34 @@ def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
     options = {name: getattr(args, name) for name in ("overrides", "seed", "timeout", "cell_timeout", "jobs", "force")}
     options["parameters"] = parse_parameters(args.parameters)
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
-    write_reports(results, Path(args.profile).stem, args.junit, args.summary)
+    profile = Path(args.profile).stem
+    compared = _expected(args, chapters, results, profile)
+    write_reports(results, profile, args.junit, args.summary)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
     for result in results:
-        if result.status == "failed":
+        if result.bad:
             print(f"\ncourse: {result.message}", file=sys.stderr)
-    return int(any(result.status == "failed" for result in results))
+    return int(any(result.bad for result in results) or not compared)
+
+
+def _expected(args: argparse.Namespace, chapters: list, results: list, profile: str) -> bool:
+    """Write or compare the expected numbers where that is asked for; False if there was nothing to compare with."""
+    from course_lib.execution.notebooks.expected import compare_with_expected, write_expected
+
+    by_id = {chapter.id: chapter for chapter in chapters}
+    if args.write_expected:
+        for result in results:
+            if result.status != "failed":
+                _say(f"{result.chapter}  {write_expected(by_id[result.chapter], profile, args.seed, result.recorded)}")
+    if not args.check_expected:
+        return True
+    unknown = compare_with_expected(by_id, results, profile, args.seed)
+    if unknown:
+        _say(
+            f"not compared: {', '.join(unknown)}. There are no expected numbers for profile {profile} and seed "
+            f"{args.seed}; --write-expected makes them."
+        )
+    return len(unknown) < len(results)
 
 
 def _say(line: str) -> None:
