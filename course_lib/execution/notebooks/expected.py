@@ -52,14 +52,12 @@ def flattened(values: Any, name: str = "") -> dict[str, Any]:
     Returns:
         The values by name.
     """
-    if isinstance(values, dict):
-        parts = values.items()
-    elif isinstance(values, list):
-        parts = enumerate(values)
-    else:
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
         return {name: values}
     flat: dict[str, Any] = {}
-    for key, value in parts:
+    for key, value in values.items():
         flat |= flattened(value, f"{name}.{key}" if name else str(key))
     return flat
 

@@ -66,6 +66,9 @@ class Chapter:
         needed = self.read()["metadata"].get("course", {}).get("needs", [])
         if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
             raise CourseError(f'{self.path.name}: `needs` is {needed!r} and has to be a list such as ["03_lora"].')
+        for name in needed:
+            if not self.path.with_name(f"{name}.ipynb").is_file():
+                raise CourseError(f"{self.path.name} needs {name!r}, and there is no {name}.ipynb beside it.")
         return tuple(needed)
 
     def _assignments(self) -> dict[str, ast.expr | None]:
@@ -76,9 +79,13 @@ class Chapter:
             statements = ast.parse("".join(cells[0]["source"])).body
         except SyntaxError as error:
             raise CourseError(f"The `parameters` cell of {self.path.name} is not Python: {error}.") from error
-        pairs = [(target, s.value) for s in statements if isinstance(s, ast.Assign) for target in s.targets]
-        pairs += [(s.target, s.value) for s in statements if isinstance(s, ast.AnnAssign)]
-        return {target.id: value for target, value in pairs if isinstance(target, ast.Name)}
+        assigned: dict[str, ast.expr | None] = {}
+        for statement in statements:
+            if isinstance(statement, ast.Assign):
+                assigned |= {target.id: statement.value for target in statement.targets if isinstance(target, ast.Name)}
+            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                assigned[statement.target.id] = statement.value
+        return assigned
 
 
 def find_chapters(names: list[str], root: Path | None = None) -> list[Chapter]:

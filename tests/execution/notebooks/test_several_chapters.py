@@ -355,6 +355,10 @@ class TestNeeds:
         with pytest.raises(CourseError, match="in a circle: 01_a -> 02_b -> 01_a"):
             Runner(tmp_path / "out", "smoke").run(chapters)
 
+    def test_what_is_needed_must_exist(self, chapter, tmp_path):
+        with pytest.raises(CourseError, match="02_b.ipynb needs '01_a', and there is no 01_a.ipynb beside it"):
+            Runner(tmp_path / "out", "smoke").run(find_chapters([str(needing(chapter, "02_b", "01_a"))]))
+
     def test_needs_is_a_list(self, chapter, tmp_path):
         path = needing(chapter, "01_a")
         path.write_text(path.read_text().replace('"needs": []', '"needs": "02_b"'))
