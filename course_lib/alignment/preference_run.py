@@ -1,10 +1,14 @@
 """A preference run: pairs from records, the reference, the objective and the held-out number, for `finetuning.run`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from course_lib.adapters.files import load_adapter, readable_config, tensor_shapes
+from course_lib.adapters.peft_settings import DEFAULTS as LORA_DEFAULTS
+from course_lib.adapters.peft_settings import is_relative
 from course_lib.alignment.guard import DivergenceGuard
 from course_lib.alignment.objective import PreferenceObjective, evaluate_preferences
 from course_lib.alignment.pairs import Pairs, collate_pairs, encode_pairs
@@ -19,7 +23,7 @@ from course_lib.finetuning.record_source import MOST_FITTED, with_progress
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.source import SHARE, Source, pad_id
 from course_lib.finetuning.task import Task
-from course_lib.options import filled
+from course_lib.options import filled, flag_of
 from course_lib.training.distributed import World
 
 
@@ -93,10 +97,12 @@ class PreferenceTask(Task):
             folder: of the run, which keeps cached values.
 
         Raises:
-            CourseError: cached values are there and stale.
+            CourseError: cached values are there and stale, or the adapter does not fit the model.
         """
         s = plan.settings
         assert isinstance(s, DPOSettings)
+        if s.adapter is not None:
+            load_adapter(model, s.adapter)  # before the reference is taken: it is this adapter, frozen
         self.preference = PreferenceObjective(
             self._reference(s, model, folder, plan.source.pad_id),
             filled(s.beta),
@@ -138,6 +144,8 @@ class PreferenceTask(Task):
         s = plan.settings
         assert isinstance(s, DPOSettings)
         about = {"adapter-off": "the base, with the adapter off", "copy": "a frozen copy", "cached": "cached values"}
+        if s.adapter is not None:
+            about["copy"] = f"the adapter {s.adapter} as it came, frozen"
         smoothing = f", label smoothing {s.label_smoothing:g}" if s.label_smoothing else ""
         margin = f", gamma {s.gamma:g}" if s.loss_type == "simpo" else ""
         held = about[s.reference] if s.reference else "none"
@@ -175,4 +183,38 @@ def plan_dpo(settings: DPOSettings) -> Plan:
         CourseError: settings, pairs, template and model do not fit together.
     """
     task = PreferenceTask()
+    if settings.adapter is not None:
+        settings = with_shape_of(settings, settings.adapter)
     return make_plan(settings, task.read, task)
+
+
+def with_shape_of(settings: DPOSettings, adapter: str) -> DPOSettings:
+    """The settings with rank, alpha and layers of an adapter that the run goes on with.
+
+    Args:
+        settings: complete.
+        adapter: its folder.
+
+    Returns:
+        The settings. One whose initialisation changed the base (PiSSA) becomes a plain one of twice the rank.
+
+    Raises:
+        CourseError: it is not LoRA, or other values were asked for.
+    """
+    config = readable_config(adapter)
+    if config["peft_type"] != "LORA":
+        raise CourseError(f"--adapter {adapter} holds a {config['peft_type']} adapter: a preference run needs LoRA.")
+    config = LORA_DEFAULTS | config
+    names = {name.split(".lora_")[0].split(".")[-1] for name in tensor_shapes(Path(adapter)) if ".lora_" in name}
+    found = {
+        "rank": config["r"] * (2 if is_relative(config) else 1),
+        "alpha": float(config["lora_alpha"]),
+        "use_rslora": bool(config["use_rslora"]),
+        "lora_dropout": float(config["lora_dropout"]),
+        "target_modules": tuple(sorted(names)),
+    }
+    for name, value in found.items():
+        asked = getattr(settings, name)
+        if asked not in (value, getattr(DPOSettings, name)):
+            raise CourseError(f"{flag_of(name)} {asked}: --adapter {adapter} has {value}. Leave {flag_of(name)} out.")
+    return replace(settings, **found)

@@ -59,14 +59,18 @@ class AdapterOff:
 
 
 class FrozenCopy:
-    """A copy of the model as it is now, with the adapter that may be on it. It takes the memory of the weights again.
+    """A copy of the model as it is now, with the adapter that may be on it.
+
+    It takes the memory of the weights that are trained again: of an adapter little, of a whole model all of it. Weights
+    that are frozen, as an adapter's base is, are shared.
 
     Args:
         model: it is copied at once.
     """
 
     def __init__(self, model: nn.Module):
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A forward pass of the copy.

@@ -1,13 +1,15 @@
 """The settings of `course sft` and `course dpo`: those of `course train`, and their own. Cheap: no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
-from course_lib.finetuning.settings import DATA, Settings
+from course_lib.finetuning.settings import DATA, LORA_MODES, RUN, Settings
 from course_lib.options import option
+from course_lib.suggestions import similar_paths
 
 REFERENCES = ("adapter-off", "copy", "cached")
 LOSS = "the preference loss"
@@ -65,7 +67,14 @@ class DPOSettings(Settings):
         "kept in the run's folder",
         group=LOSS,
         choices=REFERENCES,
-        shown="adapter-off; full: copy; simpo has none",
+        shown="adapter-off; full and --adapter: copy; simpo has none",
+    )
+    adapter: str | None = option(
+        None,
+        "go on from this LoRA adapter, one of course sft for example: it has the layers and the rank, and a frozen "
+        "copy of it is the reference",
+        group=RUN,
+        metavar="DIR",
     )
 
     def check(self) -> None:
@@ -82,10 +91,26 @@ class DPOSettings(Settings):
             raise CourseError(
                 "--reference adapter-off needs an adapter, and --mode full has none: give copy or cached."
             )
+        if self.adapter is not None:
+            self._check_adapter(self.adapter)
+
+    def _check_adapter(self, adapter: str) -> None:
+        """Refuse an adapter that is not there, or that other settings exclude."""
+        if not Path(adapter).is_dir():
+            raise CourseError(f"--adapter {adapter}: there is no such folder.{similar_paths(Path(adapter))}")
+        if self.mode not in LORA_MODES:
+            raise CourseError(
+                f"--adapter holds LoRA matrices: it goes with --mode lora or qlora, not with {self.mode}."
+            )
+        if self.reference == "cached":
+            raise CourseError(
+                "--reference cached holds the values of the base, and with --adapter the reference is the adapter as "
+                "it came: give copy, or leave --reference out."
+            )
 
     def own_defaults(self) -> dict[str, Any]:
         """beta and the reference, which depend on the loss and the mode."""
         chosen: dict[str, Any] = {"beta": BETA[self.loss_type]}
         if self.loss_type != "simpo":
-            chosen["reference"] = "copy" if self.mode == "full" else "adapter-off"
+            chosen["reference"] = "copy" if self.mode == "full" or self.adapter else "adapter-off"
         return chosen

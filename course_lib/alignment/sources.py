@@ -63,12 +63,20 @@ def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[
     path = Path(name).expanduser()
     if name not in GENERATED or path.exists():
         return read_parts(path, options)
-    train, held_out = (_records(name, split) for split in ("train", "held_out"))
+    train, held_out = (generated_records(name, split) for split in ("train", "held_out"))
     return Reading(train), held_out, [f"generated; its held-out questions are about other facts: {len(held_out):,}"]
 
 
-def _records(name: str, split: str) -> list[Record]:
-    """One split of a generated data set as records."""
+def generated_records(name: str, split: str) -> list[Record]:
+    """One split of a generated data set as records.
+
+    Args:
+        name: a key of `GENERATED`.
+        split: "train" or "held_out".
+
+    Returns:
+        The records, of which those of "preferences" have a rejected answer.
+    """
     rows: Sequence[dict] = GENERATED[name](split)
     wanted = ("instruction", "input", "output", "prompt", "chosen", "rejected")
     found = []

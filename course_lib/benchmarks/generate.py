@@ -4,10 +4,12 @@ All contenders run in one process and in turn, and each ratio is the median over
 the machine falls on all of them.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +112,7 @@ def bench_generate(
     batch_size: int = 1,
     compile: bool = False,
     cache_off: bool = True,
+    llama_cpp: Path | None = None,
 ) -> dict[str, float]:
     """Tokens a second, time to the first token and for each further one, and bytes, of all contenders.
 
@@ -123,6 +126,8 @@ def bench_generate(
         batch_size: how many rows are generated at once, all of the same prompt.
         compile: compile our prepared models.
         cache_off: also generate without a cache, once each.
+        llama_cpp: the folder where node-llama-cpp was installed: llama.cpp on the packaged 4-bit file takes part, with
+            one thread and with `threads`.
 
     Returns:
         Figures by name.
@@ -145,7 +150,10 @@ def bench_generate(
     contenders["ours unprepared"] = ours(peer, rows, max_new_tokens)
     contenders |= {name: ours(each, rows, max_new_tokens) for name, each in prepared.items()}
     figures: dict[str, float] = {"prompt tokens": len(ids), "new tokens": max_new_tokens, "rows": batch_size}
-    figures |= _compare(contenders, rounds)
+    with contextlib.ExitStack() as stack:
+        if llama_cpp is not None:
+            contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
+        figures |= _compare(contenders, rounds)
     if cache_off:
         off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
         off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
@@ -157,6 +165,50 @@ def bench_generate(
         figures[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
         figures[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
     return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)
+
+
+def _llama_cpp(
+    stack: contextlib.ExitStack, folder: Path, model: str, ids: list[int], new: int, threads: int
+) -> dict[str, Contender]:
+    """llama.cpp with one thread and with `threads`, each in a process that ends with `stack`."""
+    from course_lib.benchmarks.llama_cpp import LlamaCpp
+    from course_lib.models.pretrained import PACKAGED
+
+    gguf = PACKAGED[model].gguf_path() if model in PACKAGED else None
+    if gguf is None:
+        raise CourseError(f"llama.cpp reads the packaged file of {', '.join(PACKAGED)}, and {model} has none here.")
+    return {
+        f"llama.cpp 4-bit, threads {count}": stack.enter_context(LlamaCpp(folder, gguf, ids, new, count))
+        for count in sorted({1, threads})
+    }
+
+
+def plot_generate(figures: dict[str, float], path: Path) -> None:
+    """Draw tokens a second of all contenders as bars, and the bandwidth that ours reach.
+
+    Args:
+        figures: what `bench_generate` returned.
+        path: an image file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ends = ", tok/s"
+    speeds = {
+        name.removesuffix(ends): value
+        for name, value in figures.items()
+        if name.endswith(ends) and "cache off" not in name
+    }
+    figure, axis = plt.subplots(figsize=(7, 0.45 * len(speeds) + 1))
+    bars = axis.barh(list(speeds), list(speeds.values()))
+    axis.bar_label(bars, [f"{value:.0f}" for value in speeds.values()], padding=3)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"tokens a second, {figures['rows']:.0f} row(s), {figures['new tokens']:.0f} new tokens")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _compare(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:

@@ -49,7 +49,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
         quantize_model(decoder, double_quant=True)
     if mode in ("lora", "qlora"):
         inject_lora(decoder, ["q_proj", "v_proj"], rank=8, alpha=16)
-        _draw(layer.A for _, layer in lora_layers(decoder))
+        draw_a(layer.A for _, layer in lora_layers(decoder))
     trainer = Trainer(decoder.train(), TrainingConfig(lr=1e-4, schedule="constant", compile=compile), log_every=0)
     batch = _batch()
     return lambda: trainer.step(0, 1, [batch]).loss
@@ -79,7 +79,7 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
         peer = _load("peer", str(resolve(model)), dtype).to(device)
     if mode in ("lora", "qlora"):
         peer = get_peft_model(peer, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
-        _draw(matrix for name, matrix in peer.named_parameters() if ".lora_A." in name)
+        draw_a(matrix for name, matrix in peer.named_parameters() if ".lora_A." in name)
     peer.train()  # and never eval(): there, bitsandbytes repacks the weights for a kernel without a backward pass
     forward = torch.compile(peer) if compile else peer
     trained = [p for p in peer.parameters() if p.requires_grad]
@@ -123,7 +123,7 @@ def load_bitsandbytes(directory: str, dtype: str, device: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _draw(matrices: Iterable[Tensor]) -> None:
+def draw_a(matrices: Iterable[Tensor]) -> None:
     """Start both sides from the same A: the two libraries draw it at different moments."""
     torch.manual_seed(0)
     for matrix in matrices:

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from course_lib.commands import Subparsers
 from course_lib.files import write_json
@@ -44,6 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
         step.add_argument("--compile", action="store_true", help="torch.compile both sides")
         _common(step, run_step, pairs=10)
         step.set_defaults(mode="full" if subject == "train" else subject)
+    dpo = subjects.add_parser("dpo", help="a preference step with long prompts beside TRL: pairs a second, peak memory")
+    dpo.add_argument("--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder")
+    dpo.add_argument("--batch-size", type=_count, default=2, metavar="N", help="preference pairs of a step (2)")
+    dpo.add_argument("--prompt-tokens", type=_count, default=280, metavar="N", help="tokens of each prompt (280)")
+    dpo.add_argument("--response-tokens", type=_count, default=35, metavar="N", help="of the responses, about (35)")
+    dpo.add_argument("--cached", action="store_true", help="with the reference's values at hand on both sides (off)")
+    _common(dpo, run_dpo, pairs=5)
     load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
     load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
     _common(load, run_load, pairs=10)
@@ -58,8 +66,21 @@ def add_parser(subparsers: Subparsers) -> None:
     memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
+    _add_sft(subjects)
     _add_generate(subjects)
     _add_serve(subjects)
+
+
+def _add_sft(subjects: Subparsers) -> None:
+    sft = subjects.add_parser("sft", help="supervised fine-tuning of SmolLM2 beside TRL: tokens per second")
+    sft.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
+    sft.add_argument("--data", type=Path, metavar="FILE", help="records to train on (default: generated instructions)")
+    sft.add_argument("--examples", type=_count, default=64, metavar="N", help="examples of a pass (64)")
+    sft.add_argument("--batch-size", type=_count, default=8, metavar="N", help="examples of a step (8)")
+    sft.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+    )
+    _common(sft, run_sft, pairs=3)
 
 
 def _add_generate(subjects: Subparsers) -> None:
@@ -73,6 +94,10 @@ def _add_generate(subjects: Subparsers) -> None:
     generate.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of ours (all)")
     generate.add_argument("--compile", action="store_true", help="torch.compile ours")
     generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
+    generate.add_argument(
+        "--llama-cpp", type=Path, metavar="DIR", help="llama.cpp takes part: a folder with `npm install node-llama-cpp`"
+    )
+    generate.add_argument("--plot", type=Path, metavar="FILE", help="draw the speeds")
     _common(generate, run_generate, pairs=3)
 
 
@@ -118,7 +143,7 @@ def run_data(args: argparse.Namespace) -> int:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Print the figures of `bench_generate`."""
-    from course_lib.benchmarks.generate import bench_generate
+    from course_lib.benchmarks.generate import bench_generate, plot_generate
 
     figures = bench_generate(
         args.model,
@@ -130,7 +155,10 @@ def run_generate(args: argparse.Namespace) -> int:
         args.batch_size,
         args.compile,
         not args.cached_only,
+        args.llama_cpp,
     )
+    if args.plot:
+        plot_generate(figures, args.plot)
     return report("generate", figures, args)
 
 
@@ -156,6 +184,24 @@ def run_step(args: argparse.Namespace) -> int:
     return report(args.mode, figures, args)
 
 
+def run_dpo(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_dpo`; the JSON says how either side was set up."""
+    from course_lib.benchmarks.dpo import Shape, bench_dpo, configuration
+
+    shape = Shape(args.batch_size, args.prompt_tokens, args.response_tokens)
+    figures = bench_dpo(args.threads, args.pairs, args.model, shape, args.cached)
+    return report("dpo", figures, args, configuration(shape, args.cached))
+
+
+def run_sft(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_sft`."""
+    from course_lib.benchmarks.sft import bench_sft
+
+    given = (args.model, args.data, args.examples, args.batch_size, args.dtype)
+    figures, configuration = bench_sft(args.threads, args.pairs, *given)
+    return report("sft", figures, args, configuration)
+
+
 def run_load(args: argparse.Namespace) -> int:
     """Print the figures of `bench_load`."""
     from course_lib.benchmarks.steps import bench_load
@@ -171,13 +217,16 @@ def run_memory(args: argparse.Namespace) -> int:
     return report("memory", bench_memory(*given), args)
 
 
-def report(subject: str, figures: dict[str, float], args: argparse.Namespace) -> int:
+def report(
+    subject: str, figures: dict[str, float], args: argparse.Namespace, about: dict[str, Any] | None = None
+) -> int:
     """Print the figures, and write them as JSON with versions and hardware where asked to.
 
     Args:
         subject: what was measured.
         figures: numbers by name.
         args: of the command line.
+        about: how both sides were set up, for the JSON.
 
     Returns:
         The exit status 0.
@@ -189,5 +238,7 @@ def report(subject: str, figures: dict[str, float], args: argparse.Namespace) ->
         print(f"{name:{widest}} {value:,.4g}")
     if args.json:
         machine = {"versions": versions(), "hardware": hardware(), "threads": args.threads, "pairs": args.pairs}
-        write_json(args.json, {"subject": subject, "figures": figures} | machine)
+        write_json(
+            args.json, {"subject": subject, "figures": figures} | ({"configuration": about} if about else {}) | machine
+        )
     return 0

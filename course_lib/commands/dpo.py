@@ -17,6 +17,7 @@ DESCRIPTION = """Direct preference optimisation: teach a model which of two answ
 
   course dpo --output runs/preferred                       SmolLM2, LoRA, 600 generated pairs
   course dpo --dataset pairs.jsonl --beta 0.3              {"prompt", "chosen", "rejected"}, HH-RLHF ...
+  course dpo --adapter runs/answers --dataset pairs.jsonl  after course sft: its adapter, frozen, is the reference
   course dpo --model runs/answers_merged --dataset pairs.jsonl    after course sft and course merge
   course dpo --loss-type ipo                               less prone to overfit pairs that all agree
   course dpo --loss-type simpo --gamma 1                   no reference, by length
@@ -26,8 +27,8 @@ DESCRIPTION = """Direct preference optimisation: teach a model which of two answ
   course dpo --dry-run                                     the plan and the memory it takes; touches nothing
 
 What happens: the chosen answer's reward, beta log(p / p_ref), is pushed above the rejected one's. p_ref is
-the model at the start: with an adapter its base, so nothing has to be kept twice. The first loss is ln 2,
-0.6931. Both answers share one computation of their prompt.
+the model at the start: with a new adapter its base, so nothing has to be kept twice; with --adapter that
+adapter as it came. The first loss is ln 2, 0.6931. Both answers share one computation of their prompt.
 
 What to watch: margins should grow and accuracies rise above 0.5, while the chosen reward does not sink far.
 Where it sinks and the margin still grows, both answers are being forgotten, and the run stops and says so.

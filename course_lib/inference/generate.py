@@ -62,7 +62,8 @@ def generate(
         For each prompt the new tokens alone, without the end token or stop sequence.
 
     Raises:
-        CourseError: a prompt is empty or does not fit into the model's positions, or a setting is out of its range.
+        CourseError: a prompt is empty or does not fit into the model's positions, a setting is out of its range, or the
+            cache holds another text.
     """
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     ends = end_tokens(model) if eos_token_id is None else as_set(eos_token_id)
@@ -114,6 +115,11 @@ def decode_steps(
     refuse_too_long(model, longest, max_new_tokens)
     device = next(model.parameters()).device
     kept = make_cache(cache, model, longest + max_new_tokens) if isinstance(cache, str) else cache
+    if kept is not None and kept.get_seq_length():
+        raise CourseError(
+            f"The cache that generate was given holds {kept.get_seq_length()} tokens of another text, which the model "
+            "would read as the beginning of this one. Make a new cache for each call."
+        )
     state = _State(model, kept, *_pad_left(prompts, max_new_tokens, device))
     generator = torch.Generator(device).manual_seed(seed)
     seen = None

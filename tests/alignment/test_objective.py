@@ -201,3 +201,14 @@ def test_a_loss_that_is_no_number_says_whose_it_is(policy, who, said):
 def test_a_guard_that_cannot_work_is_refused():
     with pytest.raises(CourseError, match="collapse=0"):
         DivergenceGuard(collapse=0.0)
+
+
+def test_a_frozen_copy_shares_what_is_not_trained(tiny_llama):
+    inject_lora(tiny_llama, ["q_proj"], rank=2)
+    copied = dict(FrozenCopy(tiny_llama).model.named_parameters())
+    for name, parameter in tiny_llama.named_parameters():
+        same = copied[name].data_ptr() == parameter.data_ptr()
+        assert same != parameter.requires_grad, name
+        assert torch.equal(copied[name], parameter)
+        assert not copied[name].requires_grad
+    assert sum(p.requires_grad for p in tiny_llama.parameters()) == 4  # A and B of two layers: the policy still learns

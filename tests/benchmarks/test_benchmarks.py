@@ -71,6 +71,25 @@ def test_bench_steps(tiny_directory, subject, tmp_path):
     assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--cached"]], ids=["adapter off", "cached"])
+def test_bench_dpo(tiny_directory, options, tmp_path, capsys):
+    """Both sides compute the same losses, or it refuses to time them; the JSON says how they were set up."""
+    out = tmp_path / "b.json"
+    sizes = ["--prompt-tokens", "40", "--response-tokens", "8", "--pairs", "1", "--threads", "1"]
+    assert main(["bench", "dpo", "--model", str(tiny_directory), *sizes, *options, "--json", str(out)]) == 0
+    written = json.loads(out.read_text())
+    figures, about = written["figures"], written["configuration"]
+    assert figures["times_as_fast"] > 0
+    assert figures["pairs_per_s"] > 0
+    assert 1e8 < 1e6 * figures["peak_mb"] < 4e9
+    assert about["batch"] == {"batch_size": 2, "prompt": 40, "response": 8}
+    assert about["trl"]["use_cpu"]
+    assert not any(about["trl"][name] for name in ("bf16", "gradient_checkpointing"))
+    assert about["both"]["reference"] == ("values computed before" if options else "adapter off")
+    assert "times_as_fast" in capsys.readouterr().out
+
+
 def test_both_sides_of_bench_qlora_quantise_the_same_layers(tiny_directory):
     """Equal bytes in each of the 14 linear layers of two blocks; the benchmark refuses to time anything else."""
     from course_lib.benchmarks import qlora

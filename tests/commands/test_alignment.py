@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -117,6 +118,58 @@ def test_dpo_learns_the_order(models, pairs, capsys, options):
         assert log[0].loss == pytest.approx(math.log(2), abs=1e-6)
         assert "of the held-out pairs 100.0% are ordered rightly" in printed
     assert "prompts computed once" in printed
+
+
+def test_an_adapter_goes_on_from_itself_and_not_from_the_base(models, records, pairs, capsys):
+    """The adapter of course sft is the start and, frozen, the reference: the first loss is ln 2."""
+    assert run("sft", models, records, "--rank", 3, "--alpha", 5, "--lr", 5e-2, "--epochs", 4, output="tuned") == 0
+    options = ["--adapter", models / "tuned", "--lr", 1e-2, "--grad-accum-steps", 1, "--epochs", 2]
+    assert run("dpo", models, pairs, *options) == 0
+    assert f"reference: the adapter {models / 'tuned'} as it came, frozen" in capsys.readouterr().out
+    out = summary(models)
+    assert out["held_out_loss_before"] == pytest.approx(math.log(2), abs=1e-6)
+    assert out["held_out_loss_after"] < out["held_out_loss_before"]
+    config = json.loads((models / "run" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 5)
+    before, after = (load_file(models / name / "adapter_model.safetensors") for name in ("tuned", "run"))
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    # Held to the base, the same start is far from ln 2.
+    assert run("dpo", models, pairs, *options, "--reference", "adapter-off", output="to_base") == 0
+    other = json.loads((models / "to_base" / "summary.json").read_text())
+    assert abs(other["held_out_loss_before"] - math.log(2)) > 1e-3
+
+
+def test_a_run_from_an_adapter_can_be_resumed(models, records, pairs):
+    """The reference is the adapter as it came, and not as the checkpoint has it."""
+    assert run("sft", models, records, "--lr", 5e-2, "--epochs", 2, output="tuned") == 0
+    options = ["--adapter", models / "tuned", "--lr", 1e-2, "--grad-accum-steps", 1, "--checkpoint-every", 2]
+    assert run("dpo", models, pairs, *options) == 0
+    whole = [record.loss for record in read_log(models / "run" / "log.jsonl")]
+    for path in (models / "run" / "checkpoints").glob("step_*"):
+        if path.name > "step_000002":
+            shutil.rmtree(path)
+    shutil.rmtree(models / "run" / "checkpoints" / "best", ignore_errors=True)
+    (models / "run" / "summary.json").unlink()
+    assert run("dpo", models, pairs, "--resume") == 0
+    assert [record.loss for record in read_log(models / "run" / "log.jsonl")] == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mode", "full"], "--mode lora or qlora, not with full"),
+        (["--reference", "cached"], "give copy, or leave --reference out"),
+        (["--rank", "16"], "--rank 16: --adapter .* has 8. Leave --rank out"),
+        (["--adapter", "runs/nothing"], "--adapter runs/nothing: there is no such folder"),
+    ],
+    ids=["full", "cached", "rank", "missing"],
+)
+def test_what_does_not_go_with_an_adapter_is_refused(models, records, pairs, capsys, options, said):
+    assert run("sft", models, records, "--epochs", 1, output="tuned") == 0
+    capsys.readouterr()
+    assert run("dpo", models, pairs, "--adapter", models / "tuned", *options) != 0
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_pairs_without_a_signal_are_named(models, tmp_path, capsys):

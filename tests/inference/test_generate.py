@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from course_lib.data import chat_text
 from course_lib.errors import CourseError
 from course_lib.evaluation import compare_adapters as comparing
-from course_lib.inference import complete, end_tokens, generate, prompt_ids
+from course_lib.inference import CACHES, complete, end_tokens, generate, make_cache, prompt_ids
 from course_lib.models.huggingface import load_decoder
 from course_lib.models.pretrained import load_model
 
@@ -139,3 +139,11 @@ def test_gpt2_has_no_position_beyond_its_table():
     assert len(generate(model, [[1, 2, 3]], 6)[0]) == 6  # the last new token is not fed back: positions 0 to 7
     with pytest.raises(CourseError, match="prompt of 3 tokens and 7 new ones do not fit into this model's 8 positions"):
         generate(model, [[1], [1, 2, 3]], 7)
+
+
+@pytest.mark.parametrize("name", [name for name in CACHES if name != "none"])
+def test_a_cache_that_holds_another_text_is_refused(tiny_llama, name):
+    cache = make_cache(name, tiny_llama, 32)
+    generate(tiny_llama, [[5, 9, 31]], 3, cache=cache, eos_token_id=())
+    with pytest.raises(CourseError, match="5 tokens of another text"):
+        generate(tiny_llama, [[5, 9, 31]], 3, cache=cache, eos_token_id=())

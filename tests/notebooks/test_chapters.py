@@ -1,6 +1,7 @@
 """Every chapter executes on the smoke profile, and what it recorded is what the chapter claims."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,97 @@ def test_qlora_chapter(tmp_path):
     assert recorded["zero_block"] == 0
     assert recorded["gptq_gain"] > 0
     assert pictures(outputs) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_sft_chapter(tmp_path):
+    recorded, outputs = execute("06_sft", tmp_path)
+    assert max(recorded["numpy_loss_error"], recorded["numpy_gradient_error"]) < 1e-12
+    assert recorded["weight_spread"] == pytest.approx(17)  # answers of 34 and of 2 tokens
+    assert 0.2 < recorded["trained_share"] < 0.35
+    assert max(recorded["step_difference"], recorded["step_weight_difference"]) < 1e-4
+    assert recorded["trl_same_tokens"]
+    assert recorded["trl_token_difference"] < 1e-4
+    assert recorded["trl_relative"] < 1e-3
+    assert recorded["results"]["tuned"]["loss"] < recorded["results"]["base"]["loss"]
+    assert 0.2 < recorded["padding_share"] < 0.9
+    assert recorded["packing"]["together"]["train"][0] < recorded["packing"]["apart"]["train"][0]
+    assert set(recorded["mismatch"]) == {"as trained", "no line break", "chat template", "no template"}
+    # The three surprises: a second end token, ends that were cut away, and a mean over rows.
+    assert recorded["ends"] == {"text": 4, "messages": 3}
+    assert recorded["kept_ends"] < 100
+    by_rows, rows_by_hand, by_tokens = recorded["evaluation"]
+    assert by_rows == pytest.approx(rows_by_hand, rel=1e-4)
+    assert abs(by_rows - by_tokens) > 1e-3
+
+
+def test_preferences_chapter(tmp_path):
+    recorded, outputs = execute("07_preferences", tmp_path)
+    assert recorded["gradient_error"] < 1e-7
+    assert recorded["optimum_gap"] > 0
+    assert recorded["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert recorded["loss_first"] == pytest.approx(math.log(2), abs=1e-4)
+    assert recorded["held_out_before"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert recorded["trl_apart"] < 1e-4
+    assert recorded["same"] < 1e-3
+    assert recorded["cache_error"] < 1e-4
+    assert "the pairs are others" in recorded["stale"]
+    assert recorded["ipo_turns"] == pytest.approx(10, abs=1)  # 1 / (2 beta)
+    assert recorded["lab_loss"] < 1
+    assert recorded["auc"] == pytest.approx(recorded["auc_by_couples"], abs=1e-9)
+    assert recorded["pass_apart"] < 1e-12
+    assert recorded["pass_naive"] < recorded["chosen"]["pass@N"]["8"]
+    formula = recorded["kl_formula"]
+    assert recorded["kl_simulated"] == pytest.approx(formula, rel=0.05)
+    assert all(ours <= bound + 1e-9 for ours, bound in zip(recorded["kl_measured"], formula, strict=True))
+    assert recorded["longer"] > 0.6
+    assert recorded["chosen_ratio_last"] < 0 < recorded["margin_last"]
+    assert "The run diverges" in recorded["stopped"]
+    assert recorded["their_prompt"].endswith("Assistant: D")
+    assert recorded["our_answer"] == "Duckduckgo keeps no log."
+    (off, frozen), (hollow, copied) = recorded["without_base"].values()
+    assert [off, frozen, copied] == pytest.approx([math.log(2)] * 3, abs=1e-6)
+    assert abs(hollow - math.log(2)) > 1e-3
+    assert max(recorded["grpo_apart"], recorded["grpo_library_apart"]) < 1e-5 < abs(recorded["grpo_loss"])
+    assert pictures(outputs) == 8
+
+
+def test_kv_cache_chapter(tmp_path):
+    recorded, outputs = execute("08_kv_cache", tmp_path)
+    assert recorded["numpy_difference"] < 1e-12  # with the cache and without, by hand
+    assert set(recorded["parity_gaps"]) == {"none", "dynamic", "static", "paged"}
+    assert max((gap for gaps in recorded["parity_gaps"].values() for gap in gaps), default=0) < 1e-4  # ties alone
+    off = recorded["padding_off"]  # of the longer row, and of the padded one
+    assert max(off["whole mask, own positions"]) < 1e-3
+    assert min(off["mask of the new token alone"]) > 5  # wrong in both rows, and no error
+    assert off["no mask"][0] < 1e-3 < 1 < off["no mask"][1]
+    assert recorded["cache_bytes"]["static"] == recorded["cache_bytes_formula"] == 46_080
+    assert recorded["published_kib"] == {"OPT-13B": 800, "Llama-2-7B": 512, "Llama-3-8B": 128}
+    assert abs(recorded["cache_losses"]["int8"] - recorded["cache_losses"]["static"]) < 0.05
+    assert recorded["formats"]["int4"]["mb"] < recorded["formats"]["float32"]["mb"] / 5
+    assert recorded["formats"]["int4"]["loss"] < recorded["formats"]["float32"]["loss"] + 0.05
+    assert recorded["pages_used"] < recorded["pages_alone"]
+    assert recorded["story_tables"] == {"A": [0, 1, 3, 5, 6], "C": [0, 1, 2, 9, 10], "D": [11, 4, 7]}
+    assert 0.17 < recorded["useful"]["2,048 for each"] < 0.38  # published: 20 to 38 %
+    assert recorded["useful"]["pages of 16"] > 0.94  # published: 96 %
+    assert recorded["evicted"] > 0
+    told = recorded["told"]
+    assert told["6 pages of 8"] != told["everything kept"]
+    perplexity = recorded["sink_perplexity"]
+    assert perplexity["0 sinks"] > 1.2 * perplexity["4 sinks"]
+    assert recorded["chi_square"] < 16.3  # the 99.9th percentile on 3 degrees of freedom; the seed is fixed
+    assert recorded["kept"] == pytest.approx(recorded["kept_formula"], abs=0.05)
+    assert all(round(ours, 2) == stated for ours, stated in recorded["speedup_rows"])
+    assert all(row[-1] for row in recorded["speculation"]), "speculation changed a text"
+    assert recorded["ties"] == {"top-k 2": [[0, 1, 2], [0, 1, 2]], "top-p 0.75": [[0, 1], [0, 2]]}
+    assert recorded["cropped"] < 1e-12 < 1e-3 < recorded["not_cropped"]
+    assert recorded["pieces"] == "The ice 🧊 is cold."
+    assert set(recorded["refusals"]) == {"used", "small"}
+    assert recorded["same_together"]
+    assert recorded["refused"] == 404
+    assert set(recorded["answered"]) == {"smollm2-135m-instruct", "keeper"}
+    assert pictures(outputs) == 5
 
 
 @pytest.mark.slow
