@@ -1,6 +1,6 @@
 """Where papermill and Jupyter Book say that all is well, or that it is not, and are wrong: `course run` must be right.
 
-Each of these was seen with papermill 2.7.0 (see findings/).
+All of it was seen with papermill 2.7.0, nbclient 0.11.0 and Jupyter Book 1.0.4.
 """
 
 import json
