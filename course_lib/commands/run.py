@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   course run 03 --set 03_lora.steps=50    one setting in place of the profile's
   course run 03 --profile my.toml    your own sizes: extends = "cpu", and what is different (see `course profile`)
   course run 01 -p instructions /home/me/mine.jsonl    a value for its parameters cell (give whole paths)
-  course run --check-expected        are the numbers those of notebooks/expected? A drift is named with both values
+  course run --check-expected        the numbers of notebooks/expected/PROFILE? A drift is named
   course run --list                  the chapters and the profiles
 
 For each chapter, OUT/CHAPTER gets notebook.ipynb (the executed notebook), metrics.json (what it recorded, versions,
@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
     numbers.add_argument(
         "--check-expected",
         action="store_true",
-        help="compare what was recorded with notebooks/expected; fail if it drifted",
+        help="compare with notebooks/expected/PROFILE; fail if a number drifted",
     )
     numbers.add_argument("--write-expected", action="store_true", help="make what was recorded the expected numbers")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a report as JUnit XML, for a CI")
