@@ -1,12 +1,12 @@
 """The numbers that a chapter is expected to record, and how far a run may be from them.
 
-They lie beside the notebook, `expected/PROFILE/CHAPTER.json`:
+They lie beside the notebook, in `expected/PROFILE/CHAPTER.json`::
 
     {"chapter": "03_lora", "profile": "smoke", "seed": 0, "relative": 0.001, "absolute": 1e-06,
      "values": {"loss_last": 3.93, "gpt2_trained.8": 294912},
      "tolerances": {"loss_*": {"relative": 0.05}, "switch_ms": null}}
 
-A number with a fraction may differ by `absolute + relative * |expected|`; whole numbers, texts and truth values must be
+A number with a fraction may differ by ``absolute + relative * abs(expected)``; whole numbers, texts and truth values must be
 equal. `tolerances` has patterns of names with a band of their own, for whole numbers too; null says that a value is
 not compared. A person edits the bands, and writing new values keeps them.
 """
@@ -43,7 +43,7 @@ def expected_file(chapter: Chapter, profile: str) -> Path:
 
 
 def flattened(values: Any, name: str = "") -> dict[str, Any]:
-    """Recorded values without nesting: `{"a": {"b": [1, 2]}}` becomes `{"a.b.0": 1, "a.b.1": 2}`.
+    """Recorded values without nesting: ``{"a": {"b": [1, 2]}}`` becomes ``{"a.b.0": 1, "a.b.1": 2}``.
 
     Args:
         values: what the chapter recorded.

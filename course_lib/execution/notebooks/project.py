@@ -62,7 +62,7 @@ class Chapter:
         return found
 
     def needs(self) -> tuple[str, ...]:
-        """The ids of the chapters whose results this one reads: `"course": {"needs": [...]}` in its metadata."""
+        """The ids of the chapters whose results this one reads: ``"course": {"needs": [...]}`` in its metadata."""
         needed = self.read()["metadata"].get("course", {}).get("needs", [])
         if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
             raise CourseError(f'{self.path.name}: `needs` is {needed!r} and has to be a list such as ["03_lora"].')

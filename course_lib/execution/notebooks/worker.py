@@ -271,7 +271,10 @@ def execute(task: dict) -> int:
         tell("failed", line=first_line(error.source), error=f"{error.ename}: {error.evalue}")
         return 1
     except DeadKernelError:
-        tell("failed", error="the kernel died (killed, out of memory, or a crash in compiled code)")
+        tell(
+            "failed",
+            error="the kernel died (killed, out of memory, a crash in compiled code, or `exit()` in an earlier cell)",
+        )
         return 1
     except CellTimeoutError:
         tell("failed", error=f"the cell took longer than --cell-timeout {limit:g} s")
