@@ -6,9 +6,9 @@ They lie beside the notebook, in `expected/PROFILE/CHAPTER.json`::
      "values": {"loss_last": 3.93, "gpt2_trained.8": 294912},
      "tolerances": {"loss_*": {"relative": 0.05}, "switch_ms": null}}
 
-A number with a fraction may differ by ``absolute + relative * abs(expected)``; whole numbers, texts and truth values must be
-equal. `tolerances` has patterns of names with a band of their own, for whole numbers too; null says that a value is
-not compared. A person edits the bands, and writing new values keeps them.
+A number with a fraction may differ by ``absolute + relative * abs(expected)``. Whole numbers, texts and truth values
+must be equal. `tolerances` has patterns of names with a band of their own, for whole numbers too, and null says that a
+value is not compared. A person edits the bands, and writing new values keeps them.
 """
 
 import re
