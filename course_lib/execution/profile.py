@@ -118,15 +118,15 @@ def _with_ancestors(path: Path, children: tuple[Path, ...]) -> dict:
     name = str(own.pop("extends"))
     near = path.parent / name
     parent = near if name.endswith(SUFFIXES) and near.is_file() else profile_path(name)
-    return _overlaid(_with_ancestors(parent, (*children, path)), own)
+    return overlaid(_with_ancestors(parent, (*children, path)), own)
 
 
-def _overlaid(below: dict, above: dict) -> dict:
+def overlaid(below: dict, above: dict) -> dict:
     """Both tables in one. `above` wins, and tables in them are overlaid in turn."""
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict) and key != "dataset_mix":
-            both[key] = _overlaid(below[key], above[key])  # a mix is one thing: its shares belong together
+            both[key] = overlaid(below[key], above[key])  # a mix is one thing: its shares belong together
     return both
 
 
