@@ -1,1 +1,2 @@
-"""Alignment: instructions (`sft`), preferences (`dpo`, `pairs`, `reference`) and verifiable rewards (`grpo`)."""
+"""Alignment: from random weights (`pretrain`) to instructions (`sft`), preferences (`dpo`, `pairs`, `reference`),
+verifiable rewards (`grpo`) and a verifier (`verifier`, `reranking`); all stages in one run (`pipeline`)."""

@@ -1,20 +1,98 @@
-"""The settings of `course sft` and `course dpo`: those of `course train`, and their own. Cheap: no torch."""
+"""The settings of `course pretrain`, `course sft` and `course dpo`: those of `course train` and their own. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
 from course_lib.finetuning.settings import DATA, LORA_MODES, RUN, Settings
+from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
 from course_lib.options import option
 from course_lib.suggestions import similar_paths
 
+if TYPE_CHECKING:
+    from course_lib.data.mixture import DataConfig
+
+FAMILIES = ("llama", "gpt2")
+MIX = ("worked=0.45", "sums=0.25", "stories=0.1", "exercises=0.1", "prose=0.1")
 REFERENCES = ("adapter-off", "copy", "cached")
 LOSS = "the preference loss"
 SOURCE = "a file or folder of records, or a generated data set: instructions, preferences"
 BETA = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0}
+
+
+@dataclass(frozen=True)
+class PretrainSettings(Settings):
+    """Pretraining from random weights on a mix of corpora: one pass over as many tokens as are asked for."""
+
+    STAGE = "pretrain"
+    RATES = MappingProxyType(dict.fromkeys(Settings.RATES, 1e-3))
+
+    mode: str = "full"  # without `option`, the command does not offer these
+    dataset: str = "mix"
+    too_long: str | None = None
+    template: str | None = None
+    format: str = "auto"
+    map: str | None = None
+    train_on: str = "all"
+    max_train_samples: int = 0
+    steps: int | None = None
+    epochs: float | None = None
+    tokens_per_step: int | None = None
+
+    model: str = option("modern-1m", "a shape to train from random weights: see above", group=RUN, metavar="SHAPE")
+    family: str = option("llama", "gpt2: a GPT-2 of the same size, for comparison", group=RUN, choices=FAMILIES)
+    dataset_mix: tuple[str, ...] = option(
+        MIX, "corpora with their shares of the tokens", group=DATA, metavar="CORPUS=SHARE", shown=" ".join(MIX)
+    )
+    tokens_target: int = option(1_000_000, "tokens to train on", group=DATA, at_least=1)
+    max_epochs: float = option(4.0, "passes over a corpus at most", group=DATA, above=0)
+    allow_more_epochs: bool = option(False, "read a corpus more often than that where its share needs it", group=DATA)
+    in_order: bool = option(False, "one corpus after the other, rows in their own order", group=DATA, shown="mixed")
+    vocab_size: int = option(
+        512, "ids of the tokenizer that is learnt where --tokenizer is not given", group=DATA, at_least=300
+    )
+
+    def check(self) -> None:
+        """Refuse a mix that cannot be read, and a GPT-2 of a shape that is one already.
+
+        Raises:
+            CourseError: see `data_config`; or the mode trains an adapter, which random weights are no base for.
+        """
+        self.data_config()
+        if self.mode != "full":
+            raise CourseError(f"Pretraining trains all weights: --mode {self.mode} is for a base that has learnt.")
+        if self.family == "gpt2" and self.model in CONFIGS and CONFIGS[self.model].model_type == "gpt2":
+            raise CourseError(f"--family gpt2: {self.model} is a GPT-2 already. Leave --family out.")
+
+    def data_config(self) -> "DataConfig":
+        """The mix as `read_mixture` takes it.
+
+        Raises:
+            CourseError: a part of it is not CORPUS=SHARE, or there is no such corpus.
+        """
+        from course_lib.data.mixture import DataConfig  # NumPy, which `course --help` does without
+
+        mix = {}
+        for part in self.dataset_mix:
+            name, equals, share = part.rpartition("=")
+            try:
+                mix[name] = float(share)
+            except ValueError:
+                equals = ""
+            if not (name and equals):
+                raise CourseError(f"--dataset-mix {part!r} is not CORPUS=SHARE. Write keepers_log=0.1, for example.")
+        return DataConfig(mix, self.tokens_target, not self.in_order, self.max_epochs, self.allow_more_epochs)
+
+    def own_shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The named shape, or a GPT-2 of its size."""
+        return gpt2_of_the_same_size(config) if self.family == "gpt2" else config
+
+    def own_defaults(self) -> dict[str, Any]:
+        """One pass over the tokens, in rows of 128."""
+        return {"seq_len": 128}
 
 
 @dataclass(frozen=True)

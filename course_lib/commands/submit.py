@@ -19,7 +19,8 @@ what the site allows from a site file (course_lib/execution/slurm/sites).
 
   course submit 03 04 --profile tacc_h100             two chapters, one after the other
   course submit --array --profile tacc_a100           every chapter as an element of an array
-  course submit pipeline --profile tacc_gh200 --legs 3
+  course submit pipeline --profile tacc_gh200 --legs 3     all stages, in one process
+  course submit pretrain --profile tacc_h100               the profile's model and corpora, on all its GPUs
   course submit --profile tacc_h100 -- train --mode full --dataset notes.txt --output runs/notes
   course submit pipeline --profile tacc_h100 --dry-run    print the script, submit nothing
 
@@ -30,7 +31,8 @@ that was not interrupted.
 
 `course jobs` shows what became of it."""
 
-RESUMABLE = ("train", "sft", "dpo")  # they have --resume; the pipeline and the chapters go on by themselves
+# They have --resume, and run on several processes. The pipeline and the chapters go on by themselves, in one process.
+TRAINING = ("train", "pretrain", "sft", "dpo")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -123,9 +125,9 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
 
     wanted = table.get("slurm", {})
     hardware = HardwareConfig.of(table["hardware"]) if "hardware" in table else None
-    name, command, array = work(args)
-    training = command[0] != "run"  # chapters are one process each
-    if (args.requeue or args.legs > 1) and command[0] in RESUMABLE and "--resume" not in command:
+    name, command, array = work(args, table)
+    training = command[0] in TRAINING
+    if (args.requeue or args.legs > 1) and training and "--resume" not in command:
         command = [*command, "--resume", "auto"]  # the first leg begins, and the others go on
     given = {
         "partition": args.partition or wanted.get("partition", ""),
@@ -153,11 +155,12 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
     )
 
 
-def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
+def work(args: argparse.Namespace, table: dict) -> tuple[str, list[str], list[str]]:
     """The job's name, the words after `course`, and the elements of an array.
 
     Args:
         args: of `course submit`.
+        table: the profile's content.
 
     Returns:
         The three.
@@ -172,20 +175,50 @@ def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
     profile += [word for text in args.overrides for word in ("--set", text)]
     first = args.what[0] if args.what else ""
     if first == "pipeline" and len(args.what) == 1:
-        out = ["--out", scratch("pipeline", Path(args.profile).stem)] if os.environ.get("SCRATCH") else []
+        out = ["--output", scratch("pipeline", Path(args.profile).stem)] if os.environ.get("SCRATCH") else []
         if args.array:
             raise CourseError("--array is for chapters: the pipeline's stages follow each other.")
         return "pipeline", ["pipeline", "run", *profile, *out], []
     if first and not is_chapter(first):
         if args.array:
             raise CourseError("--array is for chapters.")
-        return first, list(args.what), []
+        return first, pretraining(args, table) if args.what == ["pretrain"] else list(args.what), []
     from course_lib.execution.notebooks.project import find_chapters
 
     chapters = [chapter.id for chapter in find_chapters(args.what)]
     if args.array:
         return "chapters", ["run", "{}", *profile], chapters
     return "-".join(args.what) or "chapters", ["run", *(args.what and chapters), *profile], []
+
+
+def pretraining(args: argparse.Namespace, table: dict) -> list[str]:
+    """`course pretrain` with what the profile's tables model, data_config and hardware say.
+
+    Args:
+        args: of `course submit`.
+        table: the profile's content.
+
+    Returns:
+        The words after `course`.
+
+    Raises:
+        CourseError: the profile lacks a table.
+    """
+    for name in ("model", "data_config"):
+        if name not in table:
+            raise CourseError(f"Profile {args.profile!r} has no table [{name}], which says what is pretrained.")
+    model, data, hardware = table["model"], table["data_config"], table.get("hardware", {})
+    words = ["pretrain", "--model", model["config"]]
+    for key in ("seq_len", "batch_size", "grad_accum_steps"):
+        words += [f"--{key.replace('_', '-')}", str(model[key])]
+    words += ["--dataset-mix", *(f"{corpus}={share}" for corpus, share in data["dataset_mix"].items())]
+    words += ["--tokens-target", str(data["tokens_target"]), "--max-epochs", str(data.get("max_epochs", 4.0))]
+    halves = {"bf16": "bfloat16", "fp16": "float16"}
+    if half := halves.get(hardware.get("mixed_precision", "no")):
+        words += ["--autocast", half]
+    words += ["--gradient-checkpointing"] if hardware.get("gradient_checkpointing") else []
+    name = Path(args.profile).stem
+    return [*words, "--output", scratch("pretrain", name) if os.environ.get("SCRATCH") else f"runs/pretrain-{name}"]
 
 
 def is_chapter(word: str) -> bool:

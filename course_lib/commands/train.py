@@ -44,7 +44,8 @@ response is trained. A part is held out: the data set's own validation or test p
 tenth. course data check says what is in a file of records.
 
 --model: smollm2-135m-instruct (in a package), a folder, a hub name; or a shape of ours to train from
-random weights: tiny-gpt, modern-1m, modern-5m, modern-15m, modern-60m, modern-125m, modern-400m.
+random weights: tiny-gpt, tiny-llama, modern-200k, modern-1m, modern-5m, modern-15m, modern-60m,
+modern-125m, modern-400m.
 
 Defaults are in brackets."""
 

@@ -24,7 +24,8 @@ from course_lib.finetuning.weights import load_state_dict
 from course_lib.models.config import CONFIGS, DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
-from course_lib.models.huggingface import config_settings, save_decoder
+from course_lib.models.folder import stage_of
+from course_lib.models.huggingface import config_settings, load_decoder, save_decoder
 from course_lib.models.pretrained import in_one_sentence, load_model, load_tokenizer, resolve
 from course_lib.options import filled
 from course_lib.quantization import load_dequantized, load_quantized, stored_quantization
@@ -52,7 +53,7 @@ def scratch_config(settings: Settings, tokenizer: Tokenizer) -> DecoderConfig:
     Returns:
         The decoder's configuration.
     """
-    return replace(CONFIGS[settings.model], vocab_size=len_of(tokenizer))
+    return settings.own_shape(replace(CONFIGS[settings.model], vocab_size=len_of(tokenizer)))
 
 
 def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
@@ -273,6 +274,8 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
         The model in evaluation mode.
     """
     name, device = base_name(settings, folder), choose_device(settings.device)
+    if is_own_decoder(settings, name):
+        return _load_own(settings, name, device)
     if settings.mode == "qlora" and settings.backend == "ours":
         return load_quantized(
             name,
@@ -289,6 +292,28 @@ def load_base(settings: Settings, folder: Path) -> nn.Module:
     if rounded:
         round_weights(model, getattr(torch, settings.dtype))
     return model.eval()
+
+
+def is_own_decoder(settings: Settings, name: str) -> bool:
+    """Whether the model is our own decoder, whose training steps are faster than those of transformers' class.
+
+    Args:
+        settings: the run's. Four bits are for models of transformers.
+        name: of the base, see `base_name`.
+
+    Returns:
+        True for what `course pretrain` trains, and for a folder that one of our stages has written.
+    """
+    return settings.mode != "qlora" and (settings.STAGE == "pretrain" or stage_of(name) is not None)
+
+
+def _load_own(settings: Settings, name: str, device: str) -> Decoder:
+    """Our decoder of a folder; full training in 16 bits takes the float32 numbers of the file as master weights."""
+    rounded = settings.mode == "full" and settings.dtype in HALF_DTYPES
+    model = load_decoder(name, "float32" if rounded else settings.dtype, device)
+    if rounded:
+        round_weights(model, getattr(torch, settings.dtype))
+    return model
 
 
 def load_qlora_base(base: str, how: dict[str, Any], dtype: str, device: str = "cpu") -> tuple[Any, Any]:

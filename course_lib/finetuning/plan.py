@@ -57,7 +57,10 @@ class Plan:
 
 
 def make_plan(
-    settings: Settings, read: Callable[[Settings, Any, int | None], Source] | None = None, task: Task | None = None
+    settings: Settings,
+    read: Callable[[Settings, Any, int | None], Source] | None = None,
+    task: Task | None = None,
+    tokenizer: Any = None,
 ) -> Plan:
     """Read the data and the model's shapes: all that can be said of the run without weights. Nothing is written.
 
@@ -65,6 +68,7 @@ def make_plan(
         settings: complete.
         read: makes the source of settings, tokenizer and the model's number of positions; None: `read_source`.
         task: what the run is for; None: the next token.
+        tokenizer: the model's; None: the one that the settings name.
 
     Returns:
         The plan. Its settings also have what data and model decide: row length, targets, evaluations.
@@ -73,7 +77,7 @@ def make_plan(
         CourseError: settings, data and model do not fit together.
     """
     s = settings
-    tokenizer = load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
+    tokenizer = tokenizer or load_tokenizer(s.tokenizer or (DEFAULT if is_scratch(s) else s.model))
     model = shape_of(s, tokenizer)
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and s.seq_len and s.seq_len > limit:

@@ -19,8 +19,10 @@ from course_lib.finetuning.model import adapt, base_name, has_own_base, load_bas
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.task import Task
+from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.folder import move_model
+from course_lib.models.huggingface import save_decoder
 from course_lib.options import filled
 from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
@@ -164,6 +166,11 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
     """
     if plan.settings.mode != "full":
         return [save_adapter(model, folder, base_name(plan.settings, folder))]
+    if isinstance(model, Decoder):
+        files = plan.tokenizer if hasattr(plan.tokenizer, "save_pretrained") else None
+        if files is None:
+            plan.tokenizer.save(folder / "bpe_tokenizer.json")
+        return [save_decoder(model, folder, files, overwrite=True, stage=plan.settings.STAGE)]
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
         model.save_pretrained(staging)
         if hasattr(plan.tokenizer, "save_pretrained"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
+from course_lib.models.config import DecoderConfig
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, filled, flag_of, option
 from course_lib.suggestions import similar_paths
@@ -226,6 +227,10 @@ class Settings:
 
     def check(self) -> None:
         """Refuse what a subclass's own settings exclude; None has not been replaced by a default yet."""
+
+    def own_shape(self, config: DecoderConfig) -> DecoderConfig:
+        """The shape of a model that is trained from scratch, where a subclass changes it."""
+        return config
 
     def own_defaults(self) -> dict[str, Any]:
         """The values of a subclass's own settings that depend on others."""

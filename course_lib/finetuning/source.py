@@ -37,6 +37,7 @@ class Source:
         seq_len: tokens that a row has at most.
         notes: lines for the header: which files were read, and what was left out or cut.
         row_tokens: tokens of the longest row, where that is not `seq_len`.
+        shuffle: whether each pass takes the rows in a new order; else their own.
         collate: makes a batch of the numbers of some rows.
     """
 
@@ -48,6 +49,7 @@ class Source:
     seq_len: int = SEQ_LEN
     notes: tuple[str, ...] = ()
     row_tokens: int | None = None
+    shuffle: bool = True
     # A factory: a function as a plain default would also become a method of the class.
     collate: Callable[[Any, np.ndarray, int], Any] = field(default_factory=lambda: collate)
 

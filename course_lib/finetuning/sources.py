@@ -74,7 +74,8 @@ class MicroBatches(Sequence):
         seed = int(np.random.SeedSequence([self.seed, turn]).generate_state(1)[0])
         if self.lengths is not None:
             return length_grouped(self.lengths, self.batch_size, seed)
-        order = np.random.default_rng(seed).permutation(len(self.source.train))
+        count = len(self.source.train)
+        order = np.random.default_rng(seed).permutation(count) if self.source.shuffle else np.arange(count)
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
 

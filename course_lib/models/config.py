@@ -6,6 +6,7 @@ parts (grouped queries, SwiGLU, a tied head) at sizes to train from scratch, wit
 ==============  ==========  =====  ======  ============  ===========
 name            vocabulary  width  layers  heads (kv)     parameters
 ==============  ==========  =====  ======  ============  ===========
+modern-200k            512     64       3  4 (4)             192,960
 modern-1m            2,048    128       4  4 (2)           1,049,728
 modern-5m            4,096    256       6  8 (4)           5,180,672
 modern-15m           8,192    384       8  6 (2)          15,735,168
@@ -17,7 +18,7 @@ modern-400m         49,152  1,024      32  16 (4)        398,525,440
 Those from 60M take SmolLM2's tokenizer; give another vocabulary, or attention sinks, with `dataclasses.replace`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from course_lib.errors import CourseError
@@ -130,6 +131,33 @@ def parameter_count(config: DecoderConfig) -> int:
     return embeddings + layers * (attention + sinks + 3 * d * m + 2 * d) + d
 
 
+def gpt2_of_the_same_size(config: DecoderConfig) -> DecoderConfig:
+    """A GPT-2 of the same width, blocks, heads, vocabulary and context, with about as many parameters.
+
+    The width of its MLP makes up the difference: GPT-2 has a vector for each position, biases, two matrices in the MLP
+    instead of three, and keys and values for every head.
+
+    Args:
+        config: of a Llama.
+
+    Returns:
+        The GPT-2's. Its parameters differ by less than one row of the MLP in each block.
+    """
+    narrow = DecoderConfig(
+        "gpt2",
+        config.vocab_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.max_position_embeddings,
+        1,
+        dropout=config.dropout,
+    )
+    missing = parameter_count(config) - parameter_count(narrow)
+    a_unit = config.num_hidden_layers * (2 * config.hidden_size + 1)  # its two vectors and its bias, in each block
+    return replace(narrow, intermediate_size=max(1, 1 + missing // a_unit))
+
+
 def _gpt2(width: int, layers: int, heads: int, vocabulary: int = 50_257, positions: int = 1024) -> DecoderConfig:
     return DecoderConfig("gpt2", vocabulary, width, layers, heads, positions)
 
@@ -142,6 +170,7 @@ def _modern(
 
 CONFIGS = {
     "tiny-gpt": _gpt2(32, 2, 4, vocabulary=100, positions=64),
+    "tiny-llama": _modern(100, 48, 2, 4, 2, mlp=128, context=256),
     "distilgpt2": _gpt2(768, 6, 12),
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),
@@ -149,6 +178,7 @@ CONFIGS = {
     "gpt2-xl": _gpt2(1600, 48, 25),
     "smollm2-135m": DecoderConfig("llama", 49_152, 576, 30, 9, 8192, 1536, 3, rope_theta=100_000.0),
     # The MLPs are about 8/3 of the width, as in Llama: three matrices then cost what GPT-2's two of 4 times do.
+    "modern-200k": _modern(512, 64, 3, 4, 4, mlp=192, context=512),
     "modern-1m": _modern(2_048, 128, 4, 4, 2, mlp=384, context=512),
     "modern-5m": _modern(4_096, 256, 6, 8, 4, mlp=640, context=512),
     "modern-15m": _modern(8_192, 384, 8, 6, 2, mlp=1024, context=1024),

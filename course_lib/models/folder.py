@@ -21,6 +21,7 @@ WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "c
 TOKENIZER = {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"}
 TOKENIZER |= {"merges.txt", "chat_template.jinja", "chat_template.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+STAGE = "course_stage"  # in the config.json of a decoder that one of our stages has trained
 LFS_POINTER = b"version https://git-lfs"
 
 # Patterns of prefixes that wrappers put into names, and the wrappers.
@@ -32,6 +33,14 @@ WRAPPERS = {
 }
 # Prefixes of models that were saved inside another module; no causal model of transformers has such names itself.
 OUTER = {r"^base_model\.model\.": "PEFT", r"^model\.(?=model\.|lm_head\.|transformer\.)": "a module around the model"}
+
+
+def stage_of(directory: Path | str) -> str | None:
+    """The stage that trained our own decoder of a folder: "pretrain", "sft", "dpo"; None for any other model."""
+    try:
+        return json.loads(Path(directory, CONFIG).read_text(encoding="utf-8")).get(STAGE)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def plain_name(name: str) -> str:

@@ -27,6 +27,7 @@ from course_lib.models.decoder import Decoder
 from course_lib.models.folder import (
     CONFIG,
     INDEX,
+    STAGE,
     WEIGHTS,
     foreign_prefixes,
     move_model,
@@ -141,7 +142,11 @@ def _end_tokens(directory: Path) -> int | list[int] | None:
 
 
 def save_decoder(
-    model: Decoder, directory: Path | str, tokenizer: ModelTokenizer | None = None, overwrite: bool = False
+    model: Decoder,
+    directory: Path | str,
+    tokenizer: ModelTokenizer | None = None,
+    overwrite: bool = False,
+    stage: str | None = None,
 ) -> Path:
     """Write config.json and model.safetensors, in the model's dtype, and the tokenizer's files where one is given.
 
@@ -153,6 +158,7 @@ def save_decoder(
         directory: a new one, or one to write over.
         tokenizer: as AutoTokenizer gives it; the ids of its special tokens go to config.json, where `generate` looks.
         overwrite: whether a model that is there may be replaced.
+        stage: the stage that trained it, which config.json tells: see `folder.stage_of`.
 
     Returns:
         The path of model.safetensors.
@@ -176,7 +182,8 @@ def save_decoder(
         apply_umask(Path(staging, WEIGHTS))
         ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
-        Path(staging, CONFIG).write_text(json.dumps(config_settings(config) | ids | {"dtype": dtype}, indent=2))
+        about = config_settings(config) | ids | {"dtype": dtype} | ({STAGE: stage} if stage else {})
+        Path(staging, CONFIG).write_text(json.dumps(about, indent=2))
         move_model(Path(staging), directory)
     return directory / WEIGHTS
 

@@ -190,7 +190,8 @@ def load_tokenizer(name: str | Path = DEFAULT) -> Any:
         return _saved_bpe(name)
     from transformers import AutoTokenizer
 
-    directory = resolve(name)
+    # A folder may hold a tokenizer alone.
+    directory = Path(name) if Path(name, "tokenizer_config.json").is_file() else resolve(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         if tokenizer("a")["input_ids"]:  # transformers may make one without a vocabulary where the files are missing

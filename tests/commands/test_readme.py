@@ -18,7 +18,7 @@ IN_BLOCKS = [line.partition("#")[0].strip() for block in BLOCKS for line in bloc
 IN_BLOCKS = [line for line in IN_BLOCKS if line.startswith("course ")]
 IN_TEXT = [line for line in re.findall(r"`(course [^`]*)`", README) if "\u2026" not in line]
 # They take minutes, and have tests of their own: here their arguments are checked.
-LONG = ("run", "bench", "chat", "grade", "serve", "assignment check")
+LONG = ("run", "pipeline run", "bench", "chat", "grade", "serve", "assignment check")
 SHORTER = {
     "sft": ["--steps", "2"],
     "dpo": ["--steps", "2"],

@@ -20,7 +20,7 @@ def junit(results: list[Result], profile: str) -> str:
     Returns:
         The XML.
     """
-    failed = [result for result in results if result.status == "failed"]
+    failed = [result for result in results if result.bad]
     skipped = [result for result in results if result.status == "unchanged"]
     counts = {"tests": len(results), "failures": len(failed), "skipped": len(skipped), "errors": 0}
     suite = ElementTree.Element("testsuite", name=f"course run --profile {profile}")
@@ -31,7 +31,7 @@ def junit(results: list[Result], profile: str) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname="chapters", name=result.chapter, time=f"{result.seconds:.1f}"
         )
-        if result.status == "failed":
+        if result.bad:
             text = NOT_IN_XML.sub("", result.message)
             first = text.splitlines()[0] if text else ""
             ElementTree.SubElement(case, "failure", message=first, type="chapter").text = text
@@ -59,9 +59,9 @@ def markdown(results: list[Result], profile: str) -> str:
     ]
     lines += [f"| {r.chapter} | {r.status} | {r.seconds:.0f} s | {r.memory / 1e9:.2f} GB |" for r in results]
     for result in results:
-        if result.status == "failed":
+        if result.bad:
             indented = "\n".join(f"    {line}" for line in result.message.splitlines())
-            lines += ["", f"**{result.chapter}** failed:", "", indented]
+            lines += ["", f"**{result.chapter}** {result.status}:", "", indented]
     return "\n".join(lines) + "\n"
 
 

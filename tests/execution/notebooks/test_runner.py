@@ -1,7 +1,6 @@
 """`course run`'s engine, on tiny chapters: what it writes, skips, says and never leaves behind."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 
@@ -322,20 +320,6 @@ def _wait_for(condition, seconds):
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
-
-
-def test_a_result_whose_replacement_was_killed_is_put_back(tmp_path, chapter):
-    out = tmp_path / "out"
-    run([chapter("a = 1")], out)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    os.replace(out / "01_tiny", out / f".old-{gone.pid}-01_tiny")
-    (out / f".partial-{gone.pid}-01_tiny").mkdir()
-    (out / f".partial-{os.getppid()}-01_tiny").mkdir()  # of a run that is still going on
-    (out / ".old-stuff").mkdir()  # not ours
-    run([], out)
-    assert sorted(path.name for path in out.iterdir()) == [".old-stuff", f".partial-{os.getppid()}-01_tiny", "01_tiny"]
-    nbformat.read(out / "01_tiny/notebook.ipynb", as_version=4)
 
 
 def test_a_setting_in_place_of_the_profiles_travels_with_the_result(chapter, tmp_path):

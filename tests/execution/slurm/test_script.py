@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from course_lib.cli import main
+from course_lib.commands.submit import make_job
 from course_lib.errors import CourseError
+from course_lib.execution.profile import profile_path, read_profile
 from course_lib.execution.slurm.jobs import job_number, records, submit
 from course_lib.execution.slurm.script import Job, check, render, seconds_of
 from course_lib.execution.slurm.site import available_sites, load_site
@@ -212,7 +214,10 @@ class TestCommand:
             (["--array"], "words=(00_foundations"),
             (["pipeline"], "pipeline run --profile tacc_gh200"),
             (["--", "train", "--mode", "full", "--output", "runs/x"], "train --mode full --output runs/x"),
-            (["--set", "slurm.nodes=2", "pipeline"], "#SBATCH --nodes=2"),
+            (["--set", "slurm.nodes=2", "pretrain"], "#SBATCH --nodes=2"),
+            (["pretrain"], "torchrun --nnodes=4"),
+            (["pretrain"], "pretrain --model modern-400m --seq-len 2048 --batch-size 12"),
+            (["pretrain"], "--dataset-mix openwebtext=0.8 bookcorpus=0.1 tinystories=0.1 --tokens-target 5000000000"),
             (["--legs", "2", "--", "train", "--output", "runs/x"], "--output runs/x --resume auto"),
         ],
     )
@@ -247,3 +252,18 @@ class TestCommand:
         assert "nothing has been submitted from this clone yet" in capsys.readouterr().out
         assert main(["jobs", "logs", "1"]) == 2
         assert main(["jobs", "cancel"]) == 2
+
+    def test_what_is_submitted_can_be_parsed_by_the_command_that_runs(self, tmp_path, monkeypatch):
+        from course_lib.cli import parser
+
+        monkeypatch.setenv("SCRATCH", str(tmp_path))
+        for what in (["pipeline"], ["pretrain"], ["03"]):
+            args = parser().parse_args(["submit", *what, "--profile", "tacc_h100", "--legs", "2"])
+            job = make_job(args, read_profile(profile_path("tacc_h100")), load_site("stampede3"))
+            assert callable(parser().parse_args(list(job.command)).run)
+
+    def test_the_pipeline_is_one_process(self, capsys):
+        assert main(["submit", "pipeline", "--profile", "tacc_gh200", "--dry-run"]) == 0
+        script = capsys.readouterr().out
+        assert "#SBATCH --nodes=1" in script
+        assert "--nnodes" not in script

@@ -1,0 +1,225 @@
+"""What a pipeline is asked to do: the table `pipeline` of a profile. Cheap: no torch.
+
+The tables of the training stages have the settings of the stage's own command: `[pipeline.sft] lr` is what
+`course sft --lr` is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
+from course_lib.errors import CourseError
+from course_lib.execution.profile import profile_path, read_profile
+from course_lib.finetuning.settings import Settings, complete, setting_names
+from course_lib.suggestions import did_you_mean
+
+KINDS: dict[str, type[Settings]] = {
+    "pretrain": PretrainSettings,
+    "baseline": PretrainSettings,
+    "sft": SFTSettings,
+    "dpo": DPOSettings,
+}
+# Settings that the pipeline decides itself.
+DECIDED = {"mode", "model", "family", "tokenizer", "dataset", "dataset_mix", "tokens_target", "max_epochs", "seed"}
+DECIDED |= {"allow_more_epochs", "in_order", "vocab_size", "threads", "device", "reference", "from_scratch", "weights"}
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The problems that each stage sees. No problem is in two of its parts.
+
+    Attributes:
+        sft: problems with demonstrations.
+        short_share: the share of demonstrations that give the answer without the work.
+        pairs: training problems that are sampled for preference pairs.
+        pair_samples: answers to each of them.
+        pairs_each: pairs of one problem at most.
+        verifier: training problems whose sampled answers the verifier learns from.
+        verifier_samples: answers to each of them.
+        development: problems for the curves; recipes are chosen on these.
+        held_out: problems for the table.
+        temperature: of every sample.
+        max_new_tokens: of an answer.
+    """
+
+    sft: int = 1500
+    short_share: float = 0.6
+    pairs: int = 1500
+    pair_samples: int = 6
+    pairs_each: int = 2
+    verifier: int = 1500
+    verifier_samples: int = 4
+    development: int = 200
+    held_out: int = 1000
+    temperature: float = 1.0
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured besides exact match.
+
+    Attributes:
+        samples: N of best-of-N, majority vote and pass@N.
+        batch_size: answers that are written at a time.
+        perplexity_on: corpora whose held-out part is read.
+        perplexity_tokens: tokens of each, at most.
+        long_tokens: tokens of the long text.
+        sinks: first tokens that the `sink` cache keeps.
+        window: last tokens that it keeps.
+        curve_points: evaluations on the development problems in each stage.
+    """
+
+    samples: int = 8
+    batch_size: int = 256
+    perplexity_on: tuple[str, ...] = ("prose", "stories")
+    perplexity_tokens: int = 16_384
+    long_tokens: int = 2_048
+    sinks: int = 4
+    window: int = 124
+    curve_points: int = 4
+
+
+@dataclass(frozen=True)
+class VerifierTraining:
+    """How the verifier is trained: see `alignment.verifier.train_verifier`.
+
+    Attributes:
+        kind: "decoder", a scalar head on the model that wrote the answers, or "encoder".
+        epochs: passes.
+        batch_size: answers of a step.
+        lr: the peak learning rate.
+        hidden_size: of an encoder.
+        num_hidden_layers: of an encoder.
+    """
+
+    kind: str = "decoder"
+    epochs: int = 2
+    batch_size: int = 32
+    lr: float = 5e-4
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Everything that decides a pipeline's numbers.
+
+    Attributes:
+        profile: the name of the profile.
+        seed: of weights, orders, problems and samples.
+        device: "cpu", "cuda" or "auto".
+        threads: of torch; 0: torch decides.
+        model: the shape of the decoder.
+        vocab_size: ids of the tokenizer that is learnt.
+        data_config: `dataset_mix`, `tokens_target`, `shuffle`, `max_epochs`, `allow_more_epochs`: see `DataConfig`.
+        stages: settings of the training stages by stage.
+        problems: see `Problems`.
+        evaluation: see `Evaluation`.
+        verifier: see `VerifierTraining`.
+    """
+
+    profile: str
+    seed: int
+    device: str
+    threads: int
+    model: str
+    vocab_size: int
+    data_config: dict[str, Any]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: Problems = field(default_factory=Problems)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    verifier: VerifierTraining = field(default_factory=VerifierTraining)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings for JSON."""
+        return asdict(self)
+
+
+def load_pipeline(profile: str, seed: int = 0, overrides: Sequence[str] = ()) -> PipelineSettings:
+    """The settings of a profile.
+
+    Args:
+        profile: the name of one of our profiles, or the path of a TOML file.
+        seed: of everything that is drawn.
+        overrides: settings in place of the profile's, such as "pipeline.vocab_size=600".
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        CourseError: the profile has no table `pipeline`, or a value in it is not possible.
+    """
+    top = read_profile(profile_path(profile), overrides)
+    if not isinstance(top.get("pipeline"), dict):
+        raise CourseError(f"Profile {profile!r} has no table [pipeline]. Copy it from one of our profiles.")
+    table = dict(top["pipeline"])
+    known = {"cost", "threads", "model", "vocab_size", "data_config", "problems", "evaluation", "verifier", *KINDS}
+    _refuse_unknown("pipeline", table, known)
+    settings = PipelineSettings(
+        profile=profile_path(profile).stem,
+        seed=seed,
+        device=top.get("device", "auto"),
+        threads=table.get("threads", top.get("threads", 0)),
+        model=table.get("model", "modern-1m"),
+        vocab_size=table.get("vocab_size", 512),
+        data_config=table.get("data_config", {}),
+        stages={name: dict(table.get(name, {})) for name in KINDS},
+        problems=_filled(Problems, table, "problems"),
+        evaluation=_filled(Evaluation, table, "evaluation"),
+        verifier=_filled(VerifierTraining, table, "verifier"),
+    )
+    _check(settings)
+    return settings
+
+
+def _filled(kind: type, table: Mapping[str, Any], name: str) -> Any:
+    """A dataclass from a table of the profile."""
+    given = table.get(name, {})
+    _refuse_unknown(f"pipeline.{name}", given, {each.name for each in fields(kind)})
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+
+def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> None:
+    for name in table:
+        if name not in known:
+            raise CourseError(
+                f"[{where}] has the setting {name!r}, which is unknown; it has: {', '.join(sorted(known))}."
+                f"{did_you_mean(name, known)}"
+            )
+
+
+def _check(settings: PipelineSettings) -> None:
+    """CourseError where a value of any stage is not possible: before the first stage, and not after the third."""
+    from course_lib.data.mixture import DataConfig, check_corpus
+
+    known = {each.name for each in fields(DataConfig)}
+    _refuse_unknown("pipeline.data_config", settings.data_config, known)
+    if missing := {"dataset_mix", "tokens_target"} - settings.data_config.keys():
+        raise CourseError(f"[pipeline.data_config] lacks {min(missing)}. Copy the table from one of our profiles.")
+    DataConfig(**settings.data_config)
+    for name in settings.evaluation.perplexity_on:
+        check_corpus(name)
+    for stage, kind in KINDS.items():
+        given = settings.stages[stage]
+        _refuse_unknown(f"pipeline.{stage}", given, setting_names(kind) - DECIDED)
+        complete({"mode": "full"} | given, kind)
+    _check_numbers(settings)
+
+
+def _check_numbers(settings: PipelineSettings) -> None:
+    """CourseError where a number of problems or samples is below 1, or a share or temperature is out of its range."""
+    shares = {"short_share": settings.problems.short_share}
+    for name, value in (asdict(settings.problems) | asdict(settings.evaluation)).items():
+        if isinstance(value, int) and value < 1:
+            raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It has to be at least 1.")
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It is a share from 0 to 1.")
+    if not settings.problems.temperature > 0:
+        raise CourseError(
+            f"temperature={settings.problems.temperature} draws no samples that differ: give one above 0."
+        )
+    if settings.problems.pair_samples < 2:
+        raise CourseError("pair_samples=1 gives no pairs: a right and a wrong answer are two.")
