@@ -58,17 +58,17 @@ def grade(
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment.
+        CourseError: nbgrader refuses the assignment, or the sandbox that it needs is not there.
     """
     assignment = placed(assignment, state)
-    judged = is_judged(assignment.read())
-    if judged and sandbox:
-        bubblewrap.require()
     with NbgraderProcess(state, assignment.name) as nbgrader, tempfile.TemporaryDirectory(prefix="course-grade-") as at:
         if note := outdated(state):
             say(f"note: {note}")
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
+        judged = is_judged(template)
+        if judged and sandbox:
+            bubblewrap.require()
         run = _Run(assignment, template, state, Path(at), Journal(assignment, state), sandbox or not judged)
         for submission in submissions.values():
             run.stage(submission)
