@@ -130,5 +130,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise CourseError(f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port.") from error
+        raise CourseError(
+            f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port or --host."
+        ) from error
     return listener

@@ -103,7 +103,7 @@ class Guard:
             return
         address = as_address(server[0])
         if address is not None and not address.is_loopback:
-            raise Problem(403, "This server has no API key, so it answers on loopback alone. Set COURSE_API_KEY.")
+            raise Problem(403, "This server has no API key, so it answers on loopback alone. Set COURSE_SERVE_API_KEY.")
 
     def _check_host(self, headers: dict[bytes, str]) -> None:
         name = host_name(headers.get(b"host", ""))

@@ -12,6 +12,7 @@ from scripted_engine import ScriptedEngine, wait_until
 
 from course_lib.inference.server.guard import as_address, host_name
 from course_lib.inference.server.limits import Limits
+from course_lib.serve.settings import from_environment
 
 BODY = {"prompt": "abc"}
 
@@ -102,9 +103,12 @@ def test_without_a_key_only_loopback_is_answered(chatty):
         app = create_app(ScriptedEngine(), chatty, "tiny", **options)
         # The test client takes the connection's address from the URL.
         with TestClient(app, base_url="http://192.0.2.7:8000") as client:
-            return client.post("/generate", json=BODY, headers={"Authorization": "Bearer k"}).status_code
+            return client.post("/generate", json=BODY, headers={"Authorization": "Bearer k"})
 
-    assert [asked(), asked(any_address=True), asked(api_key="k")] == [403, 200, 200]
+    answers = [asked(), asked(any_address=True), asked(api_key="k")]
+    assert [answer.status_code for answer in answers] == [403, 200, 200]
+    from_environment({"COURSE_SERVE_API_KEY": "k"})  # the variable that the message names exists
+    assert "Set COURSE_SERVE_API_KEY." in answers[0].json()["error"]["message"]
 
 
 def test_hosts_and_addresses():
