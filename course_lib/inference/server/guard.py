@@ -78,6 +78,10 @@ class Guard:
             await problem.response()(scope, receive, count)
         except _Gone:
             pass
+        except asyncio.CancelledError:  # a second Ctrl-C; a stream is left as it is, which readers see is not complete
+            if status == 0:
+                stopped = Problem(503, "The server was stopped before the answer was complete.")
+                await stopped.response()(scope, receive, count)
         except Exception as error:
             # The message of an exception may quote the text, so its kind and place have to do.
             places = "".join(traceback.format_tb(error.__traceback__))
