@@ -110,7 +110,7 @@ def run_generate(args: argparse.Namespace) -> int:
     _refuse_too_much(len(ids) + args.max_new_tokens, model.config, name, args.max_pages)
     cache = make_cache(name, model, len(ids) + args.max_new_tokens, **options)
     new: list[int] = []
-    keep = {"cache": cache or "none", "new_tokens": new}
+    keep: dict[str, Any] = {"cache": cache or "none", "new_tokens": new}
     pieces = stream(model, tokenizer, ids, args.max_new_tokens, stop=args.stop, seed=args.seed, **keep, **sampling)
     started = time.perf_counter()
     print("" if args.chat else printable(args.prompt), end="", flush=True)
