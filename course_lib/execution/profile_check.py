@@ -1,7 +1,7 @@
 """What is wrong with a profile, found before anything runs: unknown keys, wrong types, missing tables.
 
-Our own profiles are the reference: a key that none of them has is a mistake, and a value has the type that it has there.
-`LARGER` lists the tables for runs beyond the chapters.
+Our own profiles are the reference: a key that none of them has is a mistake, and a value has the type that it has
+there. `LARGER` lists the tables for runs beyond the chapters.
 """
 
 from collections.abc import Collection, Iterator
