@@ -89,10 +89,12 @@ def run(args: argparse.Namespace) -> int:
         return _list()
     for name in ("jobs", "timeout", "cell_timeout"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # NaN is not above 0 either
             raise CourseError(
                 f"--{name.replace('_', '-')} {value:g} cannot be used. Give a number above 0, or leave the option out."
             )
+    if not 0 <= args.seed < 2**32:
+        raise CourseError(f"--seed {args.seed} cannot be used. NumPy takes whole numbers from 0 to {2**32 - 1}.")
     chapters = find_chapters(args.chapters)
     if (args.check_expected or args.write_expected) and (args.overrides or args.parameters):
         raise CourseError("Expected numbers are those of a profile as it stands. Leave --set and -p out.")
@@ -102,20 +104,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
     from course_lib.execution.notebooks.parameters import parse_parameters
-    from course_lib.execution.notebooks.reports import write_reports
+    from course_lib.execution.notebooks.reports import refuse_unwritable, write_reports
     from course_lib.execution.notebooks.results import summary
     from course_lib.execution.notebooks.runner import Runner
 
+    refuse_unwritable({"--junit": args.junit, "--summary": args.summary})  # now, and not after the run
     options = {name: getattr(args, name) for name in ("overrides", "seed", "timeout", "cell_timeout", "jobs", "force")}
     options["parameters"] = parse_parameters(args.parameters)
     results = Runner(out, args.profile, say=_say, **options).run(chapters)
     profile = Path(args.profile).stem
     compared = _expected(args, chapters, results, profile)
-    write_reports(results, profile, args.junit, args.summary)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)
     for result in results:
         if result.bad:
             print(f"\ncourse: {result.message}", file=sys.stderr)
+    write_reports(results, profile, args.junit, args.summary)
     return int(any(result.bad for result in results) or not compared)
 
 

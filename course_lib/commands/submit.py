@@ -2,13 +2,17 @@
 
 import argparse
 import os
+import pkgutil
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_lib import commands
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
+from course_lib.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from course_lib.execution.slurm.script import Job
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Submit work to Slurm. The partition, nodes, time and modules come from the profile's table `slurm`, and
 what the site allows from a site file (course_lib/execution/slurm/sites).
 
-  course submit 03 04 --profile tacc_h100             two chapters, one after the other
+  course submit 03 04 --profile tacc_h100             two chapters in one job
   course submit --array --profile tacc_a100           every chapter as an element of an array
   course submit pipeline --profile tacc_gh200 --legs 3     all stages, in one process
   course submit pretrain --profile tacc_h100               the profile's model and corpora, on all its GPUs
@@ -44,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", metavar="CHAPTER", help="chapters (default: all), pipeline, or a command")
-    parser.add_argument("--profile", required=True, help="a name of `course profile list` or a file")
+    parser.add_argument("--profile", help="a name of `course profile list` or a file (needed)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
     )
@@ -83,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         for name, description in available_sites().items():
             print(f"{name:12} {description}")
         return 0
+    if not args.profile:
+        raise CourseError("Give --profile: a name of `course profile list`, or the path of a TOML file.")
     root = find_root()
     table = read_profile(profile_path(args.profile), args.overrides)
     check_profile(args.profile, table, others=[chapter.id for chapter in find_chapters([])])
@@ -140,7 +146,7 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
     return Job(
         name=args.name or name,
         command=tuple(command),
-        nodes=args.nodes or (wanted.get("nodes", 1) if training else 1),
+        nodes=args.nodes if args.nodes is not None else (wanted.get("nodes", 1) if training else 1),
         modules=tuple(wanted.get("modules", ())),
         gpus=hardware.num_gpus if hardware and hardware.device != "cpu" else 0,
         distributed=bool(training and hardware and hardware.is_distributed),
@@ -149,7 +155,7 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
         legs=args.legs,
         array=tuple(array),
         requeue=args.requeue,
-        lead=args.lead or LEAD_SECONDS,
+        lead=args.lead if args.lead is not None else LEAD_SECONDS,
         after=args.after,
         **given,
     )
@@ -182,13 +188,29 @@ def work(args: argparse.Namespace, table: dict) -> tuple[str, list[str], list[st
     if first and not is_chapter(first):
         if args.array:
             raise CourseError("--array is for chapters.")
+        _refuse_unknown(first)
         return first, pretraining(args, table) if args.what == ["pretrain"] else list(args.what), []
     from course_lib.execution.notebooks.project import find_chapters
 
     chapters = [chapter.id for chapter in find_chapters(args.what)]
     if args.array:
         return "chapters", ["run", "{}", *profile], chapters
-    return "-".join(args.what) or "chapters", ["run", *(args.what and chapters), *profile], []
+    return (
+        "-".join(Path(word).stem for word in args.what) or "chapters",
+        ["run", *(args.what and chapters), *profile],
+        [],
+    )
+
+
+def _refuse_unknown(command: str) -> None:
+    """CourseError where the package has no such command: the job would wait for hours only to say so."""
+    verbs = {each.name for each in pkgutil.iter_modules(commands.__path__)}
+    verbs |= {each.name for each in entry_points(group="course.commands")}
+    if command not in verbs:
+        raise CourseError(
+            f"{command!r} is neither a chapter (03, 03_lora or a notebook's path) nor a command of course."
+            + did_you_mean(command, verbs)
+        )
 
 
 def pretraining(args: argparse.Namespace, table: dict) -> list[str]:

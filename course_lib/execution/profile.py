@@ -134,6 +134,8 @@ def _parse(path: Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise CourseError(f"Profile {path} is not text in UTF-8. Write it anew in an editor.") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise CourseError(f"Profile {path} is not valid {kind}: {error}. Compare it with one of ours.") from error

@@ -42,6 +42,7 @@ def test_a_chapter_is_executed_and_collected(cluster, submit, project, capsys):
     assert main(["jobs", "collect", job, "--to", "results"]) == 0
     assert {"01_good", "job.json", "job.sh"} <= {path.name for path in (project / "results").iterdir()}
     assert main(["jobs", "collect", job, "--to", "results"]) == 2  # nothing is overwritten
+    assert main(["jobs", "cancel", job]) == 0  # it has ended already
     record = json.loads((project / "results" / "job.json").read_text())
     assert record["command"][:2] == ["run", "01_good"]
 

@@ -116,6 +116,6 @@ def _find(name: str, known: list[Chapter]) -> Chapter:
         return Chapter(Path(name).resolve())
     found = [chapter for chapter in known if name in (chapter.id, chapter.id.split("_")[0])]
     if len(found) != 1:
-        problem = "is no chapter" if not found else f"means several ({', '.join(c.id for c in found)})"
+        problem = "is not a chapter" if not found else f"means several ({', '.join(c.id for c in found)})"
         raise CourseError(f"{name!r} {problem}; the chapters are: {', '.join(c.id for c in known) or 'none yet'}.")
     return found[0]

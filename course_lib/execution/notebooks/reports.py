@@ -1,9 +1,12 @@
 """What `course run` leaves for other programs: JUnit XML for a CI's page of tests, and Markdown for its summary."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from xml.etree import ElementTree
 
+from course_lib.errors import CourseError
 from course_lib.execution.notebooks.results import Result
 from course_lib.files import write_whole
 
@@ -63,6 +66,25 @@ def markdown(results: list[Result], profile: str) -> str:
             indented = "\n".join(f"    {line}" for line in result.message.splitlines())
             lines += ["", f"**{result.chapter}** {result.status}:", "", indented]
     return "\n".join(lines) + "\n"
+
+
+def refuse_unwritable(files: Mapping[str, Path | None]) -> None:
+    """Raise CourseError where a report could not be written: a long run should not end with that.
+
+    Args:
+        files: by the option that names each; None where the report is not wanted.
+    """
+    for option, path in files.items():
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise CourseError(f"Cannot write to {option} {path}: {error.strerror}.") from error
+        if path.is_dir():
+            raise CourseError(f"Cannot write to {option} {path}: it is a folder. Give the name of a file.")
 
 
 def write_reports(results: list[Result], profile: str, junit_file: Path | None, markdown_file: Path | None) -> None:

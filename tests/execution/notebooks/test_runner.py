@@ -273,7 +273,7 @@ def test_names_of_chapters(chapter, tmp_path):
     assert find_chapters(["03"])[0].id == find_chapters(["03_lora"])[0].id == "03_lora"
     assert find_chapters(["03"])[0].title().startswith("LoRA")
     assert find_chapters(["03"])[0].parameters() == {"profile", "seed", "output_dir"}
-    with pytest.raises(CourseError, match="'42' is no chapter; the chapters are: .*03_lora"):
+    with pytest.raises(CourseError, match="'42' is not a chapter; the chapters are: .*03_lora"):
         find_chapters(["42"])
 
 
