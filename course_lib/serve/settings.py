@@ -1,6 +1,6 @@
 """The settings of a server: options of `course serve`, and variables of the environment. Cheap: no torch.
 
-The variable of a setting is COURSE_SERVE_ and its name in capitals. MODEL_PATH and ADAPTER_PATH are understood too.
+The variable of a setting is ``COURSE_SERVE_`` and its name in capitals. MODEL_PATH and ADAPTER_PATH are understood too.
 """
 
 import ipaddress
@@ -89,7 +89,7 @@ def from_environment(environment: Mapping[str, str], **given: Any) -> ServeSetti
         The settings.
 
     Raises:
-        CourseError: a variable that begins with COURSE_SERVE_ is not known, or a value is not possible.
+        CourseError: a variable that begins with ``COURSE_SERVE_`` is not known, or a value is not possible.
     """
     kinds = typing.get_type_hints(ServeSettings)
     choices = {each.name: each.metadata.get("choices") or () for each in fields(ServeSettings)}

@@ -234,7 +234,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("[pipeline]\n", "[other]\n", r"no table \[pipeline\]"),
             ("vocab_size = 320", "vocabsize = 320", r"\[pipeline\] has the setting 'vocabsize'.*Did you mean"),
             ("tokens_target = 2_048", "", "lacks tokens_target"),
             ("worked = 0.6", "wroked = 0.6", "no corpus 'wroked'"),
@@ -252,6 +251,11 @@ class TestRefusals:
         with pytest.raises(CourseError, match=message):
             settings(tmp_path, old, new)
 
+    def test_a_profile_without_a_pipeline(self, tmp_path):
+        (tmp_path / "mine.toml").write_text('device = "cpu"\n')
+        with pytest.raises(CourseError, match=r"has no table \[pipeline\]. Copy it"):
+            load_pipeline(str(tmp_path / "mine.toml"))
+
     def test_a_corpus_that_is_too_small_for_the_target(self, tmp_path):
         chosen = settings(tmp_path, "{ worked = 0.6, sums = 0.4 }", "{ keepers_log = 1.0 }")
         chosen.data_config["tokens_target"] = 500_000
@@ -267,8 +271,8 @@ class TestRefusals:
         assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
     def test_an_unknown_stage(self, tmp_path):
-        with pytest.raises(CourseError, match="--from dop: there is no such stage.*Did you mean dpo"):
-            run(settings(tmp_path), tmp_path / "run", "dop")
+        with pytest.raises(CourseError, match="--from verifer: there is no such stage.*Did you mean verifier"):
+            run(settings(tmp_path), tmp_path / "run", "verifer")
         assert not (tmp_path / "run").exists()
         assert (*(stage.name for stage in STAGES), "report") == NAMES
 
@@ -280,8 +284,8 @@ class TestRefusals:
             run(done[0], folder)
 
     def test_no_pairs_is_one_sentence(self, tmp_path):
-        """A model that is always wrong has nothing to prefer."""
-        chosen = settings(tmp_path, "max_new_tokens = 12", "max_new_tokens = 1")
+        """Without any chance all answers to a problem are the same, so none is better than another."""
+        chosen = settings(tmp_path, "sft = 48", "sft = 48\ntemperature = 1e-4")
         with pytest.raises(CourseError, match="none has a right and a wrong answer among its samples.*pair_samples"):
             run(chosen, tmp_path / "run")
 
