@@ -3,3 +3,11 @@
 `course` knows the assignments, `notebook` the parts of one, `release` makes the student's version, `check` runs the
 visible tests, `grade` has nbgrader grade a folder of submissions.
 """
+
+import sys
+from typing import Any
+
+# nbformat checks notebooks with jsonschema, which would spend seconds of each start on a grammar of international web
+# addresses, where that package is there; no notebook has one to check. This has to come before nbformat is imported.
+ABSENT: Any = None  # what Python takes for a module that must not be imported
+sys.modules.setdefault("rfc3987_syntax", ABSENT)

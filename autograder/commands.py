@@ -8,7 +8,7 @@ from course_lib.commands import Subparsers
 STUDENT = """examples:
   course assignment list
   course assignment get lora            lora.ipynb, here
-  course assignment check lora.ipynb    run the visible checks on your answers"""
+  course assignment check lora          run the visible checks on your answers in lora.ipynb"""
 
 INSTRUCTOR = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
 FOLDER/STUDENT.ipynb, FOLDER/STUDENT/NAME.ipynb and a learning platform's folders are understood too, whatever the
@@ -18,8 +18,15 @@ autograder/ in a clone. What could not be graded is a dash in the table and an e
 
 The exit status is 0 where everything was graded, 1 where something was not, and 2 where nothing could be.
 
-The submissions' code is run as you: grade only what you would run yourself. The feedback pages show the hidden tests
-too: hand them out when nobody can submit any more."""
+Submissions of kv_cache and qlora run in a sandbox (bubblewrap), and the verdicts are decided outside of it. Those of
+the other assignments are run as you, and their tests run in the same process: grade only what you would run yourself,
+and hand out their feedback pages, which show the hidden tests, when nobody can submit any more."""
+
+
+FORGEABLE = (
+    "note: the tests of {name} ran in the submissions' own processes, with your rights. A submission could forge its"
+    " score: look at what you do not trust."
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -38,7 +45,9 @@ def add_parser(subparsers: Subparsers) -> None:
     get.set_defaults(run=_get)
 
     check = actions.add_parser("check", help="run the visible checks on your notebook, which is only read")
-    check.add_argument("notebook", type=Path, nargs="?", help="default: the only notebook in this folder")
+    check.add_argument(
+        "notebook", type=Path, nargs="?", help="its file, or its name (default: the only notebook in this folder)"
+    )
     check.set_defaults(run=_check)
 
     grade = subparsers.add_parser(
@@ -48,6 +57,9 @@ def add_parser(subparsers: Subparsers) -> None:
     grade.add_argument("--submissions", type=Path, metavar="FOLDER", help="where they are (default: COURSE/submitted)")
     grade.add_argument("--course", type=Path, metavar="COURSE", help="the gradebook's folder (or set COURSE_DIR)")
     grade.add_argument("--force", action="store_true", help="grade again also what did not change")
+    grade.add_argument(
+        "--no-sandbox", action="store_true", help="run judged submissions with your own rights; every report says so"
+    )
     grade.set_defaults(run=_grade)
 
 
@@ -76,7 +88,7 @@ def _check(args: argparse.Namespace) -> int:
     def tell(outcome: Outcome) -> None:
         """Print what became of one part."""
         mark = "ok  " if not outcome.message else "FAIL"
-        message = f"\n      {outcome.message}" if outcome.message else ""
+        message = "".join(f"\n      {line}" for line in [outcome.message, *outcome.details] if line)
         print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)
 
     path = find_notebook(args.notebook)
@@ -94,11 +106,22 @@ def _grade(args: argparse.Namespace) -> int:
     from autograder.grading.collect import find_submissions
     from autograder.grading.grade import grade, placed
     from autograder.grading.report import table
+    from autograder.judging.judge import is_judged
+    from autograder.judging.results import NO_SANDBOX
 
     state = course.state_dir(args.course)
     assignment = placed(course.find(args.name), state)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")
-    grades = grade(assignment, submissions, state, force=args.force, say=lambda line: print(line, flush=True))
+    sandbox = not args.no_sandbox
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    grades = grade(assignment, submissions, state, force=args.force, sandbox=sandbox, say=say)
     print("\n" + table(assignment, grades))
+    if not is_judged(assignment.read()):
+        print(f"\n{FORGEABLE.format(name=args.name)}")
+    elif args.no_sandbox:
+        print(f"\nWARNING: {NO_SANDBOX}")
     print(f"\ngrades: {state / f'grades-{assignment.name}.csv'}\nfeedback: {state / 'feedback'}")
     return int(any(g.problem for g in grades))

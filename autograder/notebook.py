@@ -1,18 +1,11 @@
 """A notebook file, and the parts of an assignment in it."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
-
-# nbformat checks notebooks with jsonschema, which would spend a second of each start on a grammar of international web
-# addresses, where that package is there; no notebook has one to check
-ABSENT: Any = None  # what Python takes for a module that must not be imported
-sys.modules.setdefault("rfc3987_syntax", ABSENT)
-
 
 # nbformat's NotebookNode, a dictionary whose keys are read as attributes too; nbformat is imported late.
 Notebook: TypeAlias = Any

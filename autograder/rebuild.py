@@ -7,6 +7,8 @@ from autograder import notebook
 from autograder.notebook import Cell, Notebook
 from autograder.recognise import defined_in, restored
 
+INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
+
 
 def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     """`template` with the student's solution cells and own cells, and nothing else of the submission.
@@ -62,6 +64,8 @@ def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, lis
     added: dict[str | None, list[str]] = {None: []}
     last, before = None, None
     for cell in submission.cells:
+        if INJECTED in cell.metadata.get("tags", []):  # it would set the assignment's own parameters anew
+            continue
         name = notebook.grade_id(cell)
         if name is None and before is not None and _goes_on(before, cell):
             name = last  # other editors than JupyterLab split a cell without its metadata

@@ -25,7 +25,7 @@ class Served:
             # course serve's own line comes before uvicorn listens, so its "complete" counts
             if found := re.search(r"(http://\S+?:\d+)[ )]", line):
                 self.url = found[1]
-            if "startup complete" in line or "running on" in line:
+            if self.url and ("startup complete" in line or "running on" in line):  # uvicorn's own line comes after it
                 self.ready.set()
         self.ready.set()
 

@@ -50,7 +50,7 @@ def test_a_mistake_is_one_line_without_a_traceback():
     done = course("run", "42")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("course: '42' is no chapter")
+    assert done.stderr.startswith("course: '42' is not a chapter")
 
 
 def test_outside_a_clone_is_explained(tmp_path):

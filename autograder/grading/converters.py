@@ -8,11 +8,43 @@ from typing import Any
 from nbgrader import converters, preprocessors
 from nbgrader.utils import rmtree
 
+from autograder.judging.judge import Judge, is_judged
+from autograder.judging.results import write_results
 from autograder.running import CellRunner, not_reached
 
 
 class Execute(CellRunner, preprocessors.Execute):
-    """Executes a submission so that one bad cell costs no more than it must: see `CellRunner`."""
+    """Executes a submission so that one bad cell costs no more than it must: see `CellRunner`.
+
+    Where the assignment's checks are made for it, the judge decides instead, and no kernel is started.
+
+    Attributes:
+        sandbox: Whether the judge runs submissions in the sandbox.
+        seed: The course's secret, see `judging.secret`.
+    """
+
+    sandbox = True
+    seed: int | None = None
+
+    def preprocess(self, nb: Any, resources: Any, km: Any = None) -> tuple[Any, Any]:
+        """nbconvert's.
+
+        Args:
+            nb: The submission, with the source's tests; its outputs are replaced.
+            resources: nbconvert's own.
+            km: A kernel's manager, for the assignments that are not judged.
+
+        Returns:
+            The notebook and the resources.
+        """
+        if not is_judged(nb):
+            return super().preprocess(nb, resources, km)
+        with Judge(nb, sandbox=self.sandbox, seed=self.seed) as judge:
+            verdicts = judge.verdicts()
+        write_results(nb, verdicts, sandbox=self.sandbox)
+        if judge.flagged:
+            self.tell("flagged", nb, "; ".join(judge.flagged))
+        return nb, resources
 
 
 class SaveAutoGrades(preprocessors.SaveAutoGrades):
@@ -70,5 +102,18 @@ class Autograde(_OneStudent, converters.Autograde):
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
 
+class ClearHiddenTests(preprocessors.ClearHiddenTests):
+    """Takes the hidden tests out of the feedback of a judged assignment, whose messages do not quote them either."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """nbconvert's."""
+        return super().preprocess(nb, resources) if is_judged(nb) else (nb, resources)
+
+
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
     """Writes the feedback of one student."""
+
+    def __init__(self: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.force = True  # nbgrader would leave a page that has the submission's time, though it was graded again
+        self.preprocessors: list = [ClearHiddenTests, *self.preprocessors]

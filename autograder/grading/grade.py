@@ -1,6 +1,7 @@
 """The instructor's grading: nbgrader's autograde over a class, where one odd submission costs nobody else anything.
 
-Left out, for the work on hostile submissions: a sandbox. Grade only what you would run.
+Judged assignments run in a sandbox, and the judge decides (`autograder.judging`). The others run with our rights, and
+their tests in the submission's own process: grade only what you would run.
 """
 
 import hashlib
@@ -19,8 +20,11 @@ from autograder.grading import gradebook, times
 from autograder.grading.collect import Submission
 from autograder.grading.process import NbgraderProcess
 from autograder.grading.report import Grade, write_csv
+from autograder.judging.judge import is_judged
+from autograder.judging.results import NO_SANDBOX
 from autograder.notebook import Notebook
 from autograder.rebuild import rebuild
+from autograder.sandbox import bubblewrap
 from course_lib.errors import CourseError
 from course_lib.files import write_json, write_whole
 
@@ -31,6 +35,7 @@ def grade(
     state: Path,
     *,
     force: bool = False,
+    sandbox: bool = True,
     say: Callable[[str], object] = print,
 ) -> list[Grade]:
     """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
@@ -46,13 +51,14 @@ def grade(
         submissions: By student, as `collect.find_submissions` finds them.
         state: The course's folder, where nbgrader has its gradebook.
         force: Grade again also what did not change.
+        sandbox: False to run also judged submissions with our own rights; each report says so.
         say: Called with each line of progress.
 
     Returns:
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment.
+        CourseError: nbgrader refuses the assignment, or the sandbox that it needs is not there.
     """
     assignment = placed(assignment, state)
     with NbgraderProcess(state, assignment.name) as nbgrader, tempfile.TemporaryDirectory(prefix="course-grade-") as at:
@@ -60,7 +66,10 @@ def grade(
             say(f"note: {note}")
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
-        run = _Run(assignment, template, state, Path(at), Journal(assignment, state))
+        judged = is_judged(template)
+        if judged and sandbox:
+            bubblewrap.require()
+        run = _Run(assignment, template, state, Path(at), Journal(assignment, state), sandbox or not judged)
         for submission in submissions.values():
             run.stage(submission)
         run.autograde(nbgrader, force, say)
@@ -94,7 +103,7 @@ def _released(assignment: Assignment, nbgrader: NbgraderProcess, state: Path) ->
 
 class Journal:
     """What is known of the submissions that are graded, in a file: their digests, so that an unchanged one is not
-    graded again; the times that we wrote for them; and why the run of one ended early."""
+    graded again; the times that we wrote for them; and why the run of one ended early or in part."""
 
     def __init__(self, assignment: Assignment, state: Path) -> None:
         self.file = state / "autograded" / f"graded-{assignment.name}.json"
@@ -109,7 +118,7 @@ class Journal:
 
         Args:
             student: Whose it is.
-            what: "digest", "time" or "stopped".
+            what: "digest", "time", "stopped" or "flagged".
 
         Returns:
             Its value; None where nothing is known.
@@ -138,6 +147,7 @@ class _Run:
     state: Path
     staged: Path  # a temporary folder in nbgrader's layout
     journal: Journal
+    sandbox: bool = True  # False where a judged assignment is graded without it
     notes: dict[str, str] = field(default_factory=dict)  # of the students who are staged
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -180,17 +190,18 @@ class _Run:
         }
         waiting = [student for student in digests if force or student not in known]
         for student in waiting:  # what a killed run leaves half graded must not pass for done
-            self.journal.set(student, digest=None, stopped=None)
+            self.journal.set(student, digest=None, stopped=None, flagged=None)
         started = 0
-        for event in nbgrader.ask(task="grade", submitted=str(self.staged), students=waiting):
+        task = {"task": "grade", "submitted": str(self.staged), "students": waiting, "sandbox": self.sandbox}
+        for event in nbgrader.ask(**task):
             student = event["student"]
             if event["event"] == "started":
                 started += 1
                 say(f"[{started}/{len(waiting)}] {student}")
             elif event["event"] == "slow":
                 say(f"      {event['text']}")
-            elif event["event"] == "stopped":
-                self.journal.set(student, stopped=event["text"])
+            elif event["event"] in ("stopped", "flagged"):
+                self.journal.set(student, **{event["event"]: event["text"]})
             elif event["event"] == "graded":
                 self.journal.set(student, digest=digests[student])
             else:
@@ -203,7 +214,8 @@ class _Run:
     def grade_of(self, submission: Submission) -> Grade:
         """The result, from the gradebook."""
         student = submission.student
-        note = self.notes.get(student, submission.note)
+        said = [self.notes.get(student, submission.note), self.journal.get(student, "flagged")]
+        note = "; ".join(filter(None, [*said, "" if self.sandbox else NO_SANDBOX]))
         if student in self.problems:
             self.journal.set(student, digest=None)
             gradebook.flag(self.state, self.assignment, student)
@@ -241,4 +253,5 @@ class _Run:
     def _digest(self, student: str) -> str:
         """Changes with each cell of the submission (not its random id), and with the source and its hidden tests."""
         cells = json.dumps([cell.source for cell in notebook.read(self._place(self.staged, student)).cells])
-        return hashlib.sha256(self.assignment.path.read_bytes() + cells.encode()).hexdigest()
+        how = b"" if self.sandbox else b"without a sandbox"  # is graded again once there is one
+        return hashlib.sha256(self.assignment.path.read_bytes() + cells.encode() + how).hexdigest()

@@ -5,11 +5,11 @@
 Tasks come on standard input and what happens is told on standard output, a JSON object on each line. The tasks:
 
 - {"task": "release"}: make the release, and the assignment in the gradebook.
-- {"task": "grade", "submitted": FOLDER, "students": [...]}: grade them, one after the other.
+- {"task": "grade", "submitted": FOLDER, "students": [...], "sandbox": true}: grade them, one after the other.
 - {"task": "feedback", "students": [...]}: write their feedback.
 
 The answer to each ends with {"event": "done"}. Before it come {"event": "failed", "error": ...} for the task as a
-whole, and for one student "started", "slow", "stopped", "graded", and "problem" with what went wrong.
+whole, and for one student "started", "slow", "stopped", "flagged", "graded", and "problem" with what went wrong.
 """
 
 import json
@@ -18,10 +18,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from autograder import notebook  # first: it makes nbformat start faster  # noqa: F401
 from autograder.grading.converters import Autograde, Execute, GenerateFeedback
+from autograder.judging.secret import secret_seed
 from autograder.notebook import Cell
 
 
@@ -57,13 +59,15 @@ class Worker:
         with self.told("failed"):
             GenerateAssignment(coursedir=self.course, parent=self.app).start()
 
-    def grade(self, submitted: str, students: list[str]) -> None:
+    def grade(self, submitted: str, students: list[str], sandbox: bool = True) -> None:
         """nbgrader autograde.
 
         Args:
             submitted: The folder that holds STUDENT/ASSIGNMENT/NOTEBOOK.
             students: Who is graded, in this order.
+            sandbox: Whether the judge, where it decides, runs them in the sandbox.
         """
+        Execute.sandbox, Execute.seed = sandbox, secret_seed(Path.cwd())
         self.course.submitted_directory = submitted
         for student in students:
             self.tell("started", student=student)
@@ -86,7 +90,7 @@ class Worker:
         """What `CellRunner` is to call."""
 
         def tell(event: str, cell: Cell, text: str) -> None:
-            if event in ("slow", "stopped"):
+            if event in ("slow", "stopped", "flagged"):
                 self.tell(event, student=student, text=text)
 
         return tell

@@ -35,7 +35,7 @@ def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
     if found := SAID_LINE.search(text):
         return f"{error.ename}: {text[: found.start()]} (line {found[1]} of the cell)"
     kind = f"{error.ename}: {text}" if text else error.ename
-    return kind + _where(whole, cell, error) + _advice(text)
+    return kind + _where(whole, cell, error) + advice(text)
 
 
 def _where(whole: Notebook, cell: Cell, error: notebook.Output) -> str:
@@ -61,7 +61,7 @@ def _called(cell: Cell) -> str:
     return f"your cell {name!r}" if name else "a cell of your own"
 
 
-def _advice(text: str) -> str:
+def advice(text: str) -> str:
     """What a message that puzzles beginners usually means."""
     if "NoneType" in text:
         return " (None is what a function gives back that has no `return`; `print` shows a value and returns nothing)"

@@ -26,6 +26,21 @@ def require_adapter(path: Path) -> None:
     raise CourseError(f"There is no adapter {path}.{hint}")
 
 
+def require_text(text: str, where: str) -> None:
+    """Raise CourseError where bytes that are not UTF-8 are in a text: Python hands them on as halves of characters.
+
+    Args:
+        text: what was typed.
+        where: the option that it was typed for.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CourseError(
+            f"{where} holds bytes that are not UTF-8, at character {error.start}. Type it anew."
+        ) from error
+
+
 def printable(text: str) -> str:
     """Control characters made visible: a model's output must not steer the terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)

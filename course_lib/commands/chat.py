@@ -6,8 +6,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, printable, require_adapter
-from course_lib.commands.generate import FORMATS, add_sampling, sampling_of
+from course_lib.commands import Subparsers, printable, require_adapter, require_text
+from course_lib.commands.generate import FORMATS, add_sampling, sampling_of, speed
 from course_lib.errors import CourseError
 from course_lib.serve.settings import named_adapters
 from course_lib.vocabulary import other_names
@@ -56,6 +56,7 @@ def run_chat(args: argparse.Namespace) -> int:
     """Load, then read lines until the end."""
     if args.max_new_tokens < 1:
         raise CourseError(f"--max-new-tokens is {args.max_new_tokens}; it has to be at least 1.")
+    require_text(args.system, "--system")
     adapters = named_adapters(tuple(args.adapter))
     for path in adapters.values():
         require_adapter(path)
@@ -80,12 +81,15 @@ def _talk(conversation: "Conversation", max_new_tokens: int, typed: bool) -> Non
             line = input("> " if typed else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise CourseError("A line of the input is not UTF-8. Convert the file, for example with iconv.") from error
         if line == "/quit":
             return
         try:
             if line.startswith("/"):
                 print(_obey(conversation, line), flush=True)
             elif line:
+                require_text(line, "The line")
                 _answer(conversation, line, max_new_tokens, typed)
         except CourseError as error:
             # Somebody who types can go on; a script should not, for what follows would not be what it expects.
@@ -122,11 +126,10 @@ def _obey(conversation: "Conversation", line: str) -> str:
 
 def _answer(conversation: "Conversation", text: str, max_new_tokens: int, typed: bool) -> None:
     """Print the answer as it comes, and its speed for somebody who reads along. Ctrl-C stops it."""
-    started, answer = time.perf_counter(), ""
+    started = time.perf_counter()
     pieces = conversation.ask(text, max_new_tokens)
     try:
         for piece in pieces:
-            answer += piece
             print(printable(piece), end="", flush=True)
     except KeyboardInterrupt:
         if not typed:
@@ -136,5 +139,4 @@ def _answer(conversation: "Conversation", text: str, max_new_tokens: int, typed:
     seconds = time.perf_counter() - started
     print(flush=True)
     if typed:
-        count = len(conversation.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        print(f"({count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s)", file=sys.stderr, flush=True)
+        print(f"({speed(len(conversation.new_tokens), seconds)})", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ that installs it.
   course doctor --profile binder
   course doctor --json           for a bug report; it names neither the machine nor you
 
-Times are those of the machine where the profile was measured: a guide, no promise."""
+Times are those of the machine where the profile was measured: a guide, not a promise."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -57,8 +57,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         "",
         f"chapters at profile {found['profile']}, all of them in about {found['all_chapters_minutes']:.0f} minutes",
     ]
+    if found["lacks"]:
+        said.append(f"  none of them can run here: {found['lacks']}")
     for each in found["chapters"]:
-        verdict = "fits" if each["fits"] else "too large now: close programs, or use --profile binder"
+        verdict = "fits into the memory" if each["fits"] else "too large now: close programs, or use --profile binder"
         said.append(f"  {each['chapter']:22} {each['memory_gb']:4.1f} GB  {each['minutes']:4.1f} min  {verdict}")
     if found["missing"]:
         said += ["", "missing"]

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from course_lib.commands import Subparsers, printable, require_adapter
+from course_lib.commands import Subparsers, printable, require_adapter, require_text
 from course_lib.errors import CourseError
 from course_lib.vocabulary import other_names
 
 # The names are repeated here because the rooms that have them import torch.
 CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
 FORMATS = ("float32", "bfloat16", "int8", "int4")
+ROW_BYTES = 64  # of a token's id and its place in the mask, while they are lists of Python's
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -71,12 +72,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `add_sampling`. Raises CourseError where one is out of its range."""
+    """The settings of `add_sampling` but the seed. Raises CourseError where one of them or the seed is out of range."""
     from course_lib.inference import SamplingSettings
 
     sampling = {key: getattr(args, key) for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     SamplingSettings(**sampling)
+    if not -(2**63) <= args.seed < 2**64:
+        raise CourseError(f"--seed {args.seed} is not possible: it has to have at most 64 bits.")
     return sampling
+
+
+def speed(tokens: int, seconds: float) -> str:
+    """How many tokens came, and how fast."""
+    return f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"
 
 
 def run_generate(args: argparse.Namespace) -> int:
@@ -84,6 +92,10 @@ def run_generate(args: argparse.Namespace) -> int:
     name, options = cache_options(args)
     if args.max_new_tokens < 1 or not args.prompt:
         raise CourseError("--max-new-tokens has to be at least 1, and --prompt at least one character.")
+    for where, text in (("--prompt", args.prompt), *(("--stop", text) for text in args.stop)):
+        require_text(text, where)
+    if not all(args.stop):
+        raise CourseError("A --stop text is empty; each needs at least one character.")
     if args.adapter:
         require_adapter(args.adapter)
     from course_lib.data import chat_text
@@ -95,19 +107,39 @@ def run_generate(args: argparse.Namespace) -> int:
         model = prepare(model, args.weights)
     prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
     ids = prompt_ids(tokenizer, prompt, args.chat)
+    _refuse_too_much(len(ids) + args.max_new_tokens, model.config, name, args.max_pages)
     cache = make_cache(name, model, len(ids) + args.max_new_tokens, **options)
-    pieces = stream(
-        model, tokenizer, ids, args.max_new_tokens, cache=cache or "none", stop=args.stop, seed=args.seed, **sampling
-    )
-    started, text = time.perf_counter(), ""
+    new: list[int] = []
+    keep: dict[str, Any] = {"cache": cache or "none", "new_tokens": new}
+    pieces = stream(model, tokenizer, ids, args.max_new_tokens, stop=args.stop, seed=args.seed, **keep, **sampling)
+    started = time.perf_counter()
     print("" if args.chat else printable(args.prompt), end="", flush=True)
     for piece in pieces:
-        text += piece
         print(printable(piece), end="", flush=True)
-    seconds = time.perf_counter() - started
-    count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    print(f"\n\n{count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s, cache {name}{_forgotten(cache)}")
+    print(f"\n\n{speed(len(new), time.perf_counter() - started)}, cache {name}{_forgotten(cache)}")
     return 0
+
+
+def _refuse_too_much(tokens: int, config: Any, cache: str, max_pages: int | None) -> None:
+    """CourseError where there is no memory for so many tokens.
+
+    Args:
+        tokens: of the prompt and the answer together.
+        config: the model's.
+        cache: which one it is.
+        max_pages: of a paged one.
+    """
+    from course_lib.execution.environment import available_memory
+    from course_lib.inference import kv_bytes_per_token
+
+    forgets = cache == "sink" or max_pages is not None
+    each = ROW_BYTES + (0 if forgets or cache == "none" else kv_bytes_per_token(config, 1 if cache == "int8" else 4))
+    needed, free = tokens * each, available_memory()
+    if needed > free:
+        raise CourseError(
+            f"{tokens} tokens of prompt and answer take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+            "Give a smaller --max-new-tokens, or a cache that forgets: --max-pages N, or --cache sink."
+        )
 
 
 def cache_options(args: argparse.Namespace) -> tuple[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,13 @@ def _collect(root: Path, folder: Path, record: dict[str, Any], to: Path | None) 
     if open_legs:
         raise CourseError(f"{', '.join(open_legs)} has not ended yet: see `course jobs`, or cancel it.")
     partial = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was interrupted
     shutil.copytree(folder, partial)
     if record["command"][0] == "run":
         profile = Path(record["command"][record["command"].index("--profile") + 1]).stem
         results = root / "build" / "run" / profile
-        chapters = record["array"] or [word for word in record["command"][1:] if word[:1].isdigit()]
+        named = takewhile(lambda word: not word.startswith("--"), record["command"][1:])  # what follows are options
+        chapters = record["array"] or list(named)
         for path in results.glob("*") if results.is_dir() else []:
             if not path.name.startswith(".") and (not chapters or path.name in chapters):
                 shutil.copytree(path, partial / path.name)

@@ -40,6 +40,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     _add_output(run)
     run.add_argument("--profile", default="cpu", metavar="NAME", help="one of our profiles, or a TOML file (cpu)")
+    run.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
+    )
     run.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (0)")
     run.add_argument("--from", dest="begin_with", metavar="STAGE", help="run this stage and all after it again")
     run.set_defaults(run=run_run)
@@ -71,7 +74,9 @@ def run_run(args: argparse.Namespace) -> int:
     """Run the stages and print the table."""
     from course_lib.alignment.pipeline.settings import load_pipeline
 
-    settings = load_pipeline(args.profile, args.seed)  # what is wrong with the profile is said before torch is imported
+    settings = load_pipeline(
+        args.profile, args.seed, args.overrides
+    )  # what is wrong with the profile is said before torch is imported
     from course_lib.alignment.pipeline.running import RESULTS, run_pipeline
     from course_lib.models.devices import choose_device
 

@@ -81,7 +81,7 @@ def _toml(value: Any) -> str:
 
 
 def _check(args: argparse.Namespace, table: dict) -> int:
-    from course_lib.execution.hardware import HardwareConfig
+    from course_lib.execution.hardware import HardwareConfig, counted
     from course_lib.execution.profile_check import check_hardware, check_profile
     from course_lib.finetuning.fits import USED_GB, check_fit
 
@@ -89,8 +89,10 @@ def _check(args: argparse.Namespace, table: dict) -> int:
     hardware = HardwareConfig.of(table["hardware"]) if "hardware" in table else None
     fit = check_fit(args.name, table)
     if hardware is not None:
-        gpus = f"{hardware.num_gpus} GPUs of {hardware.gpu_memory_gb:g} GB a node, {hardware.mixed_precision}"
-        print(f"hardware  {hardware.device}, {gpus}, {hardware.world_size} processes on {hardware.nodes} nodes")
+        size = f" of {hardware.gpu_memory_gb:g} GB" if hardware.num_gpus else ""
+        gpus = f"{counted(hardware.num_gpus, 'GPU')}{size} on each node, {hardware.mixed_precision}"
+        processes = f"{counted(hardware.world_size, 'process')} on {counted(hardware.nodes, 'node')}"
+        print(f"hardware  {hardware.device}, {gpus}, {processes}")
     if fit is not None:
         print(f"model     {table['model']['config']}, {fit.parameters:,} parameters")
         print(f"training  {fit.training / 1e9:.1f} GB on each GPU, by formula (see `course memory`)")

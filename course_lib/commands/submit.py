@@ -2,13 +2,17 @@
 
 import argparse
 import os
+import pkgutil
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_lib import commands
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
+from course_lib.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from course_lib.execution.slurm.script import Job
@@ -17,9 +21,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """Submit work to Slurm. The partition, nodes, time and modules come from the profile's table `slurm`, and
 what the site allows from a site file (course_lib/execution/slurm/sites).
 
-  course submit 03 04 --profile tacc_h100             two chapters, one after the other
+  course submit 03 04 --profile tacc_h100             two chapters in one job
   course submit --array --profile tacc_a100           every chapter as an element of an array
-  course submit pipeline --profile tacc_gh200 --legs 3
+  course submit pipeline --profile tacc_gh200 --legs 3     all stages, in one process
+  course submit pretrain --profile tacc_h100               the profile's model and corpora, on all its GPUs
   course submit --profile tacc_h100 -- train --mode full --dataset notes.txt --output runs/notes
   course submit pipeline --profile tacc_h100 --dry-run    print the script, submit nothing
 
@@ -30,7 +35,8 @@ that was not interrupted.
 
 `course jobs` shows what became of it."""
 
-RESUMABLE = ("train", "sft", "dpo")  # they have --resume; the pipeline and the chapters go on by themselves
+# They have --resume, and run on several processes. The pipeline and the chapters go on by themselves, in one process.
+TRAINING = ("train", "pretrain", "sft", "dpo")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -42,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", metavar="CHAPTER", help="chapters (default: all), pipeline, or a command")
-    parser.add_argument("--profile", required=True, help="a name of `course profile list` or a file")
+    parser.add_argument("--profile", help="a name of `course profile list` or a file (needed)")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
     )
@@ -81,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         for name, description in available_sites().items():
             print(f"{name:12} {description}")
         return 0
+    if not args.profile:
+        raise CourseError("Give --profile: a name of `course profile list`, or the path of a TOML file.")
     root = find_root()
     table = read_profile(profile_path(args.profile), args.overrides)
     check_profile(args.profile, table, others=[chapter.id for chapter in find_chapters([])])
@@ -123,9 +131,9 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
 
     wanted = table.get("slurm", {})
     hardware = HardwareConfig.of(table["hardware"]) if "hardware" in table else None
-    name, command, array = work(args)
-    training = command[0] != "run"  # chapters are one process each
-    if (args.requeue or args.legs > 1) and command[0] in RESUMABLE and "--resume" not in command:
+    name, command, array = work(args, table)
+    training = command[0] in TRAINING
+    if (args.requeue or args.legs > 1) and training and "--resume" not in command:
         command = [*command, "--resume", "auto"]  # the first leg begins, and the others go on
     given = {
         "partition": args.partition or wanted.get("partition", ""),
@@ -138,7 +146,7 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
     return Job(
         name=args.name or name,
         command=tuple(command),
-        nodes=args.nodes or (wanted.get("nodes", 1) if training else 1),
+        nodes=args.nodes if args.nodes is not None else (wanted.get("nodes", 1) if training else 1),
         modules=tuple(wanted.get("modules", ())),
         gpus=hardware.num_gpus if hardware and hardware.device != "cpu" else 0,
         distributed=bool(training and hardware and hardware.is_distributed),
@@ -147,17 +155,18 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
         legs=args.legs,
         array=tuple(array),
         requeue=args.requeue,
-        lead=args.lead or LEAD_SECONDS,
+        lead=args.lead if args.lead is not None else LEAD_SECONDS,
         after=args.after,
         **given,
     )
 
 
-def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
+def work(args: argparse.Namespace, table: dict) -> tuple[str, list[str], list[str]]:
     """The job's name, the words after `course`, and the elements of an array.
 
     Args:
         args: of `course submit`.
+        table: the profile's content.
 
     Returns:
         The three.
@@ -172,20 +181,66 @@ def work(args: argparse.Namespace) -> tuple[str, list[str], list[str]]:
     profile += [word for text in args.overrides for word in ("--set", text)]
     first = args.what[0] if args.what else ""
     if first == "pipeline" and len(args.what) == 1:
-        out = ["--out", scratch("pipeline", Path(args.profile).stem)] if os.environ.get("SCRATCH") else []
+        out = ["--output", scratch("pipeline", Path(args.profile).stem)] if os.environ.get("SCRATCH") else []
         if args.array:
             raise CourseError("--array is for chapters: the pipeline's stages follow each other.")
         return "pipeline", ["pipeline", "run", *profile, *out], []
     if first and not is_chapter(first):
         if args.array:
             raise CourseError("--array is for chapters.")
-        return first, list(args.what), []
+        _refuse_unknown(first)
+        return first, pretraining(args, table) if args.what == ["pretrain"] else list(args.what), []
     from course_lib.execution.notebooks.project import find_chapters
 
     chapters = [chapter.id for chapter in find_chapters(args.what)]
     if args.array:
         return "chapters", ["run", "{}", *profile], chapters
-    return "-".join(args.what) or "chapters", ["run", *(args.what and chapters), *profile], []
+    return (
+        "-".join(Path(word).stem for word in args.what) or "chapters",
+        ["run", *(args.what and chapters), *profile],
+        [],
+    )
+
+
+def _refuse_unknown(command: str) -> None:
+    """CourseError where the package has no such command: the job would wait for hours only to say so."""
+    verbs = {each.name for each in pkgutil.iter_modules(commands.__path__)}
+    verbs |= {each.name for each in entry_points(group="course.commands")}
+    if command not in verbs:
+        raise CourseError(
+            f"{command!r} is neither a chapter (03, 03_lora or a notebook's path) nor a command of course."
+            + did_you_mean(command, verbs)
+        )
+
+
+def pretraining(args: argparse.Namespace, table: dict) -> list[str]:
+    """`course pretrain` with what the profile's tables model, data_config and hardware say.
+
+    Args:
+        args: of `course submit`.
+        table: the profile's content.
+
+    Returns:
+        The words after `course`.
+
+    Raises:
+        CourseError: the profile lacks a table.
+    """
+    for name in ("model", "data_config"):
+        if name not in table:
+            raise CourseError(f"Profile {args.profile!r} has no table [{name}], which says what is pretrained.")
+    model, data, hardware = table["model"], table["data_config"], table.get("hardware", {})
+    words = ["pretrain", "--model", model["config"]]
+    for key in ("seq_len", "batch_size", "grad_accum_steps"):
+        words += [f"--{key.replace('_', '-')}", str(model[key])]
+    words += ["--dataset-mix", *(f"{corpus}={share}" for corpus, share in data["dataset_mix"].items())]
+    words += ["--tokens-target", str(data["tokens_target"]), "--max-epochs", str(data.get("max_epochs", 4.0))]
+    halves = {"bf16": "bfloat16", "fp16": "float16"}
+    if half := halves.get(hardware.get("mixed_precision", "no")):
+        words += ["--autocast", half]
+    words += ["--gradient-checkpointing"] if hardware.get("gradient_checkpointing") else []
+    name = Path(args.profile).stem
+    return [*words, "--output", scratch("pretrain", name) if os.environ.get("SCRATCH") else f"runs/pretrain-{name}"]
 
 
 def is_chapter(word: str) -> bool:

@@ -15,6 +15,7 @@ from course_lib.execution.hardware import found
 from course_lib.execution.notebooks.project import find_root
 from course_lib.execution.notebooks.side_by_side import Cost
 from course_lib.execution.profile import profile_path, read_profile
+from course_lib.execution.profile_check import check_hardware
 
 # Program -> (what it is for, the command that installs it on Debian and Ubuntu)
 PROGRAMS = {
@@ -108,17 +109,44 @@ def diagnosis(profile: str) -> dict[str, Any]:
         pins = off_their_pins(find_root())
     except (CourseError, OSError):  # installed as a package, without a clone
         pins = {}
+    table, chapters = read_profile(profile_path(profile)), chapters_here(profile)
     return {
         "machine": found(),
         "profile": profile,
-        "chapters": [asdict(each) for each in chapters_here(profile)],
-        "all_chapters_minutes": all_minutes(chapters_here(profile)),
+        "chapters": [asdict(each) for each in chapters],
+        "all_chapters_minutes": all_minutes(chapters, table.get("device", "cpu")),
+        "lacks": what_it_lacks(profile, table),
         "missing": [asdict(each) for each in missing()],
         "off_their_pins": pins,
     }
 
 
-def all_minutes(chapters: list[ChapterHere]) -> float:
-    """How long all chapters take side by side: the whole work shared out, and never less than the longest."""
+def what_it_lacks(profile: str, table: dict) -> str | None:
+    """What the profile wants and this machine does not have, in a sentence.
+
+    Args:
+        profile: its name.
+        table: its content.
+
+    Returns:
+        The sentence; None where nothing is lacking.
+    """
+    try:
+        check_hardware(profile, table)
+    except CourseError as error:
+        return str(error)
+    return None
+
+
+def all_minutes(chapters: list[ChapterHere], device: str = "cpu") -> float:
+    """How long all chapters take side by side: the whole work shared out, and never less than the longest.
+
+    Args:
+        chapters: all of them.
+        device: they would share a GPU, so with "cuda" they follow each other.
+
+    Returns:
+        Minutes.
+    """
     minutes = [each.minutes for each in chapters]
-    return max(sum(minutes) / usable_cores(), max(minutes, default=0.0))
+    return max(sum(minutes) / (1 if device == "cuda" else usable_cores()), max(minutes, default=0.0))

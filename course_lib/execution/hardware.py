@@ -53,7 +53,7 @@ class HardwareConfig:
             )
         if self.num_gpus and self.is_distributed and self.world_size % self.num_gpus:
             raise CourseError(
-                f"hardware.world_size = {self.world_size} is no multiple of num_gpus = {self.num_gpus}: every node "
+                f"hardware.world_size = {self.world_size} is not a multiple of num_gpus = {self.num_gpus}: every node "
                 "runs one process for each of its GPUs."
             )
 
@@ -73,6 +73,11 @@ class HardwareConfig:
     def as_dict(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: "1 GPU", "3 GPUs"."""
+    return f"{number} {thing if number == 1 else thing + ('es' if thing.endswith('s') else 's')}"
 
 
 def detect() -> HardwareConfig:
@@ -108,8 +113,9 @@ def check_against_this_machine(wanted: HardwareConfig, name: str) -> None:
         return
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted.num_gpus > present:
-        has = f"sees {present}" if present else "sees none"
-        raise CourseError(f"Profile {name!r} wants {wanted.num_gpus} GPUs and torch {has}. Use --profile cpu or gpu.")
+        has, instead = (f"sees {present}", "cpu or gpu") if present else ("sees none", "cpu")
+        gpus = counted(wanted.num_gpus, "GPU")
+        raise CourseError(f"Profile {name!r} wants {gpus} and torch {has}. Use --profile {instead}.")
     if wanted.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
         raise CourseError(
             f"Profile {name!r} computes in bf16, which {torch.cuda.get_device_name(0)} does not have: "

@@ -9,6 +9,7 @@ not say. The tables `hardware`, `model`, `data_config` and `slurm` are for runs 
 """
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from course_lib.seeding import seed_everything
 from course_lib.suggestions import did_you_mean
 
 SUFFIXES = (".toml", ".json")  # of a user's own profile
+BARE_NUMBER = re.compile(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?")  # TOML wants a digit on both sides of the point
 
 
 class MissingSetting(CourseError, AttributeError):
@@ -116,15 +118,15 @@ def _with_ancestors(path: Path, children: tuple[Path, ...]) -> dict:
     name = str(own.pop("extends"))
     near = path.parent / name
     parent = near if name.endswith(SUFFIXES) and near.is_file() else profile_path(name)
-    return _overlaid(_with_ancestors(parent, (*children, path)), own)
+    return overlaid(_with_ancestors(parent, (*children, path)), own)
 
 
-def _overlaid(below: dict, above: dict) -> dict:
+def overlaid(below: dict, above: dict) -> dict:
     """Both tables in one. `above` wins, and tables in them are overlaid in turn."""
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict) and key != "dataset_mix":
-            both[key] = _overlaid(below[key], above[key])  # a mix is one thing: its shares belong together
+            both[key] = overlaid(below[key], above[key])  # a mix is one thing: its shares belong together
     return both
 
 
@@ -132,6 +134,8 @@ def _parse(path: Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise CourseError(f"Profile {path} is not text in UTF-8. Write it anew in an editor.") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise CourseError(f"Profile {path} is not valid {kind}: {error}. Compare it with one of ours.") from error
@@ -155,17 +159,28 @@ def override(table: dict, text: str) -> None:
     *tables, key = (part.strip() for part in name.split("."))
     if not equals or not key or not all(tables):
         raise CourseError(f"--set {text}: write it as TABLE.KEY=VALUE, such as 03_lora.steps=50.")
-    try:
-        made = tomllib.loads(f"value = {value}")["value"]
-        if not isinstance(made, bool | int | float | str | list | dict):
-            made = value.strip()  # 02:00:00 is a time to TOML, and a text to Slurm and to us
-    except tomllib.TOMLDecodeError:
-        made = value.strip()
     for part in tables:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise CourseError(f"--set {text}: {part} is a setting and holds no others.")
-    table[key] = made
+    table[key] = parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line, written as in TOML.
+
+    Numbers that TOML does not know, `.5` and `1.`, are numbers all the same: a learning rate must not arrive as a text.
+    Whatever else TOML cannot read is a text without quotes.
+    """
+    text = text.strip()
+    if BARE_NUMBER.fullmatch(text):
+        return float(text)
+    try:
+        made = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    # 02:00:00 is a time to TOML, and a text to Slurm and to us
+    return made if isinstance(made, bool | int | float | str | list | dict) else text
 
 
 def load_profile(name: str, chapter: str | None = None) -> Profile:

@@ -1,7 +1,7 @@
 """What is wrong with a profile, found before anything runs: unknown keys, wrong types, missing tables.
 
-Our profile `cpu` is the reference: it has every chapter with every setting, so a key that it lacks is a mistake, and a
-value has the type that it has there. `LARGER` lists the tables for runs beyond the chapters.
+Our own profiles are the reference: a key that none of them has is a mistake, and a value has the type that it has
+there. `LARGER` lists the tables for runs beyond the chapters.
 """
 
 from collections.abc import Collection, Iterator
@@ -10,10 +10,10 @@ from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.execution.hardware import HardwareConfig, check_against_this_machine
-from course_lib.execution.profile import profile_path, read_profile
+from course_lib.execution.profile import available_profiles, overlaid, profile_path, read_profile
 from course_lib.suggestions import did_you_mean
 
-REFERENCE = "cpu"
+REFERENCE = "cpu"  # whose values stand as examples
 # An example of each setting; its type is what counts.
 LARGER: dict[str, dict[str, Any]] = {
     "hardware": {each.name: each.default for each in fields(HardwareConfig)},
@@ -49,7 +49,10 @@ KINDS = {
 
 def reference() -> dict:
     """A profile with every table and setting that there is."""
-    return TOP | read_profile(profile_path(REFERENCE)) | LARGER
+    whole: dict[str, Any] = TOP | LARGER
+    for name in (*available_profiles(), REFERENCE):
+        whole = overlaid(whole, read_profile(profile_path(name)))
+    return whole
 
 
 def problems(table: dict, chapters: Collection[str] = ()) -> Iterator[str]:

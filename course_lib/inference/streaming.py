@@ -6,48 +6,9 @@ from typing import Any
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.inference.caches import Cache
 from course_lib.inference.generate import decode_steps, prompt_ids
+from course_lib.inference.pieces import Answer
 from course_lib.inference.sampling import SamplingSettings
 from course_lib.inference.stopping import Row, as_set, end_tokens
-
-UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are no character
-
-
-class TextPieces:
-    """Token ids in, text out: a piece is what a token adds, once it is a whole number of characters.
-
-    A token of a byte-level tokenizer is a piece of UTF-8, which can end within a character, and some tokenizers drop
-    the blank before a text's first token. So a few tokens before the new ones are decoded along with them, and a piece
-    that ends in an unfinished character waits for the next token. All pieces joined are `tokenizer.decode` of all
-    tokens.
-
-    Args:
-        tokenizer: the model's.
-    """
-
-    def __init__(self, tokenizer: ModelTokenizer):
-        self.tokenizer = tokenizer
-        self.tokens: list[int] = []
-        self.start = self.read = 0  # the tokens decoded for context, and those whose text is out
-
-    def add(self, tokens: Iterable[int], last: bool = False) -> str:
-        """Take new tokens.
-
-        Args:
-            tokens: their ids.
-            last: nothing follows, so nothing waits any longer.
-
-        Returns:
-            The text that has become certain, maybe none.
-        """
-        self.tokens += tokens
-        before = self.tokenizer.decode(self.tokens[self.start : self.read])
-        now = self.tokenizer.decode(self.tokens[self.start :])
-        if len(now) <= len(before) and not last:
-            return ""
-        if now.endswith(UNFINISHED) and not last:
-            return ""
-        self.start, self.read = self.read, len(self.tokens)
-        return now[len(before) :]
 
 
 def stream(
@@ -66,11 +27,12 @@ def stream(
     eos_token_id: int | Iterable[int] | None = None,
     seed: int = 0,
     from_template: bool = False,
+    new_tokens: list[int] | None = None,
 ) -> Iterator[str]:
     """Continue one text, and yield it piece by piece as it is generated.
 
     The pieces joined are the text that `complete` returns for the same settings. No piece splits a character, and none
-    holds the beginning of a stop sequence.
+    holds the beginning of a stop sequence. A stop text may begin and end within tokens.
 
     Args:
         model: as for `generate`.
@@ -83,10 +45,11 @@ def stream(
         top_p: see `generate`.
         min_p: see `generate`.
         repetition_penalty: see `generate`.
-        stop: sequences at which the text ends, as token ids or as texts whose tokens are meant.
+        stop: where the text ends: texts, or sequences of token ids.
         eos_token_id: None stands for the tokenizer's and the model's.
         seed: of the draws.
         from_template: see `complete`.
+        new_tokens: a list to which the ids of the new tokens are added as they come.
 
     Yields:
         Pieces of text, none of them empty.
@@ -97,14 +60,13 @@ def stream(
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     ids = prompt_ids(tokenizer, prompt, from_template) if isinstance(prompt, str) else list(prompt)
     ends = end_tokens(model, tokenizer) if eos_token_id is None else as_set(eos_token_id)
-    sequences = [_as_tokens(tokenizer, sequence) for sequence in stop]
-    row, pieces = Row(ends, sequences), TextPieces(tokenizer)
+    row = Row(ends, [list(sequence) for sequence in stop if not isinstance(sequence, str)])
+    answer = Answer(tokenizer, [text for text in stop if isinstance(text, str)])
     for (fresh,) in decode_steps(model, [ids], max_new_tokens, [row], settings, cache, seed):
-        if piece := pieces.add(fresh, last=row.done):
+        certain, piece = answer.add(fresh, last=row.done)
+        if new_tokens is not None:
+            new_tokens += certain
+        if piece:
             yield piece
-
-
-def _as_tokens(tokenizer: ModelTokenizer, sequence: str | Sequence[int]) -> list[int]:
-    if isinstance(sequence, str):
-        return list(tokenizer(sequence, add_special_tokens=False)["input_ids"])
-    return list(sequence)
+        if answer.stopped:
+            return

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
+from course_lib.execution.notebooks.expected import band_of, flattened
 from course_lib.publishing.parity_page import ensure_rows, parity_page
 
 
@@ -36,7 +38,7 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         notebook, measured = _executed(runs, chapter)
         (sources / "notebooks" / f"{chapter}.ipynb").write_text(json.dumps(page(notebook, chapter)))
         metrics.append(measured)
-    (sources / "runs.md").write_text(runs_page(metrics))
+    (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics)))
     (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
@@ -64,7 +66,8 @@ def page(notebook: dict, chapter: str) -> dict:
         The page's notebook.
 
     Raises:
-        CourseError: a cell's output is an error, or an image without alternative text.
+        CourseError: a cell was never run, its output is an error that nobody expects, or an image without alternative
+            text.
     """
     cells: list[dict] = []
     for cell in notebook["cells"]:
@@ -72,14 +75,24 @@ def page(notebook: dict, chapter: str) -> dict:
             continue
         if cell["cell_type"] == "code":
             _refuse_faults(cell, f"{chapter}, cell {cell.get('id', len(cells) + 1)}")
-            cell = {**cell, "outputs": [o for o in cell["outputs"] if o.get("name") != "stderr"]}
+            cell = {**cell, "outputs": [_shown(o) for o in cell["outputs"] if o.get("name") != "stderr"]}
         cells.append(cell)
     return {**notebook, "cells": cells}
 
 
+def _shown(output: dict) -> dict:
+    """An output as readers see it: of an expected error its last line, because the others name files of one machine."""
+    if output["output_type"] == "error":
+        return {**output, "traceback": [f"{output['ename']}: {output['evalue']}"]}
+    return output
+
+
 def _refuse_faults(cell: dict, where: str) -> None:
+    tags = cell["metadata"].get("tags", [])
+    if "".join(cell["source"]).strip() and cell.get("execution_count") is None and "skip-execution" not in tags:
+        raise CourseError(f"{where}: it was never run, so its notebook is not complete. Run the chapter again.")
     for output in cell["outputs"]:
-        if output["output_type"] == "error":
+        if output["output_type"] == "error" and "raises-exception" not in tags:
             raise CourseError(f"{where}: its output is an error ({output['ename']}: {output['evalue']}).")
         if any(kind.startswith("image/") for kind in output.get("data", {})) and not alt_text(cell):
             raise CourseError(
@@ -93,14 +106,48 @@ def alt_text(cell: dict) -> str:
     return cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").strip()
 
 
-def runs_page(metrics: list[dict]) -> str:
-    """The page that says what the numbers of this book were made with."""
+def _expected(root: Path, metrics: list[dict]) -> dict[str, dict]:
+    """The expected numbers of those chapters that have some at the profile they were run with."""
+    found = {}
+    for measured in metrics:
+        path = root / "notebooks" / "expected" / measured["profile"] / f"{measured['chapter']}.json"
+        if path.is_file():
+            found[measured["chapter"]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _numbers(recorded: dict, expected: dict | None) -> str:
+    """What a chapter recorded; beside what `course run --check-expected` compares it with, where there is that."""
+    if expected is None:
+        return _table(recorded)
+    lines = ["| what | value | expected | band |", "| --- | --- | --- | --- |"]
+    for name, value in flattened(recorded).items():
+        band = band_of(expected, name) if name in expected["values"] else None
+        if band is None:  # not compared
+            wanted, width = "", ""
+        else:
+            wanted, width = _text(expected["values"][name]), f"± {band:.2g}" if band else "equal"
+        lines.append(f"| {name.replace('_', ' ')} | {_text(value)} | {wanted} | {width} |")
+    return "\n".join(lines)
+
+
+def runs_page(metrics: list[dict], expected: Mapping[str, dict] | None = None) -> str:
+    """The page that says what the numbers of this book were made with.
+
+    Args:
+        metrics: of each chapter.
+        expected: the expected numbers by chapter, where there are any.
+
+    Returns:
+        The page in Markdown.
+    """
     rows = "\n".join(
         f"| {m['chapter']} | `{m['profile']}` | {m['duration_s']:.0f} s | {m['peak_memory_bytes'] / 1e9:.2f} GB "
         f"| {m['finished'][:10]} | `{(m['commit'] or 'none')[:10]}` |"
         for m in metrics
     )
-    recorded = "\n\n".join(f"### {m['chapter']}\n\n{_table(m['recorded'])}" for m in metrics)
+    known = expected or {}
+    recorded = "\n\n".join(f"### {m['chapter']}\n\n{_numbers(m['recorded'], known.get(m['chapter']))}" for m in metrics)
     hardware = {k: v for k, v in metrics[0]["hardware"].items() if k != "memory_bytes"} if metrics else {}
     if metrics and metrics[0]["hardware"]["memory_bytes"]:
         hardware["memory"] = f"{metrics[0]['hardware']['memory_bytes'] / 2**30:.0f} GiB"
@@ -129,18 +176,19 @@ chapter's own process.
 
 
 def _table(values: dict) -> str:
-    def text(value: object) -> str:
-        """Six digits of a float, commas in an integer, a list's items."""
-        if isinstance(value, float):
-            return f"{value:.6g}"
-        if isinstance(value, int) and not isinstance(value, bool):
-            return f"{value:,}"
-        if isinstance(value, list):
-            return ", ".join(map(str, value)) or "none"
-        return str(value)
-
-    lines = [f"| {key.replace('_', ' ')} | {text(value)} |" for key, value in values.items()]
+    lines = [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in values.items()]
     return "\n".join(["| what | value |", "| --- | --- |", *lines])
+
+
+def _text(value: object) -> str:
+    """Six digits of a float, commas in an integer, a list's items."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 # What is started and not imported: no API page

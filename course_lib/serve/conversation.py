@@ -41,6 +41,7 @@ class Conversation:
         self._system = [{"role": "system", "content": system}] if system else []
         self._prepared: dict[str, Any] = {}
         self.turns: list[dict[str, str]] = []
+        self.new_tokens: list[int] = []  # of the last answer
         self.reset()
 
     def reset(self) -> None:
@@ -68,10 +69,12 @@ class Conversation:
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         ids, answer = self._ids(turns), ""
+        self.new_tokens = []
         self._refuse_too_long(len(ids), max_new_tokens)
         with self._chosen() as model:
             try:
-                for piece in stream(model, self.tokenizer, ids, max_new_tokens, **self.options):
+                counted = self.options | {"new_tokens": self.new_tokens}
+                for piece in stream(model, self.tokenizer, ids, max_new_tokens, **counted):
                     answer += piece
                     yield piece
             finally:

@@ -113,7 +113,10 @@ def serve(settings: ServeSettings, reload: bool = False) -> int:
         application = build(settings)
         names = ", ".join(application.state.models)
         print(f"serving {names} on {_url(listener)} (Ctrl-C stops)", flush=True)
-        uvicorn.Server(uvicorn.Config(application, **options)).run(sockets=[listener])
+        try:
+            uvicorn.Server(uvicorn.Config(application, **options)).run(sockets=[listener])
+        finally:  # after a second Ctrl-C it still runs, and a thread in torch's code would crash the process at its end
+            application.state.engine.shut_down(finish=False)
     return 0
 
 
@@ -130,5 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise CourseError(f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port.") from error
+        raise CourseError(
+            f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port or --host."
+        ) from error
     return listener

@@ -1,6 +1,6 @@
 """The settings of a server: options of `course serve`, and variables of the environment. Cheap: no torch.
 
-The variable of a setting is COURSE_SERVE_ and its name in capitals. MODEL_PATH and ADAPTER_PATH are understood too.
+The variable of a setting is ``COURSE_SERVE_`` and its name in capitals. MODEL_PATH and ADAPTER_PATH are understood too.
 """
 
 import ipaddress
@@ -89,9 +89,10 @@ def from_environment(environment: Mapping[str, str], **given: Any) -> ServeSetti
         The settings.
 
     Raises:
-        CourseError: a variable that begins with COURSE_SERVE_ is not known, or a value is not possible.
+        CourseError: a variable that begins with ``COURSE_SERVE_`` is not known, or a value is not possible.
     """
     kinds = typing.get_type_hints(ServeSettings)
+    choices = {each.name: each.metadata.get("choices") or () for each in fields(ServeSettings)}
     known = {PREFIX + each.name.upper(): each.name for each in fields(ServeSettings)}
     for variable in environment:
         if variable.startswith(PREFIX) and variable not in known:
@@ -102,11 +103,11 @@ def from_environment(environment: Mapping[str, str], **given: Any) -> ServeSetti
     found = {}
     for variable, name in (OTHER_VARIABLES | known).items():
         if text := environment.get(variable, ""):
-            found[name] = _value(variable, text, kinds[name])
+            found[name] = _value(variable, text, kinds[name], choices[name])
     return ServeSettings(**(found | given))
 
 
-def _value(variable: str, text: str, kind: Any) -> Any:
+def _value(variable: str, text: str, kind: Any, choices: tuple[str, ...]) -> Any:
     plain = value_type(kind)
     if plain is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -115,7 +116,7 @@ def _value(variable: str, text: str, kind: Any) -> Any:
             raise CourseError(f"{variable} is {text!r}; it has to be true or false.")
         return WORDS[text.lower()]
     if plain is str:
-        return canonical_value(text, FORMATS)
+        return canonical_value(text, choices)
     try:
         return plain(text)
     except ValueError:
@@ -141,7 +142,7 @@ def named_adapters(given: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if not equals:
+        if not equals or Path(text).exists():  # a folder's own name may hold a "="
             name, path = Path(text).resolve().name, text
         if not name or not path:
             raise CourseError(f"--adapter {text} is not possible. Write NAME=PATH, or a path.")

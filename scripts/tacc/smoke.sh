@@ -10,4 +10,4 @@ case $profile in
 esac
 course profile check "$profile"
 course submit --profile "$profile" ${queue:+--partition "$queue"} --nodes 1 --time 00:30:00 --name smoke \
-  ${ACCOUNT:+--account "$ACCOUNT"} "$@" -- pipeline run --profile smoke --set device=cuda
+  ${ACCOUNT:+--account "$ACCOUNT"} "$@" -- pipeline run --profile smoke --set device=cuda --output "${SCRATCH:-runs}/course/smoke"

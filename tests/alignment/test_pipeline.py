@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import PROFILE, profile, run, settings
+from tiny_pipeline import profile, run, settings
 
 from course_lib.alignment.pipeline.running import NAMES, STAGES, pipeline_status, read_pipeline
 from course_lib.alignment.pipeline.settings import load_pipeline
@@ -266,11 +266,10 @@ class TestRefusals:
         with pytest.raises(CourseError, match=message):
             settings(tmp_path, old, new)
 
-    def test_a_profile_without_the_table(self, tmp_path):
-        path = tmp_path / "tiny.toml"
-        path.write_text(PROFILE.replace("[pipeline", "[other"))
-        with pytest.raises(CourseError, match=r"no table \[pipeline\]"):
-            load_pipeline(str(path))
+    def test_a_profile_without_a_pipeline(self, tmp_path):
+        (tmp_path / "mine.toml").write_text('device = "cpu"\n')
+        with pytest.raises(CourseError, match=r"has no table \[pipeline\]. Copy it"):
+            load_pipeline(str(tmp_path / "mine.toml"))
 
     def test_a_corpus_that_is_too_small_for_the_target(self, tmp_path):
         chosen = settings(tmp_path, "{ worked = 0.6, sums = 0.4 }", "{ keepers_log = 1.0 }")
@@ -299,10 +298,9 @@ class TestRefusals:
         with FileLock(folder / ".lock"), pytest.raises(CourseError, match="Another process is running the pipeline"):
             run(done[0], folder)
 
-    def test_no_pairs_is_one_sentence(self, tmp_path, monkeypatch):
-        """A model that is always wrong has nothing to prefer."""
-        monkeypatch.setattr("course_lib.alignment.pipeline.answers.is_right", lambda item, response: False)
-        chosen = settings(tmp_path)
+    def test_no_pairs_is_one_sentence(self, tmp_path):
+        """Without any chance all answers to a problem are the same, so none is better than another."""
+        chosen = settings(tmp_path, "sft = 48", "sft = 48\ntemperature = 1e-4")
         with pytest.raises(CourseError, match="none has a right and a wrong answer among its samples.*pair_samples"):
             run(chosen, tmp_path / "run")
 

@@ -80,6 +80,18 @@ def test_a_warning_fails_the_build_and_is_shown(tiny, text, warning):
     assert not tiny.out.exists()
 
 
+@pytest.mark.slow
+def test_a_bad_book_fails_the_second_time_too(tiny):
+    """Jupyter Book itself exits with 0 then: it does not read an unchanged page again, so nothing warns."""
+    tiny.build()
+    tiny.use_real()
+    tiny.text = "# Title\n\n{doc}`nowhere`\n"
+    for _ in range(2):
+        with pytest.raises(CourseError, match="index.md:3: WARNING: unknown document"):
+            tiny.build()
+    assert (tiny.out / "index.html").read_text() == "<p>fine</p>"
+
+
 def test_serving_takes_the_next_free_port(tmp_path, capfd):
     (tmp_path / "index.html").write_text("<p>here</p>")
     with socket.socket() as taken:

@@ -14,7 +14,8 @@ def notebook(*cells):
 
 
 def code(outputs=(), **metadata):
-    return {"cell_type": "code", "id": "loss-figure", "source": "x", "outputs": list(outputs), "metadata": metadata}
+    ran = {"cell_type": "code", "id": "loss-figure", "source": "x", "execution_count": 1}
+    return ran | {"outputs": list(outputs), "metadata": metadata}
 
 
 IMAGE = {"output_type": "display_data", "data": {"image/png": "…", "text/plain": ""}, "metadata": {}}
@@ -59,6 +60,25 @@ def test_runs_page_prints_what_was_measured():
     assert "| 03_lora | `cpu` | 85 s | 1.57 GB | 2026-11-21 | `none` |" in text
     assert "| adapter bytes | 1,858,776 |" in text
     assert "| memory | 16 GiB |" in text
+
+
+def test_runs_page_prints_the_expected_value_and_its_band():
+    metrics = {
+        "recorded": {"loss_last": 2.51, "steps": 3, "switch_ms": 4.0, "new": 1},
+        "chapter": "x",
+        "profile": "cpu",
+    }
+    metrics |= {"hardware": {"memory_bytes": None}, "versions": {}, "duration_s": 1, "peak_memory_bytes": 1}
+    metrics |= {"finished": "", "commit": ""}
+    expected = {"values": {"loss_last": 2.5, "steps": 3, "switch_ms": 9.0}, "tolerances": {"switch_ms": None}}
+    text = runs_page([metrics], {"x": expected})
+    for row in (
+        "| loss last | 2.51 | 2.5 | ± 0.0025 |",
+        "| steps | 3 | 3 | equal |",
+        "| switch ms | 4 |  |  |",
+        "| new | 1 |  |  |",
+    ):
+        assert row in text
 
 
 def test_api_pages_cover_every_room(tmp_path):

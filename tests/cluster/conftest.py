@@ -120,6 +120,23 @@ class Cluster:
             time.sleep(0.3)
         return value
 
+    def start_again(self, job):
+        """Start a requeued job now: Slurm waits two minutes by itself.
+
+        Within that time the first start's last message has long arrived. It must have arrived here too, or it would be
+        taken for the second start's.
+        """
+        self.wait(lambda: self.state(job) == ["PENDING"], f"job {job} in the queue again")
+        logs = [self.folder / f"slurmd-{node}.log" for node in ("n1", "n2")]
+        done = f"[{job}.batch] done with job"
+        self.wait(lambda: any(done in log.read_text() for log in logs), "the end of the first start")
+        end = time.monotonic() + 10
+        while f"_job_complete: JobId={job} " not in (self.folder / "slurmctld.log").read_text():
+            if time.monotonic() > end:
+                break
+            time.sleep(0.3)
+        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def wait_for(self, job, seconds=240):
         """The states that a job or the elements of an array end in."""
         over = lambda: (states := self.state(job)) and all(each in ENDED for each in states) and states  # noqa: E731

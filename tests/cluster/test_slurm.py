@@ -42,6 +42,7 @@ def test_a_chapter_is_executed_and_collected(cluster, submit, project, capsys):
     assert main(["jobs", "collect", job, "--to", "results"]) == 0
     assert {"01_good", "job.json", "job.sh"} <= {path.name for path in (project / "results").iterdir()}
     assert main(["jobs", "collect", job, "--to", "results"]) == 2  # nothing is overwritten
+    assert main(["jobs", "cancel", job]) == 0  # it has ended already
     record = json.loads((project / "results" / "job.json").read_text())
     assert record["command"][:2] == ["run", "01_good"]
 
@@ -118,8 +119,7 @@ class TestOutlivingTheLimit:
         (job,) = submit("--requeue", "--", *slowly(words, project), "--output", "out")
         self.interrupt(cluster, project, job)
         cluster.wait(lambda: "going back into the queue" in output(project), "the requeue")
-        cluster.wait(lambda: cluster.state(job) == ["PENDING"], "the job in the queue")
-        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm waits two minutes otherwise
+        cluster.start_again(job)
         assert cluster.wait_for(job) == ["COMPLETED"], output(project)
         assert "start 1," in output(project)
         assert losses(project / "out") == expected
@@ -168,11 +168,7 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
     node = re.search(r" NodeList=(n\d)", cluster.ask("scontrol", "show", "job", "-o", job))[1]
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
-        cluster.wait(lambda: cluster.state(job) == ["PENDING"], "the job in the queue again")
-        # This node is not really dead: what it still says of the first start must not be taken for the second.
-        log = cluster.folder / f"slurmd-{node}.log"
-        cluster.wait(lambda: f"[{job}.batch] done with job" in log.read_text(), "the end of the first start")
-        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        cluster.start_again(job)
         assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     finally:
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")

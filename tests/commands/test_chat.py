@@ -88,12 +88,21 @@ def test_adapters(base, adapter, letters, monkeypatch, capsys):
         ([], ["--adapter", "=x"], "Write NAME=PATH"),
         ([], ["--top-p", "0"], "top_p is 0.0"),
         ([], ["--max-new-tokens", "0"], "at least 1"),
+        ([], ["--seed", str(2**64)], "at most 64 bits"),
+        (["\udcff"], [], "The line holds bytes that are not UTF-8"),
+        ([], ["--system", "\udcff"], "--system holds bytes that are not UTF-8"),
     ],
 )
 def test_what_is_refused(base, monkeypatch, capsys, lines, words, said):
     status, printed = chat(monkeypatch, capsys, lines, "--model", base, "--max-new-tokens", 4, *words)
     assert status == 2
     assert said in printed.err
+
+
+def test_input_that_is_not_utf8(base, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert course("chat", "--model", base) == 2
+    assert "A line of the input is not UTF-8" in capsys.readouterr().err
 
 
 def test_help_and_control_characters(base, monkeypatch, capsys):

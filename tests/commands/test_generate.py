@@ -49,6 +49,14 @@ def test_the_text_is_the_completion(base, capsys, options):
     assert "tokens/s" in report
 
 
+def test_the_tokens_that_were_generated_are_counted(base, capsys):
+    """Not those of the text: "--" can be one token, and may have come as two."""
+    _, report = generated(capsys, "--model", base, "--prompt", "The wind ", "--max-new-tokens", 7)
+    assert report.startswith("7 tokens in ")
+    _, report = generated(capsys, "--model", base, "--prompt", "The wind ", "--max-new-tokens", 1)
+    assert report.startswith("1 token in ")
+
+
 def test_prepared_weights(base, capsys):
     plain, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8)
     prepared, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8, "--weights", "float32")
@@ -69,6 +77,11 @@ def test_an_adapter_finds_its_base(base, adapter, capsys):
         (["--top-p", "0"], "top_p is 0.0; it has to be above 0 and at most 1"),
         (["--max-new-tokens", "0"], "--max-new-tokens has to be at least 1"),
         (["--adapter", "nowhere"], "There is no adapter nowhere"),
+        (["--max-new-tokens", "99999999999"], "GB are free. Give a smaller --max-new-tokens"),
+        (["--max-new-tokens", "99999999999", "--max-pages", "3"], "GB are free"),
+        (["--seed", str(2**64), "--temperature", "1"], "it has to have at most 64 bits"),
+        (["--stop", ""], "A --stop text is empty"),
+        (["--stop", "\udcff"], "--stop holds bytes that are not UTF-8"),
     ],
 )
 def test_what_is_refused(base, capsys, options, message):

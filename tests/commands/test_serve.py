@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -117,6 +118,11 @@ def test_options_win_over_the_environment_and_the_environment_over_defaults(star
     assert settings.model is None
 
 
+def test_only_a_choice_has_other_names():
+    settings = from_environment({"COURSE_SERVE_API_KEY": "fp32", "COURSE_SERVE_WEIGHTS": "bf16", "MODEL_PATH": "bf16"})
+    assert (settings.api_key, settings.weights, settings.model) == ("fp32", "bfloat16", "bf16")
+
+
 def test_settings_survive_the_environment():
     settings = ServeSettings(
         model="m", adapter=("a=b", "c=d"), without_key=True, host="0.0.0.0", time_limit=1.5, port=0, max_prompt_tokens=9
@@ -155,7 +161,11 @@ def test_this_machine_does_not(host, started):
     assert course("serve", "--host", host) == 0
 
 
-def test_names_of_adapters():
+def test_names_of_adapters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my runs" / "lr=0.1").mkdir(parents=True)
+    assert named_adapters(("my runs/lr=0.1",)) == {"lr=0.1": Path("my runs/lr=0.1")}
+    assert named_adapters(("a=my runs/lr=0.1",)) == {"a": Path("my runs/lr=0.1")}
     assert {name: str(path) for name, path in named_adapters(("a=x/y", "runs/notes", "b=p=q")).items()} == {
         "a": "x/y", "notes": "runs/notes", "b": "p=q"
     }  # fmt: skip

@@ -23,6 +23,17 @@ def test_the_longest_chapter_bounds_the_time(monkeypatch):
     assert all_minutes([ChapterHere(name, 1, 4, True) for name in "abcdefgh"]) == 8
 
 
+def test_a_profile_for_a_gpu_without_one(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert all_minutes([ChapterHere("a", 1, 8, True), ChapterHere("b", 1, 4, True)], "cuda") == 12  # they share the GPU
+    assert cli.main(["doctor", "--profile", "gpu"]) == 0
+    said = "none of them can run here: Profile 'gpu' wants 1 GPU and torch sees none. Use --profile cpu."
+    assert said in capsys.readouterr().out
+    assert cli.main(["doctor", "--profile", "cpu"]) == 0
+    assert "can run here" not in capsys.readouterr().out
+
+
 def test_a_missing_program_comes_with_its_cure(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None if name == "bwrap" else f"/bin/{name}")
     assert [(each.name, each.cure) for each in missing()] == [("bwrap", "sudo apt install bubblewrap")]
@@ -73,6 +84,19 @@ def test_profile_command(capsys, action):
 def test_profile_command_refuses(capsys, arguments, said):
     assert cli.main(["profile", *arguments]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_numbers_of_things_are_in_plain_english(capsys):
+    assert cli.main(["profile", "check", "local_rtx3060"]) == 0
+    assert "hardware  cuda, 1 GPU of 12 GB on each node, bf16, 1 process on 1 node\n" in capsys.readouterr().out
+    assert cli.main(["profile", "check", "tacc_a100"]) == 0
+    assert "3 GPUs of 40 GB on each node, bf16, 3 processes on 1 node\n" in capsys.readouterr().out
+
+
+def test_a_profile_that_is_no_text(capsys, tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    assert cli.main(["profile", "show", str(tmp_path / "mine.toml")]) == 2
+    assert "mine.toml is not text in UTF-8" in capsys.readouterr().err
 
 
 def test_a_model_that_no_reader_could_use_is_refused(capsys):

@@ -86,7 +86,7 @@ class TestHardwareConfig:
             ({"device": "gpu"}, "choose auto or cpu or cuda or mps"),
             ({"mixed_precision": "bfloat16"}, "choose bf16 or fp16 or no"),
             ({"world_size": 4}, "asks for is_distributed = true"),
-            ({"is_distributed": True, "num_gpus": 3, "world_size": 4}, "no multiple of num_gpus = 3"),
+            ({"is_distributed": True, "num_gpus": 3, "world_size": 4}, "not a multiple of num_gpus = 3"),
             ({"device": "cpu", "num_gpus": 2}, "contradict each other"),
             ({"num_gpus": -1}, "at least 0"),
         ],
@@ -139,7 +139,7 @@ class TestThisMachine:
         import torch
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(CourseError, match="wants 1 GPUs and torch sees none. Use --profile cpu"):
+        with pytest.raises(CourseError, match="wants 1 GPU and torch sees none. Use --profile cpu"):
             check_against_this_machine(HardwareConfig(device="cuda"), "mine")
         assert detect().device in ("cpu", "mps")
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from course_lib.errors import CourseError
 from course_lib.inference import complete, generate, stream
+from course_lib.inference.pieces import TextPieces
 from course_lib.inference.stopping import Row
-from course_lib.inference.streaming import TextPieces
 
 
 class Bytes:
@@ -72,3 +72,16 @@ def test_a_stream_is_the_completion(smollm2):
     word = "".join(pieces).split()[3]
     cut = "".join(stream(model, tokenizer, prompt, 24, stop=[" " + word]))
     assert cut == "".join(pieces).split(" " + word)[0]
+
+
+@pytest.mark.weights
+def test_a_stop_text_may_begin_and_end_within_tokens(smollm2):
+    model, tokenizer = smollm2
+    prompt, new = "Write three emojis and the German word for street:", []
+    whole = "".join(stream(model, tokenizer, prompt, 24, new_tokens=new))
+    assert new == generate(model, [tokenizer(prompt)["input_ids"]], 24)[0]
+    letters = next(token for token in map(tokenizer.decode, new) if len(token) > 3 and token.strip().isalpha())[-3:-1]
+    cut: list[int] = []
+    assert "".join(stream(model, tokenizer, prompt, 24, stop=[letters], new_tokens=cut)) == whole.split(letters)[0]
+    assert cut == new[: len(cut)]
+    assert len(cut) < len(new)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from course_lib.execution.notebooks import check as notebook_check
+from course_lib.execution.notebooks.project import Chapter
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("autograder/source/*/*.ipynb")])
@@ -34,6 +36,17 @@ GOOD = {
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_is_clean(path):
     assert notebook_check.check_notebook(path) == []
+
+
+def test_a_chapter_that_reads_another_ones_results_says_that_it_needs_it():
+    """`course run` starts it after the other, and again when the other changed."""
+    reads = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text())
+        code = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+        reads[path.stem] = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
+        assert reads[path.stem] == set(Chapter(path).needs())
+    assert reads["08_kv_cache"] == {"03_lora"}
 
 
 def test_there_are_notebooks_to_check():

@@ -4,7 +4,7 @@ The tables of the training stages have the settings of the stage's own command: 
 `course sft --lr` is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -145,12 +145,13 @@ class PipelineSettings:
         return asdict(self)
 
 
-def load_pipeline(profile: str, seed: int = 0) -> PipelineSettings:
+def load_pipeline(profile: str, seed: int = 0, overrides: Sequence[str] = ()) -> PipelineSettings:
     """The settings of a profile.
 
     Args:
         profile: the name of one of our profiles, or the path of a TOML file.
         seed: of everything that is drawn.
+        overrides: settings in place of the profile's, such as "pipeline.vocab_size=600".
 
     Returns:
         The settings, checked.
@@ -158,7 +159,7 @@ def load_pipeline(profile: str, seed: int = 0) -> PipelineSettings:
     Raises:
         CourseError: the profile has no table `pipeline`, or a value in it is not possible.
     """
-    top = read_profile(profile_path(profile))
+    top = read_profile(profile_path(profile), overrides)
     if not isinstance(top.get("pipeline"), dict):
         raise CourseError(f"Profile {profile!r} has no table [pipeline]. Copy it from one of our profiles.")
     table = dict(top["pipeline"])

@@ -1,6 +1,5 @@
 """Processes of a run: how they are stopped, and what is said of one that stopped by itself."""
 
-import os
 import signal
 import subprocess
 import threading
@@ -55,8 +54,3 @@ def kill_with_descendants(process: subprocess.Popen) -> None:
         except psutil.NoSuchProcess:
             continue
     process.wait()
-
-
-def is_another_live_process(pid: int) -> bool:
-    """Whether `pid` is a process that runs now and is not this one."""
-    return psutil.pid_exists(pid) and pid != os.getpid()

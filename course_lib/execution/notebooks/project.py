@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from course_lib.errors import CourseError
 
@@ -48,6 +49,29 @@ class Chapter:
 
     def parameters(self) -> set[str]:
         """The names that the cell tagged `parameters` sets. Papermill would only warn of one that is not there."""
+        return set(self._assignments())
+
+    def defaults(self) -> dict[str, Any]:
+        """Those values of the `parameters` cell that are literals, by name."""
+        found = {}
+        for name, value in self._assignments().items():
+            try:
+                found[name] = ast.literal_eval(value) if value else None
+            except ValueError:  # an expression
+                continue
+        return found
+
+    def needs(self) -> tuple[str, ...]:
+        """The ids of the chapters whose results this one reads: ``"course": {"needs": [...]}`` in its metadata."""
+        needed = self.read()["metadata"].get("course", {}).get("needs", [])
+        if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
+            raise CourseError(f'{self.path.name}: `needs` is {needed!r} and has to be a list such as ["03_lora"].')
+        for name in needed:
+            if not self.path.with_name(f"{name}.ipynb").is_file():
+                raise CourseError(f"{self.path.name} needs {name!r}, and there is no {name}.ipynb beside it.")
+        return tuple(needed)
+
+    def _assignments(self) -> dict[str, ast.expr | None]:
         cells = [cell for cell in self.read()["cells"] if "parameters" in cell["metadata"].get("tags", [])]
         if len(cells) != 1:
             raise CourseError(f"{self.path.name} has {len(cells)} cells tagged `parameters`; a chapter has one.")
@@ -55,9 +79,13 @@ class Chapter:
             statements = ast.parse("".join(cells[0]["source"])).body
         except SyntaxError as error:
             raise CourseError(f"The `parameters` cell of {self.path.name} is not Python: {error}.") from error
-        targets = [target for s in statements if isinstance(s, ast.Assign) for target in s.targets]
-        targets += [s.target for s in statements if isinstance(s, ast.AnnAssign)]
-        return {target.id for target in targets if isinstance(target, ast.Name)}
+        assigned: dict[str, ast.expr | None] = {}
+        for statement in statements:
+            if isinstance(statement, ast.Assign):
+                assigned |= {target.id: statement.value for target in statement.targets if isinstance(target, ast.Name)}
+            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                assigned[statement.target.id] = statement.value
+        return assigned
 
 
 def find_chapters(names: list[str], root: Path | None = None) -> list[Chapter]:
@@ -88,6 +116,6 @@ def _find(name: str, known: list[Chapter]) -> Chapter:
         return Chapter(Path(name).resolve())
     found = [chapter for chapter in known if name in (chapter.id, chapter.id.split("_")[0])]
     if len(found) != 1:
-        problem = "is no chapter" if not found else f"means several ({', '.join(c.id for c in found)})"
+        problem = "is not a chapter" if not found else f"means several ({', '.join(c.id for c in found)})"
         raise CourseError(f"{name!r} {problem}; the chapters are: {', '.join(c.id for c in known) or 'none yet'}.")
     return found[0]

@@ -1,9 +1,12 @@
 """What `course run` leaves for other programs: JUnit XML for a CI's page of tests, and Markdown for its summary."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from xml.etree import ElementTree
 
+from course_lib.errors import CourseError
 from course_lib.execution.notebooks.results import Result
 from course_lib.files import write_whole
 
@@ -20,7 +23,7 @@ def junit(results: list[Result], profile: str) -> str:
     Returns:
         The XML.
     """
-    failed = [result for result in results if result.status == "failed"]
+    failed = [result for result in results if result.bad]
     skipped = [result for result in results if result.status == "unchanged"]
     counts = {"tests": len(results), "failures": len(failed), "skipped": len(skipped), "errors": 0}
     suite = ElementTree.Element("testsuite", name=f"course run --profile {profile}")
@@ -31,7 +34,7 @@ def junit(results: list[Result], profile: str) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname="chapters", name=result.chapter, time=f"{result.seconds:.1f}"
         )
-        if result.status == "failed":
+        if result.bad:
             text = NOT_IN_XML.sub("", result.message)
             first = text.splitlines()[0] if text else ""
             ElementTree.SubElement(case, "failure", message=first, type="chapter").text = text
@@ -59,10 +62,29 @@ def markdown(results: list[Result], profile: str) -> str:
     ]
     lines += [f"| {r.chapter} | {r.status} | {r.seconds:.0f} s | {r.memory / 1e9:.2f} GB |" for r in results]
     for result in results:
-        if result.status == "failed":
+        if result.bad:
             indented = "\n".join(f"    {line}" for line in result.message.splitlines())
-            lines += ["", f"**{result.chapter}** failed:", "", indented]
+            lines += ["", f"**{result.chapter}** {result.status}:", "", indented]
     return "\n".join(lines) + "\n"
+
+
+def refuse_unwritable(files: Mapping[str, Path | None]) -> None:
+    """Raise CourseError where a report could not be written: a long run should not end with that.
+
+    Args:
+        files: by the option that names each; None where the report is not wanted.
+    """
+    for option, path in files.items():
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise CourseError(f"Cannot write to {option} {path}: {error.strerror}.") from error
+        if path.is_dir():
+            raise CourseError(f"Cannot write to {option} {path}: it is a folder. Give the name of a file.")
 
 
 def write_reports(results: list[Result], profile: str, junit_file: Path | None, markdown_file: Path | None) -> None:

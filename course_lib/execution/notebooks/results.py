@@ -18,11 +18,11 @@ class Result:
 
     Attributes:
         chapter: the chapter's id, `03_lora`.
-        status: "executed", "unchanged" or "failed".
+        status: "executed", "unchanged", "failed", or "drifted": it ran, and its numbers are not the expected ones.
         seconds: wall time from the start of the worker to its end.
         memory: the kernel's peak resident memory in bytes.
         threads: how many threads the kernel was allowed to use.
-        message: why the chapter failed; empty otherwise.
+        message: why the chapter failed or how it drifted; empty otherwise.
         recorded: what the notebook gave to its `Recorder`.
         cells: for each code cell that ended {"cell": its number from 1, text cells included, "line": its first line,
             "seconds": wall time, "cpu_seconds": processor time of the kernel and its finished children}.
@@ -36,6 +36,11 @@ class Result:
     message: str = ""
     recorded: dict = field(default_factory=dict)
     cells: list[dict] = field(default_factory=list)
+
+    @property
+    def bad(self) -> bool:
+        """Whether somebody has to look at it."""
+        return self.status in ("failed", "drifted")
 
 
 def metrics(chapter: Chapter, result: Result, profile: str, seed: int, content: str) -> dict:

@@ -4,30 +4,28 @@ Each chapter is executed in a process of its own (`worker`), in a hidden folder 
 that folder is complete, it is renamed. So a run that failed or was stopped leaves the last good result where it was.
 """
 
+import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.execution.environment import kernel_environment
-from course_lib.execution.notebooks.processes import (
-    is_another_live_process,
-    kill_with_descendants,
-    signals_ignored,
-    why_it_ended,
-)
+from course_lib.execution.notebooks.folders import clear_what_killed_runs_left, hidden_folder, put_in_place
+from course_lib.execution.notebooks.parameters import check_parameters
+from course_lib.execution.notebooks.processes import kill_with_descendants, signals_ignored, why_it_ended
 from course_lib.execution.notebooks.project import Chapter
 from course_lib.execution.notebooks.results import Result, content_hash, metrics, read_json, unchanged_result
-from course_lib.execution.notebooks.side_by_side import ChapterQueue, Cost, jobs_for, threads_for
+from course_lib.execution.notebooks.side_by_side import ChapterQueue, Cost, jobs_for, refuse_circles, threads_for
 from course_lib.execution.profile import SUFFIXES, profile_path, read_profile
 from course_lib.execution.profile_check import check_hardware, check_profile
 from course_lib.files import write_json, write_whole
@@ -41,7 +39,9 @@ class Runner:
         profile: the name of a profile, or the path of a TOML file.
         overrides: settings in place of the profile's, such as "03_lora.steps=50".
         seed: given to every chapter.
+        parameters: more values for every chapter's `parameters` cell.
         timeout: seconds that a chapter may take; None: no limit.
+        cell_timeout: seconds that one cell may take; None: no limit.
         jobs: chapters at a time; None: as many as there are cores and memory for.
         force: also execute what has not changed.
         say: prints a line of progress.
@@ -54,13 +54,16 @@ class Runner:
         *,
         overrides: Sequence[str] = (),
         seed: int = 0,
+        parameters: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        cell_timeout: float | None = None,
         jobs: int | None = None,
         force: bool = False,
         say: Callable[[str], None] = print,
     ):
         self.out, self.profile, self.seed = out.resolve(), profile, seed
-        self.timeout, self.jobs, self.force, self.say = timeout, jobs, force, say
+        self.timeout, self.cell_timeout, self.given = timeout, cell_timeout, dict(parameters or {})
+        self.jobs, self.force, self.say = jobs, force, say
         self.profile_file = profile_path(profile)
         self.sizes = read_profile(self.profile_file, overrides)
         # A profile that is not one of ours as it stands travels with the notebook, whole and in one file.
@@ -87,10 +90,12 @@ class Runner:
         beside = {path.stem for chapter in chapters for path in chapter.path.parent.glob("*.ipynb")}
         check_profile(self.profile, self.sizes, reading, beside)
         check_hardware(self.profile, self.sizes)
-        self._clear_what_a_killed_run_left()
-        contents = {c: content_hash(c, self.sizes, self._parameters(c)) for c in chapters}
+        clear_what_killed_runs_left(self.out)
+        needs = {chapter: [each for each in chapters if each.id in chapter.needs()] for chapter in chapters}
+        refuse_circles(needs)
+        contents = self._contents(chapters)
         results = self._unchanged(contents)
-        queue = ChapterQueue({c: Cost.of(c.id, self.sizes) for c in chapters if c not in results})
+        queue = ChapterQueue({c: Cost.of(c.id, self.sizes) for c in chapters if c not in results}, needs=needs)
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
         with ThreadPoolExecutor(jobs) as pool:
             try:
@@ -114,10 +119,35 @@ class Runner:
         """One of `jobs` threads: execute chapters until none is left."""
         while (chapter := queue.take()) is not None:
             try:
+                needed = [results[each] for each in queue.needs.get(chapter, ()) if each in results]
+                if failed := [each.chapter for each in needed if each.status == "failed"]:
+                    message = f"{chapter.id} was not run: it needs {' and '.join(failed)}, which failed"
+                    results[chapter] = Result(chapter.id, "failed", message=message)
+                    continue
                 threads = self.sizes.get(chapter.id, {}).get("threads", self.sizes.get("threads", 1))
                 results[chapter] = self._run_one(chapter, contents[chapter], threads_for(jobs, threads))
             finally:
                 queue.done(chapter)
+
+    def _contents(self, chapters: list[Chapter]) -> dict[Chapter, str]:
+        """The content hash of each chapter, with those of the chapters that it needs.
+
+        A needed chapter that does not run now counts as its last result does.
+        """
+        own = {chapter: content_hash(chapter, self.sizes, self._parameters()) for chapter in chapters}
+        by_id = {chapter.id: chapter for chapter in chapters}
+
+        def whole(chapter: Chapter) -> str:
+            """The hash of a chapter and of what it needs."""
+            needed = []
+            for name in chapter.needs():
+                if name in by_id:
+                    needed.append(whole(by_id[name]))
+                else:
+                    needed.append((read_json(self.out / name / "metrics.json") or {}).get("content_hash", ""))
+            return hashlib.sha256("".join([own[chapter], *needed]).encode()).hexdigest() if needed else own[chapter]
+
+        return {chapter: whole(chapter) for chapter in chapters}
 
     @staticmethod
     def _reads_profile(chapter: Chapter) -> bool:
@@ -139,9 +169,10 @@ class Runner:
         for chapter in chapters:
             if (same := chosen.setdefault(chapter.id, chapter)) != chapter:
                 raise CourseError(f"{chapter.path} and {same.path} would both be written to {chapter.id}: rename one.")
-            if missing := self._parameters(chapter).keys() - chapter.parameters():
+            if missing := self._parameters().keys() - self.given.keys() - chapter.parameters():
                 names = ", ".join(sorted(missing))
                 raise CourseError(f"The `parameters` cell of {chapter.path.name} does not set: {names}.")
+            check_parameters(chapter, self.given)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -151,7 +182,7 @@ class Runner:
     def _run_one(self, chapter: Chapter, content: str, threads: int) -> Result:
         if self.stopping.is_set():
             return Result(chapter.id, "failed")
-        partial = self.out / f".partial-{os.getpid()}-{chapter.id}"
+        partial = hidden_folder(self.out, "partial", chapter.id)
         home = Path(tempfile.mkdtemp(prefix="course-run-"))
         try:
             partial.mkdir()
@@ -163,9 +194,10 @@ class Runner:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(home, ignore_errors=True)
 
-    def _parameters(self, chapter: Chapter) -> dict:
+    def _parameters(self) -> dict:
         """What is injected after the notebook's `parameters` cell. Paths are relative: no page may show one of ours."""
-        return {"profile": self.own_profile or self.profile, "seed": self.seed, "output_dir": "outputs"}
+        ours = {"profile": self.own_profile or self.profile, "seed": self.seed, "output_dir": "outputs"}
+        return {**self.given, **ours}
 
     def _execute(self, chapter: Chapter, partial: Path, home: Path, threads: int) -> Result:
         """Execute the chapter in a worker, and follow it to its end or to the end of its time."""
@@ -202,7 +234,8 @@ class Runner:
         task = {
             "notebook": str(chapter.path),
             "output": str(output),
-            "parameters": self._parameters(chapter),
+            "parameters": self._parameters(),
+            "cell_timeout": self.cell_timeout,
             "parent": os.getpid(),
             "scratch": [str(output.parent), str(home)],
         }
@@ -265,20 +298,5 @@ class Runner:
         write_json(partial / "notebook.ipynb", notebook)
         result.recorded = read_json(partial / "outputs" / "record.json") or {}
         write_json(partial / "metrics.json", metrics(chapter, result, self.profile_file.stem, self.seed, content))
-        final, old = self.out / chapter.id, self.out / f".old-{os.getpid()}-{chapter.id}"
-        if final.exists():
-            os.replace(final, old)
-        os.replace(partial, final)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(partial, self.out / chapter.id)
         (self.out / ".failed" / f"{chapter.id}.ipynb").unlink(missing_ok=True)
-
-    def _clear_what_a_killed_run_left(self) -> None:
-        """Remove the hidden folders of runs that are gone, and put back an old result whose replacement never came."""
-        for folder in self.out.iterdir():
-            named = re.fullmatch(r"\.(partial|old)-(\d+)-(.+)", folder.name)
-            if not named or is_another_live_process(int(named[2])):
-                continue
-            if named[1] == "old" and not (self.out / named[3]).exists():
-                os.replace(folder, self.out / named[3])
-            else:
-                shutil.rmtree(folder, ignore_errors=True)

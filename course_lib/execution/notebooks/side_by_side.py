@@ -5,9 +5,10 @@ threads wait for each other. So each of N chapters that run at a time gets an N-
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from course_lib.errors import CourseError
 from course_lib.execution.environment import available_memory, usable_cores
 from course_lib.execution.notebooks.project import Chapter
 
@@ -65,29 +66,58 @@ def threads_for(jobs: int, profile_threads: int) -> int:
     return max(1, min(profile_threads, usable_cores() // jobs))
 
 
+def refuse_circles(needs: Mapping[Chapter, Collection[Chapter]]) -> None:
+    """Refuse chapters that would wait for each other for ever.
+
+    Args:
+        needs: which chapters each chapter waits for.
+
+    Raises:
+        CourseError: with one of the circles.
+    """
+
+    def follow(chapter: Chapter, before: tuple[Chapter, ...]) -> None:
+        """Go along all that a chapter waits for, and stop where we have been before."""
+        if chapter in before:
+            circle = " -> ".join(each.id for each in (*before, chapter))
+            raise CourseError(f"These chapters need each other in a circle: {circle}. Take one `needs` out.")
+        for needed in needs.get(chapter, ()):
+            follow(needed, (*before, chapter))
+
+    for chapter in needs:
+        follow(chapter, ())
+
+
 class ChapterQueue:
     """Hands out chapters, the longest first, as long as there is memory for them.
 
     Args:
         costs: the chapters that are to run, and what each takes.
         memory: bytes to share out, by default those that are available now.
+        needs: which chapters have to end before a chapter may start. Those that are not in `costs` count as ended.
+            There must be no circle in it (see `refuse_circles`).
     """
 
-    def __init__(self, costs: dict[Chapter, Cost], memory: float | None = None):
-        self.costs = costs
+    def __init__(
+        self,
+        costs: dict[Chapter, Cost],
+        memory: float | None = None,
+        needs: Mapping[Chapter, Collection[Chapter]] | None = None,
+    ):
+        self.costs, self.needs = costs, needs or {}
         self.memory = available_memory() if memory is None else memory
-        self.waiting = sorted(costs, key=lambda chapter: -costs[chapter].seconds)
+        self.waiting = sorted(costs, key=lambda chapter: -self._seconds_from(chapter))
         self.running: set[Chapter] = set()
         self.changed = threading.Condition()
 
     def take(self) -> Chapter | None:
-        """The next chapter to run; blocks until there is memory for one. None: all have been handed out.
+        """The next chapter to run; blocks until one may start. None: all have been handed out.
 
         A chapter that needs more than there is runs alone: the estimate may be wrong, and waiting would not help.
         """
         with self.changed:
             while self.waiting:
-                chapter = next(filter(self._fits, self.waiting), None)
+                chapter = next(filter(self._may_start, self.waiting), None)
                 if chapter is not None:
                     self.waiting.remove(chapter)
                     self.running.add(chapter)
@@ -107,7 +137,15 @@ class ChapterQueue:
             self.waiting.clear()
             self.changed.notify_all()
 
-    def _fits(self, chapter: Chapter) -> bool:
+    def _seconds_from(self, chapter: Chapter) -> float:
+        """The time of a chapter and of the longest chain of chapters that wait for it."""
+        waiting = [each for each in self.costs if chapter in self.needs.get(each, ())]
+        return self.costs[chapter].seconds + max(map(self._seconds_from, waiting), default=0.0)
+
+    def _may_start(self, chapter: Chapter) -> bool:
+        """Whether all that the chapter needs has ended, and its memory is free."""
+        if any(needed in self.running or needed in self.waiting for needed in self.needs.get(chapter, ())):
+            return False
         return not self.running or self._total([*self.running, chapter]) <= self.memory
 
     def _total(self, chapters: Iterable[Chapter]) -> float:

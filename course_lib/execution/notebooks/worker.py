@@ -19,12 +19,17 @@ from typing import Any
 
 import papermill
 import psutil
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from course_lib.execution.notebooks.kernel import ThisInterpreter
+from course_lib.files import write_json
+
+
+class NothingRaised(Exception):
+    """A cell is tagged `raises-exception` and raised nothing."""
 
 
 class Client(PapermillNotebookClient):
@@ -48,7 +53,14 @@ class Client(PapermillNotebookClient):
             tell("cell", **where, line=first_line(cell.source))
         started, cpu_before = time.perf_counter(), self.kernel_cpu_seconds()
         try:
-            return super().execute_cell(cell, cell_index, **options)
+            done = super().execute_cell(cell, cell_index, **options)
+            if code and expects_error(cell) and not errors_of(cell):
+                raise NothingRaised
+            return done
+        except (DeadKernelError, CellTimeoutError, NothingRaised):
+            self.nb_man.cell_exception(cell, cell_index)  # papermill would write that the cell was completed
+            self.shutdown_kernel = "immediate"  # a kernel that hangs would be asked, and waited for
+            raise
         finally:
             if code:
                 times = {
@@ -90,13 +102,24 @@ class Engine(NBClientEngine):
     """papermill's own engine with our client."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, start_timeout: int = 60, **options: Any) -> None:
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        start_timeout: int = 60,
+        cell_timeout: float | None = None,
+        **options: Any,
+    ) -> None:
         """Run all cells by `Client`, in this interpreter; papermill calls this.
+
+        papermill takes every error in the notebook for a failure. So the errors that the notebook expects are kept in
+        `expected_errors` until papermill has looked.
 
         Args:
             nb_man: papermill's manager of the notebook.
             kernel_name: the kernel that the notebook asks for.
             start_timeout: seconds that the kernel may take to start.
+            cell_timeout: seconds that a cell may take; None: no limit.
             options: papermill's other options, which are not used.
         """
         client = Client(
@@ -104,10 +127,54 @@ class Engine(NBClientEngine):
             kernel_name=kernel_name,
             kernel_manager_class=ThisInterpreter,
             startup_timeout=start_timeout,
-            timeout=None,  # the chapter as a whole has a time limit, which `runner` watches
+            timeout_func=lambda cell: cell_timeout,  # `runner` watches the time of the chapter as a whole
             resources={"metadata": {"path": os.getcwd()}},
         )
         client.execute()
+        for cell in nb_man.nb.cells:
+            if expects_error(cell) and errors_of(cell):
+                expected_errors[cell.id] = cell.outputs
+                cell.outputs = [output for output in cell.outputs if output.output_type != "error"]
+
+
+# The outputs of cells whose errors are expected, by the cell's id.
+expected_errors: dict[str, list] = {}
+
+
+def put_expected_errors_back(path: Path) -> None:
+    """Give the executed notebook the outputs that papermill was not to see."""
+    if expected_errors and path.is_file():
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell.get("id") in expected_errors:
+                cell["outputs"] = expected_errors[cell["id"]]
+        write_json(path, notebook)
+
+
+def expects_error(cell: Any) -> bool:
+    """Whether a cell is tagged as one whose error the text wants to show."""
+    return "raises-exception" in cell.metadata.get("tags", [])
+
+
+def errors_of(cell: Any) -> list:
+    """The outputs of a cell that are errors."""
+    return [output for output in cell.get("outputs", []) if output.output_type == "error"]
+
+
+def why_incomplete(notebook: Any) -> str:
+    """What is wrong with a notebook that papermill takes for finished; empty where every cell ran to its end.
+
+    For papermill, `sys.exit(0)` is a good end, whatever comes after it.
+    """
+    ours = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    code = [cell for cell in ours if cell.cell_type == "code" and cell.source.strip()]
+    statuses = [cell.metadata.papermill["status"] for cell in code]
+    if "failed" not in statuses:
+        return ""
+    return (
+        "the cell ended the program (SystemExit), so nothing after it ran: "
+        f"{statuses.count('pending')} of {len(code)} code cells are left. Take the exit out"
+    )
 
 
 def first_line(source: str) -> str:
@@ -187,8 +254,9 @@ def main(task: dict) -> int:
 def execute(task: dict) -> int:
     """Run papermill, and tell the listener how it ended."""
     started = time.perf_counter()
+    limit = task.get("cell_timeout")
     try:
-        papermill.execute_notebook(
+        notebook = papermill.execute_notebook(
             task["notebook"],
             task["output"],
             parameters=task["parameters"],
@@ -197,12 +265,27 @@ def execute(task: dict) -> int:
             language="python",  # for a notebook whose metadata does not say
             progress_bar=False,
             log_output=False,
+            cell_timeout=limit,
         )
     except PapermillExecutionError as error:
         tell("failed", line=first_line(error.source), error=f"{error.ename}: {error.evalue}")
         return 1
     except DeadKernelError:
-        tell("failed", error="the kernel died (killed, out of memory, or a crash in compiled code)")
+        tell(
+            "failed",
+            error="the kernel died (killed, out of memory, a crash in compiled code, or `exit()` in an earlier cell)",
+        )
+        return 1
+    except CellTimeoutError:
+        tell("failed", error=f"the cell took longer than --cell-timeout {limit:g} s")
+        return 1
+    except NothingRaised:
+        tell("failed", error="the cell is tagged `raises-exception`, and it raised nothing. Take the tag out")
+        return 1
+    finally:
+        put_expected_errors_back(Path(task["output"]))
+    if problem := why_incomplete(notebook):
+        tell("failed", error=problem)
         return 1
     tell("done", seconds=time.perf_counter() - started)
     return 0

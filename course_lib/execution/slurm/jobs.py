@@ -75,9 +75,9 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
             kind = "afterany" if leg else "afterok"
             waits = [f"--dependency={kind}:{before}", "--kill-on-invalid-dep=yes"] if before else []
             numbers.append(job_number(slurm("sbatch", *waits, str(script))))
-    except CourseError:
+    except BaseException:  # Ctrl-C too: nothing may run that is not written down
         for number in numbers:
-            slurm("scancel", number)
+            _try("scancel", number)
         shutil.rmtree(folder)
         raise
     record = {
@@ -152,6 +152,19 @@ def outputs(folder: Path) -> list[Path]:
 
 
 def cancel(record: dict[str, Any]) -> None:
-    """Cancel all legs of a job, the last first, so that none starts in between."""
+    """Cancel all legs of a job, the last first, so that none starts in between.
+
+    A job that has ended, or that Slurm has forgotten, needs no cancelling.
+
+    Raises:
+        CourseError: Slurm does not cancel one; the others are cancelled all the same.
+    """
+    refused = []
     for number in reversed(record["jobs"]):
-        _try("scancel", number)
+        try:
+            slurm("scancel", number)
+        except CourseError as error:
+            if not re.search("Invalid job id|already completing or completed", str(error)):
+                refused.append(error)
+    if refused:
+        raise refused[0]

@@ -95,9 +95,10 @@ def check(job: Job, site: Site) -> list[str]:
     """
     if not re.fullmatch(r"[\w.-]+", job.name):
         raise CourseError(f"--name {job.name!r}: a job's name has letters, digits, dots and dashes.")
+    _check_numbers(job)
     for word in (job.partition, job.account, *job.modules):
         if word and not re.fullmatch(r"[\w./+-]+", word):
-            raise CourseError(f"{word!r} is no name of a partition, an account or a module.")
+            raise CourseError(f"{word!r} is not a name of a partition, an account or a module.")
     if job.after and not re.fullmatch(r"\d+(_\d+)?", job.after):
         raise CourseError(f"--after {job.after}: give the number of a job, as `course jobs` shows it.")
     if job.mem and not site.mem:
@@ -116,6 +117,20 @@ def check(job: Job, site: Site) -> list[str]:
     return [*_within_limits(job, site), *(f"not verified, {rule}: {why}" for rule, why in site.unverified.items())]
 
 
+def _check_numbers(job: Job) -> None:
+    """Refuse numbers that Slurm would refuse, or would understand otherwise."""
+    for name, given, least in (
+        ("--nodes", job.nodes, 1),
+        ("--legs", job.legs, 1),
+        ("--lead", job.lead, 1),
+        ("--cpus-per-task", job.cpus, 0),
+    ):
+        if given < least:
+            raise CourseError(f"{name} {given} is not possible: it has to be at least {max(least, 1)}.")
+    if seconds_of(job.time) < 1:  # to Slurm, 0 means that there is no limit at all
+        raise CourseError(f"--time {job.time} is not possible: a job needs a time limit above 0.")
+
+
 def _within_limits(job: Job, site: Site) -> list[str]:
     """The charge, where the queue is known and the job is within its limits."""
     queue = site.queue(job.partition)
@@ -132,7 +147,8 @@ def _within_limits(job: Job, site: Site) -> list[str]:
     if job.distributed and not queue.gpus:
         raise CourseError(f"{site.name}'s {job.partition} has no GPUs, and the profile wants them.")
     units = jobs * job.nodes * max(job.hours, MINIMUM_CHARGE_HOURS) * queue.rate
-    return [f"at most {units:.4g} units are charged: {jobs} x {job.nodes} nodes x {job.hours:.3g} h x {queue.rate:g}"]
+    amounts = f"jobs: {jobs}, nodes: {job.nodes}, hours: {job.hours:.3g}, units for each hour of a node: {queue.rate:g}"
+    return [f"at most {units:.4g} units are charged ({amounts})"]
 
 
 def render(job: Job, site: Site, folder: Path, root: Path, template: Path | None = None) -> str:
@@ -180,6 +196,7 @@ def _words(job: Job, site: Site, folder: Path, root: Path) -> dict[str, Any]:
         "folder": folder,
         "root": root,
         "command": shlex.join(job.command),
+        "element": shlex.join(job.command).replace("'{}'", '"$word"', 1),
         "processes": max(job.gpus, 1),
         "outlives_its_limit": job.requeue or job.legs > 1,
         "minutes": math.ceil(job.hours * 60),

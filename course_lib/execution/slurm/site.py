@@ -7,7 +7,7 @@ could verify stands in its table `unverified`, and a rule can be overridden (`co
 import socket
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> Site:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         rules = dict(table.get("rules", {})) | dict(_rule(text) for text in overrides)
+        _check_rules(rules)
         queues = {key: Queue(**value) for key, value in table.get("queues", {}).items()}
         site = Site(
             path.stem,
@@ -137,6 +138,18 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> Site:
     if site.launcher not in LAUNCHERS:
         raise CourseError(f"{path}: launcher = {site.launcher!r}: choose {' or '.join(LAUNCHERS)}.")
     return site
+
+
+def _check_rules(rules: dict[str, Any]) -> None:
+    """Refuse rules that do not exist, and values of another type."""
+    known = {each.name: each.default for each in fields(Site) if isinstance(each.default, bool | int | str)}
+    for name, value in rules.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise CourseError(f"There is no rule {name!r} for a site; there are {', '.join(known)}.{hint}")
+        if type(value) is not type(known[name]):
+            kind = {bool: "true or false", int: "a whole number", str: "a text"}[type(known[name])]
+            raise CourseError(f"The rule {name} = {value!r} of a site is not possible: it has to be {kind}.")
 
 
 def _rule(text: str) -> tuple[str, Any]:

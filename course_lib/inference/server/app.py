@@ -74,6 +74,7 @@ def create_app(
     )
     app.include_router(make_router(Service(engine, tokenizer, base, limits, metrics)))
     _add_plain_routes(app, metrics)
+    app.state.engine = engine
     app.state.models = (base, *engine.adapters)
     _name_the_models(app)
     for kind in (HTTPException, RequestValidationError, CourseError):

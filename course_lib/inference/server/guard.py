@@ -78,6 +78,10 @@ class Guard:
             await problem.response()(scope, receive, count)
         except _Gone:
             pass
+        except asyncio.CancelledError:  # a second Ctrl-C; a stream is left as it is, which readers see is not complete
+            if status == 0:
+                stopped = Problem(503, "The server was stopped before the answer was complete.")
+                await stopped.response()(scope, receive, count)
         except Exception as error:
             # The message of an exception may quote the text, so its kind and place have to do.
             places = "".join(traceback.format_tb(error.__traceback__))
@@ -103,7 +107,7 @@ class Guard:
             return
         address = as_address(server[0])
         if address is not None and not address.is_loopback:
-            raise Problem(403, "This server has no API key, so it answers on loopback alone. Set COURSE_API_KEY.")
+            raise Problem(403, "This server has no API key, so it answers on loopback alone. Set COURSE_SERVE_API_KEY.")
 
     def _check_host(self, headers: dict[bytes, str]) -> None:
         name = host_name(headers.get(b"host", ""))

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from course_lib.data.tokenizers import ModelTokenizer
+from course_lib.inference.pieces import Answer
 from course_lib.inference.sampling import mark_seen
 from course_lib.inference.server.prefixes import Held
 from course_lib.inference.server.requests import Piece, Request
-from course_lib.inference.server.texts import Answer
 from course_lib.inference.server.tickets import PieceQueue
 
 

@@ -11,12 +11,15 @@ ABOUT = {
     "running": "Requests that are being answered",
     "waiting": "Requests that wait for a place in the batch",
     "pages_used": "Pages of the cache in use",
+    "pages_kept": "Pages that wait for another request that begins alike",
     "pages_total": "Pages of the cache",
     "requests_total": "Requests taken",
     "tokens_total": "Tokens generated",
     "prompt_tokens_total": "Tokens of prompts",
     "prefix_tokens_shared_total": "Tokens of prompts that were in the cache already",
     "cancelled_total": "Requests whose client went away",
+    "errors_total": "Requests on which the model failed",
+    "set_back_total": "How often a request gave its pages to an earlier one",
 }
 
 

@@ -15,8 +15,8 @@ from course_lib.adapters.lora import adapter_names, set_adapter
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError, first_line
 from course_lib.inference.generate import decode_steps
+from course_lib.inference.pieces import Answer
 from course_lib.inference.server.requests import Piece, QueueFull, Request, TooLong, UnknownAdapter
-from course_lib.inference.server.texts import Answer
 from course_lib.inference.server.tickets import PieceQueue
 from course_lib.inference.stopping import Row, end_tokens
 

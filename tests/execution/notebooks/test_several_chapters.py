@@ -17,8 +17,10 @@ import psutil
 import pytest
 
 from course_lib.commands import run as command
+from course_lib.errors import CourseError
 from course_lib.execution.environment import THREAD_VARIABLES, kernel_environment
 from course_lib.execution.notebooks import runner as runner_module
+from course_lib.execution.notebooks.project import find_chapters
 from course_lib.execution.notebooks.runner import Runner
 from course_lib.execution.notebooks.side_by_side import ChapterQueue
 
@@ -68,7 +70,7 @@ def side(chapter, machine, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     machine()
 
-    def run(cells, *, threads=1, device="cpu", jobs=None, **look):
+    def run(cells, *, only=None, threads=1, device="cpu", jobs=None, **look):
         if look:
             machine(**look)
         profile = tmp_path / "own.toml"
@@ -76,7 +78,7 @@ def side(chapter, machine, monkeypatch, tmp_path):
         for name, (_, memory, seconds) in cells.items():
             lines.append(f'["{name}"]\ncost = {{ memory_gb = {memory}, seconds = {seconds} }}')
         profile.write_text("\n".join(lines))
-        chapters = [chapter(code, name=name) for name, (code, _, _) in cells.items()]
+        chapters = [chapter(cells[name][0], name=name) for name in only or cells]
         runner = Runner(tmp_path / "out", str(profile), jobs=jobs, say=run.lines.append)
         run.runner = runner
         return runner.run(chapters)
@@ -88,6 +90,13 @@ def side(chapter, machine, monkeypatch, tmp_path):
 def meeting(tmp_path, mine, other):
     """A cell that ends only while the other chapter runs too."""
     return f"open({str(tmp_path / mine)!r}, 'w').close()\nwait_for({str(tmp_path / other)!r})"
+
+
+def arguments(given):
+    """What `course run` makes of its command line."""
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    return parser.parse_args(["run", *given])
 
 
 def begun(lines):
@@ -123,7 +132,8 @@ class TestRun:
         assert ["01_a", "02_b"] not in taken
         assert begun(side.lines) == ["01_a", "02_b"]
 
-    def test_a_gpu_is_not_shared(self, side, tmp_path):
+    def test_a_gpu_is_not_shared(self, side, tmp_path, monkeypatch):
+        monkeypatch.setattr(runner_module, "check_hardware", lambda *_: None)  # there may be none here
         alone = "import os\nfd = os.open({!r}, os.O_CREAT | os.O_EXCL)\nos.close(fd)\nos.remove({!r})"
         code = alone.format(*[str(tmp_path / "gpu")] * 2)
         results = side({"01_a": (code, 1, 1), "02_b": (code, 1, 1)}, device="cuda", cores=8)
@@ -149,7 +159,7 @@ class TestRun:
 
     def test_the_command_fails_and_names_the_failed_chapter(self, side, chapter, monkeypatch, capsys, tmp_path):
         chapters = [chapter("1 / 0", name="01_bad"), chapter("a = 1", name="02_good")]
-        args = argparse.Namespace(profile="smoke", seed=0, timeout=None, jobs=None, force=False)
+        args = arguments(["--profile", "smoke"])
         assert command._run(args, chapters, tmp_path / "out") == 1
         said = capsys.readouterr()
         assert "course: 01_bad failed in cell 3 of 3, `1 / 0`: ZeroDivisionError" in said.err
@@ -282,3 +292,75 @@ class TestProgress:
         assert command._jobs(text) == jobs
         with pytest.raises(argparse.ArgumentTypeError, match="'all' is neither a number nor auto"):
             command._jobs("all")
+
+
+def needing(chapter, name, *needed):
+    """The chapter's file, with `needs` in its metadata."""
+    path = chapter("a = 1", name=name).path
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["course"] = {"needs": list(needed)}
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+class TestNeeds:
+    """A chapter that reads another one's results."""
+
+    @pytest.fixture
+    def two(self, side, chapter, monkeypatch):
+        """two(code of 01_first) runs it and 02_second, which needs it and is the longer one."""
+        made = Runner._checked
+
+        def checked(runner, chapters):
+            for each in chapters:
+                if each.id == "02_second":
+                    notebook = json.loads(each.path.read_text())
+                    notebook["metadata"]["course"] = {"needs": ["01_first"]}
+                    each.path.write_text(json.dumps(notebook))
+            return made(runner, chapters)
+
+        monkeypatch.setattr(Runner, "_checked", checked)
+        read = "assert open('../01_first/outputs/made').read()"
+        write = "import os\nos.mkdir('outputs')\nprint({!r}, file=open('outputs/made', 'w'))"
+
+        def run(text="made", code=None, only=None):
+            cells = {"01_first": (code or write.format(text), 1, 1), "02_second": (read, 1, 99)}
+            side.lines.clear()
+            return side(cells, only=only, cores=2)
+
+        return run
+
+    def test_it_starts_when_the_other_has_ended(self, two, side):
+        assert [result.status for result in two()] == ["executed", "executed"]
+        assert begun(side.lines) == ["01_first", "02_second"]
+
+    def test_it_runs_again_when_the_other_changed(self, two):
+        two()
+        assert [result.status for result in two()] == ["unchanged", "unchanged"]
+        assert [result.status for result in two("other")] == ["executed", "executed"]
+
+    def test_alone_it_takes_what_lies_there(self, two):
+        two()
+        assert [result.status for result in two(only=["02_second"])] == ["unchanged"]
+        two("other", only=["01_first"])
+        assert [result.status for result in two(only=["02_second"])] == ["executed"]
+
+    def test_it_does_not_run_when_the_other_failed(self, two):
+        first, second = two(code="1 / 0")
+        assert (first.status, second.status) == ("failed", "failed")
+        assert second.message == "02_second was not run: it needs 01_first, which failed"
+
+    def test_a_circle_is_refused(self, chapter, tmp_path):
+        chapters = find_chapters([str(needing(chapter, "01_a", "02_b")), str(needing(chapter, "02_b", "01_a"))])
+        with pytest.raises(CourseError, match="in a circle: 01_a -> 02_b -> 01_a"):
+            Runner(tmp_path / "out", "smoke").run(chapters)
+
+    def test_what_is_needed_must_exist(self, chapter, tmp_path):
+        with pytest.raises(CourseError, match="02_b.ipynb needs '01_a', and there is no 01_a.ipynb beside it"):
+            Runner(tmp_path / "out", "smoke").run(find_chapters([str(needing(chapter, "02_b", "01_a"))]))
+
+    def test_needs_is_a_list(self, chapter, tmp_path):
+        path = needing(chapter, "01_a")
+        path.write_text(path.read_text().replace('"needs": []', '"needs": "02_b"'))
+        with pytest.raises(CourseError, match="`needs` is '02_b' and has to be a list"):
+            Runner(tmp_path / "out", "smoke").run(find_chapters([str(path)]))

@@ -1,15 +1,20 @@
 """Batch scripts and site rules, without Slurm. tests/cluster runs them on a real one."""
 
 import json
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from course_lib.cli import main
+from course_lib.commands.submit import make_job
 from course_lib.errors import CourseError
-from course_lib.execution.slurm.jobs import job_number, records, submit
+from course_lib.execution.profile import profile_path, read_profile
+from course_lib.execution.slurm import jobs
+from course_lib.execution.slurm.jobs import cancel, job_number, records, submit
 from course_lib.execution.slurm.script import Job, check, render, seconds_of
 from course_lib.execution.slurm.site import available_sites, load_site
 
@@ -65,10 +70,12 @@ class TestSites:
     def test_unknown_names_and_rules(self, tmp_path):
         with pytest.raises(CourseError, match="Did you mean vista?"):
             load_site("visat")
-        with pytest.raises(CourseError, match="is not valid.*gress"):
+        with pytest.raises(CourseError, match="no rule 'gress'.*Did you mean gres"):
             load_site("vista", ["gress=true"])
         with pytest.raises(CourseError, match="write it as RULE=VALUE"):
             load_site("vista", ["gres"])
+        with pytest.raises(CourseError, match="gres = 'maybe' of a site is not possible: it has to be true or false"):
+            load_site("vista", ["gres=maybe"])
         assert load_site("vista", ["requeue=true"]).requeue
         own = tmp_path / "mine.toml"
         own.write_text('[rules]\nlauncher = "mpirun"\n')
@@ -89,7 +96,13 @@ class TestCheck:
             ({"time": "two hours"}, "write it as HH:MM:SS"),
             ({"time": "00:04:00", "legs": 2}, "leaves no time before the 300 s"),
             ({"name": "a b"}, "letters, digits, dots and dashes"),
-            ({"account": "x; rm"}, "is no name of a partition, an account or a module"),
+            ({"nodes": -2}, "--nodes -2 is not possible: it has to be at least 1"),
+            ({"nodes": 0}, "--nodes 0"),
+            ({"legs": -3}, "--legs -3"),
+            ({"lead": -5, "legs": 2}, "--lead -5"),
+            ({"cpus": -4}, "--cpus-per-task -4"),
+            ({"time": "0"}, "needs a time limit above 0"),  # to Slurm it would be no limit
+            ({"account": "x; rm"}, "is not a name of a partition, an account or a module"),
             ({"after": "abc"}, "give the number of a job"),
             ({"partition": "skx-dev", "distributed": True}, "has no GPUs"),
         ],
@@ -100,7 +113,9 @@ class TestCheck:
 
     def test_the_charge(self):
         remarks = check(replace(JOB, nodes=2, legs=3), load_site("stampede3"))
-        assert remarks[0] == "at most 48 units are charged: 3 x 2 nodes x 2 h x 4"
+        assert remarks[0] == (
+            "at most 48 units are charged (jobs: 3, nodes: 2, hours: 2, units for each hour of a node: 4)"
+        )
         short = check(replace(JOB, time="00:01:00"), load_site("stampede3"))
         assert "at most 1 units" in short[0]  # a quarter of an hour is the least
 
@@ -153,6 +168,17 @@ class TestScript:
         text = script(replace(JOB, command=("train", "--dataset", "my notes.txt; x", "--output", "$HOME")))
         assert "--dataset 'my notes.txt; x' --output '$HOME'" in text
 
+    def test_words_are_quoted_for_the_other_shell_too(self, tmp_path):
+        job = replace(JOB, command=("train", "--dataset", "my notes.txt"), distributed=True, gpus=1)
+        text = render(job, load_site("any", ['launcher="ssh"']), tmp_path, tmp_path)
+        (line,) = (line for line in text.splitlines() if "course_lib.cli" in line)
+        words = shlex.split(line.partition(" &")[0])
+        assert shlex.split(" ".join(words))[-3:] == ["train", "--dataset", "my notes.txt"]  # ssh joins them by blanks
+
+    def test_only_the_chapter_stands_for_the_element(self):
+        text = script(replace(JOB, array=("03_lora",), command=("run", "{}", "--set", "03_lora.x={}", "--set", "{}")))
+        assert """cli run "$word" --set '03_lora.x={}' --set '{}';""" in text
+
     def test_folders_that_a_comment_cannot_hold(self):
         with pytest.raises(CourseError, match="without blanks, quotes"):
             render(JOB, load_site("any"), Path("/my jobs/1"), Path("/work/course"))
@@ -198,6 +224,22 @@ class TestSubmitting:
             submit(JOB, load_site("stampede3"), tmp_path / "jobs" / "a", tmp_path)
         assert not (tmp_path / "jobs" / "a").exists()
 
+    def test_a_refusal_to_cancel_is_said(self, slurm):
+        slurm("scancel", "scancel: error: Kill job error on job id 2: Access/permission denied", 1)
+        with pytest.raises(CourseError, match="scancel refused:.*permission denied"):
+            cancel({"jobs": ["1", "2"]})
+        slurm("scancel", "scancel: error: Kill job error on job id 2: Invalid job id specified", 1)
+        cancel({"jobs": ["1", "2"]})  # Slurm has forgotten it
+
+    def test_stopped_between_two_legs(self, slurm, tmp_path, monkeypatch):
+        slurm("sbatch", "4711")
+        slurm("scancel", "")
+        monkeypatch.setattr(jobs, "job_number", Mock(side_effect=["4711", KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            submit(replace(JOB, legs=2), load_site("stampede3"), tmp_path / "jobs" / "a", tmp_path)
+        assert calls(tmp_path)[-1] == "scancel 4711"
+        assert not (tmp_path / "jobs" / "a").exists()
+
     def test_without_slurm(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(CourseError, match="There is no sbatch here: submit from a login node"):
@@ -212,7 +254,10 @@ class TestCommand:
             (["--array"], "words=(00_foundations"),
             (["pipeline"], "pipeline run --profile tacc_gh200"),
             (["--", "train", "--mode", "full", "--output", "runs/x"], "train --mode full --output runs/x"),
-            (["--set", "slurm.nodes=2", "pipeline"], "#SBATCH --nodes=2"),
+            (["--set", "slurm.nodes=2", "pretrain"], "#SBATCH --nodes=2"),
+            (["pretrain"], "torchrun --nnodes=4"),
+            (["pretrain"], "pretrain --model modern-400m --seq-len 2048 --batch-size 12"),
+            (["pretrain"], "--dataset-mix openwebtext=0.8 bookcorpus=0.1 tinystories=0.1 --tokens-target 5000000000"),
             (["--legs", "2", "--", "train", "--output", "runs/x"], "--output runs/x --resume auto"),
         ],
     )
@@ -226,6 +271,10 @@ class TestCommand:
         ("words", "said"),
         [
             (["99"], "99"),
+            (["lora"], "'lora' is neither a chapter (03, 03_lora or a notebook's path) nor a command of course"),
+            (["--", "trian", "--mode", "full"], "Did you mean train?"),
+            (["03", "--nodes", "0"], "--nodes 0"),
+            (["03", "--lead", "0"], "--lead 0"),
             (["--array", "pipeline"], "--array is for chapters"),
             (["--time", "99:00:00"], "at most 48 hours"),
             (["--site", "mars"], "There is no site 'mars'"),
@@ -234,6 +283,34 @@ class TestCommand:
     def test_refusals(self, capsys, words, said):
         assert main(["submit", "--profile", "tacc_gh200", "--dry-run", *words]) == 2
         assert said in capsys.readouterr().err
+
+    def test_a_notebooks_path_gives_the_job_its_name(self, capsys):
+        assert main(["submit", "notebooks/03_lora.ipynb", "--profile", "tacc_gh200", "--dry-run"]) == 0
+        assert "#SBATCH --job-name=03_lora\n" in capsys.readouterr().out
+
+    def test_sites_are_listed_without_a_profile(self, capsys):
+        assert main(["submit", "--list-sites"]) == 0
+        assert "vista" in capsys.readouterr().out
+        assert main(["submit", "03"]) == 2
+        assert "Give --profile" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("chapters", [[], ["01_good"]])
+    def test_collecting_takes_what_ran_whatever_was_set(self, tmp_path, monkeypatch, chapters):
+        """A setting begins with the chapter's number, but it is not a chapter."""
+        (tmp_path / "notebooks").mkdir()
+        (tmp_path / "pyproject.toml").write_text("")
+        monkeypatch.chdir(tmp_path)
+        for chapter in ("01_good", "02_other"):
+            (tmp_path / "build/run/cpu" / chapter).mkdir(parents=True)
+        folder = tmp_path / "build/jobs/a"
+        folder.mkdir(parents=True)
+        command = ["run", *chapters, "--profile", "cpu", "--set", "01_good.steps=5"]
+        record = {"jobs": ["1"], "command": command, "array": [], "submitted": "2026"}
+        (folder / "job.json").write_text(json.dumps(record))
+        (tmp_path / ".results.partial").mkdir()  # an attempt that was interrupted
+        assert main(["jobs", "collect", "1", "--to", "results"]) == 0
+        found = {path.name for path in (tmp_path / "results").iterdir()}
+        assert found == {"job.json", *(chapters or ["01_good", "02_other"])}
 
     def test_a_profile_without_slurm(self, capsys):
         assert main(["submit", "03", "--profile", "cpu", "--dry-run"]) == 2
@@ -247,3 +324,18 @@ class TestCommand:
         assert "nothing has been submitted from this clone yet" in capsys.readouterr().out
         assert main(["jobs", "logs", "1"]) == 2
         assert main(["jobs", "cancel"]) == 2
+
+    def test_what_is_submitted_can_be_parsed_by_the_command_that_runs(self, tmp_path, monkeypatch):
+        from course_lib.cli import parser
+
+        monkeypatch.setenv("SCRATCH", str(tmp_path))
+        for what in (["pipeline"], ["pretrain"], ["03"]):
+            args = parser().parse_args(["submit", *what, "--profile", "tacc_h100", "--legs", "2"])
+            job = make_job(args, read_profile(profile_path("tacc_h100")), load_site("stampede3"))
+            assert callable(parser().parse_args(list(job.command)).run)
+
+    def test_the_pipeline_is_one_process(self, capsys):
+        assert main(["submit", "pipeline", "--profile", "tacc_gh200", "--dry-run"]) == 0
+        script = capsys.readouterr().out
+        assert "#SBATCH --nodes=1" in script
+        assert "--nnodes" not in script

@@ -1,5 +1,6 @@
 """Who may ask, from where, and how large a body may be."""
 
+import asyncio
 import http.client
 import logging
 import socket
@@ -10,8 +11,10 @@ import httpx
 import pytest
 from scripted_engine import ScriptedEngine, wait_until
 
-from course_lib.inference.server.guard import as_address, host_name
+from course_lib.inference.server.guard import Guard, as_address, host_name
 from course_lib.inference.server.limits import Limits
+from course_lib.inference.server.metrics import Metrics
+from course_lib.serve.settings import from_environment
 
 BODY = {"prompt": "abc"}
 
@@ -102,9 +105,12 @@ def test_without_a_key_only_loopback_is_answered(chatty):
         app = create_app(ScriptedEngine(), chatty, "tiny", **options)
         # The test client takes the connection's address from the URL.
         with TestClient(app, base_url="http://192.0.2.7:8000") as client:
-            return client.post("/generate", json=BODY, headers={"Authorization": "Bearer k"}).status_code
+            return client.post("/generate", json=BODY, headers={"Authorization": "Bearer k"})
 
-    assert [asked(), asked(any_address=True), asked(api_key="k")] == [403, 200, 200]
+    answers = [asked(), asked(any_address=True), asked(api_key="k")]
+    assert [answer.status_code for answer in answers] == [403, 200, 200]
+    from_environment({"COURSE_SERVE_API_KEY": "k"})  # the variable that the message names exists
+    assert "Set COURSE_SERVE_API_KEY." in answers[0].json()["error"]["message"]
 
 
 def test_hosts_and_addresses():
@@ -179,3 +185,29 @@ def test_headers_that_every_answer_has(client):
     for answer in (asked.get("/"), asked.post("/generate", json={}), asked.get("/nowhere")):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_server_that_is_stopped_at_once_says_so():
+    """A second Ctrl-C cancels what runs. uvicorn would answer 500, with a traceback in the log."""
+    sent = []
+
+    async def endless(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    async def call():
+        guard = Guard(endless, Limits(), Metrics(dict, ("/generate",)))
+        scope = {"type": "http", "path": "/generate", "headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 1)}
+        task = asyncio.create_task(guard(scope, receive, send))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    asyncio.run(call())
+    assert sent[0]["status"] == 503
+    assert b"The server was stopped before the answer was complete" in sent[1]["body"]

@@ -109,6 +109,27 @@ def test_schemathesis_finds_no_5xx(folders, tmp_path):
         assert f'course_http_requests_total{{path="{path}",status="200"}}' in found, path
 
 
+def test_a_second_ctrl_c_does_not_wait(folders):
+    with served("--model", folders["tiny"], "--max-answers", 200, "--max-queue", 200) as running:
+        call = {"model": "tiny", "prompt": "a", "max_tokens": 100, "n": 200, "ignore_eos": True}
+        statuses = []
+        asking = threading.Thread(
+            target=lambda: statuses.append(
+                httpx.post(f"{running.url}/v1/completions", json=call, timeout=60).status_code
+            )
+        )
+        asking.start()
+        while not numbers(running)["course_running"]:
+            time.sleep(0.01)
+        running.process.send_signal(signal.SIGINT)
+        while "Waiting for connections to close" not in running.output:
+            time.sleep(0.01)
+        running.process.send_signal(signal.SIGINT)
+        asking.join(60)
+        assert running.process.wait(30) == 128 + signal.SIGINT  # and not the -6 of a crash
+        assert statuses == [503]
+
+
 def test_sigterm_finishes_what_runs(folders):
     with served("--model", folders["tiny"], "--max-batch", 2) as running:
         call = {"model": "tiny", "prompt": "a", "max_tokens": 120, "temperature": 0, "n": 8}

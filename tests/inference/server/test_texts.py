@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib.errors import CourseError
-from course_lib.inference.server.texts import Answer
+from course_lib.inference.pieces import Answer
 
 
 class ByteTokenizer:

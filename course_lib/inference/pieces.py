@@ -1,10 +1,49 @@
-"""The text of one answer as it comes, up to the first stop text."""
+"""From tokens to pieces of text that never split a character, up to the first stop text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
-from course_lib.inference.streaming import TextPieces
+
+UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are no character
+
+
+class TextPieces:
+    """Token ids in, text out: a piece is what a token adds, once it is a whole number of characters.
+
+    A token of a byte-level tokenizer is a piece of UTF-8, which can end within a character, and some tokenizers drop
+    the blank before a text's first token. So a few tokens before the new ones are decoded along with them, and a piece
+    that ends in an unfinished character waits for the next token. All pieces joined are `tokenizer.decode` of all
+    tokens.
+
+    Args:
+        tokenizer: the model's.
+    """
+
+    def __init__(self, tokenizer: ModelTokenizer):
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.start = self.read = 0  # the tokens decoded for context, and those whose text is out
+
+    def add(self, tokens: Iterable[int], last: bool = False) -> str:
+        """Take new tokens.
+
+        Args:
+            tokens: their ids.
+            last: nothing follows, so nothing waits any longer.
+
+        Returns:
+            The text that has become certain, maybe none.
+        """
+        self.tokens += tokens
+        before = self.tokenizer.decode(self.tokens[self.start : self.read])
+        now = self.tokenizer.decode(self.tokens[self.start :])
+        if len(now) <= len(before) and not last:
+            return ""
+        if now.endswith(UNFINISHED) and not last:
+            return ""
+        self.start, self.read = self.read, len(self.tokens)
+        return now[len(before) :]
 
 
 class Answer:

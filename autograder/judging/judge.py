@@ -1,0 +1,288 @@
+"""Decides how many points a submission gets, in a process in which none of its code runs.
+
+The test cells of the assignment run here. What they call runs there, in the sandbox, and answers with plain data. So a
+submission can change what it answers, which is its right, and nothing else.
+"""
+
+import ast
+import builtins
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from autograder import notebook
+from autograder.judging.checks import asked_for, checks, forbidden
+from autograder.judging.remote import Remote
+from autograder.judging.session import Clock, Ended, Session, shortened
+from autograder.judging.stage import LIBRARIES, Stage
+from autograder.notebook import Cell, Notebook
+from autograder.running import IMPORTS
+from autograder.sandbox.limits import Limits
+from autograder.student.explain import advice
+from course_lib.errors import printable
+
+LONGEST = 2000  # characters of a message
+WHOLE = 6  # how many times what a cell may take a submission may take
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one part.
+
+    part: which. points: what it gets. message: why it does not get all, "" where it does. called: the call that the
+    message is about. hint: what the assignment says to that. hidden: whether a hidden test failed. reached: False where
+    the time for the submission was over before. cell: what the part's own cell complained about.
+    """
+
+    part: notebook.Part
+    points: float
+    message: str = ""
+    called: str = ""
+    hint: str = ""
+    hidden: bool = False
+    reached: bool = True
+    cell: str = ""
+
+
+def is_judged(whole: Notebook) -> bool:
+    """Whether the assignment's checks are made for the judge: its metadata say so."""
+    return bool(whole.metadata.get("course", {}).get("judged"))
+
+
+class Judge:
+    """Judges one submission; use it in a `with` block."""
+
+    def __init__(
+        self,
+        whole: Notebook,
+        *,
+        sandbox: bool = True,
+        seed: int | None = None,
+        limits: Limits | None = None,
+        tell: Callable[[Verdict], object] = lambda verdict: None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            whole: A rebuilt submission: the assignment's own cells with the student's answers, see `rebuild`.
+            sandbox: False to run the submission's code with our own rights.
+            seed: The course's secret, which varies the random inputs of hidden tests; None leaves them as they are.
+            limits: What the submission may use; by default what its assignment says.
+            tell: Called with each verdict as soon as it is known.
+        """
+        self.whole, self.sandbox, self.seed, self.tell = whole, sandbox, seed, tell
+        about = whole.metadata.get("course", {})
+        part = about.get("seconds_per_cell", 20)
+        self.clock = Clock(WHOLE * part, part)
+        self.limits = limits or Limits(wall=10 * WHOLE * part, cpu=WHOLE * part)
+        self.libraries = about.get("libraries", LIBRARIES)
+        self.sessions: dict[frozenset[str], Session] = {}
+        self.lost: dict[str, str] = {}  # cells that ended their process, and how
+        self.flagged: list[str] = []
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "Judge":
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="course-judge-")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def verdicts(self) -> list[Verdict]:
+        """Judge all parts, in order, but those that a person grades."""
+        found = []
+        for part in (part for part in notebook.parts(self.whole) if not part.manual):
+            found.append(self.verdict(part))
+            self.tell(found[-1])
+        return found
+
+    def verdict(self, part: notebook.Part) -> Verdict:
+        """Judge one part: its cells in a clean process, then its checks here.
+
+        Args:
+            part: One of the notebook's.
+        """
+        if self.clock.left <= 0:
+            why = f"not run: the submission as a whole took over {self.clock.whole:g} seconds"
+            return Verdict(part, 0, why, reached=False)
+        test = next(cell for cell in self.whole.cells if notebook.grade_id(cell) == part.id)
+        refused = forbidden(test.source)
+        if refused not in self.sessions:
+            stage = Stage(self.folder / str(len(self.sessions)), refused, self.libraries)
+            session = Session(stage, self.limits, self.clock, sandbox=self.sandbox)
+            self.sessions[refused] = self.stack.enter_context(session)
+        session = self.sessions[refused]
+        cells, own = self._cells(test)
+        verdict = self._attempt(session, test, part, cells, own)
+        others = {notebook.grade_id(cell) for cell in self.whole.cells if notebook.is_solution(cell)} - own
+        alone = [(name, source) for name, source in cells if name not in others]
+        if verdict.message and not session.late and len(alone) < len(cells):
+            # what the cells of other parts do to this process must not cost it its points
+            again = self._attempt(session, test, part, alone, own)
+            verdict = verdict if again.message else again
+        return verdict
+
+    def _attempt(
+        self, session: Session, test: Cell, part: notebook.Part, cells: list[tuple[str, str]], own: set[str]
+    ) -> Verdict:
+        """Judge a part after some cells."""
+        names = self.names
+        try:
+            complaint = self._begin(session, cells, own)
+            for name in asked_for(test.source) - names.keys() - vars(builtins).keys():
+                names[name] = Remote(session, name)
+            verdict = self._checked(session, test, part, names)
+            if verdict.message and complaint:
+                said = f"the cell with your answer stops: {complaint}"
+                verdict = Verdict(part, 0, said, hidden=verdict.hidden, cell=complaint)
+            return verdict
+        finally:
+            session.end()
+            for name in [name for name, value in names.items() if isinstance(value, Remote)]:
+                del names[name]
+
+    def _begin(self, session: Session, cells: list[tuple[str, str]], own: set[str]) -> str:
+        """Run the cells, without those that end their process; what the part's own cell complains about, or ""."""
+        while True:
+            running = [(name, source) for name, source in cells if name not in self.lost]
+            try:
+                failed = session.begin(running)
+            except Ended as error:
+                cell = session.cell
+                if cell not in dict(running):  # it lies about its cells
+                    cell = next((name for name, _ in running if name in own), running[-1][0] if running else "")
+                if not cell or self.clock.left <= 0:
+                    return str(error)
+                self.lost[cell] = str(error)
+                self.flagged.append(f"{cell}: {error}")
+                continue
+            complaints = [self.lost[name] for name in own if name in self.lost]
+            complaints += [_described(failed[name]) for name in own if isinstance(failed.get(name), dict)]
+            return complaints[0] if complaints else ""
+
+    def _checked(self, session: Session, test: Cell, part: notebook.Part, names: dict[str, Any]) -> Verdict:
+        """Run the checks up to the first that fails."""
+        for check in checks(part.id, test.source):
+            session.called = None
+            try:
+                with varied(self.seed if check.hidden else None):
+                    exec(check.code, names)
+            except Exception as error:
+                message = _tidy(_message(error))
+                if isinstance(error, Ended) or session.ended:
+                    message = _tidy(session.ended or str(error))
+                    self.flagged.append(f"{part.id}: {message}")
+                if check.hidden:
+                    about = check.note or "a case that the visible checks do not have"
+                    return Verdict(part, 0, f"a hidden test fails: {about}", hidden=True)
+                return Verdict(part, 0, message, _call(session.called), check.note)
+        return Verdict(part, part.points)
+
+    @cached_property
+    def names(self) -> dict[str, Any]:
+        """The names of the assignment's first cell, for its checks."""
+        names: dict[str, Any] = {"__name__": "__main__"}
+        for cell in self.whole.cells:
+            if _is_setup(cell):
+                exec(compile(cell.source, "<setup>", "exec"), names)
+        names["check_own"] = lambda *answers: None  # what an answer may not use is not in its process
+        return names
+
+    def _cells(self, test: Cell) -> tuple[list[tuple[str, str]], set[str]]:
+        """The cells to run before a test, and the names of those that are the part's own."""
+        cells: list[tuple[str, str]] = []
+        own: set[str] = set()
+        for number, cell in enumerate(self.whole.cells):
+            if cell is test:
+                break
+            if notebook.is_test(cell):
+                own = set()
+            elif cell.cell_type == "code" and (_is_students(cell) or _is_setup(cell)):
+                name = notebook.grade_id(cell) or f"your own cell {number + 1}"
+                cells.append((name, _python(cell.source)))
+                if notebook.is_solution(cell):
+                    own.add(name)
+        return cells, own
+
+
+@contextmanager
+def varied(seed: int | None) -> Iterator[None]:
+    """NumPy's `default_rng(seed)` gives other numbers within, which depend on the secret; None leaves it as it is.
+
+    Args:
+        seed: The secret.
+    """
+    if seed is None:
+        yield
+        return
+    original = np.random.default_rng
+
+    def other(given: Any = None) -> np.random.Generator:
+        return original([seed, *np.atleast_1d(given).tolist()] if given is not None else None)
+
+    with mock.patch.object(np.random, "default_rng", other):
+        yield
+
+
+def _is_students(cell: Cell) -> bool:
+    return notebook.grade_id(cell) is None or (notebook.is_solution(cell) and not notebook.is_test(cell))
+
+
+def _is_setup(cell: Cell) -> bool:
+    """Whether it is one of the assignment's own cells that imports something."""
+    given = cell.cell_type == "code" and not _is_students(cell) and not notebook.is_test(cell)
+    return given and IMPORTS.search(cell.source) is not None
+
+
+def _python(source: str) -> str:
+    """A cell as Python, without IPython's magic commands."""
+    try:
+        ast.parse(source)
+        return source
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if not any(line.lstrip().startswith(("%", "!")) for line in source.splitlines()):
+            return source
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        return TransformerManager().transform_cell(source)
+    except Exception:  # whatever it makes of odd text: the cell then fails there
+        return source
+
+
+def _described(error: dict[str, Any]) -> str:
+    """What a cell raised, in words."""
+    kinds, text, where = error.get("kinds"), error.get("text"), error.get("where")
+    kind = kinds[0] if isinstance(kinds, list) and kinds else "an error"  # it may hold anything
+    return _tidy(f"{kind}{f': {text}' if text else ''}{f', in {where}' if where else ''}")
+
+
+def _message(error: Exception) -> str:
+    """What a check or an answer complained about, in words."""
+    text, where = str(error), getattr(error, "where", "")
+    if isinstance(error, AssertionError) and text:
+        return text
+    kind = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{kind}{f', in {where}' if where else ''}{advice(text)}"
+
+
+def _call(called: Any) -> str:
+    """The last call of an answer, as one would write it."""
+    if called is None:
+        return ""
+    name, arguments, named = called
+    shown = [shortened(each) for each in arguments] + [f"{key}={shortened(each)}" for key, each in named.items()]
+    return _tidy(f"{name}({', '.join(shown)})")
+
+
+def _tidy(text: str) -> str:
+    """A stranger's text of a moderate length, without control characters; its lines are kept."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"
+    return "\n".join(printable(line) for line in text.split("\n"))

@@ -1,0 +1,63 @@
+"""Verdicts as nbgrader has results: in the outputs of the test cells, from which it takes the points."""
+
+from collections.abc import Iterable
+
+from autograder import notebook
+from autograder.judging.judge import Verdict
+from autograder.notebook import Notebook
+from autograder.running import NOT_REACHED
+
+NO_SANDBOX = (
+    "GRADED WITHOUT A SANDBOX: the submission's code ran with the grader's rights and could read and change its files."
+)
+
+
+def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool = True) -> None:
+    """Put the verdicts into the notebook, in the place of whatever outputs it has.
+
+    To nbgrader an error is no points, a number is a partial score, and no output is all points.
+
+    Args:
+        whole: The notebook, which is changed.
+        verdicts: One of each part.
+        sandbox: False where there was none: the notebook, and so the feedback, says it.
+    """
+    cells = {notebook.grade_id(cell): cell for cell in whole.cells}
+    for cell in whole.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    for verdict in verdicts:
+        cell = cells[verdict.part.id]
+        if verdict.message:
+            _fail(cell, NOT_REACHED if not verdict.reached else "AssertionError", explained(verdict))
+    first = next((cell for cell in whole.cells if cell.cell_type == "code" and not notebook.is_test(cell)), None)
+    if not sandbox and first is not None:
+        import nbformat
+
+        first.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=f"{NO_SANDBOX}\n"))
+
+
+def explained(verdict: Verdict) -> str:
+    """Why a part did not get its points: what was expected and what came, on which input, and what to try.
+
+    Args:
+        verdict: One with a message.
+    """
+    return "\n".join([verdict.message, *details(verdict)])
+
+
+def details(verdict: Verdict) -> list[str]:
+    """What is said besides the message: the call that it is about, and the assignment's hint."""
+    said = []
+    if verdict.called and not verdict.cell and verdict.called not in verdict.message:
+        said.append(f"the call was {verdict.called}")
+    if verdict.hint and not verdict.cell:
+        said.append(f"hint: {verdict.hint}")
+    return said
+
+
+def _fail(cell: notebook.Cell, ename: str, evalue: str) -> None:
+    import nbformat
+
+    traceback = [f"\x1b[0;31m{ename}\x1b[0m: {evalue}"]
+    cell.outputs.append(nbformat.v4.new_output("error", ename=ename, evalue=evalue, traceback=traceback))

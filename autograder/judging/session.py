@@ -1,0 +1,260 @@
+"""The judge's end of the line to a submission's process: it sends requests, waits for data, and ends what is slow."""
+
+import os
+import select
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from autograder.judging import wire
+from autograder.judging.stage import INSIDE, Stage
+from autograder.sandbox.limits import MIB, Limits
+from autograder.sandbox.process import Sandbox, python
+from course_lib.errors import CourseError
+
+START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.main({folder!r}, {alone!r})"
+NOT_STARTED = (
+    "The process for a submission did not start ({why}), so nothing was graded. Try `bwrap --unshare-all --ro-bind / /"
+    " true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading defends against'."
+)
+MOST = 4 * MIB  # bytes of an answer, which may take fifty times as much memory once it is read
+STARTING = 60.0  # seconds that Python and NumPy may take to start
+PATIENCE = 5.0  # seconds that a part's process may take to end
+
+
+class Ended(Exception):
+    """The submission's process is gone, or was ended; the message says why."""
+
+
+class Clock:
+    """How long a submission may take, in seconds of waiting for it.
+
+    Attributes:
+        whole: What all of it may take.
+        part: What one cell, or the checks of one part, may take.
+        left: What is left of the whole.
+        deadline: What is left for the cell or the checks that are run now.
+    """
+
+    def __init__(self, whole: float, part: float) -> None:
+        self.whole, self.part, self.left, self.deadline = whole, part, whole, part
+
+    def begin(self) -> None:
+        """A new cell, or the checks of a part."""
+        self.deadline = min(self.part, self.left)
+
+    def spend(self, seconds: float) -> None:
+        """Time has passed."""
+        self.left -= seconds
+        self.deadline -= seconds
+
+
+class Session:
+    """One process, started when it is first needed and again after it was ended; use it in a `with` block."""
+
+    def __init__(self, stage: Stage, limits: Limits, clock: Clock, *, sandbox: bool = True) -> None:
+        """Prepare it.
+
+        Args:
+            stage: What the process sees.
+            limits: What it may use.
+            clock: What the submission has left; time that is spent on waiting for the process is taken from it.
+            sandbox: False to run it with our own rights.
+        """
+        self.stage, self.limits, self.clock, self.sandbox = stage, limits, clock, sandbox
+        self.running: Sandbox | None = None
+        self.cell = ""  # the cell that began last
+        self.called: tuple | None = None  # the last call: name, arguments, and named ones
+        self.late = False  # whether it was too slow
+        self.ended = ""  # why the current part has no process any more
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, cells: list[tuple[str, str]]) -> dict[str, dict]:
+        """Run a part's cells in a clean process.
+
+        Args:
+            cells: Their names and sources, in order.
+
+        Returns:
+            What the cells raised that failed, by name; see `worker.described`.
+
+        Raises:
+            Ended: The process ended in one of them (`cell`), or took too long for it.
+        """
+        self.cell, self.ended, self.late = "", "", False
+        if self.running is None:
+            self._start()
+        self._send({"do": "part", "cells": cells})
+        for _ in range(len(cells) + 1):
+            self.clock.begin()
+            said = self._receive()
+            if isinstance(said.get("failed"), dict):
+                self.clock.begin()
+                return said["failed"]
+            self.cell = str(said.get("cell"))
+        raise self._gone("its answer was no answer")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request to the part's process, and wait for its answer.
+
+        Args:
+            request: See `worker`.
+
+        Raises:
+            Ended: The process ended before it answered, or took too long.
+        """
+        if self.ended or self.running is None:
+            raise Ended(self.ended or "its process is gone")
+        self._send(request)
+        return self._receive()
+
+    def end(self) -> None:
+        """The part is over."""
+        if self.running is None or self.ended:
+            return
+        self.clock.deadline = PATIENCE
+        try:
+            self._send({"do": "end"})
+            if "ended" not in self._receive(decide=False):
+                raise self._gone("its answer was no answer")
+        except Ended:
+            pass
+
+    def close(self) -> None:
+        """End the process, and all that it has started."""
+        if self.running is not None:
+            self.running.close()
+            self.running = None
+
+    def _start(self) -> None:
+        folder = INSIDE if self.sandbox else str(self.stage.folder)
+        program = python("-c", START.format(folder=folder, alone=self.sandbox))
+        self.running = Sandbox(program, self.limits, self.stage.seen, sandbox=self.sandbox)
+        os.set_blocking(self.running.stdin.fileno(), False)
+        # a slow disk is not the submission's fault, of whose code nothing has run yet
+        left, self.clock.deadline = self.clock.left, STARTING
+        try:
+            self._receive()
+        except Ended as error:
+            raise CourseError(NOT_STARTED.format(why=error)) from error
+        self.clock.left = left
+        self.clock.begin()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        """Write a request, also to a process that does not read."""
+        assert self.running is not None
+        data = wire.dump(request, _stand_in)
+        left = memoryview(struct.pack(">Q", len(data)) + data)
+        pipe = self.running.stdin.fileno()
+        while left:
+            before = time.monotonic()
+            ready = select.select([], [pipe], [], max(0.0, self.clock.deadline))[1]
+            self.clock.spend(time.monotonic() - before)
+            if not ready:
+                raise self._gone(self._too_long())
+            try:
+                left = left[os.write(pipe, left) :]
+            except OSError as error:
+                raise self._gone("it ended its process") from error
+
+    def _receive(self, decide: bool = True) -> dict[str, Any]:
+        """An answer, which is a dictionary with texts as keys; whatever else comes is the end of the process.
+
+        Args:
+            decide: Whether the end of the part's process is an error.
+        """
+        frame = self._frame()
+        before = time.monotonic()
+        try:
+            said = wire.load(frame, Reference)
+        except wire.WireError as error:
+            raise self._gone(f"its answer was {error}") from error
+        self.clock.spend(time.monotonic() - before)
+        if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
+            raise self._gone("its answer was no answer")
+        if decide and "ended" in said:
+            self.ended = _status(said["ended"])
+            raise Ended(self.ended)
+        return said
+
+    def _frame(self) -> bytes:
+        head = struct.unpack(">Q", self._read(wire.LENGTH))[0]
+        if head > MOST:
+            raise self._gone(f"its answer was larger than {MOST // MIB} MiB")
+        return self._read(head)
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes, before the clock has run out."""
+        assert self.running is not None
+        found, pipe = bytearray(), self.running.stdout.fileno()
+        while len(found) < size:
+            before = time.monotonic()
+            ready = select.select([pipe], [], [], max(0.0, self.clock.deadline))[0]
+            self.clock.spend(time.monotonic() - before)
+            if not ready:
+                raise self._gone(self._too_long())
+            piece = os.read(pipe, min(size - len(found), MIB))
+            if not piece:
+                raise self._gone(self.running.stopped or "it ended its process")
+            found += piece
+        return bytes(found)
+
+    def _too_long(self) -> str:
+        self.late = True
+        if self.clock.left <= 0:
+            return f"the submission as a whole took over {self.clock.whole:g} seconds and was stopped"
+        return f"it took over {self.clock.part:g} seconds and was stopped: is there an endless loop?"
+
+    def _gone(self, why: str) -> Ended:
+        """What to raise where the process is of no use any more: it is ended, and the next part has a new one."""
+        assert self.running is not None
+        self.ended = self.running.stopped or why
+        self.close()
+        return Ended(self.ended)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An object that stayed in the submission's process: its number there, and its type's name."""
+
+    number: int
+    kind: str
+
+
+def _stand_in(value: Any) -> Any:
+    """The number of what a stand-in stands for; a check that sends anything else is not a judged one."""
+    reference = getattr(type(value), "reference_of", None)
+    if reference is None:
+        raise NotData(f"a check sends a {type(value).__name__} to an answer, which is no plain data")
+    number = reference(value)
+    return {"r": [number, ""]}
+
+
+class NotData(BaseException):
+    """A mistake of the assignment, which must not pass for one of the submission."""
+
+
+def _status(code: Any) -> str:
+    """How a process ended, in words."""
+    if not isinstance(code, int):
+        return "it ended its process"
+    if code == 0:
+        return "it ended its process (a call of os._exit or of exit)"
+    return f"its process ended with status {code} (a crash in compiled code, or a call of os._exit)"
+
+
+def shortened(value: Any, most: int = 200) -> str:
+    """A value on one line of a moderate length.
+
+    Args:
+        value: Plain data.
+        most: Characters.
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[: most - 20]} … ({len(text)} characters)"

@@ -1,0 +1,172 @@
+"""The numbers that a chapter is expected to record, and how far a run may be from them.
+
+They lie beside the notebook, in `expected/PROFILE/CHAPTER.json`::
+
+    {"chapter": "03_lora", "profile": "smoke", "seed": 0, "relative": 0.001, "absolute": 1e-06,
+     "values": {"loss_last": 3.93, "gpt2_trained.8": 294912},
+     "tolerances": {"loss_*": {"relative": 0.05}, "switch_ms": null}}
+
+A number with a fraction may differ by ``absolute + relative * abs(expected)``. Whole numbers, texts and truth values
+must be equal. `tolerances` has patterns of names with a band of their own, for whole numbers too, and null says that a
+value is not compared. A person edits the bands, and writing new values keeps them.
+"""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from course_lib.execution.notebooks.project import Chapter
+from course_lib.execution.notebooks.results import Result, read_json
+from course_lib.files import write_json
+
+# A thousandth is far more than another order of float32 sums gives, and less than any change of a method.
+RELATIVE = 1e-3
+# Differences between two computations of the same thing are rounding: 2e-16 and 7e-16 say the same.
+ABSOLUTE = 1e-6
+# Values that depend on the machine, by the units and words in their names.
+MEASURED = re.compile(r"(^|[_. ])(ms|seconds|speed|times?|minutes|per_second|peak_bytes|memory_peak)($|[_. ])")
+
+
+def expected_file(chapter: Chapter, profile: str) -> Path:
+    """Where the expected numbers of a chapter are.
+
+    Args:
+        chapter: the chapter.
+        profile: the profile's name, without a path.
+
+    Returns:
+        The path; the file may not exist.
+    """
+    return chapter.path.parent / "expected" / profile / f"{chapter.id}.json"
+
+
+def flattened(values: Any, name: str = "") -> dict[str, Any]:
+    """Recorded values without nesting: ``{"a": {"b": [1, 2]}}`` becomes ``{"a.b.0": 1, "a.b.1": 2}``.
+
+    Args:
+        values: what the chapter recorded.
+        name: in front of all names.
+
+    Returns:
+        The values by name.
+    """
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {name: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flattened(value, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def write_expected(chapter: Chapter, profile: str, seed: int, recorded: dict) -> Path:
+    """Make a run's numbers the expected ones. Bands that are in the file stay as they are.
+
+    Args:
+        chapter: the chapter.
+        profile: the profile's name.
+        seed: of the run.
+        recorded: what the chapter recorded.
+
+    Returns:
+        The file.
+    """
+    path = expected_file(chapter, profile)
+    before = read_json(path) or {}
+    values = flattened(recorded)
+    measured = {name: None for name in values if MEASURED.search(name)}
+    content = {
+        "chapter": chapter.id,
+        "profile": profile,
+        "seed": seed,
+        "relative": before.get("relative", RELATIVE),
+        "absolute": before.get("absolute", ABSOLUTE),
+        "values": values,
+        "tolerances": measured | before.get("tolerances", {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+    return path
+
+
+def drifts(expected: dict, recorded: dict) -> Iterator[str]:
+    """How a run differs from what is expected.
+
+    Args:
+        expected: the file's content.
+        recorded: what the chapter recorded now. Values that the file does not have are not compared.
+
+    Yields:
+        One sentence for each value outside its band, with both values.
+    """
+    found = flattened(recorded)
+    for name, wanted in expected["values"].items():
+        band = band_of(expected, name)
+        if band is None:
+            continue
+        if name not in found:
+            yield f"{name} was not recorded; expected {wanted!r}."
+        elif not _inside(found[name], wanted, band):
+            width = f" ± {band:.2g}" if band else ""
+            yield f"{name} is {_digits(found[name])}, expected {_digits(wanted)}{width}."
+
+
+def band_of(expected: dict, name: str) -> float | None:
+    """How far a value may be from the expected one.
+
+    Args:
+        expected: the file's content.
+        name: the value's name.
+
+    Returns:
+        The half width; 0: it must be equal. None: it is not compared.
+    """
+    wanted, own = expected["values"][name], {}
+    for pattern, tolerance in expected.get("tolerances", {}).items():
+        if fnmatchcase(name, pattern):
+            if tolerance is None:
+                return None
+            own = tolerance
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or (isinstance(wanted, int) and not own):
+        return 0.0
+    relative = own.get("relative", expected.get("relative", RELATIVE))
+    return own.get("absolute", expected.get("absolute", ABSOLUTE)) + relative * abs(wanted)
+
+
+def _inside(found: Any, wanted: Any, band: float) -> bool:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (found, wanted))
+    return abs(found - wanted) <= band if numbers else found == wanted
+
+
+def _digits(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def compare_with_expected(chapters: dict[str, Chapter], results: list[Result], profile: str, seed: int) -> list[str]:
+    """Mark each result that is not as expected: its status becomes "drifted", and its message says how.
+
+    Args:
+        chapters: by their ids.
+        results: of a run; those that failed are left alone.
+        profile: the profile's name.
+        seed: of the run.
+
+    Returns:
+        The ids of chapters that have no expected numbers for this profile and seed.
+    """
+    unknown = []
+    for result in results:
+        if result.status == "failed":
+            continue
+        path = expected_file(chapters[result.chapter], profile)
+        expected = read_json(path)
+        if expected is None or expected.get("seed", 0) != seed:
+            unknown.append(result.chapter)
+        elif found := list(drifts(expected, result.recorded)):
+            result.status = "drifted"
+            result.message = f"{result.chapter} is not as expected ({path.parent.name}/{path.name}):"
+            result.message += "".join(f"\n  {line}" for line in found)
+    return unknown
