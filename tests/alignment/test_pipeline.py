@@ -152,6 +152,8 @@ class TestSkipping:
         assert any("verifier: runs again: verifier.head is tokens, and was last" in line for line in said)
         about = json.loads((folder / "results" / "verifier_eval.json").read_text())
         assert (about["kind"], about["head"]) == ("decoder", "tokens")
+        assert about["alone"]["problems"] == 12
+        assert "Asked itself, that language model solves" in (folder / "results" / "report.md").read_text()
         assert "the worst of which counts" in (folder / "results" / "report.md").read_text()
         assert "the worked solutions of 10 further training problems" in (folder / "results" / "report.md").read_text()
 

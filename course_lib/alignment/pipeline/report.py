@@ -154,7 +154,7 @@ def _verifier(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
     judging = about["judging"]
     if judging is None:
         return [
-            Text(_learnt_from(run)),
+            Text(_learnt_from(run, about)),
             Text("All sampled answers to the held-out problems are right, or all are wrong: there is no AUC."),
         ]
     within = "–" if judging["within"] is None else f"{judging['within']:.3f}"
@@ -168,16 +168,16 @@ def _verifier(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
     ]
     drawn = [pictures.calibration(about["reliability"])] if _can_draw() and about["reliability"] else []
     return [
-        Text(_learnt_from(run)),
+        Text(_learnt_from(run, about)),
         Text("On the DPO model's samples to the held-out problems:"),
         Table(["", "value"], rows),
         *drawn,
     ]
 
 
-def _learnt_from(run: Run) -> str:
+def _learnt_from(run: Run, about: dict[str, Any]) -> str:
     """What the verifier was trained on."""
-    p, v = run.settings.problems, run.settings.verifier
+    p, v, alone = run.settings.problems, run.settings.verifier, about.get("alone")
     text = (
         f"The verifier learnt from {p.verifier_samples} sampled answers to each of {p.verifier:,} training problems, "
         "which the exact check had judged"
@@ -187,8 +187,15 @@ def _learnt_from(run: Run) -> str:
     text += "."
     if v.lm_weight:
         text += (
-            " Beside the judgement it minimised the language model's loss on right answers. A part of its gain is "
-            "therefore that of a language model which has read more solutions than the one that wrote the answers."
+            " Beside the judgement it minimised the language model's loss on right answers. Its gain is therefore also "
+            "that of a language model which has read more solutions than the one that wrote the answers."
+        )
+    if alone:
+        text += (
+            f" Asked itself, that language model solves {alone['value']:.1%} "
+            "of the held-out problems: fine-tuning on as many solutions would be the better use of them."
+            if alone["value"] > about["exact_match"]["value"]
+            else f" Asked itself, that language model solves {alone['value']:.1%} of the held-out problems."
         )
     return text
 
