@@ -39,6 +39,7 @@ pair_samples = 12
 pairs_each = 2
 verifier = 24
 verifier_samples = 12
+solutions = 10
 development = 8
 held_out = 12
 max_new_tokens = 12

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_lib.alignment.correctness import Correctness
 from course_lib.data.batching import length_grouped
 from course_lib.data.judged import Judged
-from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 from course_lib.evaluation.calibration import auc, brier_score, expected_calibration_error, mean_group_auc
 from course_lib.models.verifier import Encoded, Verifier
@@ -23,40 +23,6 @@ from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingC
 
 WARMUP = 0.06  # of all steps
 TEMPERATURES = (0.05, 20.0)
-
-
-class Correctness:
-    """Binary cross-entropy: -log p(right) of right answers and -log p(wrong) of wrong ones, their mean."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, int]] = []  # (judged rightly, answers) of each micro-batch since the last report
-
-    def count(self, batch: dict[str, Tensor]) -> int:
-        """How many answers have a label."""
-        return int((batch["labels"] != IGNORE).sum())
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], weight: float) -> Tensor:
-        """`weight` times the summed loss.
-
-        Args:
-            model: a verifier's network.
-            batch: of `Verifier.collate`, and "labels" (batch,): 1 right, 0 wrong.
-            weight: one over the answers of the whole step.
-
-        Returns:
-            A scalar.
-        """
-        is_answer = batch["labels"] != IGNORE  # (B,): a process without a row of its own has none
-        logits = model(batch["input_ids"], batch["attention_mask"], batch["part_ids"])[is_answer]
-        right = batch["labels"][is_answer].to(logits.dtype)
-        self.seen.append((int(((logits > 0) == (right > 0)).sum()), len(right)))
-        return weight * F.binary_cross_entropy_with_logits(logits, right, reduction="sum")
-
-    def report(self) -> dict[str, float]:
-        """The share of answers on whose right side of one half the score was."""
-        rightly, answers = (sum(column) for column in zip(*self.seen, strict=True)) if self.seen else (0, 0)
-        self.seen = []
-        return {"accuracy": rightly / answers} if answers else {}
 
 
 @dataclass(frozen=True)
@@ -161,6 +127,7 @@ def train_verifier(
     batch_size: int = 32,
     lr: float = 1e-3,
     weight_decay: float = 0.01,
+    lm_weight: float = 0.0,
     config: TrainingConfig | None = None,
     eval_every: int = 0,
     seed: int = 0,
@@ -179,6 +146,7 @@ def train_verifier(
         batch_size: answers of a step.
         lr: the peak learning rate: about 1e-3 for a new encoder, 1e-4 or less for a trained decoder.
         weight_decay: AdamW's.
+        lm_weight: of the language model's loss on right answers, beside the judgement's: see `TokenVerifier`.
         config: everything about the steps, in place of lr and weight_decay.
         eval_every: steps between evaluations; 0: after every pass.
         seed: decides the order and the dropout.
@@ -195,19 +163,17 @@ def train_verifier(
     """
     check_trainable(answers, validation)
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
-    if config is None:
-        config = TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches))))
     best = _Best(verifier, validation)
     torch.manual_seed(seed)  # dropout
     trainer = Trainer(
         verifier.network,
-        config,
+        config or TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches)))),
         evaluate=best.evaluate if validation else None,
         eval_every=eval_every or len(batches) // epochs,
         checkpoints=checkpoints,
         log_every=log_every,
         log_path=log_path,
-        objective=Correctness(),
+        objective=Correctness(lm_weight),
     )
     records = trainer.train(batches, resume)
     best.restore(Path(checkpoints.folder) if checkpoints else None)
@@ -384,7 +350,10 @@ def freeze_all_but_last(verifier: Verifier, blocks: int) -> None:
     """
     network = verifier.network
     if not isinstance(network, DecoderVerifier):
-        raise CourseError("Only a verifier on a decoder has blocks that are worth keeping: an encoder begins anew.")
+        raise CourseError(
+            "Only a verifier on a decoder with the head 'last' can keep blocks as they are: an encoder begins anew, "
+            "and with the head 'tokens' the judgement changes none of them."
+        )
     layers = network.model.layers
     if not 0 <= blocks <= len(layers):
         raise CourseError(f"{blocks} trained blocks are not possible: the decoder has {len(layers)}.")

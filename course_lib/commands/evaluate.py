@@ -94,10 +94,10 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     verifier = Verifier.load(args.verifier, device) if args.verifier else None
     subject = Subject(Path(args.model).name, load_decoder(args.model, device=device), load_tokenizer(args.model))
     how = Evaluation(
-        args.samples, args.batch_size, tuple(args.perplexity_on), long_tokens=args.long_tokens, sinks=args.sinks,
-        window=args.window,
+        args.samples, args.temperature, args.batch_size, tuple(args.perplexity_on), long_tokens=args.long_tokens,
+        sinks=args.sinks, window=args.window,
     )  # fmt: skip
-    problems = Problems(temperature=args.temperature, max_new_tokens=args.max_new_tokens)
+    problems = Problems(max_new_tokens=args.max_new_tokens)
     items = pocket_problems("held_out", args.problems, args.seed)
     about = evaluate_model(subject, items, problems, how, verifier, args.seed)
     _print(about)

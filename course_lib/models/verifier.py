@@ -4,9 +4,9 @@ Two networks give the same number, one logit for each pair of problem and answer
 
 - "encoder": a small `nn.TransformerEncoder` of its own, in which every token sees every other;
 - "decoder": the language model that wrote the answers, with a scalar head on the last token's hidden state in place of
-  the vocabulary's.
+  the vocabulary's; or, with head="tokens", with a judgement of each token of the answer, the worst of which counts.
 
-The networks are in `verifier_networks`. Left out: a value for every token of the answer, and adapters on the decoder.
+The networks are in `verifier_networks`. Left out: adapters on the decoder.
 """
 
 import json
@@ -30,7 +30,14 @@ from course_lib.models.decoder import Decoder
 from course_lib.models.devices import device_of
 from course_lib.models.folder import CONFIG, WEIGHTS, move_model, open_weights
 from course_lib.models.pretrained import load_tokenizer
-from course_lib.models.verifier_networks import ANSWER, PROBLEM, DecoderVerifier, EncoderVerifier, VerifierConfig
+from course_lib.models.verifier_networks import (
+    ANSWER,
+    PROBLEM,
+    DecoderVerifier,
+    EncoderVerifier,
+    TokenVerifier,
+    VerifierConfig,
+)
 
 MODEL_TYPE = "course_verifier"  # no architecture of transformers: its AutoModel refuses the folder
 TOKENIZER, BPE_FILE = "tokenizer", "bpe_tokenizer.json"
@@ -89,7 +96,7 @@ class Verifier:
             decoder=asdict(decoder.config),
             **({"template": default_template(tokenizer)} | settings),
         )
-        return cls(DecoderVerifier(decoder).eval(), tokenizer, config)
+        return cls(_on_decoder(decoder, config).eval(), tokenizer, config)
 
     # --- scores ---
 
@@ -242,7 +249,10 @@ class Verifier:
         folder = Path(folder)
         saved = _read_settings(folder)
         try:
-            config = VerifierConfig(**{each.name: saved[each.name] for each in fields(VerifierConfig)})
+            # A verifier that was saved before a setting existed has the setting's default.
+            config = VerifierConfig(
+                **{each.name: saved[each.name] for each in fields(VerifierConfig) if each.name in saved}
+            )
             reference = folder / saved["tokenizer"]
             network = _network(config)
         except (KeyError, TypeError) as error:
@@ -284,7 +294,11 @@ def _vocabulary(tokenizer: Any) -> int:
 def _network(config: VerifierConfig) -> nn.Module:
     if config.decoder is None:
         return EncoderVerifier(config)
-    return DecoderVerifier(Decoder(DecoderConfig(**config.decoder)))
+    return _on_decoder(Decoder(DecoderConfig(**config.decoder)), config)
+
+
+def _on_decoder(decoder: Decoder, config: VerifierConfig) -> nn.Module:
+    return TokenVerifier(decoder) if config.head == "tokens" else DecoderVerifier(decoder)
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> str:

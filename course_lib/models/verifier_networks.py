@@ -13,8 +13,12 @@ from course_lib.errors import CourseError
 from course_lib.models.decoder import Decoder
 
 KINDS = ("encoder", "decoder")
+HEADS = ("last", "tokens")
 TEMPLATES = ("plain", "instruction", "chat")
 PROBLEM, ANSWER = 0, 1  # values of part_ids
+JUDGE_WIDTH = 64  # of the small network that judges a token
+SIGNS = 5  # numbers about a token: its log-probability, the gap, the entropy, and where else it stands
+LEAST = -12.0  # log-probabilities below are alike
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class VerifierConfig:
         num_attention_heads: heads of each block.
         dropout: in training.
         decoder: the fields of the `DecoderConfig`, for the kind "decoder" alone.
+        head: of the kind "decoder": "last" reads the last token's state, "tokens" judges each token of the answer.
 
     Raises:
         CourseError: a value is not possible.
@@ -49,12 +54,18 @@ class VerifierConfig:
     num_attention_heads: int = 4
     dropout: float = 0.1
     decoder: dict[str, Any] | None = None
+    head: str = "last"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.template not in TEMPLATES:
             raise CourseError(
                 f"kind={self.kind!r}, template={self.template!r}: choose from {', '.join(KINDS)} and "
                 f"{', '.join(TEMPLATES)}."
+            )
+        if self.head not in HEADS or (self.head == "tokens" and self.kind != "decoder"):
+            raise CourseError(
+                f"head={self.head!r} with kind={self.kind!r} is not possible. A decoder has one of the heads "
+                f"{', '.join(HEADS)}, an encoder 'last'."
             )
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
@@ -170,3 +181,107 @@ class DecoderVerifier(nn.Module):
         last = attention_mask.sum(1) - 1  # (B,)
         rows = torch.arange(len(last), device=last.device)
         return self.head(hidden[rows, last])[:, 0]  # (B, C) -> (B,)
+
+
+class TokenVerifier(nn.Module):
+    """A language model that judges each token of the answer; the answer is as good as its worst token.
+
+    What a model was trained to write, it also finds likely. So each token begins with the model's own confidence, its
+    log-probability below that of the likeliest token, and a small network adds what it reads in the states around the
+    token and in where else the token stands. One wrong number makes an answer wrong, whatever else is right: hence the
+    minimum over tokens (Lightman et al. 2023, arXiv:2305.20050, app. F.2, compare the minimum and the product of
+    steps).
+
+    The blocks learn from `log_probs` alone, and the judgement sends no gradient into them: a few thousand bits
+    "right" or "wrong" would undo what many more tokens have taught. Cobbe et al. (2021, arXiv:2110.14168, sec. 4.2)
+    train a verifier on both losses, too.
+
+    Args:
+        decoder: its blocks and its head are used.
+    """
+
+    def __init__(self, decoder: Decoder):
+        super().__init__()
+        self.config = decoder.config
+        self.decoder = decoder
+        width = decoder.config.hidden_size
+        self.judge = nn.Sequential(nn.Linear(3 * width + SIGNS, JUDGE_WIDTH), nn.SiLU(), nn.Linear(JUDGE_WIDTH, 1))
+        self.scale = nn.Parameter(torch.tensor(1.0))  # of the confidence
+        self.shift = nn.Parameter(torch.tensor(2.0))
+        nn.init.zeros_(self.judge[2].weight)  # a new verifier goes by the confidence
+        nn.init.zeros_(self.judge[2].bias)
+
+    @property
+    def model(self) -> nn.Module:
+        """The blocks."""
+        return self.decoder.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> Tensor:
+        """The logit of "this answer is right".
+
+        Args:
+            input_ids: (batch, time), padded on the right.
+            attention_mask: (batch, time), 1 for tokens and 0 for padding.
+            part_ids: (batch, time), 0 for the problem and 1 for the answer.
+
+        Returns:
+            (batch,).
+        """
+        return self.judge_and_log_probs(input_ids, attention_mask, part_ids)[0]
+
+    def judge_and_log_probs(self, input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and the mean log-probability of the answer's tokens.
+
+        Args:
+            input_ids: see `forward`.
+            attention_mask: see `forward`.
+            part_ids: see `forward`.
+
+        Returns:
+            (batch,), with a gradient for the judge; (batch,) in nats a token, with a gradient for the language model.
+        """
+        hidden = self.decoder.model(input_ids, attention_mask)  # (B, T, C)
+        is_answer = (attention_mask * (part_ids == ANSWER))[:, 1:].bool()  # (B, T - 1): position t predicts t + 1
+        rows, columns = is_answer.nonzero(as_tuple=True)  # (N,) each, N tokens of answers
+        tokens = input_ids[rows, columns + 1]
+        table = self.decoder.output_weight  # (V, C)
+        log_probs = (hidden[rows, columns] @ table.T).log_softmax(-1)  # (N, V)
+        likely = log_probs.gather(1, tokens[:, None])[:, 0]  # (N,)
+        with torch.no_grad():
+            gap = likely - log_probs.amax(1)
+            entropy = -(log_probs.exp() * log_probs).sum(1)
+            before, after = hidden[rows, columns], hidden[rows, columns + 1]  # (N, C)
+            signs = torch.stack(
+                [likely.clamp(min=LEAST) / 2, gap.clamp(min=LEAST) / 2, entropy,
+                 *(2.0 * mark - 1 for mark in standing_elsewhere(input_ids, attention_mask, part_ids, rows, columns))],
+                1,
+            )  # fmt: skip
+            read = torch.cat([4 * before * table[tokens], after, before, signs], 1)  # (N, 3 C + SIGNS)
+        votes = self.judge(read)[:, 0] + self.shift + self.scale * gap  # (N,)
+        empty = is_answer.new_zeros(is_answer.shape, dtype=hidden.dtype)
+        worst = empty.masked_scatter(is_answer, votes).masked_fill(~is_answer, torch.inf).amin(1)  # (B,)
+        mean = empty.masked_scatter(is_answer, likely).sum(1) / is_answer.sum(1)
+        return worst, mean
+
+
+def standing_elsewhere(
+    input_ids: Tensor, attention_mask: Tensor, part_ids: Tensor, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Whether the token after each place stands in the problem, and whether it stands earlier in the answer.
+
+    Args:
+        input_ids: (batch, time).
+        attention_mask: (batch, time).
+        part_ids: (batch, time).
+        rows: (N,), the row of each place.
+        columns: (N,), where in the row.
+
+    Returns:
+        (N,) each, 1 where it does.
+    """
+    same = input_ids[rows] == input_ids[rows, columns + 1][:, None]  # (N, T)
+    is_problem = (part_ids[rows] == PROBLEM) & (attention_mask[rows] == 1)
+    is_earlier = torch.arange(input_ids.shape[1], device=input_ids.device)[None] <= columns[:, None]
+    in_problem = (same & is_problem).any(1)
+    in_answer = (same & is_earlier & (part_ids[rows] == ANSWER)).any(1)
+    return in_problem.to(torch.float32), in_answer.to(torch.float32)

@@ -145,6 +145,18 @@ class TestSkipping:
         assert not again & {"tokenizer", "pretrain", "baseline", "sft", "pairs"}
         assert set(states(chosen, folder).values()) == {"done"}
 
+    def test_a_verifier_that_judges_tokens(self, done, tmp_path):
+        folder = copy_of(done, tmp_path)
+        chosen = settings(tmp_path, 'kind = "encoder"', 'kind = "decoder"\nhead = "tokens"\nlm_weight = 1.0')
+        _, said = run(chosen, folder)
+        assert any("verifier: runs again: verifier.head is tokens, and was last" in line for line in said)
+        about = json.loads((folder / "results" / "verifier_eval.json").read_text())
+        assert (about["kind"], about["head"]) == ("decoder", "tokens")
+        assert about["alone"]["problems"] == 12
+        assert "Asked itself, that language model solves" in (folder / "results" / "report.md").read_text()
+        assert "the worst of which counts" in (folder / "results" / "report.md").read_text()
+        assert "the worked solutions of 10 further training problems" in (folder / "results" / "report.md").read_text()
+
     def test_from_runs_a_stage_and_all_after_it(self, done, tmp_path):
         folder = copy_of(done, tmp_path)
         rows, said = run(done[0], folder, "evaluate")
@@ -244,6 +256,11 @@ class TestRefusals:
             ("pair_samples = 12", "pair_samples = 1", "pair_samples=1"),
             ("held_out = 12", "held_out = 0", "held_out=0"),
             ("sft = 48", "sft = 48\ntemperature = 0.0", "temperature=0.0"),
+            ("window = 28", "window = 28\ntemperature = 0.0", "temperature=0.0"),
+            ("solutions = 10", "solutions = -1", "solutions=-1.*at least 0"),
+            ('kind = "encoder"', 'kind = "critic"', "kind='critic'"),
+            ('kind = "encoder"', 'kind = "encoder"\nhead = "tokens"', "head='tokens' of a verifier of kind 'encoder'"),
+            ('kind = "encoder"', 'kind = "decoder"\nlm_weight = 1.0', "lm_weight=1.0 with head='last'"),
             ("sft = 48", "sft = 48\nshort_share = 1.5", "short_share=1.5"),
         ],
     )

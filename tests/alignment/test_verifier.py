@@ -94,6 +94,32 @@ def test_the_loss_is_binary_cross_entropy_over_all_answers_of_a_step():
     assert objective.report() == {}
 
 
+def test_the_language_models_loss_is_of_right_answers_alone():
+    class Network(torch.nn.Module):
+        def judge_and_log_probs(self, input_ids, attention_mask, part_ids):
+            return torch.tensor([2.0, -1.0, 0.5]), torch.tensor([-0.25, -4.0, -9.0])
+
+    batch = dict.fromkeys(("input_ids", "attention_mask", "part_ids"), torch.zeros(3, 4))
+    batch["labels"] = torch.tensor([1, 0, -100])
+    loss = Correctness(lm_weight=2.0).loss(Network(), batch, 0.5)
+    assert loss.item() == pytest.approx(0.5 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1)) + 2 * 0.25))
+
+
+def test_a_token_head_learns_to_judge_what_the_language_model_learns_to_write():
+    """The right answer repeats the letter of the problem: the joint loss finds it out, on problems never seen."""
+    rng, answers = Random(0), []
+    for number in rng.sample(range(1000, 10_000), 150):
+        word = ("yes", "no")[number % 2]
+        answers += [Judged(f"Say {word} {number}.", said, said == word) for said in ("yes", "no")]
+    train, test = split_by_problem(answers, (0.7, 0.3))
+    torch.manual_seed(0)
+    model = Decoder(DecoderConfig("llama", 256, 32, 2, 2, 32, 64))
+    verifier = Verifier.from_decoder(model, BPETokenizer(), max_length=32, head="tokens")
+    records = train_verifier(verifier, train, epochs=10, batch_size=16, lr=5e-3, lm_weight=1.0)
+    assert records[-1].loss < records[0].loss
+    assert evaluate_verifier(verifier, test).auc > 0.95
+
+
 # --- problems stay apart ---
 
 

@@ -69,7 +69,7 @@ def test_texts_have_true_equations_and_no_answered_question(name):
 def test_worked_texts_only_have_problems_of_their_part():
     held_out = sums_of(item["solution"] for item in pocket_problems("held_out", 800))
     assert not held_out & sums_of(islice(pocket_texts("worked", "train"), 3000))
-    assert len(held_out & sums_of(islice(pocket_texts("worked", "held_out"), 3000))) / len(held_out) > 0.8
+    assert len(held_out & sums_of(islice(pocket_texts("worked", "held_out"), 9000))) / len(held_out) > 0.8
 
 
 def test_the_sums_alone_decide_the_part():

@@ -12,7 +12,7 @@ from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import load_decoder, save_decoder
 from course_lib.models.pretrained import load_model
 from course_lib.models.verifier import Verifier
-from course_lib.models.verifier_networks import VerifierConfig
+from course_lib.models.verifier_networks import VerifierConfig, standing_elsewhere
 from course_lib.scratch import BPETokenizer
 
 PAIRS = [("Which lamp?", "The third."), ("2 + 3", "5"), ("Which lamp is lit on the left of the door?", "None")]
@@ -37,7 +37,13 @@ def decoder():
     return shaken(Verifier.from_decoder(Decoder(config), BPETokenizer(), max_length=64))
 
 
-@pytest.fixture(params=["encoder", "decoder"])
+@pytest.fixture
+def tokens():
+    config = DecoderConfig("llama", 256, 16, 2, 2, 64, 32)
+    return shaken(Verifier.from_decoder(Decoder(config), BPETokenizer(), max_length=64, head="tokens"))
+
+
+@pytest.fixture(params=["encoder", "decoder", "tokens"])
 def verifier(request):
     return request.getfixturevalue(request.param)
 
@@ -69,6 +75,36 @@ def test_the_encoder_tells_a_problem_from_an_answer(encoder):
     assert not torch.allclose(whole, other)
 
 
+def test_a_new_token_head_goes_by_the_least_likely_token_of_the_answer():
+    torch.manual_seed(0)
+    model = Decoder(DecoderConfig("llama", 256, 16, 2, 2, 64, 32)).eval()
+    verifier = Verifier.from_decoder(model, BPETokenizer(), head="tokens")
+    ids = list(b"2 + 3\n5!")
+    log_probs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    gaps = [log_probs[place - 1, ids[place]] - log_probs[place - 1].max() for place in (6, 7)]  # of "5" and "!"
+    assert verifier.logits([("2 + 3", "5!")]).item() == pytest.approx(2 + min(gaps).item(), abs=1e-5)
+    batch = verifier.collate([verifier.encode("2 + 3", "5!")])
+    mean = verifier.network.judge_and_log_probs(**batch)[1]
+    assert mean.item() == pytest.approx((log_probs[5, ids[6]] + log_probs[6, ids[7]]).item() / 2, abs=1e-5)
+
+
+def test_a_token_head_sees_what_stands_in_the_problem(tokens):
+    batch = tokens.collate([tokens.encode("ab", "bcc")])
+    rows, columns = torch.zeros(3, dtype=torch.long), torch.tensor([2, 3, 4])
+    marks = standing_elsewhere(**batch, rows=rows, columns=columns)
+    assert [mark.tolist() for mark in marks] == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_the_judgement_sends_no_gradient_into_the_blocks(tokens):
+    batch = tokens.collate([tokens.encode(*PAIRS[0]), tokens.encode(*PAIRS[1])])
+    logits, log_probs = tokens.network.judge_and_log_probs(**batch)
+    logits.sum().backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in tokens.network.decoder.parameters())
+    assert all(parameter.grad is not None for parameter in tokens.network.judge.parameters())
+    log_probs.sum().backward()
+    assert all(parameter.grad is not None for parameter in tokens.network.decoder.parameters())
+
+
 def test_of_a_long_pair_the_beginning_is_left_out(encoder):
     example = encoder.encode("x" * 100, "the answer")
     assert len(example["input_ids"]) == 64
@@ -95,6 +131,16 @@ def test_what_is_saved_scores_the_same(verifier, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     assert (settings["model_type"], settings["tokenizer"]) == ("course_verifier", "bpe_tokenizer.json")
     assert sorted(path.name for path in folder.iterdir()) == ["bpe_tokenizer.json", "config.json", "model.safetensors"]
+
+
+def test_a_verifier_that_was_saved_without_a_head_reads_the_last_state(decoder, tmp_path):
+    folder = decoder.save(tmp_path / "verifier")
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["head"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    again = Verifier.load(folder)
+    assert again.config.head == "last"
+    assert again.score_batch(PAIRS) == decoder.score_batch(PAIRS)
 
 
 def test_a_tokenizer_of_transformers_lies_beside_it(model_folders, tokenizer, tmp_path):  # noqa: F811
@@ -163,6 +209,8 @@ def test_empty_text_is_refused(verifier, problem, answer, said):
     [
         ({"kind": "critic"}, "kind='critic'"),
         ({"template": "none"}, "template='none'"),
+        ({"head": "first"}, "head='first'"),
+        ({"head": "tokens"}, "head='tokens' with kind='encoder'"),
         ({"kind": "decoder"}, "needs the decoder's fields"),
         ({"max_length": 1}, "at least 2 tokens"),
         ({"temperature": 0.0}, "above 0"),

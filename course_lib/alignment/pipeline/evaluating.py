@@ -97,12 +97,12 @@ def evaluate_model(
     if model.config.model_type == "gpt2":  # the baseline: zero-shot, without samples
         return about | {"samples": None, "examples": _examples(items, first, [None] * len(items))}
     sampled = write_answers(
-        model, tokenizer, prompts, problems.max_new_tokens, how.samples, problems.temperature, how.batch_size,
+        model, tokenizer, prompts, problems.max_new_tokens, how.samples, how.temperature, how.batch_size,
         7 * seed + 3, f"{subject.name}: samples",
     )  # fmt: skip
     groups = judged(items, sampled)
     scores = score_samples(verifier, groups, ROWS_AT_A_TIME * 4) if verifier is not None else None
-    about |= {"samples": selections(groups, scores, how.samples, problems.temperature)}
+    about |= {"samples": selections(groups, scores, how.samples, how.temperature)}
     if subject.name == "base":
         about["exact_match_plain_prompt"] = plain_prompt(subject, items, problems, how)
     about["judgements"] = judgements(groups, scores) if scores is not None else []

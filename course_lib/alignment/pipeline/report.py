@@ -15,6 +15,12 @@ from course_lib.models.config import DecoderConfig, parameter_count
 from course_lib.models.huggingface import read_config
 
 CURVES = {"pretrain": "Pretraining", "baseline": "GPT-2 baseline", "sft": "SFT", "dpo": "DPO", "verifier": "Verifier"}
+VERIFIERS = {  # by head; an encoder has none of them
+    "last": "the decoder that wrote the answers, with a scalar head in place of the vocabulary's.",
+    "tokens": "the decoder that wrote the answers, with a judgement of each token, the worst of which counts. The "
+    "judgement begins with how likely the decoder finds the token.",
+}
+ENCODER = "a small encoder, in which each token sees all others."
 SHOWN = 4  # problems with all their samples
 
 
@@ -40,7 +46,7 @@ def write_report(
     page.add("Results", *_results(found, rows))
     page.add("Architecture", *_architecture(run, found))
     page.add("Curves", *_curves(run))
-    page.add("The verifier", *_verifier(found))
+    page.add("The verifier", *_verifier(run, found))
     page.add("A text beyond the window", *_long(found))
     page.add("Attention", *_attention(run, found))
     page.add("Samples", *_samples(found))
@@ -51,13 +57,25 @@ def write_report(
 
 def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[Block]:
     samples = found["dpo"]["samples"]
-    head = ["model", "exact match", "95 % interval", "one sample", "majority", "verifier", f"pass@{samples['count']}"]
+    head = [
+        "model",
+        "exact match",
+        "95 % interval",
+        "one sample",
+        "majority",
+        "verifier",
+        "weighted vote",
+        f"pass@{samples['count']}",
+    ]
     cells = [
         [
             row["model"],
             f"{row['exact_match']:.1%}",
             f"{row['exact_match_low']:.1%} to {row['exact_match_high']:.1%}",
-            *(_percent(row[key]) for key in ("one_sample", "majority", "verifier_exact_match", "pass_at_n")),
+            *(
+                _percent(row[key])
+                for key in ("one_sample", "majority", "verifier_exact_match", "weighted_vote", "pass_at_n")
+            ),
         ]
         for row in rows
     ]
@@ -74,8 +92,10 @@ def _results(found: dict[str, dict[str, Any]], rows: Sequence[dict[str, Any]]) -
     return [
         Text(
             f"Exact match on {rows[0]['problems']:,} problems that no stage was trained or tuned on: the likeliest "
-            f"answer of each model, and for +Verifier the one of {samples['count']} samples of the DPO model that the "
-            "verifier prefers. A problem counts as solved where the number after the last #### is right. "
+            f"answer of each model, and for +Verifier the one of {samples['count']} samples of the DPO model, drawn at "
+            f"temperature {samples['temperature']:g}, that the verifier prefers. The other ways of choosing from the "
+            "same samples stand beside it: the first sample alone, the vote of the majority, and the vote in which the "
+            "verifier's scores are added up. A problem counts as solved where the number after the last #### is right. "
             "Intervals are Wilson's."
         ),
         Table(head, cells),
@@ -106,11 +126,7 @@ def _architecture(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
         Text(
             "The decoder has Llama's parts: RMSNorm, rotary positions, grouped queries, SwiGLU and a tied head. The "
             f"verifier is of kind {verifier['kind']!r} with {verifier['verifier_parameters']:,} parameters: "
-            + (
-                "the decoder that wrote the answers, with a scalar head in place of the vocabulary's."
-                if verifier["kind"] == "decoder"
-                else "a small encoder, in which each token sees all others."
-            )
+            + (ENCODER if verifier["kind"] == "encoder" else VERIFIERS[verifier["head"]])
         ),
     ]
 
@@ -133,11 +149,14 @@ def _curves(run: Run) -> list[Block]:
     return drawn
 
 
-def _verifier(found: dict[str, dict[str, Any]]) -> list[Block]:
+def _verifier(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
     about = found["verifier"]
     judging = about["judging"]
     if judging is None:
-        return [Text("All sampled answers to the held-out problems are right, or all are wrong: there is no AUC.")]
+        return [
+            Text(_learnt_from(run, about)),
+            Text("All sampled answers to the held-out problems are right, or all are wrong: there is no AUC."),
+        ]
     within = "–" if judging["within"] is None else f"{judging['within']:.3f}"
     rows = [
         ["AUC", f"{judging['auc']:.3f}"],
@@ -148,7 +167,37 @@ def _verifier(found: dict[str, dict[str, Any]]) -> list[Block]:
         ["share of right answers", f"{judging['right']:.1%}"],
     ]
     drawn = [pictures.calibration(about["reliability"])] if _can_draw() and about["reliability"] else []
-    return [Text("On the DPO model's samples to the held-out problems:"), Table(["", "value"], rows), *drawn]
+    return [
+        Text(_learnt_from(run, about)),
+        Text("On the DPO model's samples to the held-out problems:"),
+        Table(["", "value"], rows),
+        *drawn,
+    ]
+
+
+def _learnt_from(run: Run, about: dict[str, Any]) -> str:
+    """What the verifier was trained on."""
+    p, v, alone = run.settings.problems, run.settings.verifier, about.get("alone")
+    text = (
+        f"The verifier learnt from {p.verifier_samples} sampled answers to each of {p.verifier:,} training problems, "
+        "which the exact check had judged"
+    )
+    if p.solutions:
+        text += f", and from the worked solutions of {p.solutions:,} further training problems, which are right answers"
+    text += "."
+    if v.lm_weight:
+        text += (
+            " Beside the judgement it minimised the language model's loss on right answers. Its gain is therefore also "
+            "that of a language model which has read more solutions than the one that wrote the answers."
+        )
+    if alone:
+        text += (
+            f" Asked itself, that language model solves {alone['value']:.1%} "
+            "of the held-out problems: fine-tuning on as many solutions would be the better use of them."
+            if alone["value"] > about["exact_match"]["value"]
+            else f" Asked itself, that language model solves {alone['value']:.1%} of the held-out problems."
+        )
+    return text
 
 
 def _long(found: dict[str, dict[str, Any]]) -> list[Block]:

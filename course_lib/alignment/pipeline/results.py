@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from course_lib.alignment.pipeline.evaluating import Subject, evaluate_model
+from course_lib.alignment.pipeline.answers import judged, prompt_of, write_answers
+from course_lib.alignment.pipeline.evaluating import Subject, evaluate_model, share_of
 from course_lib.alignment.pipeline.report import write_report
 from course_lib.alignment.pipeline.stages import MODEL, Run
 from course_lib.alignment.pipeline.table import TITLES, as_csv, read_json, table_rows
@@ -47,8 +48,31 @@ def evaluate_stage(run: Run, folder: Path) -> dict[str, Any]:
             found[name] = read_json(path)
         share = found[name]["exact_match"]
         run.say(f"{TITLES[name]}: exact match {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})")
-    write_json(folder / "verifier.json", reranked(found["dpo"], verifier))
+    alone = {"alone": verifier_alone(run, verifier, items)}
+    write_json(folder / "verifier.json", reranked(found["dpo"], verifier) | alone)
     return {name: about["exact_match"]["value"] for name, about in found.items()}
+
+
+def verifier_alone(run: Run, verifier: Verifier, items: Sequence[dict]) -> dict[str, Any] | None:
+    """Exact match of the verifier's own language model, which may have learnt to answer better than the one it judges.
+
+    Args:
+        run: the pipeline.
+        verifier: the verifier.
+        items: held-out problems.
+
+    Returns:
+        See `share_of`; None where the verifier has no language model's head.
+    """
+    if verifier.config.head != "tokens":
+        return None
+    network: Any = verifier.network
+    s, tokenizer = run.settings, run.tokenizer()
+    prompts = [prompt_of(tokenizer, item["question"]) for item in items]
+    answers = write_answers(
+        network.decoder, tokenizer, prompts, s.problems.max_new_tokens, batch_size=s.evaluation.batch_size
+    )
+    return share_of(sum(each.correct[0] for each in judged(items, answers)), len(items))
 
 
 def reranked(dpo: dict[str, Any], verifier: Verifier) -> dict[str, Any]:
@@ -72,6 +96,7 @@ def reranked(dpo: dict[str, Any], verifier: Verifier) -> dict[str, Any]:
     about |= {
         "model": "verifier",
         "kind": verifier.config.kind,
+        "head": verifier.config.head,
         "temperature": verifier.config.temperature,
         "verifier_parameters": sum(p.numel() for p in verifier.network.parameters()),
         "exact_match": dpo["samples"]["verifier"],

@@ -37,9 +37,10 @@ class Problems:
         pairs_each: pairs of one problem at most.
         verifier: training problems whose sampled answers the verifier learns from.
         verifier_samples: answers to each of them.
+        solutions: further training problems, of which the verifier reads the worked solution as a right answer.
         development: problems for the curves; recipes are chosen on these.
         held_out: problems for the table.
-        temperature: of every sample.
+        temperature: of the samples that are trained on.
         max_new_tokens: of an answer.
     """
 
@@ -50,6 +51,7 @@ class Problems:
     pairs_each: int = 2
     verifier: int = 1500
     verifier_samples: int = 4
+    solutions: int = 0
     development: int = 200
     held_out: int = 1000
     temperature: float = 1.0
@@ -62,6 +64,7 @@ class Evaluation:
 
     Attributes:
         samples: N of best-of-N, majority vote and pass@N.
+        temperature: of these samples. A cool one gives fewer slips, a warm one more different answers.
         batch_size: answers that are written at a time.
         perplexity_on: corpora whose held-out part is read.
         perplexity_tokens: tokens of each, at most.
@@ -72,6 +75,7 @@ class Evaluation:
     """
 
     samples: int = 8
+    temperature: float = 1.0
     batch_size: int = 256
     perplexity_on: tuple[str, ...] = ("prose", "stories")
     perplexity_tokens: int = 16_384
@@ -86,7 +90,9 @@ class VerifierTraining:
     """How the verifier is trained: see `alignment.verifier.train_verifier`.
 
     Attributes:
-        kind: "decoder", a scalar head on the model that wrote the answers, or "encoder".
+        kind: "decoder", a head on the model that wrote the answers, or "encoder".
+        head: of a decoder: "last" or "tokens", see `VerifierConfig`.
+        lm_weight: of the language model's loss on right answers, for the head "tokens".
         epochs: passes.
         batch_size: answers of a step.
         lr: the peak learning rate.
@@ -95,6 +101,8 @@ class VerifierTraining:
     """
 
     kind: str = "decoder"
+    head: str = "last"
+    lm_weight: float = 0.0
     epochs: int = 2
     batch_size: int = 32
     lr: float = 5e-4
@@ -212,14 +220,32 @@ def _check_numbers(settings: PipelineSettings) -> None:
     """CourseError where a number of problems or samples is below 1, or a share or temperature is out of its range."""
     shares = {"short_share": settings.problems.short_share}
     for name, value in (asdict(settings.problems) | asdict(settings.evaluation)).items():
-        if isinstance(value, int) and value < 1:
-            raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It has to be at least 1.")
+        least = 0 if name == "solutions" else 1
+        if isinstance(value, int) and value < least:
+            raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It has to be at least {least}.")
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It is a share from 0 to 1.")
-    if not settings.problems.temperature > 0:
-        raise CourseError(
-            f"temperature={settings.problems.temperature} draws no samples that differ: give one above 0."
-        )
+    for temperature in (settings.problems.temperature, settings.evaluation.temperature):
+        if not temperature > 0:
+            raise CourseError(f"temperature={temperature} draws no samples that differ: give one above 0.")
+    _check_verifier(settings.verifier)
     if settings.problems.pair_samples < 2:
         raise CourseError("pair_samples=1 gives no pairs: a right and a wrong answer are two.")
+
+
+def _check_verifier(verifier: VerifierTraining) -> None:
+    """CourseError where the verifier's head does not exist, or does not go with its other settings."""
+    heads = {"decoder": ("last", "tokens"), "encoder": ("last",)}
+    if verifier.kind not in heads:
+        raise CourseError(f"kind={verifier.kind!r} of the verifier is unknown. Choose decoder or encoder.")
+    if verifier.head not in heads[verifier.kind]:
+        raise CourseError(
+            f"head={verifier.head!r} of a verifier of kind {verifier.kind!r} is not possible. Choose one of "
+            f"{', '.join(heads[verifier.kind])}."
+        )
+    if verifier.lm_weight < 0 or (verifier.lm_weight and verifier.head != "tokens"):
+        raise CourseError(
+            f"lm_weight={verifier.lm_weight} with head={verifier.head!r} is not possible. It is 0 or more, and above 0 "
+            "for the head 'tokens' alone, which keeps the language model's own."
+        )

@@ -43,6 +43,7 @@ from course_lib.models.pretrained import load_tokenizer
 from course_lib.models.verifier import Verifier
 from course_lib.training import CheckpointConfig
 
+SOLUTIONS = "solutions.jsonl"  # the worked solutions that the verifier reads
 MODEL = "model"  # the folder of a run and its model, inside the stage's folder
 PLANS: dict[str, Callable[[Any], Plan]] = {
     "pretrain": plan_pretrain,
@@ -79,8 +80,8 @@ class Run:
         return load_decoder(self.model_folder(stage), device=choose_device(self.settings.device))
 
     def training_problems(self, stage: str) -> list[dict]:
-        """The training problems of "sft", "pairs" or "verifier": none of them is another stage's."""
-        sizes = {name: getattr(self.settings.problems, name) for name in ("sft", "pairs", "verifier")}
+        """The training problems of "sft", "pairs", "verifier" or "solutions": none of them is another's."""
+        sizes = {name: getattr(self.settings.problems, name) for name in ("sft", "pairs", "verifier", "solutions")}
         drawn = pocket_problems("train", sum(sizes.values()), self.settings.seed)
         first = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(stage))
         return drawn[first : first + sizes[stage]]
@@ -202,7 +203,7 @@ def prefer(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def write_judged(run: Run, folder: Path) -> dict[str, Any]:
-    """Sample the preferring model on fresh training problems, for the verifier.
+    """Sample the preferring model on fresh training problems, and write solutions of others, for the verifier.
 
     Args:
         run: the pipeline.
@@ -214,7 +215,10 @@ def write_judged(run: Run, folder: Path) -> dict[str, Any]:
     p, items = run.settings.problems, run.training_problems("verifier")
     samples = sample(run, "dpo", items, p.verifier_samples, seed=2)
     write_rows(folder / "answers.jsonl", judged_rows(samples))
-    return {"problems": len(items), "samples_right": share_right(samples)}
+    worked = run.training_problems("solutions")
+    rows = [{"problem": item["question"], "answer": item["solution"], "correct": True} for item in worked]
+    write_rows(folder / SOLUTIONS, rows)
+    return {"problems": len(items), "samples_right": share_right(samples), "solutions": len(rows)}
 
 
 def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
@@ -230,18 +234,21 @@ def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
     s, v = run.settings, run.settings.verifier
     answers = read_judged(run.folder / "answers" / "answers.jsonl").answers
     training, validation = split_by_problem(answers, (0.9, 0.1), s.seed)
+    if s.problems.solutions:  # none is a problem of the validation
+        training += read_judged(run.folder / "answers" / SOLUTIONS).answers
     torch.manual_seed(s.seed)
     if v.kind == "decoder":
-        verifier = Verifier.from_decoder(run.decoder("dpo").requires_grad_(True), run.tokenizer())
+        verifier = Verifier.from_decoder(run.decoder("dpo").requires_grad_(True), run.tokenizer(), head=v.head)
     else:
         verifier = Verifier.encoder(run.tokenizer(), hidden_size=v.hidden_size, num_hidden_layers=v.num_hidden_layers)
     records = train_verifier(
-        verifier, training, validation, epochs=v.epochs, batch_size=v.batch_size, lr=v.lr, seed=s.seed,
-        checkpoints=CheckpointConfig(folder / CHECKPOINTS, every=50, keep=1), resume=True, log_every=50,
+        verifier, training, validation, epochs=v.epochs, batch_size=v.batch_size, lr=v.lr, lm_weight=v.lm_weight,
+        seed=s.seed, checkpoints=CheckpointConfig(folder / CHECKPOINTS, every=50, keep=1), resume=True, log_every=50,
         log_path=folder / "log.jsonl",
     )  # fmt: skip
     calibrated(verifier, validation).save(folder / MODEL, overwrite=True)
-    return {"answers": len(answers), "right": sum(a.correct for a in answers) / len(answers), "steps": len(records)}
+    known = training + validation
+    return {"answers": len(known), "right": sum(a.correct for a in known) / len(known), "steps": len(records)}
 
 
 def sample(run: Run, stage: str, items: list[dict], samples: int, seed: int) -> list[Samples]:

@@ -12,7 +12,16 @@ from course_lib.errors import CourseError
 TITLES = {"baseline": "GPT-2 (same size)", "base": "Base", "sft": "SFT", "dpo": "DPO", "verifier": "+Verifier"}
 COLUMNS = (
     *("model", "parameters", "exact_match", "exact_match_low", "exact_match_high", "problems"),
-    *("one_sample", "majority", "verifier_exact_match", "verifier_low", "verifier_high", "pass_at_n", "n"),
+    *(
+        "one_sample",
+        "majority",
+        "verifier_exact_match",
+        "verifier_low",
+        "verifier_high",
+        "weighted_vote",
+        "pass_at_n",
+        "n",
+    ),
     *("perplexity", "word_perplexity", "long_sink_on", "long_sink_off"),
 )
 
@@ -55,6 +64,7 @@ def table_rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "verifier_exact_match": chosen.get("value"),
                 "verifier_low": chosen.get("low"),
                 "verifier_high": chosen.get("high"),
+                "weighted_vote": (samples.get("weighted_vote") or {}).get("value"),
                 "pass_at_n": list(samples["pass_at"].values())[-1] if samples else None,
                 "n": samples.get("count"),
                 "perplexity": first_text["perplexity"],
@@ -77,7 +87,18 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
     """The table for a terminal: exact match with its interval, and what comes from N samples."""
-    head = ["model", "exact match", "95 % interval", "verifier", "pass@N", "perplexity", "sink on", "sink off"]
+    head = [
+        "model",
+        "exact match",
+        "95 % interval",
+        "majority",
+        "verifier",
+        "vote",
+        "pass@N",
+        "perplexity",
+        "sink on",
+        "sink off",
+    ]
     cells = [head]
     for row in rows:
         cells.append(
@@ -85,7 +106,9 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
                 row["model"],
                 f"{row['exact_match']:.1%}",
                 f"{row['exact_match_low']:.1%} to {row['exact_match_high']:.1%}",
+                _percent(row["majority"]),
                 _percent(row["verifier_exact_match"]),
+                _percent(row["weighted_vote"]),
                 _percent(row["pass_at_n"]),
                 f"{row['perplexity']:.2f}",
                 _number(row["long_sink_on"]),
