@@ -6,9 +6,12 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium; without it the tests are skipped, except in CI, where they fail."""
+    """Headless Chromium; without it the tests are skipped, except in CI, where they fail.
+
+    It ends with its file: as long as it is open an event loop runs in this thread, and `asyncio.run` of other tests fails.
+    """
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
