@@ -10,7 +10,8 @@ import pytest
 def browser():
     """Headless Chromium; without it the tests are skipped, except in CI, where they fail.
 
-    It ends with its file: as long as it is open an event loop runs in this thread, and `asyncio.run` of other tests fails.
+    It ends with its file: as long as it is open an event loop runs in this thread, and `asyncio.run` of other tests
+    fails.
     """
     from playwright.sync_api import sync_playwright
 

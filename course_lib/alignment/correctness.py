@@ -36,16 +36,14 @@ class Correctness:
         """
         is_answer = batch["labels"] != IGNORE  # (B,): a process without a row of its own has none
         inputs = (batch["input_ids"], batch["attention_mask"], batch["part_ids"])
-        if self.lm_weight:
-            network: Any = model
-            logits, log_probs = (each[is_answer] for each in network.judge_and_log_probs(*inputs))
-        else:
-            logits = model(*inputs)[is_answer]
+        network: Any = model
+        logits, log_probs = network.judge_and_log_probs(*inputs) if self.lm_weight else (model(*inputs), None)
+        logits = logits[is_answer]
         right = batch["labels"][is_answer].to(logits.dtype)
         self.seen.append((int(((logits > 0) == (right > 0)).sum()), len(right)))
         loss = F.binary_cross_entropy_with_logits(logits, right, reduction="sum")
-        if self.lm_weight:
-            loss = loss - self.lm_weight * (right * log_probs).sum()  # of right answers alone
+        if log_probs is not None:
+            loss = loss - self.lm_weight * (right * log_probs[is_answer]).sum()  # of right answers alone
         return weight * loss
 
     def report(self) -> dict[str, float]:

@@ -205,11 +205,12 @@ class TokenVerifier(nn.Module):
         self.config = decoder.config
         self.decoder = decoder
         width = decoder.config.hidden_size
-        self.judge = nn.Sequential(nn.Linear(3 * width + SIGNS, JUDGE_WIDTH), nn.SiLU(), nn.Linear(JUDGE_WIDTH, 1))
+        last = nn.Linear(JUDGE_WIDTH, 1)
+        self.judge = nn.Sequential(nn.Linear(3 * width + SIGNS, JUDGE_WIDTH), nn.SiLU(), last)
         self.scale = nn.Parameter(torch.tensor(1.0))  # of the confidence
         self.shift = nn.Parameter(torch.tensor(2.0))
-        nn.init.zeros_(self.judge[2].weight)  # a new verifier goes by the confidence
-        nn.init.zeros_(self.judge[2].bias)
+        nn.init.zeros_(last.weight)  # a new verifier goes by the confidence
+        nn.init.zeros_(last.bias)
 
     @property
     def model(self) -> nn.Module:
