@@ -248,7 +248,7 @@ class TestRefusals:
         [
             ("vocab_size = 320", "vocabsize = 320", r"\[pipeline\] has the setting 'vocabsize'.*Did you mean"),
             ("tokens_target = 2_048", "", "lacks tokens_target"),
-            ("worked = 0.6", "wroked = 0.6", "no corpus 'wroked'"),
+            ("worked = 0.6", "workedd = 0.6", "no corpus 'workedd'"),
             ("tokens_target", "max_epoch = 2\ntokens_target", r"\[pipeline.data_config\] has the setting 'max_epoch'"),
             ("lr = 1e-4", "lr = -1", "--lr -1"),
             ("lr = 1e-4", "learning_rate = 1", r"\[pipeline.dpo\] has the setting 'learning_rate'"),
@@ -288,8 +288,8 @@ class TestRefusals:
         assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
     def test_an_unknown_stage(self, tmp_path):
-        with pytest.raises(CourseError, match="--from verifer: there is no such stage.*Did you mean verifier"):
-            run(settings(tmp_path), tmp_path / "run", "verifer")
+        with pytest.raises(CourseError, match="--from verifierr: there is no such stage.*Did you mean verifier"):
+            run(settings(tmp_path), tmp_path / "run", "verifierr")
         assert not (tmp_path / "run").exists()
         assert (*(stage.name for stage in STAGES), "report") == NAMES
 

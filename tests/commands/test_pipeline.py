@@ -91,7 +91,7 @@ class TestPretrain:
         ("options", "message"),
         [
             (("--dataset-mix", "worked"), "--dataset-mix 'worked' is not CORPUS=SHARE"),
-            (("--dataset-mix", "wroked=1"), "no corpus 'wroked'"),
+            (("--dataset-mix", "workedd=1"), "no corpus 'workedd'"),
             (("--dataset-mix", "keepers_log=1", "--tokens-target", 500_000), "keepers_log has .* passes"),
             (("--model", "tiny-gpt", "--family", "gpt2"), "tiny-gpt is a GPT-2 already"),
             (("--tokens-target", 10), "do not fill a row of 64"),
@@ -222,7 +222,7 @@ class TestEvaluate:
         [
             (("--problems", 0), "--problems 0"),
             (("--temperature", 0), "--temperature 0"),
-            (("--perplexity-on", "strories"), "no corpus 'strories'"),
+            (("--perplexity-on", "storiess"), "no corpus 'storiess'"),
             (("--verifier", "./none"), "--verifier ./none"),
         ],
     )
