@@ -3,7 +3,6 @@
 It needs Debian's `slurm-wlm` and `munge`, and root, which CI has. Elsewhere the tests are skipped with the reason.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster_chapters import write_chapter
 from tiny_runs import model_folders, tokenizer  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
@@ -182,20 +182,3 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("SCRATCH", raising=False)
     return tmp_path
-
-
-def write_chapter(path, source):
-    parameters = "profile = 'smoke'\nseed = 0\noutput_dir = 'outputs'"
-    set_up = "from course_lib.execution import Recorder\nrecord = Recorder(output_dir)"
-    cells = [(parameters, ["parameters"]), (set_up, []), (source, [])]
-    notebook = {
-        "cells": [
-            {"cell_type": "code", "id": f"cell-{i}", "metadata": {"tags": tags}, "source": text, "outputs": []}
-            | {"execution_count": None}
-            for i, (text, tags) in enumerate(cells)
-        ],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    path.write_text(json.dumps(notebook))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster_chapters import write_chapter
 from tiny_runs import TEXT
 
 from course_lib.cli import main
@@ -176,9 +177,11 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
 
 
 def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
-    (job,) = submit("01", "--mem", "100M")  # Python with the libraries of a notebook takes more
-    assert cluster.wait_for(job)[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
-    assert "exceeded memory limit" in output(project)
+    source = "import time\nx = bytearray(300_000_000)\ntime.sleep(30)"  # Slurm looks every two seconds
+    write_chapter(project / "notebooks" / "03_large.ipynb", source)
+    (job,) = submit("03", "--mem", "200M")
+    assert cluster.wait_for(job)[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), output(project)
+    cluster.wait(lambda: "exceeded memory limit" in output(project), "the reason in the output", 20)
 
 
 def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training):
