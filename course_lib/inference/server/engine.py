@@ -18,7 +18,7 @@ from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.inference.server.jobs import Job
 from course_lib.inference.server.mixed import prepare_mixed
-from course_lib.inference.server.requests import QueueFull, Request, TooLong, UnknownAdapter
+from course_lib.inference.server.requests import QueueFull, Request, TooLong, check_request
 from course_lib.inference.server.rows import RowModel
 from course_lib.inference.server.scheduler import Scheduler
 from course_lib.inference.server.settings import EngineSettings
@@ -95,22 +95,10 @@ class BatchingEngine:
         return job.ticket
 
     def _check(self, request: Request) -> None:
-        if not request.prompt:
-            raise CourseError("The prompt is empty; it needs at least one token.")
+        check_request(request, self.adapters, self.max_positions)
         if not all(0 <= token < self._vocabulary for token in request.prompt):
             raise CourseError(f"The prompt holds a token id that is not in 0 to {self._vocabulary - 1}.")
-        if request.max_new_tokens < 1:
-            raise CourseError(f"max_new_tokens is {request.max_new_tokens}; it has to be at least 1.")
-        if request.adapter is not None and request.adapter not in self.adapters:
-            known = ", ".join(self.adapters) or "none"
-            raise UnknownAdapter(f"There is no adapter {request.adapter!r} here; there are: {known}.")
-        tokens = len(request.prompt) + request.max_new_tokens
-        if tokens > self.max_positions:
-            raise TooLong(
-                f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into this "
-                f"model's {self.max_positions} positions: shorten the prompt, or ask for less."
-            )
-        pages = self.settings.max_pages
+        pages, tokens = self.settings.max_pages, len(request.prompt) + request.max_new_tokens
         if tokens - 1 > pages * self.settings.page_size:  # the last token is not read, so it takes no slot
             raise TooLong(
                 f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into "

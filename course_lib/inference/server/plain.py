@@ -16,7 +16,7 @@ from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError, first_line
 from course_lib.inference.generate import decode_steps
 from course_lib.inference.pieces import Answer
-from course_lib.inference.server.requests import Piece, QueueFull, Request, TooLong, UnknownAdapter
+from course_lib.inference.server.requests import Piece, QueueFull, Request, check_request
 from course_lib.inference.server.tickets import PieceQueue
 from course_lib.inference.stopping import Row, end_tokens
 
@@ -72,15 +72,7 @@ class PlainEngine:
             TooLong: prompt and answer cannot fit.
             CourseError: the prompt is empty, there is nothing to generate, or the engine is stopping.
         """
-        if not request.prompt or request.max_new_tokens < 1:
-            raise CourseError("The prompt needs at least one token, and the answer room for one.")
-        if request.adapter is not None and request.adapter not in self.adapters:
-            raise UnknownAdapter(f"There is no adapter {request.adapter!r} here.")
-        if len(request.prompt) + request.max_new_tokens > self.max_positions:
-            raise TooLong(
-                f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into this "
-                f"model's {self.max_positions} positions. Shorten the prompt, or ask for less."
-            )
+        check_request(request, self.adapters, self.max_positions)
         ticket = PieceQueue(lambda: None)  # the thread looks at every step
         with self._lock:
             if self._stopping:

@@ -1,6 +1,6 @@
 """What passes between the HTTP side of the server and the engine: a request, the pieces of its answer, its refusals."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,33 @@ class Request:
     seed: int = 0
     ignore_end: bool = False
     use_cache: bool = True
+
+
+def check_request(request: Request, adapters: Collection[str], max_positions: int) -> None:
+    """Refuse what no engine could answer.
+
+    Args:
+        request: what is asked for.
+        adapters: the names that there are.
+        max_positions: of the model.
+
+    Raises:
+        UnknownAdapter: the adapter's name is not among them.
+        TooLong: prompt and answer do not fit into the positions.
+        CourseError: the prompt is empty, or there is nothing to generate.
+    """
+    if not request.prompt:
+        raise CourseError("The prompt is empty; it needs at least one token.")
+    if request.max_new_tokens < 1:
+        raise CourseError(f"max_new_tokens is {request.max_new_tokens}; it has to be at least 1.")
+    if request.adapter is not None and request.adapter not in adapters:
+        known = ", ".join(adapters) or "none"
+        raise UnknownAdapter(f"There is no adapter {request.adapter!r} here; there are: {known}.")
+    if len(request.prompt) + request.max_new_tokens > max_positions:
+        raise TooLong(
+            f"A prompt of {len(request.prompt)} tokens and {request.max_new_tokens} new ones do not fit into this "
+            f"model's {max_positions} positions: shorten the prompt, or ask for less."
+        )
 
 
 @dataclass(frozen=True)
