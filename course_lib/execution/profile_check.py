@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import fields
 from typing import Any
 
+from course_lib.data.mixture import DataConfig
 from course_lib.errors import CourseError
 from course_lib.execution.hardware import HardwareConfig, check_against_this_machine
 from course_lib.execution.profile import available_profiles, overlaid, profile_path, read_profile
@@ -18,20 +19,13 @@ REFERENCE = "cpu"  # whose values stand as examples
 LARGER: dict[str, dict[str, Any]] = {
     "hardware": {each.name: each.default for each in fields(HardwareConfig)},
     "model": {"config": "modern-60m", "seq_len": 1024, "batch_size": 8, "grad_accum_steps": 1},
-    "data_config": {
-        "dataset_mix": {},
-        "tokens_target": 1,
-        "shuffle": True,
-        "max_epochs": 4.0,
-        "allow_more_epochs": False,
-    },
+    "data_config": {each.name: each.default for each in fields(DataConfig)} | {"dataset_mix": {}, "tokens_target": 1},
     "slurm": {
         "site": "",
         "partition": "",
         "account": "",
         "time": "02:00:00",
         "nodes": 1,
-        "tasks_per_node": 1,
         "modules": [""],
     },
 }

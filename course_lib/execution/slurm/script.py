@@ -1,6 +1,5 @@
 """The batch script of a job: what it asks for, checked against the site's rules, and the text from a Jinja template."""
 
-import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -199,5 +198,4 @@ def _words(job: Job, site: Site, folder: Path, root: Path) -> dict[str, Any]:
         "element": shlex.join(job.command).replace("'{}'", '"$word"', 1),
         "processes": max(job.gpus, 1),
         "outlives_its_limit": job.requeue or job.legs > 1,
-        "minutes": math.ceil(job.hours * 60),
     }

@@ -54,9 +54,7 @@ class Site:
         array: whether arrays may be submitted.
         requeue: whether a job may put itself back into the queue.
         submit_from_nodes: whether a job may submit others.
-        scratch: where large files belong, for the shell to expand.
         purge_days: files on scratch that nobody read for so long are removed; 0: never.
-        python: the command that starts Python once the modules are loaded.
         queues: by name; empty: nothing is known of them.
         unverified: what could not be verified, by rule, and how to find out.
         sources: where the facts are from, with dates.
@@ -71,9 +69,7 @@ class Site:
     requeue: bool = True
     submit_from_nodes: bool = True
     account: str = ""
-    scratch: str = "$SCRATCH"
     purge_days: int = 0
-    python: str = "python3"
     hosts: tuple[str, ...] = ()
     queues: dict[str, Queue] = field(default_factory=dict)
     unverified: dict[str, str] = field(default_factory=dict)
