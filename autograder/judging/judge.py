@@ -85,7 +85,7 @@ class Judge:
         self.libraries = about.get("libraries", LIBRARIES)
         self.sessions: dict[frozenset[str], Session] = {}
         self.lost: dict[str, str] = {}  # cells that ended their process, and how
-        self.flagged: list[str] = []
+        self.ended: dict[str, str] = {}  # parts whose checks ended their process, and how
         self.stack = ExitStack()
 
     def __enter__(self) -> "Judge":
@@ -102,6 +102,11 @@ class Judge:
             found.append(self.verdict(part))
             self.tell(found[-1])
         return found
+
+    @property
+    def flagged(self) -> list[str]:
+        """What a person should look at: cells and checks that ended their process, and how."""
+        return [f"{name}: {why}" for name, why in [*self.lost.items(), *self.ended.items()]]
 
     def verdict(self, part: notebook.Part) -> Verdict:
         """Judge one part: its cells in a clean process, then its checks here.
@@ -124,7 +129,11 @@ class Judge:
         others = {notebook.grade_id(cell) for cell in self.whole.cells if notebook.is_solution(cell)} - own
         alone = [(name, source) for name, source in cells if name not in others]
         if verdict.message and not session.late and len(alone) < len(cells):
-            # what the cells of other parts do to this process must not cost it its points
+            # what the cells of other parts do to this process must not cost it its points; a process that they have
+            # killed may live a moment longer, and end in a cell of this part
+            for name in own:
+                self.lost.pop(name, None)
+            self.ended.pop(part.id or "", None)
             again = self._attempt(session, test, part, alone, own)
             verdict = verdict if again.message else again
         return verdict
@@ -161,7 +170,6 @@ class Judge:
                 if not cell or self.clock.left <= 0:
                     return str(error)
                 self.lost[cell] = str(error)
-                self.flagged.append(f"{cell}: {error}")
                 continue
             complaints = [self.lost[name] for name in own if name in self.lost]
             complaints += [_described(failed[name]) for name in own if isinstance(failed.get(name), dict)]
@@ -178,7 +186,7 @@ class Judge:
                 message = _tidy(_message(error))
                 if isinstance(error, Ended) or session.ended:
                     message = _tidy(session.ended or str(error))
-                    self.flagged.append(f"{part.id}: {message}")
+                    self.ended[part.id] = message
                 if check.hidden:
                     about = check.note or "a case that the visible checks do not have"
                     return Verdict(part, 0, f"a hidden test fails: {about}", hidden=True)

@@ -87,6 +87,18 @@ class Session:
         Raises:
             Ended: The process ended in one of them (`cell`), or took too long for it.
         """
+        if self.running is not None and self.running.settled():
+            self.close()  # stopped for what an earlier part used: this one must not pay for it
+        used = self.running is not None
+        try:
+            return self._run(cells)
+        except Ended:
+            if not used or self.cell or self.late:
+                raise
+        return self._run(cells)  # an earlier part had ended it, and only now does that show
+
+    def _run(self, cells: list[tuple[str, str]]) -> dict[str, dict]:
+        """Run a part's cells in the process that there is, or else in a new one."""
         self.cell, self.ended, self.late = "", "", False
         if self.running is None:
             self._start()

@@ -69,6 +69,7 @@ class Sandbox:
             start_new_session=True,
         )
         self.ended = threading.Event()
+        self.looking = threading.Lock()  # held by the watchdog while it looks
         self.first: list[int] = []  # the sandbox's first process, once it is known
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -100,6 +101,11 @@ class Sandbox:
         """
         self.stopped = self.stopped or why
         self._kill()
+
+    def settled(self) -> str:
+        """Why it was stopped, "" where it was not: a look that the watchdog has begun is waited for."""
+        with self.looking:
+            return self.stopped
 
     def close(self) -> None:
         """End it, wait until it is gone, and close the pipes."""
@@ -138,13 +144,14 @@ class Sandbox:
     def _watch(self) -> None:
         """The watchdog."""
         while not self.ended.wait(OFTEN) and self.process.poll() is None:
-            self.first = self.first or children(self.process.pid)
-            why = exceeded(self.process.pid, self.limits)
-            if time.monotonic() - self.started > self.limits.wall:
-                why = f"it took over {self.limits.wall:g} seconds"
-            if why:
-                self.stop(why)
-                return
+            with self.looking:
+                self.first = self.first or children(self.process.pid)
+                why = exceeded(self.process.pid, self.limits)
+                if time.monotonic() - self.started > self.limits.wall:
+                    why = f"it took over {self.limits.wall:g} seconds"
+                if why:
+                    self.stop(why)
+                    return
 
 
 def run(program: list[str], limits: Limits, seen: dict[Path, str] | None = None, *, sandbox: bool = True) -> Result:

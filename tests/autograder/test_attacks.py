@@ -37,16 +37,19 @@ def attacked(tmp_path_factory):
 
 @pytest.fixture
 def namespaces(monkeypatch):
-    """The process trees of the sandboxes that a test starts."""
-    found, start = set(), session.Session._start
+    """The process trees of the sandboxes that a test starts, held open: the kernel gives a free number to another."""
+    found, held, start = set(), [], session.Session._start
 
     def noted(self):
         start(self)
         inside = tree(self.running.process.pid)[-1]
-        found.add(os.readlink(f"/proc/{inside}/ns/pid"))
+        held.append(os.open(f"/proc/{inside}/ns/pid", os.O_RDONLY))
+        found.add(os.readlink(f"/proc/self/fd/{held[-1]}"))
 
     monkeypatch.setattr(session.Session, "_start", noted)
-    return found
+    yield found
+    for each in held:
+        os.close(each)
 
 
 def members(namespaces):
@@ -103,6 +106,44 @@ def test_it_gets_what_its_honest_parts_deserve(kind, name, attacked, namespaces)
     write_results(whole, verdicts)
     nbformat.validate(whole)
     nbformat.writes(whole).encode()
+
+
+def slow_to_end(monkeypatch, seconds):
+    """A killed process tree that lives for a moment longer: bwrap kills what is left only after its program is gone."""
+    real = session.Session._receive
+
+    def late(self, decide=True):
+        said = real(self, decide)
+        time.sleep(seconds)
+        return said
+
+    monkeypatch.setattr(session.Session, "_receive", late)
+
+
+@pytest.mark.parametrize("name", ["all processes killed that it may kill", "a crash in a cell"])
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_a_process_that_dies_late_costs_only_its_own_part(monkeypatch, name, seconds):
+    slow_to_end(monkeypatch, seconds)
+    source = CASES["exits"].get(name, {"scaled": "import os; os._exit(3)"})
+    verdicts, _ = judged(submission(source))
+    assert {v.part.id.removeprefix("check-"): v.points for v in verdicts} == POINTS | dict.fromkeys(source, 0)
+
+
+def test_what_a_part_left_running_is_not_charged_to_the_next(monkeypatch):
+    """The watchdog is slow: it has seen too many tasks, and ends the process while the next part is asked for."""
+    from autograder.sandbox import process
+
+    real = process.exceeded
+
+    def slow(root, limits):
+        why = real(root, limits)
+        time.sleep(0.3 if why else 0)
+        return why
+
+    monkeypatch.setattr(process, "exceeded", slow)
+    verdicts, _ = judged(submission(CASES["processes"]["thirty threads"]))
+    wrong = {v.part.id.removeprefix("check-") for v in verdicts if not v.points}
+    assert wrong <= set(CASES["processes"]["thirty threads"])
 
 
 def test_a_crash_in_a_cell_costs_its_own_part_and_is_flagged():
