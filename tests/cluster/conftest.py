@@ -135,6 +135,7 @@ class Cluster:
             if time.monotonic() > end:
                 break
             time.sleep(0.3)
+        time.sleep(2)  # a node refuses to start again what it has killed within the same second
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def wait_for(self, job, seconds=240):

@@ -168,11 +168,14 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
     cluster.wait(lambda: log.exists() and len(log.read_text().splitlines()) > 6, "the first steps")
     node = re.search(r" NodeList=(n\d)", cluster.ask("scontrol", "show", "job", "-o", job))[1]
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    # the daemon there is alive and reports back at once, but nothing new may start there
+    cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     try:
         cluster.start_again(job)
         assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     finally:
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    assert f"job {job} on {({'n1', 'n2'} - {node}).pop()}, start 1" in output(project)
     assert losses(project / "out") == expected
 
 
