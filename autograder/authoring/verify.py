@@ -65,7 +65,7 @@ def _source(source: Notebook) -> Iterator[str]:
         yield "the notebook's metadata have no course.hours, the time that a student needs"
     if not is_judged(source):
         yield "the notebook's metadata do not say course.judged: true, so its tests run in the submissions' processes"
-    ids = [notebook.grade_id(cell) for cell in source.cells if notebook.grade_id(cell) is not None]
+    ids = [name for cell in source.cells if (name := notebook.grade_id(cell)) is not None]
     for name in sorted({name for name in ids if ids.count(name) > 1}):
         yield f"two cells have the grade id {name!r}"
     for cell in source.cells:
@@ -76,7 +76,7 @@ def _source(source: Notebook) -> Iterator[str]:
 
 
 def _test_cell(cell: Cell) -> Iterator[str]:
-    name = notebook.grade_id(cell)
+    name = cell.metadata.nbgrader.grade_id
     try:
         found = list(checks(name, cell.source))
     except SyntaxError as error:

@@ -97,8 +97,9 @@ def find_part(parts: list[notebook.Part], wanted: str) -> notebook.Part:
         found = [part for part, name in zip(parts, names, strict=True) if wanted in (part.id, name)]
         found = found or [part for part in parts if wanted.lower() in part.title.lower()]
     if len(found) != 1:
-        listed = "; ".join(f"{number} ({name})" for number, name in enumerate(names, start=1))
         what = "No part is" if not found else f"{len(found)} parts are"
+        rows = zip(range(1, len(parts) + 1), names, parts, strict=True)
+        listed = "; ".join(f"{number} ({name})" for number, name, part in rows if part in (found or parts))
         raise CourseError(f"{what} called {wanted!r}. Give a number or a name of these: {listed}.")
     if found[0].manual:
         raise CourseError(f"{found[0].title} is answered in words: your instructor reads it, and no check looks at it.")

@@ -150,7 +150,9 @@ def _mended(template: Notebook, submission: Notebook) -> Notebook:
 def _answered(template: Notebook, submission: Notebook) -> tuple[list[str], list[str]]:
     """The titles of the parts with an answer, and of those without."""
     empty, given = answers(template, template), answers(submission, template)
-    written, unwritten, own = [], [], set()
+    written: list[str] = []
+    unwritten: list[str] = []
+    own: set[str] = set()
     parts = {part.id: part for part in notebook.parts(template)}
     for cell in template.cells:
         name = notebook.grade_id(cell)
