@@ -234,7 +234,7 @@ TABLE = "<!-- assignments: points, parts and times come from the sources at buil
 
 
 def assignment_rows() -> list[dict]:
-    """What the assignments' sources say of themselves, through the command: this package does not import the autograder.
+    """What the assignments' sources say of themselves, through the command a student uses.
 
     Raises:
         CourseError: The command failed; with what it said.

@@ -8,11 +8,11 @@ from nbgrader.api import Gradebook
 from submissions import WRITTEN, bare, filled, put, released
 
 from autograder import course, notebook
-from autograder.student.commands import _check
 from autograder.grading.collect import find_submissions
 from autograder.grading.grade import grade
 from autograder.grading.report import table
 from autograder.rebuild import rebuild
+from autograder.student.commands import _check
 
 NAME = "sft"
 PART = "question"
