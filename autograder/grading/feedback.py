@@ -94,14 +94,33 @@ class FeedbackExporter(HTMLExporter):
         """
         resources = self._init_resources(resources)
         nb, resources = self._preprocess(copy.deepcopy(nb), resources)  # GetGrades: the gradebook's points and comments
+        mark_waiting(nb, resources["nbgrader"])
         return feedback_page(nb, resources), resources
+
+
+def mark_waiting(nb: Notebook, about: dict[str, str]) -> None:
+    """Take the points from the parts that wait for a person: nbgrader has zeros there.
+
+    Args:
+        nb: The notebook with the gradebook's points, which is changed.
+        about: nbgrader's resources: db_url, notebook, assignment, student.
+    """
+    from nbgrader.api import Gradebook
+
+    with Gradebook(about["db_url"]) as gradebook:
+        found = gradebook.find_submission_notebook(about["notebook"], about["assignment"], about["student"])
+        waiting = {grade.name for grade in found.grades if grade.needs_manual_grade}
+    for cell in nb.cells:
+        if notebook.grade_id(cell) in waiting:
+            cell.metadata.nbgrader.score = None
 
 
 def feedback_page(nb: Notebook, resources: dict[str, Any]) -> str:
     """The page.
 
     Args:
-        nb: An autograded notebook with the gradebook's points and comments in its metadata, see nbgrader's GetGrades.
+        nb: An autograded notebook with the gradebook's points and comments in its metadata, see nbgrader's GetGrades;
+            without points where nobody has graded a part yet.
         resources: Its `nbgrader` names the notebook and has score, max_score and late_penalty.
 
     Returns:
@@ -140,23 +159,18 @@ def sections(nb: Notebook) -> Iterator[Section]:
             answer.append(cell)
         if name in parts:
             comments = [each.metadata.get("nbgrader", {}).get("comment") for each in answer]
-            points = None if _waits(cell) else graded.get("score")
             said = [str(comment) for comment in comments if comment]
-            yield Section(parts[name], points, _complaint(cell), answer, said)
+            yield Section(parts[name], graded.get("score"), _complaint(cell), answer, said)
             answer = []
-
-
-def _waits(cell: Cell) -> bool:
-    """Whether its points are a person's to give: the checks were never reached, or it was never graded."""
-    reached = not any(output.get("ename") == NOT_REACHED for output in cell.get("outputs", []))
-    return cell.metadata.nbgrader.get("score") is None or (not reached and not cell.metadata.nbgrader.score)
 
 
 def _complaint(cell: Cell) -> str:
     """Why a part does not have its points: what its check raised, without the traceback, which quotes hidden tests."""
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-    if not errors or notebook.is_manual(cell):
+    if notebook.is_manual(cell):
         return ""
+    if not errors:
+        return _partly(cell)
     text = COLOUR.sub("", str(errors[0].get("evalue", ""))).strip()
     kind = str(errors[0].get("ename", ""))
     if (hidden := _hidden(cell, errors[0])) is not None:
@@ -164,6 +178,15 @@ def _complaint(cell: Cell) -> str:
     if kind in ("AssertionError", NOT_REACHED) and text:
         return _cut(text)
     return _cut(f"{kind}: {text}" if text else f"{kind}, without a message")
+
+
+def _partly(cell: Cell) -> str:
+    """What is said beside a partial score, which is the result of its test cell; "" where there is none."""
+    outputs = cell.get("outputs", [])
+    if not any(output.output_type == "execute_result" for output in outputs):
+        return ""
+    said = "".join(str(output.text) for output in outputs if output.output_type == "stream")
+    return _cut(COLOUR.sub("", said).strip())
 
 
 def _hidden(cell: Cell, error: Output) -> str | None:
