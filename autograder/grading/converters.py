@@ -9,9 +9,11 @@ from nbgrader import converters, preprocessors
 from nbgrader.utils import rmtree
 
 from autograder import notebook
+from autograder.grading.feedback import FeedbackExporter
 from autograder.judging.judge import Judge, is_judged
 from autograder.judging.results import write_results
 from autograder.notebook import Notebook
+from autograder.rebuild import is_injected
 from autograder.running import CellRunner, not_reached
 from course_lib.errors import CourseError
 
@@ -47,6 +49,7 @@ class Execute(CellRunner, preprocessors.Execute):
             there = self.results / about["student"] / about["assignment"] / f"{about['notebook']}.ipynb"
             take_outputs(nb, notebook.read(there))
             return nb, resources
+        nb.cells = [cell for cell in nb.cells if not is_injected(cell)]  # nbgrader's own commands do not rebuild
         if not is_judged(nb):
             return super().preprocess(nb, resources, km)
         with Judge(nb, sandbox=self.sandbox, seed=self.seed) as judge:
@@ -129,18 +132,10 @@ class Autograde(_OneStudent, converters.Autograde):
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
 
-class ClearHiddenTests(preprocessors.ClearHiddenTests):
-    """Takes the hidden tests out of the feedback of a judged assignment, whose messages do not quote them either."""
-
-    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """nbconvert's."""
-        return super().preprocess(nb, resources) if is_judged(nb) else (nb, resources)
-
-
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
     """Writes the feedback of one student."""
 
     def __init__(self: Any, **options: Any) -> None:
         super().__init__(**options)
         self.force = True  # nbgrader would leave a page that has the submission's time, though it was graded again
-        self.preprocessors: list = [ClearHiddenTests, *self.preprocessors]
+        self.exporter_class = FeedbackExporter

@@ -1,6 +1,7 @@
 """What Jupyter Book is given: book/ and what is generated beside it."""
 
 import json
+import os
 import pkgutil
 import re
 import shutil
@@ -43,6 +44,8 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")
+    index = sources / "assignments" / "index.md"
+    index.write_text(with_assignment_table(index.read_text(), assignment_rows(), sources))
 
 
 def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
@@ -225,6 +228,53 @@ def _data_cards(path: Path) -> None:
     sections = [re.sub(r"(?m)^#", "##", card) for card in cards().values()]
     intro = "What the package carries or generates, so that no chapter needs a network (`course data card`)."
     path.write_text("\n\n".join(["# Data sets", intro, *sections]) + "\n")
+
+
+TABLE = "<!-- assignments: points, parts and times come from the sources at build time -->"
+
+
+def assignment_rows() -> list[dict]:
+    """What the assignments' sources say of themselves, through the command a student uses.
+
+    Raises:
+        CourseError: The command failed; with what it said.
+    """
+    command = [sys.executable, "-m", "course_lib.cli", "assignment", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COURSE_DIR": ""})
+    if done.returncode:
+        raise CourseError(f"The assignments could not be listed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def with_assignment_table(text: str, rows: list[dict], folder: Path) -> str:
+    """The page of assignments with its table in the place of the marker.
+
+    Args:
+        text: The page, which has the line `TABLE`.
+        rows: What `course assignment list --json` says.
+        folder: The book's sources: a page of each assignment gives its title.
+
+    Returns:
+        The page.
+    """
+    lines = [
+        "| assignment | after chapter | you write | parts | points | time |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in sorted(rows, key=lambda row: row["chapter"] or "~"):
+        page_ = folder / "assignments" / f"{row['name']}.md"
+        title = re.search(r"(?m)^# (.*)$", page_.read_text())
+        words = f", {row['manual']} in words" if row["manual"] else ""
+        cells = [
+            f"[{title[1].removesuffix(', by hand') if title else row['name']}]({page_.name})",
+            (row["chapter"] or "").split("_")[0],
+        ]
+        cells += [row["summary"], f"{row['parts']}{words}", f"{row['points']:g}", f"{row['hours']:g} h"]
+        lines.append(f"| {' | '.join(cells)} |")
+    points, hours = sum(row["points"] for row in rows), sum(row["hours"] for row in rows)
+    lines.append(f"| all | | | {sum(row['parts'] for row in rows)} | {points:g} | {hours:g} h |")
+    assert TABLE in text, "the page of assignments has no place for its table"
+    return text.replace(TABLE, "\n".join(lines))
 
 
 def _fetch_assignments(folder: Path) -> None:
