@@ -12,7 +12,7 @@ from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
-from course_lib.execution.notebooks.expected import band_of, flattened
+from course_lib.execution.notebooks.expected import band_text, flattened
 from course_lib.publishing.parity_page import ensure_rows, parity_page
 
 
@@ -125,11 +125,8 @@ def _numbers(recorded: dict, expected: dict | None) -> str:
         return _table(recorded)
     lines = ["| what | value | expected | band |", "| --- | --- | --- | --- |"]
     for name, value in flattened(recorded).items():
-        band = band_of(expected, name) if name in expected["values"] else None
-        if band is None:  # not compared
-            wanted, width = "", ""
-        else:
-            wanted, width = _text(expected["values"][name]), f"± {band:.2g}" if band else "equal"
+        width = band_text(expected, name)
+        wanted = _text(expected["values"][name]) if width else ""  # no band: it is not compared
         lines.append(f"| {name.replace('_', ' ')} | {_text(value)} | {wanted} | {width} |")
     return "\n".join(lines)
 
