@@ -45,7 +45,8 @@ def test_every_figure_has_a_caption_and_an_alternative_text(path):
             assert "plt.show()" not in source(cell), cell["id"]
             continue
         caption = described["figure"]["caption"]
-        assert caption.endswith((".", "?")) and len(caption) > 25, cell["id"]
+        assert caption.endswith((".", "?")), cell["id"]
+        assert len(caption) > 25, cell["id"]
         assert caption != described["image"]["alt"]
 
 
