@@ -12,6 +12,7 @@ from pathlib import Path
 import course_lib
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.expected import band_of, flattened
+from course_lib.publishing.libraries_page import libraries_page
 from course_lib.publishing.parity_page import ensure_rows, parity_page
 
 
@@ -40,6 +41,7 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         metrics.append(measured)
     (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics)))
     (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
+    (sources / "libraries.md").write_text(libraries_page(ensure_rows(root, "libraries")))
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")
