@@ -47,16 +47,21 @@ def _section(package: str, rows: list[dict]) -> str:
 
 
 def _entry(row: dict) -> str:
-    number = row["chapter"].partition("_")[0]
     file, _, test = row["test"].partition("::")
     return "\n\n".join(
         [
             f"### {row['happens']}",
             f"**You would expect:** {row['expected']}",
             f"**What to do:** {row['instead']}",
-            f"[Chapter {number}](notebooks/{row['chapter']}.ipynb). Test: `{test.split('::')[-1]}` in `{file}`.",
+            f"{_link(row['chapter'])}. Test: `{test.split('::')[-1]}` in `{file}`.",
         ]
     )
+
+
+def _link(chapter: str) -> str:
+    """To a chapter, "03_lora", or to another page of the book, "cluster"."""
+    number = chapter.partition("_")[0]
+    return f"[Chapter {number}](notebooks/{chapter}.ipynb)" if number.isdigit() else f"{{doc}}`{chapter}`"
 
 
 def _place(package: str) -> tuple[int, str]:

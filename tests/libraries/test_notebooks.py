@@ -28,7 +28,7 @@ def papermill(folder, *arguments):
     happens="A notebook that leaves in the middle by `sys.exit(0)` counts as a success",
     expected="A run is a success when all cells ran.",
     instead="Look at the cells' statuses in the output, as `course run` does: the cells behind it are “pending”.",
-    chapter="02_full_finetuning",
+    chapter="how-to-use",
 )
 def test_leaving_in_the_middle(tmp_path):
     written(tmp_path / "in.ipynb", "import sys", "sys.exit(0)", "print(1 / 0)")
@@ -42,7 +42,7 @@ def test_leaving_in_the_middle(tmp_path):
     happens="`-y 'lr: 1e-4'` gives the notebook a string, and `-p run 2024_01` the number 202401",
     expected="A number written in the usual way arrives as that number, and a name as a name.",
     instead="Write `1.0e-4` in YAML (version 1.1 wants the dot) and use `-r` for text. `course run --set` reads TOML.",
-    chapter="02_full_finetuning",
+    chapter="how-to-use",
 )
 def test_what_parameters_become(tmp_path):
     written(tmp_path / "in.ipynb", "lr, run, start = 0, 0, 0", tags=["parameters"])
@@ -58,7 +58,7 @@ def test_what_parameters_become(tmp_path):
     happens="Of two cells tagged `parameters`, the second overwrites what was injected",
     expected="Injected values hold in the whole notebook, or two such cells are refused.",
     instead="Tag one cell only. Splitting the cell in JupyterLab copies its tag; `course run` refuses two.",
-    chapter="02_full_finetuning",
+    chapter="how-to-use",
 )
 def test_two_parameters_cells(tmp_path):
     written(tmp_path / "in.ipynb", "steps = 1", "steps = 2", tags=["parameters", "parameters"])
@@ -91,7 +91,7 @@ def result(text):
     instead="Send warnings elsewhere in tests. `course grade` judges outside the submission's process and does not "
     "look at "
     "stderr.",
-    chapter="03_lora",
+    chapter="assignments/index",
 )
 def test_stderr_costs_the_points():
     assert points() == 3
@@ -103,7 +103,7 @@ def test_stderr_costs_the_points():
     happens="A test cell whose last value is `np.float64(0.5)`, True, None or nan gives full marks",
     expected="A last value of 0.5 gives half a point, and something that is no number is refused.",
     instead="End partial credit with a plain Python number, `float(...)`. NumPy 2 prints its numbers with their type.",
-    chapter="03_lora",
+    chapter="assignments/index",
 )
 def test_what_is_not_a_number_is_full_marks():
     assert points(result("0.5")) == 0.5
@@ -115,7 +115,7 @@ def test_what_is_not_a_number_is_full_marks():
     happens="A time zone in a submission's timestamp counts as seconds: `+0200` moves it by 200 seconds",
     expected="03:04:05 +0200 is 01:04:05 in UTC.",
     instead="Write timestamps in UTC. `course grade` reads the offset as hours and minutes.",
-    chapter="03_lora",
+    chapter="assignments/index",
 )
 def test_an_offset_counts_as_seconds():
     from nbgrader.utils import parse_utc
@@ -128,7 +128,7 @@ def test_an_offset_counts_as_seconds():
     happens="Late submissions cost nothing unless a penalty method is set",
     expected="A deadline that is set has a consequence.",
     instead="Set `c.LateSubmissionPlugin.penalty_method`, or write a plugin. The default logs a warning.",
-    chapter="03_lora",
+    chapter="assignments/index",
 )
 def test_lateness_costs_nothing():
     from nbgrader.plugins import LateSubmissionPlugin
@@ -142,7 +142,7 @@ def test_lateness_costs_nothing():
     expected="A page whose warning failed the build fails it until the page is mended.",
     instead="Build into an empty folder in CI, or with `--all`. The page was written the first time and is not read "
     "again.",
-    chapter="00_foundations",
+    chapter="how-to-use",
 )
 def test_warnings_as_errors_fail_once(tmp_path):
     (tmp_path / "_config.yml").write_text("title: x\nexecute: {execute_notebooks: 'off'}\n")
