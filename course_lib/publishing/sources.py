@@ -11,6 +11,9 @@ from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
+from course_lib.publishing.glossary import link_terms, terms_of
+from course_lib.publishing.libraries_page import libraries_page
+from course_lib.publishing.numbers import check_numbers
 from course_lib.publishing.parity_page import ensure_rows, parity_page
 from course_lib.publishing.runs_page import runs_page
 
@@ -29,7 +32,8 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         repository: the address of the published repository; None: the one in book/_config.yml.
 
     Raises:
-        CourseError: a chapter has not been executed, or one of its outputs is an error.
+        CourseError: a chapter has not been executed, one of its outputs is an error, or a number in a sentence is not
+            what the run measured.
     """
     shutil.copytree(root / "book", sources)
     if repository:
@@ -37,13 +41,17 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         config.write_text(re.sub(r"(?m)^  url: .*$", lambda _: f"  url: {repository}", config.read_text(), count=1))
     chapters = re.findall(r"file: (notebooks/\w+)", (sources / "_toc.yml").read_text())
     (sources / "notebooks").mkdir()
+    terms = terms_of((sources / "glossary.md").read_text())
     metrics = []
     for chapter in (Path(name).name for name in chapters):
         notebook, measured = _executed(runs, chapter)
-        (sources / "notebooks" / f"{chapter}.ipynb").write_text(json.dumps(page(notebook, chapter)))
+        check_numbers(notebook, measured, chapter)
+        text = json.dumps(link_terms(page(notebook, chapter), terms))
+        (sources / "notebooks" / f"{chapter}.ipynb").write_text(text)
         metrics.append(measured)
     (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics)))
     (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
+    (sources / "libraries.md").write_text(libraries_page(ensure_rows(root, "libraries")))
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")

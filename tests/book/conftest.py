@@ -17,6 +17,11 @@ STAND_IN_ROW = {"room": "data", "what": "a {stand-in}", "against": "it", "measur
     "unit": "relative", "why": "none", "test": "x", "date": "2026-01-01"
 }  # fmt: skip
 
+STAND_IN_BEHAVIOUR = {
+    "package": "torch", "version": "2", "happens": "`x` is a stand-in", "expected": "Another.", "instead": "Nothing.",
+    "chapter": "03_lora", "test": "tests/x.py::x", "date": "2026-01-01",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def html(tmp_path_factory):
@@ -32,7 +37,10 @@ def html(tmp_path_factory):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         _stand_in(path, folder / "runs" / path.stem)
     with pytest.MonkeyPatch.context() as patch:  # never the parity tests from within a test
-        patch.setattr(book_sources, "ensure_rows", lambda root: measured_rows(root) or [STAND_IN_ROW])
+        stand_ins = {"parity": [STAND_IN_ROW], "libraries": [STAND_IN_BEHAVIOUR]}
+        patch.setattr(
+            book_sources, "ensure_rows", lambda root, kind="parity": measured_rows(root, kind) or stand_ins[kind]
+        )
         build(ROOT, folder / "runs", folder / "html")
     return folder / "html"
 

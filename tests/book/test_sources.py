@@ -110,7 +110,7 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     from course_lib.publishing import sources as book_sources
 
     monkeypatch.setattr(book_sources, "_fetch_assignments", lambda folder: None)
-    monkeypatch.setattr(book_sources, "ensure_rows", lambda root: [])
+    monkeypatch.setattr(book_sources, "ensure_rows", lambda root, kind="parity": [])
     metrics = {"recorded": {}, "hardware": {"memory_bytes": None}, "versions": {}, "chapter": "x", "profile": "cpu"}
     metrics |= {"duration_s": 1, "peak_memory_bytes": 1, "finished": "", "commit": ""}
     for chapter in (find_root() / "notebooks").glob("*.ipynb"):
