@@ -141,10 +141,15 @@ def test_tests_that_find_nothing_and_answers_that_are_wrong_are_named(source, mo
     assert [problem for problem in found if problem.startswith("Part 1: softmax: the answer of the source fails: soft")]
 
 
+def laid_out_alike(source):
+    """Without white space and trailing commas: a page and a notebook have lines of different lengths."""
+    return re.sub(r",(?=[\])}])", "", re.sub(r"\s", "", source))
+
+
 def test_the_worked_example_of_the_book_is_the_template():
     page = (find_root() / "book" / "write-an-assignment.md").read_text()
-    sources = [cell.source for cell in notebook.read(TEMPLATE).cells]
+    sources = [laid_out_alike(cell.source) for cell in notebook.read(TEMPLATE).cells]
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(blocks) >= 4
     for block in blocks:
-        assert any(block.strip() in source for source in sources), block
+        assert any(laid_out_alike(block) in source for source in sources), block
