@@ -1,9 +1,11 @@
 """The book's table of parity checks, made from what the tests measured (`tests/parity_log.py` writes it)."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 from course_lib.errors import CourseError
@@ -18,11 +20,20 @@ TITLES = {
     "alignment": "Alignment of whole runs",
     "execution": "Commands",
 }
+UNITS = {"differing": "places"}
 
 
-def measured_rows(root: Path) -> list[dict]:
-    """Read what the last run of each parity test wrote. Rows of tests that no longer exist are left out."""
-    rows = [json.loads(path.read_text()) for path in sorted((root / "build" / "parity").glob("*.json"))]
+def measured_rows(root: Path, kind: str = "parity") -> list[dict]:
+    """Read what the last run of each test wrote. Rows of tests that no longer exist are left out.
+
+    Args:
+        root: the clone.
+        kind: the folder of the rows below build/, "parity" or "libraries".
+
+    Returns:
+        The rows in the order of their files' names.
+    """
+    rows = [json.loads(path.read_text()) for path in sorted((root / "build" / kind).glob("*.json"))]
     return [row for row in rows if _exists(root, row["test"])]
 
 
@@ -32,18 +43,29 @@ def _exists(root: Path, test: str) -> bool:
     return file.is_file() and f"def {re.split(r'::', name)[-1].split('[')[0]}(" in file.read_text()
 
 
-def ensure_rows(root: Path) -> list[dict]:
-    """The rows of the parity tests, which are run first where none has been run yet: the fast ones.
+def ensure_rows(root: Path, kind: str = "parity") -> list[dict]:
+    """The rows that tests have written. Where there are none yet, the fast tests are run first.
 
     The slow ones take a quarter of an hour. `make test` runs them, and then their rows are there too.
+
+    Args:
+        root: the clone.
+        kind: "parity", or "libraries" for what the libraries really do.
+
+    Returns:
+        The rows.
+
+    Raises:
+        CourseError: one of the tests failed.
     """
-    if not measured_rows(root):
-        print("running the fast parity tests for the book's table (some minutes)", flush=True)
-        command = [sys.executable, "-m", "pytest", "tests", "-m", "parity and not slow", "-q", "-n", "2"]
+    if not measured_rows(root, kind):
+        mark = {"parity": "parity", "libraries": "library"}[kind]
+        print(f"running the fast tests marked {mark!r} for the book's page (some minutes)", flush=True)
+        command = [sys.executable, "-m", "pytest", "tests", "-m", f"{mark} and not slow", "-q", "-n", "2"]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise CourseError(f"The parity tests failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-    return measured_rows(root)
+            raise CourseError(f"Tests marked {mark!r} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    return measured_rows(root, kind)
 
 
 def parity_page(rows: list[dict]) -> str:
@@ -53,34 +75,65 @@ def parity_page(rows: list[dict]) -> str:
     newest = max((row["date"] for row in rows), default="")[:10]
     return f"""# Parity: our numbers against the libraries'
 
-Every line is a test that ran: what was computed, the reference, the largest difference that was measured, and the
-largest that the test lets pass, with the reason. *Relative* differences are divided by the largest value of the
-reference; *differing* counts the places that are not equal. `make test` repeats them all; the newest is of {newest}.
+Every line is a test that ran. It says what was computed and with what it was compared; the largest difference that was
+measured; the largest that the test allows, and why it allows that much.
+
+- *Relative*: the difference is divided by the largest value of the reference.
+- *Places*: how many places are not equal.
+
+`make test` repeats all these comparisons. The newest comparison is of {newest}.
 
 {tables}
 """
 
 
+COLUMNS = ("what", "compared with", "measured", "allowed", "why this much")
+
+
 def _table(room: str, rows: list[dict]) -> str:
-    lines = [
-        f"| {_cell(r['what'])} | {_cell(r['against'])} | {_number(r['measured'])} | {_number(r['tolerance'])} "
-        f"| {r['unit']} | {_cell(r['why'])} |"
-        for r in sorted(rows, key=lambda row: row["what"])
-        if r["room"] == room
-    ]
-    head = ["| what | against | measured | allowed | unit | why this much |", "| --- | --- | ---: | ---: | --- | --- |"]
-    return "\n".join([f"## {TITLES.get(room, room.capitalize())}", "", *head, *lines])
+    """A room's checks as HTML: on a phone each line becomes a card with the names of the columns beside its values."""
+    lines = [_line(row) for row in sorted(rows, key=lambda row: row["what"]) if row["room"] == room]
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    title = TITLES.get(room, room.capitalize())
+    body = "\n".join(lines)
+    table = f'<table class="parity"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+    return f"## {title}\n\n```{{raw}} html\n{table}\n```"
 
 
-def _cell(text: str) -> str:
-    return re.sub(r"([|_*`\[\]{}$<>])", r"\\\1", text)
+def _line(row: dict) -> str:
+    unit = UNITS.get(row["unit"], row["unit"])
+    cells = {
+        "compared with": escape(_readable(row["against"])),
+        "measured": _number(row["measured"]),
+        "allowed": f"{_number(row['tolerance'])} {unit}".rstrip(),
+        "why this much": escape(row["why"]),
+    }
+    rest = "".join(f'<td data-label="{name}">{text}</td>' for name, text in cells.items())
+    return f'<tr><th scope="row">{escape(_readable(row["what"]))}</th>{rest}</tr>'
+
+
+def _readable(text: str) -> str:
+    """The settings that a test puts into its name as a dictionary, as words: `{'eps': 1e-06}` becomes `eps 1e-06`."""
+
+    def words(found: re.Match[str]) -> str:
+        try:
+            settings = ast.literal_eval(found[0])
+        except (SyntaxError, ValueError):  # braces that are no dictionary
+            return found[0]
+        if not isinstance(settings, dict):
+            return found[0]
+        return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as it is"
+
+    return re.sub(r"\{[^{}]*\}", words, text)
 
 
 def _number(value: float) -> str:
+    """Two digits, and a power of ten where it is small: HTML."""
     if value == 0:
         return "0"
     if value >= 100:
         return f"{value:,.0f}"
     if value < 1e-3:
-        return f"{value:.1e}"
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')} · 10<sup>{int(power)}</sup>".replace("<sup>-", "<sup>−")
     return f"{value:.3g}"

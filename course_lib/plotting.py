@@ -1,0 +1,39 @@
+"""One look for all figures of the book: colours, sizes, and the formats in which a notebook keeps them."""
+
+import matplotlib
+from cycler import cycler
+
+BLUE, RED, YELLOW, GREEN = "#00798c", "#d1495b", "#edae49", "#66a182"
+PALE, INK, VIOLET = "#9db4c8", "#1f3b4d", "#7b5ea7"
+GROUND = "#eef2f5"  # boxes behind labels
+FUTURE = "#d9d9d9"  # what a causal mask hides
+
+# A figure six inches wide is 576 CSS pixels; a phone shows it at 350, where 12 points come out as ten pixels.
+WIDTH = 6.0
+STYLE = {
+    "figure.figsize": (WIDTH, 3.3),
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "legend.fontsize": 11,
+    "legend.framealpha": 0.85,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=[BLUE, RED, YELLOW, INK, GREEN, VIOLET]),
+    "svg.hashsalt": "course",  # the same figure gives the same file
+}
+
+
+def use_style() -> None:
+    """Give every figure that follows the look of the book.
+
+    In a notebook each figure is kept twice, as SVG and as PNG: the book takes the SVG unless it is large.
+    """
+    matplotlib.rcParams.update(STYLE)
+    try:
+        from IPython import get_ipython
+    except ImportError:  # a script on a machine without Jupyter
+        return
+    shell = get_ipython()
+    if shell is not None:
+        shell.run_line_magic("config", "InlineBackend.figure_formats = {'svg', 'png'}")
