@@ -1,9 +1,10 @@
-"""The instructor's commands: `course grade`."""
+"""The instructor's commands: `course grade`, `course grades` and `course collect`."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autograder.grading.grades_commands import add_grades
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 
@@ -60,6 +61,7 @@ def add_parsers(subparsers: Subparsers) -> None:
         "--no-sandbox", action="store_true", help="run judged submissions with your own rights; every report says so"
     )
     grade.set_defaults(run=_grade)
+    add_grades(subparsers)
 
 
 def add_course(parser: argparse.ArgumentParser) -> None:

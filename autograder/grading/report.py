@@ -85,9 +85,9 @@ def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:
     rows = _rows(path, header)
     for grade in grades:
         values = {part.id: grade.points.get(part.id, "") for part in parts}
-        values |= {"student": _safe(grade.student), "assignment": assignment.name}
+        values |= {"student": safe(grade.student), "assignment": assignment.name}
         values |= {"total": "" if grade.total is None else grade.total, "max": sum(part.points for part in parts)}
-        values |= {"problem": _safe(printable(grade.problem)), "note": _safe(printable(grade.note))}
+        values |= {"problem": safe(printable(grade.problem)), "note": safe(printable(grade.note))}
         rows[grade.student] = [values[column] for column in header]
     file = io.StringIO()
     csv.writer(file).writerows([header, *(rows[student] for student in sorted(rows))])
@@ -110,11 +110,11 @@ def _rows(path: Path, header: list[str]) -> dict[str, list]:
     return {_plain(row["student"]): [row.get(column, "") for column in header] for row in found}
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """The text as no spreadsheet takes it for a formula: with an apostrophe in front, where it needs one."""
     return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
 
 def _plain(text: str) -> str:
-    """The inverse of `_safe`."""
+    """The inverse of `safe`."""
     return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text

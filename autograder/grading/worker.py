@@ -59,7 +59,9 @@ class Worker:
         from nbgrader.converters import GenerateAssignment
 
         with self.told("failed"):
-            GenerateAssignment(coursedir=self.course, parent=self.app).start()
+            converter = GenerateAssignment(coursedir=self.course, parent=self.app)
+            converter.force = True  # the application's --force reaches only its own converter, which autogrades
+            converter.start()
 
     def tests(self) -> None:
         """The sources of the cells that are not the student's to write."""
