@@ -111,7 +111,7 @@ def _export(args: argparse.Namespace) -> int:
     from course_lib.errors import printable
 
     assignment, state = _found(args)
-    people = _people(args.roster, state)
+    people = people_of(args.roster, state)
     ending = "json" if args.format == "json" else "csv"
     path = args.to or state / f"{assignment.name}-{args.format}.{ending}"
     left_out = export(assignment, standings(assignment, state), people, args.format, path)
@@ -121,7 +121,13 @@ def _export(args: argparse.Namespace) -> int:
     return int(bool(left_out))
 
 
-def _people(roster: Path | None, state: Path) -> "dict[str, Person]":
+def people_of(roster: Path | None, state: Path) -> "dict[str, Person]":
+    """The roster that is named, or the course's own; nobody where there is neither.
+
+    Args:
+        roster: The file, where one is named.
+        state: The course's folder.
+    """
     from autograder.grading.roster import NAME, read_roster
 
     if roster is None and not (state / NAME).is_file():

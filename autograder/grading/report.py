@@ -19,18 +19,19 @@ class Grade:
     """One student's result.
 
     points: by part; a part that was not graded is absent. problem: why something is missing. note: what the instructor
-    should know although nothing is.
+    should know although nothing is. penalty: what being late costs.
     """
 
     student: str
     points: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     note: str = ""
+    penalty: float = 0.0
 
     @property
     def total(self) -> float | None:
-        """The sum of the points that there are; None where nothing was graded, which is not a zero."""
-        return sum(self.points.values()) if self.points else None
+        """The sum of the points, less the penalty; None where nothing was graded, which is not a zero."""
+        return max(0.0, sum(self.points.values()) - self.penalty) if self.points else None
 
 
 def table(assignment: Assignment, grades: list[Grade]) -> str:

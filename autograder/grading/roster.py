@@ -58,6 +58,8 @@ def read_roster(path: Path) -> dict[str, Person]:
         person = _person(row, columns, header, canvas)
         if person is None:
             continue
+        if "/" in person.student or person.student.startswith("."):
+            raise CourseError(f"The roster {path} has the student {person.student!r}, which cannot be a folder's name.")
         if person.student in people:
             raise CourseError(f"The roster {path} has {person.student!r} a second time in row {number}.")
         people[person.student] = person
