@@ -93,6 +93,7 @@ def add_parsers(subparsers: Subparsers) -> None:
     grade.add_argument(
         "--no-sandbox", action="store_true", help="run judged submissions with your own rights; every report says so"
     )
+    grade.add_argument("--no-feedback", action="store_true", help="write no feedback pages now; a later run does")
     grade.set_defaults(run=_grade)
     add_grades(subparsers)
     _add_collect(subparsers)
@@ -147,6 +148,7 @@ def _grade(args: argparse.Namespace) -> int:
             sandbox=not args.no_sandbox,
             jobs=args.jobs,
             parts=parts,
+            feedback=not args.no_feedback,
             say=shown.say,
             progress=shown,
         )

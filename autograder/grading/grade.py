@@ -46,6 +46,7 @@ def grade(
     sandbox: bool = True,
     jobs: int = 1,
     parts: Collection[str] = (),
+    feedback: bool = True,
     say: Callable[[str], object] = print,
     progress: Lines | None = None,
 ) -> list[Grade]:
@@ -66,6 +67,7 @@ def grade(
         sandbox: False to run also judged submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
         parts: The grade ids of parts to judge again in any case; the other parts keep what they have.
+        feedback: Whether to write the feedback pages.
         say: Called with each line of progress.
         progress: Shows how far it is; by default a line for each submission.
 
@@ -90,8 +92,9 @@ def grade(
             run.stage(submission)
         run.autograde(nbgrader, progress, jobs, force, parts)
         points = run.points(nbgrader)
-        progress.say("writing feedback")
-        run.feedback(nbgrader)
+        if feedback:
+            progress.say("writing feedback")
+            run.feedback(nbgrader)
         grades = [run.grade_of(submission, points) for submission in submissions.values()]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
