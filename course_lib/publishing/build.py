@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.publishing.mending import mend
 from course_lib.publishing.pdf import PDF_NAME, write_pdf
 from course_lib.publishing.site_check import check_site
 from course_lib.publishing.sources import assemble
@@ -48,7 +49,7 @@ def build(
     work = out.parent / ".work"
     shutil.rmtree(work, ignore_errors=True)
     html = _jupyter_book(sources, work)
-    _forget_named_tuples(html)
+    mend(html)
     if pdf:
         write_pdf(html, html / PDF_NAME)
     if problems := check_site(html):
@@ -68,17 +69,6 @@ def link_pdf(index: Path) -> None:
     if not fence:
         raise CourseError(f"{index.name} has no start button to put the link to the PDF under.")
     index.write_text(f"{before}{button}{rest}{fence}\n{link}\n{after}", encoding="utf-8")
-
-
-def _forget_named_tuples(html: Path) -> None:
-    """Take named tuples out of the list of modules.
-
-    Sphinx's viewcode lists the module that Python makes up for each one, `namedtuple_NAME`, and writes no page for it.
-    """
-    index = html / "_modules" / "index.html"
-    if index.is_file():
-        text = index.read_text(encoding="utf-8")
-        index.write_text(re.sub(r'<li><a href="namedtuple_\w+\.html">[^<]*</a></li>', "", text), encoding="utf-8")
 
 
 def _jupyter_book(sources: Path, work: Path) -> Path:
