@@ -109,7 +109,7 @@ def server(html):
 
 
 @pytest.fixture
-def visit(browser, server):
+def visit(browser, server):  # noqa: F811
     visits = []
 
     def open_(page, device="desktop"):
