@@ -1,5 +1,9 @@
 """Pages and devices that the browser tests look at, and one page opened on one of them."""
 
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 DEVICES = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
@@ -56,3 +60,9 @@ class Visit:
 
     def foreign(self, server):
         return [url for url in self.requests if not url.startswith((server, "data:", "blob:"))]
+
+
+def figures_of(chapter):
+    """How many figures the chapter's notebook describes."""
+    notebook = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
+    return sum("mystnb" in cell["metadata"] for cell in notebook["cells"])
