@@ -129,6 +129,9 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     config = (tmp_path / "sources/_config.yml").read_text()
     assert "  url: https://example.org/me/mine\n" in config
     assert config.count("https://github.com/") == 0
+    page_ = (tmp_path / "sources/how-to-use.md").read_text()
+    assert "git clone https://example.org/me/mine course" in page_
+    assert "REPOSITORY" not in page_
 
 
 def test_what_libraries_warn_about_does_not_reach_the_reader():
