@@ -5,12 +5,59 @@ The first cell of each assignment imports what it needs. A complaint is an Asser
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 NOTHING = "nothing: end it with `return` (print only shows a value)"
+
+
+class Points:
+    """The points of a part, property by property.
+
+    A test cell begins with `_points = Points(shape=1, values=2)`, has its checks in blocks `with _points("shape"):`,
+    and ends with `_points.earned()`. A check that fails costs the points of its property, and the cell goes on.
+    nbgrader takes the number at the end as the score; the judge reads the blocks themselves, see `judging.checks`.
+
+    Attributes:
+        worth: The points of each property.
+        lost: What the first check that failed complained about, by property.
+    """
+
+    def __init__(self, **worth: float) -> None:
+        """Nothing is lost yet.
+
+        Args:
+            worth: The points of each property, by its name.
+        """
+        self.worth, self.lost = worth, dict[str, Exception]()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """A block of checks of one property.
+
+        Args:
+            name: The property, one of `worth`.
+        """
+        points = self.worth[name]
+        try:
+            yield
+        except Exception as error:
+            if name not in self.lost:
+                print(f"{name.replace('_', ' ')} ({points:g} of {sum(self.worth.values()):g} points): {error}")
+            self.lost.setdefault(name, error)
+
+    def earned(self) -> float:
+        """The points of the properties whose checks all passed.
+
+        Raises:
+            Exception: There are none: what the first check complained about.
+        """
+        if self.lost.keys() == self.worth.keys():
+            raise next(iter(self.lost.values()))
+        return sum(points for name, points in self.worth.items() if name not in self.lost)
 
 
 def result_of(function: Callable, *arguments: Any, **named: Any) -> Any:

@@ -35,18 +35,32 @@ class Assignment:
         return self.read().metadata.get("course", {}).get("summary", "")
 
 
-def assignments() -> dict[str, Assignment]:
-    """All assignments that the package carries, by name."""
-    return {path.stem: Assignment(path.stem, path) for path in sorted(SOURCES.glob("*/*.ipynb"))}
+def assignments(state: Path | None = None) -> dict[str, Assignment]:
+    """All assignments by name: those that the package carries, and those of the instructor's own course.
+
+    Args:
+        state: The course's folder, whose `source` is looked at too; None: $COURSE_DIR, where it is set. Its own copy of
+            an assignment counts more than the package's.
+    """
+    found = {path.stem: Assignment(path.stem, path) for path in sorted(SOURCES.glob("*/*.ipynb"))}
+    own = state or os.environ.get("COURSE_DIR")
+    for path in sorted(Path(own).resolve().glob("source/*/*.ipynb")) if own else []:
+        if path.stem == path.parent.name:
+            found[path.stem] = Assignment(path.stem, path)
+    return dict(sorted(found.items()))
 
 
-def find(name: str) -> Assignment:
+def find(name: str, state: Path | None = None) -> Assignment:
     """The assignment called `name`.
+
+    Args:
+        name: Its name.
+        state: The course's folder, as in `assignments`.
 
     Raises:
         CourseError: There is none; the message lists those that there are.
     """
-    known = assignments()
+    known = assignments(state)
     if name not in known:
         raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.{did_you_mean(name, known)}")
     return known[name]

@@ -24,6 +24,8 @@ c.Autograde.autograde_preprocessors = [
 # To nbgrader anything on stderr is a failed test: a library's warning, a progress bar. Errors still are errors.
 c.IgnorePattern.enabled = True
 c.IgnorePattern.pattern = r"(?s).*"
+# The feedback pages: by part, without hidden tests, and without anything of a stranger's that could run.
+c.GenerateFeedback.exporter_class = "autograder.grading.feedback.FeedbackExporter"
 # A student's HTML must not run as script in the instructor's browser.
 c.HTMLExporter.sanitize_html = True
 

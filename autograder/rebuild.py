@@ -10,6 +10,11 @@ from autograder.recognise import defined_in, restored
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
 
 
+def is_injected(cell: Cell) -> bool:
+    """Whether papermill added the cell. It has no grade id, and it would set the assignment's own parameters anew."""
+    return INJECTED in cell.metadata.get("tags", [])
+
+
 def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     """`template` with the student's solution cells and own cells, and nothing else of the submission.
 
@@ -64,7 +69,7 @@ def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, lis
     added: dict[str | None, list[str]] = {None: []}
     last, before = None, None
     for cell in submission.cells:
-        if INJECTED in cell.metadata.get("tags", []):  # it would set the assignment's own parameters anew
+        if is_injected(cell):
             continue
         name = notebook.grade_id(cell)
         if name is None and before is not None and _goes_on(before, cell):

@@ -54,13 +54,13 @@ def _share_by_text(submission: Notebook, asked: list[Cell]) -> float:
     """The share of them that the submission has by text; 0 where it is less than half, and may be a coincidence."""
     code = [cell.source for cell in submission.cells if cell.cell_type == "code"]
     names = {name for source in code for name in DEFINED.findall(source)}
-    texts = {_normal(source) for source in code}
+    texts = {normal(source) for source in code}
     found = 0
     for cell in asked:
         if notebook.is_solution(cell):
             found += defined_in(cell.source.split("### BEGIN SOLUTION")[0]) <= names
         else:
-            found += _normal(HIDDEN.sub("", cell.source)) in texts
+            found += normal(HIDDEN.sub("", cell.source)) in texts
     return found / len(asked) if 2 * found >= len(asked) else 0.0
 
 
@@ -85,9 +85,9 @@ def restored(template: Notebook, submission: Notebook) -> Notebook:
     if not lost:
         return submission
     missing = [cell for cell in template.cells if notebook.grade_id(cell) not in there]
-    texts = {_normal(cell.source): cell for cell in missing if not notebook.is_solution(cell)}
+    texts = {normal(cell.source): cell for cell in missing if not notebook.is_solution(cell)}
     for cell in lost:
-        original = texts.get(_normal(cell.source)) or _answered(cell, missing)
+        original = texts.get(normal(cell.source)) or _answered(cell, missing)
         if original is not None:
             cell.metadata = copy.deepcopy(original.metadata)
     return submission
@@ -122,7 +122,7 @@ def defined_in(source: str) -> set[str]:
     return set(DEFINED.findall(source))
 
 
-def _normal(source: str) -> str:
+def normal(source: str) -> str:
     """The same text for the same code, however it is laid out and commented."""
     try:
         return ast.dump(ast.parse(source))

@@ -8,9 +8,14 @@ from typing import Any
 from nbgrader import converters, preprocessors
 from nbgrader.utils import rmtree
 
+from autograder import notebook
+from autograder.grading.feedback import FeedbackExporter
 from autograder.judging.judge import Judge, is_judged
 from autograder.judging.results import write_results
+from autograder.notebook import Notebook
+from autograder.rebuild import is_injected
 from autograder.running import CellRunner, not_reached
+from course_lib.errors import CourseError
 
 
 class Execute(CellRunner, preprocessors.Execute):
@@ -21,10 +26,12 @@ class Execute(CellRunner, preprocessors.Execute):
     Attributes:
         sandbox: Whether the judge runs submissions in the sandbox.
         seed: The course's secret, see `judging.secret`.
+        results: The folder with what came of the tests already, as STUDENT/ASSIGNMENT/NOTEBOOK; nothing is run then.
     """
 
     sandbox = True
     seed: int | None = None
+    results: Path | None = None
 
     def preprocess(self, nb: Any, resources: Any, km: Any = None) -> tuple[Any, Any]:
         """nbconvert's.
@@ -37,6 +44,12 @@ class Execute(CellRunner, preprocessors.Execute):
         Returns:
             The notebook and the resources.
         """
+        if self.results is not None:
+            about = resources["nbgrader"]
+            there = self.results / about["student"] / about["assignment"] / f"{about['notebook']}.ipynb"
+            take_outputs(nb, notebook.read(there))
+            return nb, resources
+        nb.cells = [cell for cell in nb.cells if not is_injected(cell)]  # nbgrader's own commands do not rebuild
         if not is_judged(nb):
             return super().preprocess(nb, resources, km)
         with Judge(nb, sandbox=self.sandbox, seed=self.seed) as judge:
@@ -45,6 +58,23 @@ class Execute(CellRunner, preprocessors.Execute):
         if judge.flagged:
             self.tell("flagged", nb, "; ".join(judge.flagged))
         return nb, resources
+
+
+def take_outputs(nb: Notebook, results: Notebook) -> None:
+    """Give a notebook the outputs of the same notebook after its tests were run.
+
+    Args:
+        nb: The notebook that nbgrader books, which is changed.
+        results: The one that was evaluated.
+
+    Raises:
+        CourseError: They differ in a cell: the outputs belong to something else.
+    """
+    if [cell.source for cell in nb.cells] != [cell.source for cell in results.cells]:
+        raise CourseError("what was evaluated is not what nbgrader grades: was the assignment changed meanwhile?")
+    for cell, evaluated in zip(nb.cells, results.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = evaluated.outputs, evaluated.execution_count
 
 
 class SaveAutoGrades(preprocessors.SaveAutoGrades):
@@ -102,18 +132,10 @@ class Autograde(_OneStudent, converters.Autograde):
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
 
-class ClearHiddenTests(preprocessors.ClearHiddenTests):
-    """Takes the hidden tests out of the feedback of a judged assignment, whose messages do not quote them either."""
-
-    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """nbconvert's."""
-        return super().preprocess(nb, resources) if is_judged(nb) else (nb, resources)
-
-
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
     """Writes the feedback of one student."""
 
     def __init__(self: Any, **options: Any) -> None:
         super().__init__(**options)
         self.force = True  # nbgrader would leave a page that has the submission's time, though it was graded again
-        self.preprocessors: list = [ClearHiddenTests, *self.preprocessors]
+        self.exporter_class = FeedbackExporter

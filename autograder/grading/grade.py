@@ -2,13 +2,16 @@
 
 Judged assignments run in a sandbox, and the judge decides (`autograder.judging`). The others run with our rights, and
 their tests in the submission's own process: grade only what you would run.
+
+The tests run in `jobs` processes at once (`evaluate`), and a single one (`worker`) books what came of them.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +19,13 @@ from pathlib import Path
 from autograder import notebook
 from autograder.configuration import outdated
 from autograder.course import Assignment
-from autograder.grading import gradebook, times
+from autograder.grading import times
 from autograder.grading.collect import Submission
-from autograder.grading.process import NbgraderProcess
+from autograder.grading.jobs import at_once
+from autograder.grading.journal import Journal
+from autograder.grading.lock import only_one
+from autograder.grading.process import NbgraderProcess, WorkerProcess
+from autograder.grading.progress import Lines
 from autograder.grading.report import Grade, write_csv
 from autograder.judging.judge import is_judged
 from autograder.judging.results import NO_SANDBOX
@@ -26,7 +33,7 @@ from autograder.notebook import Notebook
 from autograder.rebuild import rebuild
 from autograder.sandbox import bubblewrap
 from course_lib.errors import CourseError
-from course_lib.files import write_json, write_whole
+from course_lib.files import write_whole
 
 
 def grade(
@@ -36,7 +43,10 @@ def grade(
     *,
     force: bool = False,
     sandbox: bool = True,
+    jobs: int = 1,
+    parts: Collection[str] = (),
     say: Callable[[str], object] = print,
+    progress: Lines | None = None,
 ) -> list[Grade]:
     """Grade each submission into the gradebook in `state`; writes autograded/, feedback/ and grades-NAME.csv there.
 
@@ -44,7 +54,8 @@ def grade(
 
     Each submission is rebuilt first (`rebuild`) in a temporary folder: the student's file is only read. A submission
     that cannot be graded has its problem written down and stops nobody else. One that did not change since it was
-    graded keeps its grade. A run that was killed is taken up where it stopped.
+    graded keeps its grade; where only the tests of some parts have changed, a judged submission is judged in these
+    alone. A run that was killed is taken up where it stopped.
 
     Args:
         assignment: The assignment; its source is copied into `state` at the first grading.
@@ -52,30 +63,52 @@ def grade(
         state: The course's folder, where nbgrader has its gradebook.
         force: Grade again also what did not change.
         sandbox: False to run also judged submissions with our own rights; each report says so.
+        jobs: How many submissions are evaluated at the same time, each by a process with one thread.
+        parts: The grade ids of parts to judge again in any case; the other parts keep what they have.
         say: Called with each line of progress.
+        progress: Shows how far it is; by default a line for each submission.
 
     Returns:
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment, or the sandbox that it needs is not there.
+        CourseError: nbgrader refuses the assignment, the sandbox that it needs is not there, or another grading of the
+            course goes on.
     """
-    assignment = placed(assignment, state)
-    with NbgraderProcess(state, assignment.name) as nbgrader, tempfile.TemporaryDirectory(prefix="course-grade-") as at:
-        if note := outdated(state):
-            say(f"note: {note}")
+    assignment, progress = placed(assignment, state), progress or Lines(say)
+    with _at_work(assignment, state, say) as (nbgrader, at):
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
         judged = is_judged(template)
         if judged and sandbox:
             bubblewrap.require()
-        run = _Run(assignment, template, state, Path(at), Journal(assignment, state), sandbox or not judged)
+        run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox or not judged)
+        for event in nbgrader.ask(task="tests"):
+            run.tests = event["sources"]
         for submission in submissions.values():
             run.stage(submission)
-        run.autograde(nbgrader, force, say)
-        grades = [run.grade_of(submission) for submission in submissions.values()]
+        run.autograde(nbgrader, progress, jobs, force, parts)
+        progress.say("writing feedback")
+        run.feedback(nbgrader)
+        points = run.points(nbgrader)
+        grades = [run.grade_of(submission, points) for submission in submissions.values()]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
+
+
+@contextmanager
+def _at_work(
+    assignment: Assignment, state: Path, say: Callable[[str], object]
+) -> Iterator[tuple[NbgraderProcess, Path]]:
+    """The process that books, in a course that is ours for as long, and a temporary folder."""
+    with (
+        only_one(state, say) as lock,
+        NbgraderProcess(state, assignment.name, held=(lock,)) as nbgrader,
+        tempfile.TemporaryDirectory(prefix="course-grade-") as folder,
+    ):
+        if note := outdated(state):
+            say(f"note: {note}")
+        yield nbgrader, Path(folder)
 
 
 def placed(assignment: Assignment, state: Path) -> Assignment:
@@ -101,43 +134,6 @@ def _released(assignment: Assignment, nbgrader: NbgraderProcess, state: Path) ->
     return notebook.read(state / "release" / assignment.name / assignment.path.name)
 
 
-class Journal:
-    """What is known of the submissions that are graded, in a file: their digests, so that an unchanged one is not
-    graded again; the times that we wrote for them; and why the run of one ended early or in part."""
-
-    def __init__(self, assignment: Assignment, state: Path) -> None:
-        self.file = state / "autograded" / f"graded-{assignment.name}.json"
-        if not (state / "gradebook.db").is_file():  # a new term: nobody is graded
-            self.file.unlink(missing_ok=True)
-        known = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        # the file of an earlier version has the digests alone
-        self.known = {s: {"digest": entry} if isinstance(entry, str) else entry for s, entry in known.items()}
-
-    def get(self, student: str, what: str) -> str | None:
-        """One thing that is known of a student's submission.
-
-        Args:
-            student: Whose it is.
-            what: "digest", "time", "stopped" or "flagged".
-
-        Returns:
-            Its value; None where nothing is known.
-        """
-        return self.known.get(student, {}).get(what)
-
-    def set(self, student: str, **values: str | None) -> None:
-        """Note it down, whole at every moment.
-
-        Args:
-            student: Whose submission it is.
-            values: What is known from now on; a value of None is forgotten.
-        """
-        entry = self.known.pop(student, {}) | values
-        if kept := {name: value for name, value in entry.items() if value}:
-            self.known[student] = kept
-        write_json(self.file, self.known)
-
-
 @dataclass
 class _Run:
     """One grading of a class."""
@@ -150,6 +146,12 @@ class _Run:
     sandbox: bool = True  # False where a judged assignment is graded without it
     notes: dict[str, str] = field(default_factory=dict)  # of the students who are staged
     problems: dict[str, str] = field(default_factory=dict)
+    tests: dict[str, str] = field(default_factory=dict)  # the assignment's own cells, with the hidden tests
+
+    @property
+    def results(self) -> Path:
+        """Where the notebooks are with what came of their tests."""
+        return self.staged / "results"
 
     def stage(self, submission: Submission) -> None:
         """Lay a rebuilt submission out as nbgrader expects it, with the time it was handed in; or note what is wrong
@@ -163,7 +165,7 @@ class _Run:
         except CourseError as error:
             self.problems[student] = str(error)
             return
-        target = self._place(self.staged, student)
+        target = self._place(self.staged / "submitted", student)
         notebook.write(whole, target)
         ours = self.journal.get(student, "time")
         time = times.handed_in(path, submission.folder, ours)
@@ -173,54 +175,106 @@ class _Run:
         self.journal.set(student, time=time.text if time.guessed else None)
         self.notes[student] = "; ".join(filter(None, [submission.note, time.note]))
 
-    def autograde(self, nbgrader: NbgraderProcess, force: bool, say: Callable[[str], object]) -> None:
-        """Have nbgrader grade what is staged and not graded yet, and write everybody's feedback.
+    def autograde(
+        self, nbgrader: NbgraderProcess, progress: Lines, jobs: int, force: bool, parts: Collection[str]
+    ) -> None:
+        """Evaluate what is staged and not graded yet, and have nbgrader book it.
 
         Args:
             nbgrader: The process in which nbgrader runs.
+            progress: Shows how far it is.
+            jobs: How many submissions are evaluated at the same time.
             force: Grade again also what did not change.
-            say: Called with each line of progress.
+            parts: The grade ids of parts to judge again in any case.
         """
-        digests = {student: self._digest(student) for student in self.notes}
-        outputs = self.state / "autograded"  # a notebook is there once nbgrader has begun with it
-        known = {
-            student
-            for student, digest in digests.items()
-            if self.journal.get(student, "digest") == digest and self._place(outputs, student).is_file()
-        }
-        waiting = [student for student in digests if force or student not in known]
-        for student in waiting:  # what a killed run leaves half graded must not pass for done
-            self.journal.set(student, digest=None, stopped=None, flagged=None)
+        marks = {student: self._marks(student) for student in self.notes}
+        asked = {student: self._to_judge(student, marks[student], force, parts) for student in marks}
+        waiting = [student for student, which in asked.items() if which is None or which]
+        self.journal.set_all(waiting, digest=None)  # a killed run has graded none of them
+        tasks = [self._task(student, asked[student]) for student in waiting]
         started = 0
-        task = {"task": "grade", "submitted": str(self.staged), "students": waiting, "sandbox": self.sandbox}
-        for event in nbgrader.ask(**task):
-            student = event["student"]
-            if event["event"] == "started":
+        for event in at_once(tasks, jobs, lambda: self._evaluator(jobs)):
+            student, what = event["student"], event["event"]
+            if what == "started":
                 started += 1
-                say(f"[{started}/{len(waiting)}] {student}")
-            elif event["event"] == "slow":
-                say(f"      {event['text']}")
-            elif event["event"] in ("stopped", "flagged"):
-                self.journal.set(student, **{event["event"]: event["text"]})
-            elif event["event"] == "graded":
-                self.journal.set(student, digest=digests[student])
+                if asked[student] is None:
+                    self.journal.set(student, stopped=None, flagged=None)
+                progress.started(student, started, len(waiting))
+            elif what == "slow":
+                progress.say(f"      {f'{student}: ' if jobs > 1 else ''}{event['text']}")
+            elif what in ("stopped", "flagged"):
+                self.journal.set(student, **{what: event["text"]})
+            elif what == "evaluated":
+                self._book(nbgrader, student, marks[student])
+                progress.booked(student, len(waiting))
+            else:
+                self.problems[student] = f"it could not be graded ({event['error']})"
+                progress.booked(student, len(waiting))
+
+    def _book(self, nbgrader: NbgraderProcess, student: str, marks: dict[str, str]) -> None:
+        folders = {"submitted": str(self.staged / "submitted"), "results": str(self.results)}
+        for event in nbgrader.ask(task="grade", students=[student], **folders):
+            if event["event"] == "graded":
+                self.journal.set(student, **marks)
             else:
                 self.problems[student] = f"nbgrader could not grade it ({event['error']})"
-        say("writing feedback")  # also of what did not change: a person may have commented on it
-        graded = [student for student in digests if student not in self.problems]
+
+    def feedback(self, nbgrader: NbgraderProcess) -> None:
+        """Write everybody's feedback, also of what did not change: a person may have commented on it.
+
+        Args:
+            nbgrader: The process in which nbgrader runs.
+        """
+        graded = [student for student in self.notes if student not in self.problems]
         for event in nbgrader.ask(task="feedback", students=graded):
             self.notes[event["student"]] = f"nbgrader could not write the feedback ({event['error']})"
 
-    def grade_of(self, submission: Submission) -> Grade:
-        """The result, from the gradebook."""
+    def _evaluator(self, jobs: int) -> WorkerProcess:
+        name = self.assignment.name
+        return WorkerProcess("autograder.grading.evaluate", name, folder=self.state, alone=jobs > 1)
+
+    def _task(self, student: str, parts: list[str] | None) -> dict[str, object]:
+        """What `evaluate` is to do, with the assignment's own tests in the submission."""
+        whole = notebook.read(self._place(self.staged / "submitted", student))
+        for cell in whole.cells:
+            cell.source = self.tests.get(notebook.grade_id(cell) or "", cell.source)
+        file = self._place(self.staged / "whole", student)
+        notebook.write(whole, file)
+        earlier = self._place(self.state / "autograded", student)
+        return {
+            "task": "evaluate",
+            "student": student,
+            "whole": str(file),
+            "result": str(self._place(self.results, student)),
+            "sandbox": self.sandbox,
+            "parts": parts,
+            "earlier": str(earlier),
+        }
+
+    def points(self, nbgrader: NbgraderProcess) -> dict[str, dict[str, float]]:
+        """What the gradebook holds now of those who were graded. Those who could not be are left to a person.
+
+        Args:
+            nbgrader: The process in which nbgrader runs.
+        """
+        graded = [student for student in self.notes if student not in self.problems]
+        self.journal.set_all(self.problems, digest=None)
+        task = {"task": "points", "students": graded, "unsettled": list(self.problems)}
+        return {event["student"]: event["points"] for event in nbgrader.ask(**task)}
+
+    def grade_of(self, submission: Submission, found: dict[str, dict[str, float]]) -> Grade:
+        """The result.
+
+        Args:
+            submission: Of a student.
+            found: The points of the students that are graded.
+        """
         student = submission.student
         said = [self.notes.get(student, submission.note), self.journal.get(student, "flagged")]
         note = "; ".join(filter(None, [*said, "" if self.sandbox else NO_SANDBOX]))
         if student in self.problems:
-            self.journal.set(student, digest=None)
-            gradebook.flag(self.state, self.assignment, student)
             return Grade(student, problem=self.problems[student], note=note)
-        points = gradebook.points_of(self.state, self.assignment, student)
+        points = found[student]
         parts = notebook.parts(self.template)
         problem = ""
         ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
@@ -250,8 +304,45 @@ class _Run:
         """Where nbgrader has a student's notebook in one of its folders."""
         return folder / student / self.assignment.name / self.assignment.path.name
 
-    def _digest(self, student: str) -> str:
-        """Changes with each cell of the submission (not its random id), and with the source and its hidden tests."""
-        cells = json.dumps([cell.source for cell in notebook.read(self._place(self.staged, student)).cells])
+    def _marks(self, student: str) -> dict[str, str]:
+        """What the journal keeps of a submission that is graded: digests of the whole, of all but the tests (not of the
+        cells' random ids), and of each test."""
+        staged = notebook.read(self._place(self.staged / "submitted", student))
         how = b"" if self.sandbox else b"without a sandbox"  # is graded again once there is one
-        return hashlib.sha256(self.assignment.path.read_bytes() + cells.encode() + how).hexdigest()
+        cells = json.dumps([cell.source for cell in staged.cells]).encode()
+        about = json.dumps(self.template.metadata.get("course", {}), sort_keys=True).encode()
+        answers = json.dumps([cell.source for cell in staged.cells if not notebook.is_test(cell)]).encode()
+        tests = {
+            notebook.grade_id(cell): _sha(f"{cell.metadata.nbgrader.points} {self._test(cell)}".encode())[:16]
+            for cell in self.template.cells
+            if notebook.is_test(cell)
+        }
+        return {
+            "digest": _sha(self.assignment.path.read_bytes() + cells + how),
+            "answers": _sha(about + answers + how),
+            "tests": json.dumps(tests, sort_keys=True),
+        }
+
+    def _test(self, cell: notebook.Cell) -> str:
+        return self.tests.get(notebook.grade_id(cell) or "", cell.source)
+
+    def _to_judge(self, student: str, marks: dict[str, str], force: bool, parts: Collection[str]) -> list[str] | None:
+        """The parts of a submission that are to be judged: None for all, none where it keeps its grade."""
+        graded = self.journal.get(student, "digest")
+        # a notebook is there once nbgrader has begun with it
+        if force or graded is None or not self._place(self.state / "autograded", student).is_file():
+            return None
+        if graded == marks["digest"] and not parts:
+            return []
+        if not is_judged(self.template) or self.journal.get(student, "stopped"):
+            return None
+        before = json.loads(self.journal.get(student, "tests") or "{}")
+        now = json.loads(marks["tests"])
+        same = graded == marks["digest"] or self.journal.get(student, "answers") == marks["answers"]
+        if not same or before.keys() != now.keys():
+            return None
+        return [part for part in now if now[part] != before[part] or part in parts] or None
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

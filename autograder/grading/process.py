@@ -1,4 +1,4 @@
-"""The process in which nbgrader runs while a class is graded: started once, told what to do, listened to."""
+"""The processes that work while a class is graded: started once, told what to do, listened to."""
 
 import json
 import os
@@ -13,28 +13,46 @@ from typing import Any
 from autograder.configuration import place
 from course_lib.errors import CourseError
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-class NbgraderProcess:
-    """A `worker` for the assignment NAME in the course's folder; use it in a `with` block."""
 
-    def __init__(self, state: Path, name: str) -> None:
-        place(state)
+class WorkerProcess:
+    """A module of this package that takes tasks and tells events (see `worker`); use it in a `with` block."""
+
+    what = "a worker's process"
+
+    def __init__(self, module: str, *arguments: str, folder: Path, alone: bool = False, held: tuple[int, ...] = ()):
+        """Start it.
+
+        Args:
+            module: Its name.
+            arguments: What it is given on its command line.
+            folder: Its working folder.
+            alone: One of several: its libraries get one thread each, so that jobs do not fight for the processors.
+            held: File descriptors that it keeps open for as long as it lives.
+        """
         # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at the end
         self.process = subprocess.Popen(
             # -P: the course's folder, where the worker runs, may be the autograder package itself with its notebook.py
-            [sys.executable, "-P", "-m", "autograder.grading.worker", name],
-            cwd=state,
-            env={**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+            [sys.executable, "-P", "-m", module, *arguments],
+            cwd=folder,
+            env={
+                **os.environ,
+                **(ONE_THREAD if alone else {}),
+                "PATH": path,
+                "PYTHONPATH": os.pathsep.join(filter(None, _import_path())),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             encoding="utf-8",
+            pass_fds=held,
         )
 
-    def __enter__(self) -> "NbgraderProcess":
+    def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(
@@ -64,7 +82,24 @@ class NbgraderProcess:
             pass
         self.process.wait()
         self.log.seek(0)
-        raise CourseError(f"nbgrader's process ended with status {self.process.returncode}:\n{self.log.read()[-2000:]}")
+        raise CourseError(f"{self.what} ended with status {self.process.returncode}:\n{self.log.read()[-2000:]}")
+
+
+class NbgraderProcess(WorkerProcess):
+    """A `worker` for the assignment NAME in the course's folder."""
+
+    what = "nbgrader's process"
+
+    def __init__(self, state: Path, name: str, held: tuple[int, ...] = ()) -> None:
+        """Start it.
+
+        Args:
+            state: The course's folder.
+            name: The assignment.
+            held: File descriptors that it keeps open for as long as it lives.
+        """
+        place(state)
+        super().__init__("autograder.grading.worker", name, folder=state, held=held)
 
 
 def _import_path() -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def table(assignment: Assignment, grades: list[Grade]) -> str:
         rows.append([printable(grade.student), *points, total, printable(remark)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def summary(assignment: Assignment, grades: list[Grade]) -> str:
+    """One line on the whole class: how many there are, and what they reached.
+
+    Args:
+        assignment: Says how many points there are.
+        grades: One per student.
+    """
+    totals = [grade.total for grade in grades if grade.total is not None]
+    problems = sum(bool(grade.problem) for grade in grades)
+    said = f"{len(grades)} submission{'s' * (len(grades) != 1)}, {problems} with a problem"
+    if totals:
+        most = sum(part.points for part in notebook.parts(assignment.read()))
+        said += f"; mean {statistics.mean(totals):.4g} and median {statistics.median(totals):.4g} of {most:g} points"
+    return said
 
 
 def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:

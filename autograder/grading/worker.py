@@ -5,16 +5,18 @@
 Tasks come on standard input and what happens is told on standard output, a JSON object on each line. The tasks:
 
 - {"task": "release"}: make the release, and the assignment in the gradebook.
-- {"task": "grade", "submitted": FOLDER, "students": [...], "sandbox": true}: grade them, one after the other.
+- {"task": "tests"}: tell the sources of the assignment's own cells as the gradebook has them, hidden tests included.
+- {"task": "grade", "submitted": FOLDER, "results": FOLDER, "students": [...]}: book what came of their tests, which
+  `evaluate` has run, one student after the other.
+- {"task": "points", "students": [...], "unsettled": [...]}: tell the points of each, after formgrader was made to ask
+  for a person with those that could not be graded.
 - {"task": "feedback", "students": [...]}: write their feedback.
 
 The answer to each ends with {"event": "done"}. Before it come {"event": "failed", "error": ...} for the task as a
-whole, and for one student "started", "slow", "stopped", "flagged", "graded", and "problem" with what went wrong.
+whole, and for one student "graded", "points", and "problem" with what went wrong.
 """
 
-import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from autograder import notebook  # first: it makes nbformat start faster  # noqa: F401
+from autograder.grading import gradebook
 from autograder.grading.converters import Autograde, Execute, GenerateFeedback
-from autograder.judging.secret import secret_seed
-from autograder.notebook import Cell
+from autograder.grading.events import private_output, serve
 
 
 class Errors(logging.Handler):
@@ -59,24 +61,45 @@ class Worker:
         with self.told("failed"):
             GenerateAssignment(coursedir=self.course, parent=self.app).start()
 
-    def grade(self, submitted: str, students: list[str], sandbox: bool = True) -> None:
-        """nbgrader autograde.
+    def tests(self) -> None:
+        """The sources of the cells that are not the student's to write."""
+        from nbgrader.api import Gradebook
+
+        with Gradebook(self.course.db_url, self.course.course_id) as book:
+            cells = book.find_assignment(self.course.assignment_id).notebooks[0].source_cells
+            self.tell("tests", sources={cell.name: cell.source for cell in cells if cell.locked})
+
+    def grade(self, submitted: str, results: str, students: list[str]) -> None:
+        """nbgrader autograde, with results that are there already.
 
         Args:
             submitted: The folder that holds STUDENT/ASSIGNMENT/NOTEBOOK.
+            results: The folder that holds the same notebooks with the outputs of their tests.
             students: Who is graded, in this order.
-            sandbox: Whether the judge, where it decides, runs them in the sandbox.
         """
-        Execute.sandbox, Execute.seed = sandbox, secret_seed(Path.cwd())
-        self.course.submitted_directory = submitted
+        self.course.submitted_directory, Execute.results = submitted, Path(results)
         for student in students:
-            self.tell("started", student=student)
-            Execute.tell = staticmethod(self.heard(student))
             with self.told("problem", student=student):
                 converter = Autograde(coursedir=self.course, parent=self.app)
                 converter.student = student
                 converter.start()
                 self.tell("graded", student=student)
+
+    def points(self, students: list[str], unsettled: list[str]) -> None:
+        """What the gradebook holds.
+
+        Args:
+            students: Of whom.
+            unsettled: Whose submissions could not be graded.
+        """
+        from nbgrader.api import Gradebook
+
+        with Gradebook(self.course.db_url, self.course.course_id) as book:
+            name = self.course.assignment_id
+            notebook_name = book.find_assignment(name).notebooks[0].name
+            gradebook.flag(book, name, notebook_name, unsettled)
+            for student in students:
+                self.tell("points", student=student, points=gradebook.points_in(book, name, notebook_name, student))
 
     def feedback(self, students: list[str]) -> None:
         """nbgrader generate_feedback."""
@@ -85,15 +108,6 @@ class Worker:
                 converter = GenerateFeedback(coursedir=self.course, parent=self.app)
                 converter.student = student
                 converter.start()
-
-    def heard(self, student: str) -> Callable[[str, Cell, str], None]:
-        """What `CellRunner` is to call."""
-
-        def tell(event: str, cell: Cell, text: str) -> None:
-            if event in ("slow", "stopped", "flagged"):
-                self.tell(event, student=student, text=text)
-
-        return tell
 
     @contextmanager
     def told(self, event: str, **fields: Any) -> Iterator[None]:
@@ -106,27 +120,10 @@ class Worker:
             self.tell(event, error=f"{type(error).__name__}: {said}", **fields)
 
 
-@contextmanager
-def private_output() -> Iterator[Callable[..., None]]:
-    """A function that writes events to our standard output, which the kernels that we start do not inherit: what
-    compiled code and child processes print would get between the events."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as listener:
-        os.dup2(2, 1)
-
-        def tell(event: str, **fields: Any) -> None:
-            print(json.dumps({"event": event, **fields}), file=listener, flush=True)
-
-        yield tell
-
-
 def main(assignment: str) -> None:
     """Do the tasks on standard input until it ends."""
     with private_output() as tell:
-        worker = Worker(assignment, tell)
-        for line in sys.stdin:
-            task = json.loads(line)
-            getattr(worker, task.pop("task"))(**task)
-            tell("done")
+        serve(Worker(assignment, tell), tell)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,33 @@ A test cell is ordinary Python, which nbgrader too can run. Its comments say mor
 
 A hint goes with the visible checks below it. A property stands above the hidden tests of which it tells, and is all
 that a student learns of them.
+
+A cell may give its points property by property (`autograder.checks.Points`). The judge runs the statements in the
+blocks one by one as well, and itself counts what is lost.
 """
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
-NOTE = re.compile(r"^# (Hint|Property): (.*(?:\n#  .*)*)", re.M)
+NOTE = re.compile(r"^ *# (Hint|Property): (.*(?:\n *#  .*)*)", re.M)
+POINTS = "_points"  # the name that a cell gives to its `Points`
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement of a test cell, and what is said of it where it fails."""
+    """One statement of a test cell, what is said of it where it fails, and the property that it then costs.
+
+    property: its name in the cell's `Points`; "" where the whole part is lost.
+    """
 
     code: CodeType
     hidden: bool
     note: str
+    property: str = ""
 
 
 def checks(name: str, source: str) -> Iterator[Check]:
@@ -38,12 +46,40 @@ def checks(name: str, source: str) -> Iterator[Check]:
     lines = source.splitlines()
     begin, end = (lines.index(mark) + 1 if mark in lines else len(lines) + 1 for mark in HIDDEN)
     notes = list(_notes(source))
-    for node in ast.parse(source).body:
+    for node, about in _statements(source):
         hidden = begin < node.lineno < end
         wanted = "Property" if hidden else "Hint"
         said = [text for line, kind, text in notes if line < node.lineno and kind == wanted]
         code = compile(ast.Module([node], []), f"<{name}>", "exec")
-        yield Check(code, hidden, said[-1] if said else "")
+        yield Check(code, hidden, said[-1] if said else "", about)
+
+
+def worth(source: str) -> dict[str, float]:
+    """The points of a cell's properties, by their names; empty where it does not tell them apart.
+
+    Args:
+        source: The test cell.
+    """
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _id(node.targets[0]) == POINTS:
+            return {str(each.arg): float(ast.literal_eval(each.value)) for each in node.value.keywords}
+    return {}
+
+
+def _statements(source: str) -> Iterator[tuple[ast.stmt, str]]:
+    """The statements with the property to which they belong; the blocks are taken apart."""
+    for node in ast.parse(source).body:
+        block = node.items[0].context_expr if isinstance(node, ast.With) else None
+        last = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+        if isinstance(block, ast.Call) and _id(block.func) == POINTS:
+            assert isinstance(node, ast.With)
+            yield from ((inner, ast.literal_eval(block.args[0])) for inner in node.body)
+        elif not (isinstance(last, ast.Attribute) and _id(last.value) == POINTS):  # the judge counts itself
+            yield node, ""
+
+
+def _id(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _notes(source: str) -> Iterator[tuple[int, str, str]]:
@@ -73,3 +109,13 @@ def asked_for(source: str) -> set[str]:
     """
     names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
     return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+def imports(sources: Iterable[str]) -> str:
+    """The import statements at the top level of some cells.
+
+    Args:
+        sources: The cells.
+    """
+    nodes = [node for source in sources for node in ast.parse(source).body]
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from autograder import notebook
-from autograder.judging.checks import asked_for, checks, forbidden
+from autograder.judging.checks import Check, asked_for, checks, forbidden, imports, worth
 from autograder.judging.remote import Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES, Stage
@@ -82,8 +82,8 @@ class Judge:
         part = about.get("seconds_per_cell", 20)
         self.clock = Clock(WHOLE * part, part)
         self.limits = limits or Limits(wall=10 * WHOLE * part, cpu=WHOLE * part)
-        self.libraries = about.get("libraries", LIBRARIES)
-        self.sessions: dict[frozenset[str], Session] = {}
+        self.libraries, self.course = about.get("libraries", LIBRARIES), about.get("library", [])
+        self.sessions: dict[tuple[frozenset[str], str], Session] = {}
         self.lost: dict[str, str] = {}  # cells that ended their process, and how
         self.ended: dict[str, str] = {}  # parts whose checks ended their process, and how
         self.stack = ExitStack()
@@ -97,8 +97,10 @@ class Judge:
 
     def verdicts(self) -> list[Verdict]:
         """Judge all parts, in order, but those that a person grades."""
-        found = []
-        for part in (part for part in notebook.parts(self.whole) if not part.manual):
+        found, parts = [], [part for part in notebook.parts(self.whole) if not part.manual]
+        for part in parts:  # what has much to import does so while the first parts are judged
+            self._session(self._test(part)).launch()
+        for part in parts:
             found.append(self.verdict(part))
             self.tell(found[-1])
         return found
@@ -117,13 +119,8 @@ class Judge:
         if self.clock.left <= 0:
             why = f"not run: the submission as a whole took over {self.clock.whole:g} seconds"
             return Verdict(part, 0, why, reached=False)
-        test = next(cell for cell in self.whole.cells if notebook.grade_id(cell) == part.id)
-        refused = forbidden(test.source)
-        if refused not in self.sessions:
-            stage = Stage(self.folder / str(len(self.sessions)), refused, self.libraries)
-            session = Session(stage, self.limits, self.clock, sandbox=self.sandbox)
-            self.sessions[refused] = self.stack.enter_context(session)
-        session = self.sessions[refused]
+        test = self._test(part)
+        session = self._session(test)
         cells, own = self._cells(test)
         verdict = self._attempt(session, test, part, cells, own)
         others = {notebook.grade_id(cell) for cell in self.whole.cells if notebook.is_solution(cell)} - own
@@ -135,8 +132,27 @@ class Judge:
                 self.lost.pop(name, None)
             self.ended.pop(part.id or "", None)
             again = self._attempt(session, test, part, alone, own)
-            verdict = verdict if again.message else again
+            verdict = max(again, verdict, key=lambda each: each.points)
         return verdict
+
+    def _test(self, part: notebook.Part) -> Cell:
+        return next(cell for cell in self.whole.cells if notebook.grade_id(cell) == part.id)
+
+    def _session(self, test: Cell) -> Session:
+        """The process for a part: parts share one where the same is given and forbidden."""
+        given = [cell.source for cell in self._before(test) if _is_setup(cell) and not _is_students(cell)]
+        key = forbidden(test.source), imports(given)
+        if key not in self.sessions:
+            refused, lines = key
+            stage = Stage(self.folder / str(len(self.sessions)), refused, self.libraries, self.course)
+            session = Session(stage, self.limits, self.clock, sandbox=self.sandbox, imports=lines)
+            self.sessions[key] = self.stack.enter_context(session)
+        return self.sessions[key]
+
+    def _before(self, test: Cell) -> list[Cell]:
+        """The cells above a test."""
+        place = next(number for number, cell in enumerate(self.whole.cells) if cell is test)
+        return self.whole.cells[:place]
 
     def _attempt(
         self, session: Session, test: Cell, part: notebook.Part, cells: list[tuple[str, str]], own: set[str]
@@ -145,12 +161,13 @@ class Judge:
         names = self.names
         try:
             complaint = self._begin(session, cells, own)
-            for name in asked_for(test.source) - names.keys() - vars(builtins).keys():
+            asked = asked_for(test.source) | self.asked
+            for name in asked - names.keys() - vars(builtins).keys():
                 names[name] = Remote(session, name)
             verdict = self._checked(session, test, part, names)
             if verdict.message and complaint:
                 said = f"the cell with your answer stops: {complaint}"
-                verdict = Verdict(part, 0, said, hidden=verdict.hidden, cell=complaint)
+                verdict = Verdict(part, verdict.points, said, hidden=verdict.hidden, cell=complaint)
             return verdict
         finally:
             session.end()
@@ -176,40 +193,52 @@ class Judge:
             return complaints[0] if complaints else ""
 
     def _checked(self, session: Session, test: Cell, part: notebook.Part, names: dict[str, Any]) -> Verdict:
-        """Run the checks up to the first that fails."""
+        """Run the checks; of each property, up to the first that fails."""
+        shares = worth(test.source)
+        failed: dict[str, Verdict] = {}
         for check in checks(part.id, test.source):
+            if check.property in failed or "" in failed:
+                continue
             session.called = None
             try:
                 with varied(self.seed if check.hidden else None):
                     exec(check.code, names)
             except Exception as error:
-                message = _tidy(_message(error))
-                if isinstance(error, Ended) or session.ended:
-                    message = _tidy(session.ended or str(error))
-                    self.ended[part.id] = message
-                if check.hidden:
-                    about = check.note or "a case that the visible checks do not have"
-                    return Verdict(part, 0, f"a hidden test fails: {about}", hidden=True)
-                return Verdict(part, 0, message, _call(session.called), check.note)
-        return Verdict(part, part.points)
+                failed[check.property] = self._failure(session, part, check, error)
+        return _summed(part, shares, failed)
+
+    def _failure(self, session: Session, part: notebook.Part, check: Check, error: Exception) -> Verdict:
+        """What is said of a check that fails."""
+        message = _tidy(_message(error))
+        if isinstance(error, Ended) or session.ended:
+            message = _tidy(session.ended or str(error))
+            self.ended[part.id] = message
+        if check.hidden:
+            about = check.note or "a case that the visible checks do not have"
+            return Verdict(part, 0, f"a hidden test fails: {about}", hidden=True)
+        return Verdict(part, 0, message, _call(session.called), check.note)
 
     @cached_property
     def names(self) -> dict[str, Any]:
         """The names of the assignment's first cell, for its checks."""
         names: dict[str, Any] = {"__name__": "__main__"}
         for cell in self.whole.cells:
-            if _is_setup(cell):
+            if _is_setup(cell) and not _is_beside(cell):
                 exec(compile(cell.source, "<setup>", "exec"), names)
         names["check_own"] = lambda *answers: None  # what an answer may not use is not in its process
         return names
+
+    @cached_property
+    def asked(self) -> set[str]:
+        """What the assignment's own cells use here, which may be beside the answers."""
+        ours = [cell.source for cell in self.whole.cells if _is_setup(cell) and not _is_beside(cell)]
+        return {name for source in ours for name in asked_for(source)}
 
     def _cells(self, test: Cell) -> tuple[list[tuple[str, str]], set[str]]:
         """The cells to run before a test, and the names of those that are the part's own."""
         cells: list[tuple[str, str]] = []
         own: set[str] = set()
-        for number, cell in enumerate(self.whole.cells):
-            if cell is test:
-                break
+        for number, cell in enumerate(self._before(test)):
             if notebook.is_test(cell):
                 own = set()
             elif cell.cell_type == "code" and (_is_students(cell) or _is_setup(cell)):
@@ -244,9 +273,33 @@ def _is_students(cell: Cell) -> bool:
 
 
 def _is_setup(cell: Cell) -> bool:
-    """Whether it is one of the assignment's own cells that imports something."""
+    """Whether it is one of the assignment's own cells that imports something, or that is run beside the answers."""
     given = cell.cell_type == "code" and not _is_students(cell) and not notebook.is_test(cell)
-    return given and IMPORTS.search(cell.source) is not None
+    return given and (IMPORTS.search(cell.source) is not None or _is_beside(cell))
+
+
+def _is_beside(cell: Cell) -> bool:
+    """Whether a cell of the assignment is run beside the answers only: the checks call what it defines there."""
+    return bool(cell.metadata.get("course", {}).get("beside"))
+
+
+def _summed(part: notebook.Part, shares: dict[str, float], failed: dict[str, Verdict]) -> Verdict:
+    """The verdict on a part.
+
+    Args:
+        part: The part.
+        shares: The points of its properties; empty where it does not tell them apart.
+        failed: What is said of each property that is lost, "" being all of them.
+    """
+    if not failed:
+        return Verdict(part, part.points)
+    first, said = next(iter(failed.values())), []
+    for name, verdict in failed.items():
+        about = f"{name.replace('_', ' ')} ({shares[name]:g} of {part.points:g} points): " if name else ""
+        said.append(about + verdict.message)
+    points = 0 if "" in failed else sum(share for name, share in shares.items() if name not in failed)
+    hidden = any(verdict.hidden for verdict in failed.values())
+    return Verdict(part, points, "\n".join(said), first.called, first.hint, hidden)
 
 
 def _python(source: str) -> str:

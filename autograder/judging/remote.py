@@ -17,8 +17,8 @@ MARK = "_judge_target"
 class Remote:
     """An object in the submission's process, known here by a name of its notebook or by a number.
 
-    Calling it and reading its attributes happen there. It is never equal to anything but itself, and it is neither true
-    nor false: what counts is decided by data alone.
+    Calling it, and reading and setting its attributes, happen there. It is never equal to anything but itself, and it
+    is neither true nor false: what counts is decided by data alone.
     """
 
     def __init__(self, session: Session, target: str | int, kind: str = "function") -> None:
@@ -38,6 +38,14 @@ class Remote:
             raise AttributeError(name)
         session, target, _ = _held(self)
         return _answer(session, session.ask(do="get", target=target, name=name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        session, target, _ = _held(self)
+        _answer(session, session.ask(do="set", target=target, name=name, value=value))
+
+    def __repr__(self) -> str:
+        _, target, kind = _held(self)
+        return target if isinstance(target, str) else f"<{kind}>"
 
     def __iter__(self) -> Iterator[Any]:
         session, target, _ = _held(self)
@@ -68,10 +76,16 @@ class Remote:
     @staticmethod
     def reference_of(remote: "Remote") -> int:
         """Its number in the submission's process."""
-        target = _held(remote)[1]
-        if not isinstance(target, int):
-            raise wire.WireError("a function of the notebook as an argument")
-        return target
+        session, target, _ = _held(remote)
+        if isinstance(target, int):
+            return target
+        found = session.ask(do="find", target=target)  # a name of the notebook: what it stands for gets a number
+        if isinstance(found.get("error"), dict):
+            raise _raised(found["error"])
+        reference = found.get("value")
+        if not isinstance(reference, Reference):
+            raise wire.WireError(f"{target}, which is neither a function nor a class")
+        return reference.number
 
 
 def _held(remote: Remote) -> tuple[Session, Any, str]:

@@ -28,7 +28,9 @@ def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool
             cell.outputs, cell.execution_count = [], None
     for verdict in verdicts:
         cell = cells[verdict.part.id]
-        if verdict.message:
+        if verdict.points:
+            _give(cell, verdict)
+        elif verdict.message:
             _fail(cell, NOT_REACHED if not verdict.reached else "AssertionError", explained(verdict))
     first = next((cell for cell in whole.cells if cell.cell_type == "code" and not notebook.is_test(cell)), None)
     if not sandbox and first is not None:
@@ -54,6 +56,17 @@ def details(verdict: Verdict) -> list[str]:
     if verdict.hint and not verdict.cell:
         said.append(f"hint: {verdict.hint}")
     return said
+
+
+def _give(cell: notebook.Cell, verdict: Verdict) -> None:
+    """All points, which is no output; or some of them, which nbgrader reads from the cell's result."""
+    if verdict.points == verdict.part.points:
+        return
+    import nbformat
+
+    said = nbformat.v4.new_output("stream", name="stdout", text=f"{explained(verdict)}\n")
+    number = nbformat.v4.new_output("execute_result", {"text/plain": f"{verdict.points:g}"})
+    cell.outputs += [said, number]
 
 
 def _fail(cell: notebook.Cell, ename: str, evalue: str) -> None:

@@ -13,7 +13,7 @@ from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import Sandbox, python
 from course_lib.errors import CourseError
 
-START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.main({folder!r}, {alone!r})"
+START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.main({folder!r}, {alone!r}, {imports!r})"
 NOT_STARTED = (
     "The process for a submission did not start ({why}), so nothing was graded. Try `bwrap --unshare-all --ro-bind / /"
     " true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading defends against'."
@@ -53,7 +53,7 @@ class Clock:
 class Session:
     """One process, started when it is first needed and again after it was ended; use it in a `with` block."""
 
-    def __init__(self, stage: Stage, limits: Limits, clock: Clock, *, sandbox: bool = True) -> None:
+    def __init__(self, stage: Stage, limits: Limits, clock: Clock, *, sandbox: bool = True, imports: str = "") -> None:
         """Prepare it.
 
         Args:
@@ -61,9 +61,12 @@ class Session:
             limits: What it may use.
             clock: What the submission has left; time that is spent on waiting for the process is taken from it.
             sandbox: False to run it with our own rights.
+            imports: Statements of the assignment's own that the process runs before any part.
         """
         self.stage, self.limits, self.clock, self.sandbox = stage, limits, clock, sandbox
+        self.imports = imports
         self.running: Sandbox | None = None
+        self.ready = False  # whether the process has said that it is
         self.cell = ""  # the cell that began last
         self.called: tuple | None = None  # the last call: name, arguments, and named ones
         self.late = False  # whether it was too slow
@@ -89,7 +92,7 @@ class Session:
         """
         if self.running is not None and self.running.settled():
             self.close()  # stopped for what an earlier part used: this one must not pay for it
-        used = self.running is not None
+        used = self.ready
         try:
             return self._run(cells)
         except Ended:
@@ -100,8 +103,9 @@ class Session:
     def _run(self, cells: list[tuple[str, str]]) -> dict[str, dict]:
         """Run a part's cells in the process that there is, or else in a new one."""
         self.cell, self.ended, self.late = "", "", False
-        if self.running is None:
-            self._start()
+        self.launch()
+        if not self.ready:
+            self._await()
         self._send({"do": "part", "cells": cells})
         for _ in range(len(cells) + 1):
             self.clock.begin()
@@ -128,7 +132,7 @@ class Session:
 
     def end(self) -> None:
         """The part is over."""
-        if self.running is None or self.ended:
+        if not self.ready or self.ended:
             return
         self.clock.deadline = PATIENCE
         try:
@@ -142,20 +146,26 @@ class Session:
         """End the process, and all that it has started."""
         if self.running is not None:
             self.running.close()
-            self.running = None
+            self.running, self.ready = None, False
 
-    def _start(self) -> None:
+    def launch(self) -> None:
+        """Start the process where there is none, and do not wait for it."""
+        if self.running is not None:
+            return
         folder = INSIDE if self.sandbox else str(self.stage.folder)
-        program = python("-c", START.format(folder=folder, alone=self.sandbox))
+        program = python("-c", START.format(folder=folder, alone=self.sandbox, imports=self.imports))
         self.running = Sandbox(program, self.limits, self.stage.seen, sandbox=self.sandbox)
         os.set_blocking(self.running.stdin.fileno(), False)
+
+    def _await(self) -> None:
+        """Wait until the process is ready."""
         # a slow disk is not the submission's fault, of whose code nothing has run yet
         left, self.clock.deadline = self.clock.left, STARTING
         try:
             self._receive()
         except Ended as error:
             raise CourseError(NOT_STARTED.format(why=error)) from error
-        self.clock.left = left
+        self.clock.left, self.ready = left, True
         self.clock.begin()
 
     def _send(self, request: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """The folder that a submission's process sees: the worker, the libraries of answers, and what the assignment gives."""
 
 import ast
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+
+from autograder.judging import slices
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSIDE = "/judge"  # where the sandbox has the folder
@@ -34,13 +36,16 @@ class Stage:
         seen: Files and folders, and where the sandbox has them.
     """
 
-    def __init__(self, folder: Path, forbidden: Iterable[str], libraries: Iterable[str]) -> None:
+    def __init__(
+        self, folder: Path, forbidden: Iterable[str], libraries: Iterable[str], course: Iterable[str] = ()
+    ) -> None:
         """Lay it out.
 
         Args:
             folder: An empty folder.
-            forbidden: Names of `autograder.given` that the answers may not use.
+            forbidden: Names of `autograder.given`, and of the course's library, that the answers may not use.
             libraries: Packages that they may import.
+            course: Names of the course's library that they may use, such as "course_lib.scratch.GPT".
         """
         self.folder, self.libraries = folder, list(libraries)
         given = folder / "given" / "autograder"
@@ -52,6 +57,7 @@ class Stage:
         (given / "__init__.py").touch()
         (given / "own.py").write_text(OWN)
         (given / "given.py").write_text(without((PACKAGE / "given.py").read_text(), set(forbidden)))
+        slices.write(folder / "given", [name for name in course if name.rpartition(".")[2] not in set(forbidden)])
         for name, path in self._packages.items():
             (folder / "site" / name).symlink_to(path)  # for a process without the sandbox
 
@@ -64,15 +70,31 @@ class Stage:
 
     @cached_property
     def _packages(self) -> dict[str, Path]:
-        """The libraries' own folders, and those of the shared objects that their wheels bring along."""
-        found = {}
-        for library in self.libraries:
-            spec = importlib.util.find_spec(library)
-            for place in (spec.submodule_search_locations or []) if spec else []:
-                for folder in (Path(place), Path(f"{place}.libs")):
-                    if folder.is_dir():
-                        found[folder.name] = Path(os.path.realpath(folder))
-        return found
+        """What lies where packages are installed and belongs to the libraries."""
+        return {name: path for library in self.libraries for name, path in _installed(library).items()}
+
+
+@lru_cache
+def _installed(library: str) -> dict[str, Path]:
+    """The folders and files of an installed package and of those that it needs, by their names."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, Path] = {}
+    waiting, seen = [library], set[str]()
+    while waiting:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        if distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        home = Path(str(distribution.locate_file("")))
+        for name in {
+            line.split("/")[0].split(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()
+        }:
+            if name not in ("", "..", "__pycache__") and not name.endswith(".pth") and (home / name).exists():
+                found[name] = Path(os.path.realpath(home / name))
+        needed = map(Requirement, distribution.requires or [])
+        waiting += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
 
 
 def without(source: str, forbidden: set[str]) -> str:

@@ -1,15 +1,17 @@
 """The process in which a submission's code runs, and nothing of the course but what its answers may use:
 
-    python -I -S -B -c "import sys; sys.path[:0] = [FOLDER]; import worker; worker.main(FOLDER, ALONE)"
+    python -I -S -B -c "import sys; sys.path[:0] = [FOLDER]; import worker; worker.main(FOLDER, ALONE, IMPORTS)"
 
 It reads requests from standard input and answers on standard output, in frames of `wire`. The request "part" brings
 the cells up to an answer; a child of this process runs them, and calls what they define as it is told ("call", "get",
-"describe", "iterate") until "end". The parent never runs a submission's code, so each part begins in a clean process.
+"set", "find", "describe", "iterate") until "end". The parent never runs a submission's code, so each part begins in a
+clean process.
 
 Nothing here is trusted: the judge believes only that what comes back is data. The file stands alone, see `wire`.
 
 FOLDER holds this file, `wire.py`, `site` (the libraries that answers may use) and `given` (what the assignment gives).
 ALONE is True where the process has a process tree of its own, in which whatever a part leaves behind may be killed.
+IMPORTS are the import statements of the assignment's own cells, which this process runs before any part.
 """
 
 import contextlib
@@ -100,6 +102,15 @@ class Part:
         """Read an attribute."""
         return wire.dump({"value": getattr(self._target(request), request["name"])}, self._refer)
 
+    def do_set(self, request: dict) -> bytes:
+        """Set an attribute."""
+        setattr(self._target(request), request["name"], request["value"])
+        return wire.dump({"value": None})
+
+    def do_find(self, request: dict) -> bytes:
+        """What a name stands for."""
+        return wire.dump({"value": self._target(request)}, self._refer)
+
     def do_iterate(self, request: dict) -> bytes:
         """All items of something that can be iterated over."""
         return wire.dump({"value": list(itertools.islice(self._target(request), MOST_ITEMS))}, self._refer)
@@ -166,12 +177,19 @@ def serve(channel: Channel, request: dict) -> None:
         channel.send(part.answer(request))
 
 
-def main(folder: str, alone: bool) -> None:
-    """Serve parts until the judge closes the pipe."""
+def main(folder: str, alone: bool, imports: str = "") -> None:
+    """Serve parts until the judge closes the pipe.
+
+    Args:
+        folder: See above.
+        alone: See above.
+        imports: See above. Each part then has the modules at once.
+    """
     sys.path[:0] = [f"{folder}/given", f"{folder}/site"]
     channel = Channel()
-    import numpy  # before the fork: each part then has it at once  # noqa: F401
+    import numpy  # noqa: F401
 
+    exec(compile(imports, "<imports>", "exec"), {})
     channel.send(wire.dump({"ready": True}))
     while (data := channel.receive()) is not None:
         child = os.fork()

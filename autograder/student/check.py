@@ -9,7 +9,7 @@ from pathlib import Path
 from nbclient import NotebookClient
 
 from autograder import course, notebook
-from autograder.judging.judge import Judge, Verdict, is_judged
+from autograder.judging.judge import Judge, is_judged
 from autograder.judging.results import details
 from autograder.notebook import Cell, Notebook
 from autograder.rebuild import rebuild
@@ -35,6 +35,7 @@ def check(
     timeout: int = 120,
     tell: Callable[[Outcome], object] = lambda outcome: None,
     say: Callable[[str], object] = lambda line: None,
+    part: str | None = None,
 ) -> list[Outcome]:
     """Run the visible checks on the notebook at `path`, which is only read.
 
@@ -43,43 +44,91 @@ def check(
         timeout: Seconds that a cell may take, where the assignment does not say less.
         tell: Called with the outcome of each part as soon as it is known.
         say: Called with a line of progress where there is nothing to tell for a while.
+        part: The only part to check, by its number or its name; None for all of them.
 
     Returns:
         The outcome of each part, in order.
 
     Raises:
-        CourseError: The file cannot be read, or is not one of the course's assignments.
+        CourseError: The file cannot be read, is not an assignment, or has no such part.
     """
-    submission = notebook.read(path)
-    assignment = assignment_of(submission, course.assignments().values())
-    if assignment is None:
-        raise CourseError(f"{path} is not one of the course's assignments: get one with `course assignment get NAME`.")
-    whole = rebuild(release(assignment), submission)
+    whole = _whole(path)
+    parts = [each for each in notebook.parts(whole) if not each.manual]
+    if part is not None:
+        parts = [find_part(notebook.parts(whole), part)]
     if is_judged(whole) and hasattr(os, "fork"):  # elsewhere the tests run as nbgrader runs them
-        return _judged(whole, tell)
-    run = _Run(whole, timeout, tell, say)
+        return _judged(whole, parts, tell)
+    run = _Run(_up_to(whole, parts), timeout, tell, say)
     run.execute(path.resolve().parent)
     return run.outcomes
 
 
-def _judged(whole: Notebook, tell: Callable[[Outcome], object]) -> list[Outcome]:
-    """The visible checks as the judge runs them, on one's own machine without the sandbox."""
+def _whole(path: Path) -> Notebook:
+    """The student's answers among the assignment's own tests.
 
-    def heard(verdict: Verdict) -> None:
-        outcomes.append(Outcome(verdict.part, verdict.message, tuple(details(verdict))))
-        tell(outcomes[-1])
+    The package has no source of an assignment that an instructor has written. A release of it carries its own tests.
+    """
+    submission = notebook.read(path)
+    assignment = assignment_of(submission, course.assignments().values())
+    if assignment is not None:
+        return rebuild(release(assignment), submission)
+    if any(notebook.is_test(cell) for cell in submission.cells):
+        return rebuild(submission, submission)
+    raise CourseError(f"{path} is not one of the course's assignments: get one with `course assignment get NAME`.")
 
+
+def find_part(parts: list[notebook.Part], wanted: str) -> notebook.Part:
+    """The part that somebody means.
+
+    Args:
+        parts: All parts of an assignment, in order.
+        wanted: Its number, counted from 1, the name of its cells, or some words of its title.
+
+    Returns:
+        A part that has checks.
+
+    Raises:
+        CourseError: There is no such part, there are several, or it is answered in words.
+    """
+    names = [part.id.removeprefix("check-") for part in parts]
+    if wanted.isdecimal():
+        found = parts[int(wanted) - 1 : int(wanted)] if int(wanted) else []
+    else:
+        found = [part for part, name in zip(parts, names, strict=True) if wanted in (part.id, name)]
+        found = found or [part for part in parts if wanted.lower() in part.title.lower()]
+    if len(found) != 1:
+        what = "No part is" if not found else f"{len(found)} parts are"
+        rows = zip(range(1, len(parts) + 1), names, parts, strict=True)
+        listed = "; ".join(f"{number} ({name})" for number, name, part in rows if part in (found or parts))
+        raise CourseError(f"{what} called {wanted!r}. Give a number or a name of these: {listed}.")
+    if found[0].manual:
+        raise CourseError(f"{found[0].title} is answered in words: your instructor reads it, and no check looks at it.")
+    return found[0]
+
+
+def _up_to(whole: Notebook, parts: list[notebook.Part]) -> Notebook:
+    """The notebook up to the last of the parts, without the tests of others."""
+    wanted = {part.id for part in parts}
+    cells = [cell for cell in whole.cells if not notebook.is_test(cell) or notebook.grade_id(cell) in wanted]
+    last = max((place for place, cell in enumerate(cells) if notebook.is_test(cell)), default=-1)
+    whole.cells = cells[: last + 1]
+    return whole
+
+
+def _judged(whole: Notebook, parts: list[notebook.Part], tell: Callable[[Outcome], object]) -> list[Outcome]:
+    """The visible checks of some parts as the judge runs them, on one's own machine without the sandbox."""
     outcomes: list[Outcome] = []
-    with Judge(whole, sandbox=False, tell=heard) as judge:
-        judge.verdicts()
+    with Judge(whole, sandbox=False) as judge:
+        for part in parts:
+            verdict = judge.verdict(part)
+            outcomes.append(Outcome(part, verdict.message, tuple(details(verdict))))
+            tell(outcomes[-1])
     return outcomes
 
 
 def manual_parts(path: Path) -> list[notebook.Part]:
     """The parts of the assignment at `path` that a person grades, and no check looks at."""
-    assignment = assignment_of(notebook.read(path), course.assignments().values())
-    parts = [] if assignment is None else notebook.parts(assignment.read())
-    return [part for part in parts if part.manual]
+    return [part for part in notebook.parts(_whole(path)) if part.manual]
 
 
 def find_notebook(given: Path | None) -> Path:

@@ -32,6 +32,8 @@ def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
         return f"{stopped}: is there an endless loop?"
     if error.ename == "AssertionError" and text:
         return text
+    if error.ename == "AssertionError" and (line := _failing_line(error)):
+        return f"this check does not hold: `{line}`"
     if found := SAID_LINE.search(text):
         return f"{error.ename}: {text[: found.start()]} (line {found[1]} of the cell)"
     kind = f"{error.ename}: {text}" if text else error.ename
@@ -53,6 +55,12 @@ def _where(whole: Notebook, cell: Cell, error: notebook.Output) -> str:
         which = "the same cell" if inside is cell else _called(inside)
         return f", in line {frame[2]} of {which}" + (f": `{line}`" if line else "")
     return ""
+
+
+def _failing_line(error: notebook.Output) -> str:
+    """The innermost line of a traceback, which of an assertion without a message says what was expected."""
+    lines = ARROW.findall(COLOUR.sub("", "\n".join(error.traceback)))
+    return lines[-1].strip() if lines else ""
 
 
 def _called(cell: Cell) -> str:

@@ -48,6 +48,13 @@ class ButterflyRotation(nn.Module):
 
     Raises:
         CourseError: stages is below 1, or block_size is below 2 or does not divide the width.
+
+    Example:
+        >>> rotation = ButterflyRotation(8, stages=3)
+        >>> rotation.angles.numel()
+        12
+        >>> torch.equal(rotation.matrix(), torch.eye(8))  # every angle starts at 0
+        True
     """
 
     partner: torch.Tensor
@@ -152,6 +159,10 @@ def butterfly_parameter_count(width: int, stages: int, block_size: int | None = 
 
     Returns:
         The number of angles.
+
+    Example:
+        >>> butterfly_parameter_count(768, stages=10)
+        3584
     """
     size = block_size or width
     return width // size * sum(size // (2 * d) * d + max(0, size % (2 * d) - d) for d in _distances(size, stages))

@@ -42,6 +42,10 @@ def lora_scaling(alpha: float, rank: int, use_rslora: bool = False) -> float:
 
     Returns:
         alpha / rank, or alpha / sqrt(rank).
+
+    Example:
+        >>> lora_scaling(16, rank=8), lora_scaling(16, rank=16, use_rslora=True)
+        (2.0, 4.0)
     """
     return alpha / (math.sqrt(rank) if use_rslora else rank)
 
@@ -138,6 +142,14 @@ class LoRALinear(AdaptedLayer):
 
     Raises:
         CourseError: as for `LowRank`.
+
+    Example:
+        >>> layer = LoRALinear(nn.Linear(8, 4), rank=2, alpha=4)
+        >>> [name for name, p in layer.named_parameters() if p.requires_grad]
+        ['adapters.default.A', 'adapters.default.B']
+        >>> x = torch.ones(3, 8)
+        >>> torch.equal(layer(x), layer.base(x))  # B starts at zero
+        True
     """
 
     def __init__(
@@ -241,6 +253,13 @@ def inject_lora(
     Raises:
         CourseError: a target matches no linear layer, the rank is impossible for one, or the name is taken. The model
             is left as it was.
+
+    Example:
+        >>> model = nn.ModuleDict({"up": nn.Linear(8, 16), "down": nn.Linear(16, 8)})
+        >>> inject_lora(model, ["down"], rank=2)
+        ['down']
+        >>> sum(p.numel() for p in model.parameters() if p.requires_grad)  # 2 * (16 + 8)
+        48
     """
     # Everything is checked before anything is changed, so that an error leaves the model as it was.
     refuse_merged(model)
@@ -333,5 +352,9 @@ def lora_parameter_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
 
     Returns:
         The number of parameters.
+
+    Example:
+        >>> lora_parameter_count([(2304, 768)] * 12, rank=8)  # GPT-2 small
+        294912
     """
     return sum(rank * (in_features + out_features) for out_features, in_features in shapes)

@@ -66,6 +66,16 @@ def merge(model: nn.Module, weights: Mapping[str, float] | None = None) -> Merge
     Raises:
         CourseError: there is no adapter, one is merged already, a weight is tied to another layer's (merging would
             change both), or a weight is quantised by bitsandbytes (dequantise it first).
+
+    Example:
+        >>> from course_lib.adapters import inject_lora
+        >>> model = nn.ModuleDict({"up": nn.Linear(8, 16)})
+        >>> inject_lora(model, ["up"], rank=2)
+        ['up']
+        >>> report = merge(model)
+        >>> report.mean_change  # B is still zero
+        0.0
+        >>> unmerge(model)
     """
     if weights is not None:
         _check_known(model, weights)

@@ -61,6 +61,11 @@ def dpo_loss(
 
     Raises:
         CourseError: a number is out of its range, or what the loss needs is missing.
+
+    Example:
+        >>> even = torch.zeros(1)
+        >>> round(dpo_loss(even, even, even, even)[0].mean().item(), 6)  # ln 2 at the start
+        0.693147
     """
     check_loss(loss_type, beta, label_smoothing)
     _check_shapes(policy_chosen, policy_rejected, reference_chosen, reference_rejected)

@@ -126,7 +126,9 @@ def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifie
     torch.manual_seed(settings["seed"])
     if settings["kind"] == "decoder":
         name = settings["model"] or DEFAULT
-        verifier = Verifier.from_decoder(load_decoder(name), load_tokenizer(name), max_length=settings["seq_len"])
+        verifier = Verifier.from_decoder(
+            load_decoder(name), load_tokenizer(name), max_length=settings["seq_len"], head=settings["head"]
+        )
         if settings["train_blocks"] is not None:
             freeze_all_but_last(verifier, settings["train_blocks"])
         return verifier
@@ -171,6 +173,7 @@ def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: b
         batch_size=settings["batch_size"],
         lr=settings["lr"] or RATES[settings["kind"]],
         weight_decay=settings["weight_decay"],
+        lm_weight=settings["lm_weight"],
         seed=settings["seed"],
         checkpoints=CheckpointConfig(folder / "checkpoints", settings["checkpoint_every"]),
         resume=resume,

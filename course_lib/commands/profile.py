@@ -13,9 +13,9 @@ DESCRIPTION = """The sizes of a run are in a profile: a TOML file with a table f
   course profile check my.toml --set 03_lora.steps=50
   course profile check tacc_a100 --here
 
-`check` finds keys that do not exist, values of a wrong type, tables that contradict each other, and a model that does
-not fit into the GPU it is made for or, once trained, into 12 GB. With --here it also asks whether this machine has
-what the profile wants."""
+`check` finds keys that do not exist, values of a wrong type, values that no run can use (steps = -5), tables that
+contradict each other, and a model that does not fit into the GPU it is made for or, once trained, into 12 GB. With
+--here it also asks whether this machine has what the profile wants."""
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -20,6 +20,8 @@ hardware, time, memory, commit) and outputs/ (what the notebook wrote). A chapte
 profile and the package versions are those of its last result. Cells are numbered from 1, and text cells count too. The
 notebook of a chapter that failed is kept in OUT/.failed, as far as it came; the last good result stays.
 
+In a terminal there is a bar for each running chapter, with its cell; a log gets one plain line for each cell.
+
 Chapters run side by side, the longest first: one for each core, as long as there is memory for them. Each gets its
 share of the cores. A chapter that reads another one's results starts after it, and runs again when that one changed.
 The number of threads changes the last digits of a chapter's numbers; profile cpu uses one."""
@@ -104,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
     from course_lib.execution.notebooks.parameters import parse_parameters
+    from course_lib.execution.notebooks.progress import progress_for
     from course_lib.execution.notebooks.reports import refuse_unwritable, write_reports
     from course_lib.execution.notebooks.results import summary
     from course_lib.execution.notebooks.runner import Runner
@@ -111,7 +114,8 @@ def _run(args: argparse.Namespace, chapters: list, out: Path) -> int:
     refuse_unwritable({"--junit": args.junit, "--summary": args.summary})  # now, and not after the run
     options = {name: getattr(args, name) for name in ("overrides", "seed", "timeout", "cell_timeout", "jobs", "force")}
     options["parameters"] = parse_parameters(args.parameters)
-    results = Runner(out, args.profile, say=_say, **options).run(chapters)
+    progress = progress_for(sys.stdout, _say)
+    results = Runner(out, args.profile, progress=progress, **options).run(chapters)
     profile = Path(args.profile).stem
     compared = _expected(args, chapters, results, profile)
     print("\n" + summary(results) + f"\n\nresults: {out}", flush=True)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from course_lib.models.verifier import Verifier
 
 GENERATED = ("word_problems", "instructions")
-KINDS = ("encoder", "decoder")  # repeated here, because the room that has them imports torch
+# Repeated here, because the room that has them imports torch.
+KINDS = ("encoder", "decoder")
+HEADS = ("last", "tokens")
+NEWER = {"head": "last", "lm_weight": 0.0}  # settings that older runs did not have, and what they did
 
 TOP = """A verifier says how likely it is that an answer to a problem is right.
 
@@ -38,7 +41,9 @@ answers, in one of three layouts: {"problem", "answer", "correct"} with one answ
 each model {"solution", "is_correct"}, as OpenAI publishes answers to GSM8K.
 
 --kind: encoder, a small network of its own with new weights; decoder, --model with a scalar head in place of the
-vocabulary's. The decoder that wrote the answers understands them best.
+vocabulary's. The decoder that wrote the answers understands them best. --head last judges the answer at its last token;
+--head tokens judges each token, beginning with the decoder's own confidence in it, and the worst token counts. There
+the blocks learn from --lm-weight times the language model's loss on right answers, and not from the judgement.
 
 Problems are shared out, never answers: 7 in 10 train, 1 in 10 chooses the best weights and the temperature, and 2 in
 10 are for the numbers at the end. What is written: the verifier, run.json, log.jsonl, summary.json with AUC and
@@ -94,6 +99,7 @@ def _add_train(actions: Subparsers) -> None:
     model = train.add_argument_group("model")
     model.add_argument("--kind", choices=KINDS, default="encoder", help="see above (encoder)")
     model.add_argument("--model", metavar="NAME", help="decoder: whose blocks it has (SmolLM2); encoder: no use")
+    model.add_argument("--head", choices=HEADS, default="last", help="decoder: what judges, see above (last)")
     model.add_argument("--train-blocks", type=int, metavar="N", help="decoder: train the last N blocks (all)")
     model.add_argument("--hidden-size", type=int, default=128, metavar="N", help="encoder: its width (128)")
     model.add_argument("--num-hidden-layers", type=int, default=2, metavar="N", help="encoder: its blocks (2)")
@@ -104,6 +110,7 @@ def _add_train(actions: Subparsers) -> None:
     steps.add_argument("--epochs", type=int, default=6, metavar="N", help="passes over the answers (6)")
     steps.add_argument("--batch-size", type=int, default=32, metavar="N", help="answers of a step (32)")
     steps.add_argument("--lr", type=float, metavar="X", help="peak learning rate (encoder 1e-3, decoder 1e-4)")
+    steps.add_argument("--lm-weight", type=float, default=0.0, metavar="X", help="--head tokens: see above (0)")
     steps.add_argument("--weight-decay", type=float, default=0.01, metavar="X", help="AdamW's (0.01)")
     steps.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and split (0)")
     steps.add_argument("--checkpoint-every", type=int, default=100, metavar="N", help="steps between them (100)")
@@ -144,6 +151,10 @@ def run_train(args: argparse.Namespace) -> int:
             )
     if args.kind == "encoder" and (args.model or args.train_blocks is not None):
         raise CourseError("--model and --train-blocks are for --kind decoder: an encoder begins with new weights.")
+    if args.head == "tokens" and args.kind == "encoder":
+        raise CourseError("--head tokens is for --kind decoder: an encoder writes no tokens that could be compared.")
+    if args.lm_weight < 0 or (args.lm_weight and args.head != "tokens"):
+        raise CourseError(f"--lm-weight {args.lm_weight:g}: it is at least 0, and for --head tokens.")
     settings = {name: value for name, value in vars(args).items() if name not in ("run", "output", "resume")}
     _claim(args.output, settings, args.resume)
 
@@ -169,7 +180,7 @@ def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
-        stage, before = begun.get("stage"), dict(begun["settings"])
+        stage, before = begun.get("stage"), NEWER | dict(begun["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(f"{folder} holds no run to resume: leave --resume out to begin one there.") from error
     if stage != "verifier":

@@ -89,6 +89,10 @@ def plan_packing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     Raises:
         CourseError: an example is longer than a row.
+
+    Example:
+        >>> plan_packing([5, 3, 4, 2], capacity=8)
+        [[0, 1], [2, 3]]
     """
     if longer := [i for i, length in enumerate(lengths) if length > capacity]:
         raise CourseError(
@@ -259,6 +263,10 @@ def padding_waste(lengths: Sequence[int], batches: Sequence[Sequence[int] | np.n
 
     Returns:
         A share from 0 to 1.
+
+    Example:
+        >>> float(padding_waste([2, 4], [[0, 1]]))  # 2 of 8 places are padding
+        0.25
     """
     sizes = np.asarray(lengths)
     computed = sum(len(batch) * sizes[np.asarray(batch)].max() for batch in batches)

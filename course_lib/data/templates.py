@@ -25,6 +25,15 @@ class InstructionFormatter:
     A text may hold such a marker line itself. Each marker line (with any number of backslashes before it) is given one
     more backslash when it is put into the template and loses one when it is taken out, so parse inverts format for any
     text.
+
+    Example:
+        >>> print(InstructionFormatter().format("Reverse it.", "abc", "cba"))
+        ### Instruction:
+        Reverse it.
+        ### Input:
+        abc
+        ### Response:
+        cba
     """
 
     def format(self, instruction: str, input: str, output: str) -> str:

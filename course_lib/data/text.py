@@ -80,6 +80,10 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
 
     Raises:
         CourseError: there are fewer blocks than one batch needs, or batch_size is below 1.
+
+    Example:
+        >>> [batch.shape for batch in batches(np.arange(12).reshape(4, 3), batch_size=2, steps=3)]
+        [(2, 3), (2, 3), (2, 3)]
     """
     at_least_one(batch_size=batch_size)
     if batch_size > len(blocks):

@@ -20,6 +20,12 @@ class Comparison:
 
     Raises:
         ValueError: a model has more or fewer completions than there are prompts.
+
+    Example:
+        >>> print(Comparison(["The cat"], {"base": [" sat."], "tuned": [" kept the log."]}))
+        > The cat
+          [base] sat.
+          [tuned] kept the log.
     """
 
     prompts: Sequence[str]

@@ -24,6 +24,10 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
     Raises:
         CourseError: the numbers are not possible.
+
+    Example:
+        >>> pass_at_k(samples=4, right=1, k=2)
+        0.5
     """
     if not 1 <= k <= samples:
         raise CourseError(f"pass@{k} of {samples} answers is not possible: k is at least 1, and at most their number.")

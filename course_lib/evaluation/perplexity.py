@@ -102,5 +102,10 @@ def _check_vocabulary(model: nn.Module, ids: np.ndarray) -> None:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): the number of equally likely tokens that would be as hard to guess."""
+    """exp(loss): the number of equally likely tokens that would be as hard to guess.
+
+    Example:
+        >>> round(perplexity(2.302585))
+        10
+    """
     return math.exp(loss)

@@ -196,6 +196,10 @@ def load_profile(name: str, chapter: str | None = None) -> Profile:
     Raises:
         CourseError: there is no such profile, it has no table for the chapter, or its device is "cuda" and torch sees
             no GPU on this machine.
+
+    Example:
+        >>> load_profile("smoke", chapter="03_lora").rank
+        8
     """
     path = profile_path(name)
     table = read_profile(path)

@@ -1,4 +1,4 @@
-"""What is wrong with a profile, found before anything runs: unknown keys, wrong types, missing tables.
+"""What is wrong with a profile, found before anything runs: unknown keys, wrong types and values, missing tables.
 
 Our own profiles are the reference: a key that none of them has is a mistake, and a value has the type that it has
 there. `LARGER` lists the tables for runs beyond the chapters.
@@ -12,7 +12,9 @@ from course_lib.data.mixture import DataConfig
 from course_lib.errors import CourseError
 from course_lib.execution.hardware import HardwareConfig, check_against_this_machine
 from course_lib.execution.profile import available_profiles, overlaid, profile_path, read_profile
+from course_lib.execution.profile_values import impossible_values
 from course_lib.suggestions import did_you_mean
+from course_lib.vocabulary import nearest_option
 
 REFERENCE = "cpu"  # whose values stand as examples
 # An example of each setting; its type is what counts.
@@ -60,10 +62,24 @@ def problems(table: dict, chapters: Collection[str] = ()) -> Iterator[str]:
         Sentences.
     """
     known = reference()
+    ours = {key: value for key, value in table.items() if key not in chapters or key in known}
+    found = [sentence for key, value in ours.items() for sentence in _unlike(key, value, known, "")]
+    yield from found
+    if not found:  # a wrong type has been said, and cannot be compared with a bound
+        yield from impossible_values(ours)
+        yield from _impossible_data(ours, "")
+
+
+def _impossible_data(table: dict, where: str) -> Iterator[str]:
+    """What DataConfig refuses, here and in the tables of the table."""
     for key, value in table.items():
-        if key in chapters and key not in known:
-            continue
-        yield from _unlike(key, value, known, "")
+        if key == "data_config" and {"dataset_mix", "tokens_target"} <= value.keys():
+            try:
+                DataConfig(**value)
+            except CourseError as error:
+                yield f"{where}{key}: {error}"
+        elif isinstance(value, dict):
+            yield from _impossible_data(value, f"{where}{key}.")
 
 
 def _unlike(key: str, value: Any, known: dict, where: str) -> Iterator[str]:
@@ -71,7 +87,7 @@ def _unlike(key: str, value: Any, known: dict, where: str) -> Iterator[str]:
     name = f"{where}{key}"
     if key not in known:
         what = "table" if isinstance(value, dict) else "setting"
-        yield f"There is no {what} {name}.{did_you_mean(key, known)}"
+        yield f"There is no {what} {name}.{_nearest(key, known)}"
         return
     example = known[key]
     if not _same_kind(value, example):
@@ -84,6 +100,14 @@ def _unlike(key: str, value: Any, known: dict, where: str) -> Iterator[str]:
             if not _same_kind(each, example[0]):
                 yield f"{name} = {value!r} has to be a list of {KINDS[type(example[0])].removeprefix('a ')}s."
                 break
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    """A question with the key that was probably meant: one spelt alike, or our name for another program's."""
+    if hint := did_you_mean(key, known):
+        return hint
+    option = nearest_option(f"--{key}", [f"--{each.replace('_', '-')}" for each in known], "train")
+    return f" Did you mean {option.removeprefix('--').replace('-', '_')}?" if option else ""
 
 
 def _same_kind(value: Any, example: Any) -> bool:

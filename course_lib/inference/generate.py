@@ -64,6 +64,13 @@ def generate(
     Raises:
         CourseError: a prompt is empty or does not fit into the model's positions, a setting is out of its range, or the
             cache holds another text.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"]).eval()
+        >>> [len(row) for row in generate(model, [[1, 2, 3], [4]], max_new_tokens=5)]
+        [5, 5]
     """
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     ends = end_tokens(model) if eos_token_id is None else as_set(eos_token_id)

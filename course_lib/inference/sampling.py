@@ -107,6 +107,10 @@ class SamplingSettings:
 
     Raises:
         CourseError: a value is out of its range.
+
+    Example:
+        >>> SamplingSettings(temperature=0.7, top_p=0.9).top_k
+        0
     """
 
     temperature: float = 0.0

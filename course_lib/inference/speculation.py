@@ -347,6 +347,10 @@ def expected_speedup(acceptance: float, guesses: int, cost: float = 0.0) -> floa
 
     Raises:
         CourseError: a value is out of its range.
+
+    Example:
+        >>> round(expected_speedup(0.6, guesses=2), 2)  # as published
+        1.96
     """
     if not 0 <= acceptance <= 1 or guesses < 0 or cost < 0:
         raise CourseError(f"Acceptance {acceptance}, {guesses} guesses, cost {cost}: from 0 to 1, and not negative.")

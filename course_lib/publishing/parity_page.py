@@ -1,9 +1,11 @@
 """The book's table of parity checks, made from what the tests measured (`tests/parity_log.py` writes it)."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 from course_lib.errors import CourseError
@@ -18,6 +20,7 @@ TITLES = {
     "alignment": "Alignment of whole runs",
     "execution": "Commands",
 }
+UNITS = {"differing": "places"}
 
 
 def measured_rows(root: Path, kind: str = "parity") -> list[dict]:
@@ -72,34 +75,65 @@ def parity_page(rows: list[dict]) -> str:
     newest = max((row["date"] for row in rows), default="")[:10]
     return f"""# Parity: our numbers against the libraries'
 
-Every line is a test that ran: what was computed, the reference, the largest difference that was measured, and the
-largest that the test lets pass, with the reason. *Relative* differences are divided by the largest value of the
-reference; *differing* counts the places that are not equal. `make test` repeats them all; the newest is of {newest}.
+Every line is a test that ran. It says what was computed and with what it was compared; the largest difference that was
+measured; the largest that the test allows, and why it allows that much.
+
+- *Relative*: the difference is divided by the largest value of the reference.
+- *Places*: how many places are not equal.
+
+`make test` repeats all these comparisons. The newest comparison is of {newest}.
 
 {tables}
 """
 
 
+COLUMNS = ("what", "compared with", "measured", "allowed", "why this much")
+
+
 def _table(room: str, rows: list[dict]) -> str:
-    lines = [
-        f"| {_cell(r['what'])} | {_cell(r['against'])} | {_number(r['measured'])} | {_number(r['tolerance'])} "
-        f"| {r['unit']} | {_cell(r['why'])} |"
-        for r in sorted(rows, key=lambda row: row["what"])
-        if r["room"] == room
-    ]
-    head = ["| what | against | measured | allowed | unit | why this much |", "| --- | --- | ---: | ---: | --- | --- |"]
-    return "\n".join([f"## {TITLES.get(room, room.capitalize())}", "", *head, *lines])
+    """A room's checks as HTML: on a phone each line becomes a card with the names of the columns beside its values."""
+    lines = [_line(row) for row in sorted(rows, key=lambda row: row["what"]) if row["room"] == room]
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    title = TITLES.get(room, room.capitalize())
+    body = "\n".join(lines)
+    table = f'<table class="parity"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+    return f"## {title}\n\n```{{raw}} html\n{table}\n```"
 
 
-def _cell(text: str) -> str:
-    return re.sub(r"([|_*`\[\]{}$<>])", r"\\\1", text)
+def _line(row: dict) -> str:
+    unit = UNITS.get(row["unit"], row["unit"])
+    cells = {
+        "compared with": escape(_readable(row["against"])),
+        "measured": _number(row["measured"]),
+        "allowed": f"{_number(row['tolerance'])} {unit}".rstrip(),
+        "why this much": escape(row["why"]),
+    }
+    rest = "".join(f'<td data-label="{name}">{text}</td>' for name, text in cells.items())
+    return f'<tr><th scope="row">{escape(_readable(row["what"]))}</th>{rest}</tr>'
+
+
+def _readable(text: str) -> str:
+    """The settings that a test puts into its name as a dictionary, as words: `{'eps': 1e-06}` becomes `eps 1e-06`."""
+
+    def words(found: re.Match[str]) -> str:
+        try:
+            settings = ast.literal_eval(found[0])
+        except (SyntaxError, ValueError):  # braces that are no dictionary
+            return found[0]
+        if not isinstance(settings, dict):
+            return found[0]
+        return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as it is"
+
+    return re.sub(r"\{[^{}]*\}", words, text)
 
 
 def _number(value: float) -> str:
+    """Two digits, and a power of ten where it is small: HTML."""
     if value == 0:
         return "0"
     if value >= 100:
         return f"{value:,.0f}"
     if value < 1e-3:
-        return f"{value:.1e}"
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')} · 10<sup>{int(power)}</sup>".replace("<sup>-", "<sup>−")
     return f"{value:.3g}"

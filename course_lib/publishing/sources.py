@@ -1,21 +1,25 @@
 """What Jupyter Book is given: book/ and what is generated beside it."""
 
 import json
+import os
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
-from course_lib.execution.notebooks.expected import band_of, flattened
 from course_lib.publishing.glossary import link_terms, terms_of
 from course_lib.publishing.libraries_page import libraries_page
 from course_lib.publishing.numbers import check_numbers
 from course_lib.publishing.parity_page import ensure_rows, parity_page
+from course_lib.publishing.runs_page import runs_page
+
+SVG = "image/svg+xml"
+LARGEST_SVG = 120_000  # characters; a figure of many points is smaller as PNG
+WIDEST_ON_A_PHONE = 6.6 * 72  # points
 
 
 def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
@@ -51,6 +55,8 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")
+    index = sources / "assignments" / "index.md"
+    index.write_text(with_assignment_table(index.read_text(), assignment_rows(), sources))
 
 
 def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
@@ -84,6 +90,8 @@ def page(notebook: dict, chapter: str) -> dict:
         if cell["cell_type"] == "code":
             _refuse_faults(cell, f"{chapter}, cell {cell.get('id', len(cells) + 1)}")
             cell = {**cell, "outputs": [_shown(o) for o in cell["outputs"] if o.get("name") != "stderr"]}
+            if any(_is_wide(output) for output in cell["outputs"]):
+                cell["metadata"] = _with_class(cell["metadata"], "wide-figure")
         cells.append(cell)
     return {**notebook, "cells": cells}
 
@@ -92,7 +100,24 @@ def _shown(output: dict) -> dict:
     """An output as readers see it: of an expected error its last line, because the others name files of one machine."""
     if output["output_type"] == "error":
         return {**output, "traceback": [f"{output['ename']}: {output['evalue']}"]}
+    data = output.get("data", {})
+    if SVG in data and "image/png" in data:  # a figure, kept in both formats
+        large = len("".join(data[SVG])) > LARGEST_SVG
+        left_out = SVG if large else "image/png"
+        return {**output, "data": {kind: text for kind, text in data.items() if kind != left_out}}
     return output
+
+
+def _is_wide(output: dict) -> bool:
+    """Whether it is a figure whose text would be too small if a phone shrank it to its own width."""
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', "".join(output.get("data", {}).get(SVG, "")))
+    return width is not None and float(width[1]) > WIDEST_ON_A_PHONE
+
+
+def _with_class(metadata: dict, name: str) -> dict:
+    """A cell's metadata that give its image a class."""
+    described = metadata.get("mystnb", {})
+    return {**metadata, "mystnb": {**described, "image": {**described.get("image", {}), "classes": name}}}
 
 
 def _refuse_faults(cell: dict, where: str) -> None:
@@ -124,83 +149,9 @@ def _expected(root: Path, metrics: list[dict]) -> dict[str, dict]:
     return found
 
 
-def _numbers(recorded: dict, expected: dict | None) -> str:
-    """What a chapter recorded; beside what `course run --check-expected` compares it with, where there is that."""
-    if expected is None:
-        return _table(recorded)
-    lines = ["| what | value | expected | band |", "| --- | --- | --- | --- |"]
-    for name, value in flattened(recorded).items():
-        band = band_of(expected, name) if name in expected["values"] else None
-        if band is None:  # not compared
-            wanted, width = "", ""
-        else:
-            wanted, width = _text(expected["values"][name]), f"± {band:.2g}" if band else "equal"
-        lines.append(f"| {name.replace('_', ' ')} | {_text(value)} | {wanted} | {width} |")
-    return "\n".join(lines)
-
-
-def runs_page(metrics: list[dict], expected: Mapping[str, dict] | None = None) -> str:
-    """The page that says what the numbers of this book were made with.
-
-    Args:
-        metrics: of each chapter.
-        expected: the expected numbers by chapter, where there are any.
-
-    Returns:
-        The page in Markdown.
-    """
-    rows = "\n".join(
-        f"| {m['chapter']} | `{m['profile']}` | {m['duration_s']:.0f} s | {m['peak_memory_bytes'] / 1e9:.2f} GB "
-        f"| {m['finished'][:10]} | `{(m['commit'] or 'none')[:10]}` |"
-        for m in metrics
-    )
-    known = expected or {}
-    recorded = "\n\n".join(f"### {m['chapter']}\n\n{_numbers(m['recorded'], known.get(m['chapter']))}" for m in metrics)
-    hardware = {k: v for k, v in metrics[0]["hardware"].items() if k != "memory_bytes"} if metrics else {}
-    if metrics and metrics[0]["hardware"]["memory_bytes"]:
-        hardware["memory"] = f"{metrics[0]['hardware']['memory_bytes'] / 2**30:.0f} GiB"
-    versions = metrics[0]["versions"] if metrics else {}
-    return f"""# The runs behind these pages
-
-Every chapter was executed headless by `course run`, which wrote down what it took. Memory is the peak of the
-chapter's own process.
-
-| chapter | profile | time | peak memory | date | commit |
-| --- | --- | --- | --- | --- | --- |
-{rows}
-
-## Recorded numbers
-
-{recorded}
-
-## Machine
-
-{_table(hardware)}
-
-## Versions
-
-{_table(versions)}
-"""
-
-
-def _table(values: dict) -> str:
-    lines = [f"| {key.replace('_', ' ')} | {_text(value)} |" for key, value in values.items()]
-    return "\n".join(["| what | value |", "| --- | --- |", *lines])
-
-
-def _text(value: object) -> str:
-    """Six digits of a float, commas in an integer, a list's items."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
-
-
-# What is started and not imported: no API page
-PROGRAMS = {"commands", "setup", "convert", "worker"}
+# What is started and not imported, and what only the build and the benchmarks of this project need: no API page
+PROGRAMS = {"commands", "setup", "convert", "worker", "publishing", "benchmarks"}
+SINGLE_MODULES = ("errors", "plotting", "seeding", "tables")
 
 
 def write_api_pages(folder: Path) -> None:
@@ -218,6 +169,9 @@ def write_api_pages(folder: Path) -> None:
             parts += [f"## {module}", _automodule(f"course_lib.{room}.{module}", members=True)]
         (folder / f"course_lib.{room}.md").write_text("\n\n".join(parts) + "\n")
         lines.append(f"- {{doc}}`course_lib.{room} <course_lib.{room}>`")
+    single = [f"## {name}\n\n{_automodule(f'course_lib.{name}', members=True)}" for name in SINGLE_MODULES]
+    (folder / "course_lib.single.md").write_text("\n\n".join(["# Single modules of course_lib", *single]) + "\n")
+    lines.append("- {doc}`Single modules <course_lib.single>`")
     (folder / "index.md").write_text("\n".join(lines) + "\n")
 
 
@@ -233,6 +187,53 @@ def _data_cards(path: Path) -> None:
     sections = [re.sub(r"(?m)^#", "##", card) for card in cards().values()]
     intro = "What the package carries or generates, so that no chapter needs a network (`course data card`)."
     path.write_text("\n\n".join(["# Data sets", intro, *sections]) + "\n")
+
+
+TABLE = "<!-- assignments: points, parts and times come from the sources at build time -->"
+
+
+def assignment_rows() -> list[dict]:
+    """What the assignments' sources say of themselves, through the command a student uses.
+
+    Raises:
+        CourseError: The command failed; with what it said.
+    """
+    command = [sys.executable, "-m", "course_lib.cli", "assignment", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COURSE_DIR": ""})
+    if done.returncode:
+        raise CourseError(f"The assignments could not be listed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def with_assignment_table(text: str, rows: list[dict], folder: Path) -> str:
+    """The page of assignments with its table in the place of the marker.
+
+    Args:
+        text: The page, which has the line `TABLE`.
+        rows: What `course assignment list --json` says.
+        folder: The book's sources: a page of each assignment gives its title.
+
+    Returns:
+        The page.
+    """
+    lines = [
+        "| assignment | after chapter | you write | parts | points | time |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in sorted(rows, key=lambda row: row["chapter"] or "~"):
+        page_ = folder / "assignments" / f"{row['name']}.md"
+        title = re.search(r"(?m)^# (.*)$", page_.read_text())
+        words = f", {row['manual']} in words" if row["manual"] else ""
+        cells = [
+            f"[{title[1].removesuffix(', by hand') if title else row['name']}]({page_.name})",
+            (row["chapter"] or "").split("_")[0],
+        ]
+        cells += [row["summary"], f"{row['parts']}{words}", f"{row['points']:g}", f"{row['hours']:g} h"]
+        lines.append(f"| {' | '.join(cells)} |")
+    points, hours = sum(row["points"] for row in rows), sum(row["hours"] for row in rows)
+    lines.append(f"| all | | | {sum(row['parts'] for row in rows)} | {points:g} | {hours:g} h |")
+    assert TABLE in text, "the page of assignments has no place for its table"
+    return text.replace(TABLE, "\n".join(lines))
 
 
 def _fetch_assignments(folder: Path) -> None:

@@ -90,22 +90,27 @@ def load_quantized(
         # `load_model` then says.
         whole = load_model(name, dtype).to(device)
         return quantize_model(whole, skip, quant_type, block_size, double_quant, compute_dtype).eval()
-    made: Iterator[tuple[str, QuantizedTensor]]
-    if stored is None:
-        layers = quantizable(model, skip)
-        _check_complete(directory, model, places, {})
-        made = _quantized(layers, places, DTYPES[dtype], (quant_type, block_size, double_quant))
-    else:  # the file decides which layers are in 4 bits
-        layers = {layer: m for layer, m in quantizable(model, ()).items() if f"{layer}.weight.absmax" in places}
-        _check_complete(directory, model, places, layers)
-        made = _stored(directory, layers, places, block_size)
+    layers = _layers(model, skip, stored is not None, places)
+    _check_complete(directory, model, places, {} if stored is None else layers)
     _fill(model, places, DTYPES[dtype], {f"{layer}.weight" for layer in layers})
+    made = (
+        _quantized(layers, places, DTYPES[dtype], (quant_type, block_size, double_quant))
+        if stored is None
+        else _stored(directory, layers, places, block_size)
+    )
     for layer, weight in made:
         module: Any = layers[layer]
         model.set_submodule(layer, Linear4bit(weight, module.bias, compute_dtype, isinstance(module, Conv1D)))
     model.tie_weights()
     model.config._name_or_path = model.name_or_path = str(name)
     return model.to(device).eval()
+
+
+def _layers(model: Any, skip: Sequence[str], in_4_bits: bool, places: "dict[str, Place]") -> dict[str, nn.Module]:
+    """The layers that have 4-bit weights: of a checkpoint in 4 bits the file decides which, and else `skip`."""
+    if not in_4_bits:
+        return quantizable(model, skip)
+    return {layer: module for layer, module in quantizable(model, ()).items() if f"{layer}.weight.absmax" in places}
 
 
 def _refuse_other_kind(directory: Path, stored: dict[str, Any] | None, quant_type: str, double_quant: bool) -> None:

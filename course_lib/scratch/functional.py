@@ -44,6 +44,13 @@ def cross_entropy(logits: Tensor, labels: np.ndarray, ignore_index: int = IGNORE
 
     Raises:
         ValueError: the shapes do not fit, a label is outside the classes, or every label is ignored.
+
+    Example:
+        >>> logits = Tensor(np.zeros((1, 4)), requires_grad=True)
+        >>> loss = cross_entropy(logits, np.array([2]))
+        >>> loss.backward()
+        >>> logits.grad.tolist()  # p - onehot
+        [[0.25, 0.25, -0.75, 0.25]]
     """
     classes = logits.shape[-1]
     labels = np.asarray(labels)

@@ -65,6 +65,11 @@ def dpo_loss(
 
     Raises:
         ValueError: there is no such loss, or a number is out of its range.
+
+    Example:
+        >>> even = np.zeros(1)
+        >>> round(float(np.mean(dpo_loss(even, even, even, even)[0])), 6)  # ln 2
+        0.693147
     """
     _check(loss_type, beta, label_smoothing)
     chosen, rejected = np.asarray(policy_chosen, dtype=float), np.asarray(policy_rejected, dtype=float)

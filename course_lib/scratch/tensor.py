@@ -36,6 +36,12 @@ class Tensor:
     Args:
         data: float32 or float64 values of any shape. Integers become float32.
         requires_grad: whether `backward` is to fill `grad`, an array of the same shape that is None until then.
+
+    Example:
+        >>> w = Tensor(3.0, requires_grad=True)
+        >>> (w * w + w).backward()
+        >>> w.grad.item()
+        7.0
     """
 
     __array_priority__ = 1000  # array * tensor is ours to compute: NumPy's own product would forget the graph

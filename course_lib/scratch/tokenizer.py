@@ -35,6 +35,12 @@ class BPETokenizer:
     Raises:
         ValueError: a merge needs an id that does not exist before it, or is listed twice; a special token is empty,
             is listed twice or is not text; the numbering does not give every id a number of its own.
+
+    Example:
+        >>> tokenizer = BPETokenizer.train("the cat, the hat, the mat", vocab_size=260)
+        >>> ids = tokenizer.encode("the rat")
+        >>> tokenizer.decode(ids), len(ids) < len("the rat")
+        ('the rat', True)
     """
 
     def __init__(

@@ -29,6 +29,10 @@ class TrainingConfig:
 
     Raises:
         CourseError: a number is out of its range, or a name is unknown.
+
+    Example:
+        >>> TrainingConfig(lr=1e-3, warmup_steps=10, grad_accum_steps=4).max_grad_norm
+        1.0
     """
 
     lr: float

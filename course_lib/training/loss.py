@@ -22,6 +22,11 @@ def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Returns:
         A scalar.
+
+    Example:
+        >>> labels = torch.tensor([[0, 1, 2]])
+        >>> round(next_token_loss(torch.zeros(1, 3, 10), labels).item(), 4)  # even odds: ln 10
+        2.3026
     """
     return summed_loss(logits, labels) / count_targets(labels)
 

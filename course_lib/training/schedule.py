@@ -16,6 +16,10 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int = 0, min_lr_ratio: fl
 
     Returns:
         The factor that multiplies the peak learning rate at this step.
+
+    Example:
+        >>> [round(warmup_cosine(step, steps=8, warmup_steps=4), 2) for step in range(8)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 0.87, 0.55, 0.23]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps  # step + 1, since a first step at a rate of 0 would change nothing

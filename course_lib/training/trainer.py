@@ -49,6 +49,15 @@ class Trainer:
 
     Raises:
         CourseError: nothing in the model requires gradients, or settings exclude each other.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"])
+        >>> trainer = Trainer(model, TrainingConfig(lr=1e-3), log_every=0)
+        >>> records = trainer.train([torch.arange(16).reshape(2, 8)] * 3)
+        >>> [record.step for record in records], records[2].loss < records[0].loss
+        ([0, 1, 2], True)
     """
 
     def __init__(

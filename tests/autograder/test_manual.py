@@ -8,11 +8,11 @@ from nbgrader.api import Gradebook
 from submissions import WRITTEN, bare, filled, put, released
 
 from autograder import course, notebook
-from autograder.commands import _check
 from autograder.grading.collect import find_submissions
 from autograder.grading.grade import grade
 from autograder.grading.report import table
 from autograder.rebuild import rebuild
+from autograder.student.commands import _check
 
 NAME = "sft"
 PART = "question"
@@ -71,7 +71,7 @@ def test_it_is_a_part_with_points():
 @pytest.mark.slow
 def test_check_names_it(tmp_path, capsys):
     path = put(filled(NAME), tmp_path / f"{NAME}.ipynb")
-    assert _check(type("Arguments", (), {"notebook": path})) == 0
+    assert _check(type("Arguments", (), {"notebook": path, "part": None, "watch": False})) == 0
     said = capsys.readouterr().out
     assert "15 of 15 parts pass their visible checks" in said
     assert "Part 16: a model that does not stop (3 points): your instructor reads it." in said

@@ -62,25 +62,32 @@ def _stand_in(chapter: Path, folder: Path) -> None:
 
 
 def _outputs(described: bool) -> list[dict]:
+    from course_lib.evaluation import Comparison
+    from course_lib.tables import Table
+
     wide = "a long line of output " * 20
     outputs = [{"output_type": "stream", "name": "stdout", "text": wide}]
     outputs.append({"output_type": "stream", "name": "stderr", "text": "WARNING: not for readers"})
     if described:
-        data = {"image/png": _png(), "text/plain": "<Figure>"}
+        data = {"image/png": base64.b64encode(_figure("png")).decode(), "text/plain": "<Figure>"}
+        data["image/svg+xml"] = _figure("svg").decode()
         outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
-    table = f'<table class="comparison"><tr>{"<td>a wide cell of text</td>" * 12}</tr></table>'
-    outputs.append({"output_type": "display_data", "data": {"text/html": table}, "metadata": {}})
+    comparison = Comparison(["a prompt"], {f"model {number}": ["a wide cell of text"] for number in range(8)})
+    results = Table({"model": "", "loss": ".3f"} | {f"N = {n}": ".1f MB" for n in range(9)})
+    results.add("LoRA", 1.25, *range(9))
+    for table in (comparison._repr_html_(), results._repr_html_()):
+        outputs.append({"output_type": "display_data", "data": {"text/html": table}, "metadata": {}})
     return outputs
 
 
-def _png() -> str:
+def _figure(kind: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3))
     figure.subplots().plot([1, 0.5, 0.25])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format=kind)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import pytest
 
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_root
-from course_lib.publishing.sources import assemble, page, runs_page, write_api_pages
+from course_lib.publishing.runs_page import runs_page
+from course_lib.publishing.sources import assemble, page, write_api_pages
 
 
 def notebook(*cells):
@@ -57,9 +58,24 @@ def test_runs_page_prints_what_was_measured():
         "versions": {"torch": "2.13.0"},
     }
     text = runs_page([metrics])
-    assert "| 03_lora | `cpu` | 85 s | 1.57 GB | 2026-11-21 | `none` |" in text
+    assert "| [03 lora](notebooks/03_lora.ipynb) | `cpu` | 85 s | 1.57 GB | 2026-11-21 | `none` |" in text
     assert "| adapter bytes | 1,858,776 |" in text
     assert "| memory | 16 GiB |" in text
+
+
+def test_runs_page_is_made_for_a_reader():
+    """No dictionary, no sixteen digits, no text of a page's length, nothing that Markdown would take for a mark."""
+    recorded = {"losses": {"q, v": {8: 2.345678912345678}, "all": [1.5, 2.5]}, "said": "a *word* | " * 30}
+    metrics = {"chapter": "x_y", "profile": "cpu", "duration_s": 600, "peak_memory_bytes": 1, "finished": ""}
+    metrics |= {"commit": None, "recorded": recorded, "hardware": {"memory_bytes": None}, "versions": {}}
+    text = runs_page([metrics])
+    assert "| losses · q, v · 8 | 2.346 |" in text
+    assert "| losses · all · 1 | 2.5 |" in text
+    assert "| 10 min |" in text
+    assert ":::{dropdown} 4 recorded values" in text
+    (said,) = (line for line in text.splitlines() if line.startswith("| said"))
+    assert said.startswith("| said | a \\*word\\* \\| a")
+    assert len(said) < 100
 
 
 def test_runs_page_prints_the_expected_value_and_its_band():

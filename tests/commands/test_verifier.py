@@ -107,6 +107,18 @@ def test_a_decoder_with_a_scalar_head(answers, models, tmp_path):
     assert Verifier.load(run).config.kind == "decoder"
 
 
+def test_a_decoder_that_judges_each_token(answers, models, tmp_path):
+    """And learns to write right answers, as the pipeline's does; a run from before there was a choice goes on."""
+    options = ("--kind", "decoder", "--model", models / "llama", "--seq-len", 100, "--epochs", 1, "--log-every", 0)
+    given = ("verifier", "train", "--dataset", answers, "--output")
+    assert course(*given, tmp_path / "plain", *options, "--head", "tokens") == 0
+    assert course(*given, tmp_path / "both", *options, "--head", "tokens", "--lm-weight", 1) == 0
+    plain, both = (Verifier.load(tmp_path / name) for name in ("plain", "both"))
+    assert plain.config.head == both.config.head == "tokens"
+    blocks = [next(each.network.model.layers.parameters()) for each in (plain, both)]
+    assert not blocks[0].equal(blocks[1])
+
+
 def test_every_option_reaches_the_command(capsys):
     """The vocabulary turns other programs' names into ours, and might take an option of this command for one."""
     from course_lib.vocabulary import canonical
@@ -127,6 +139,8 @@ def test_every_option_reaches_the_command(capsys):
         (["train", "--dataset", "{answers}", "--output", "out", "--resume"], "holds no run to resume"),
         (["train", "--dataset", "{answers}", "--output", "out", "--author", "nobody"], "nobody of that name"),
         (["train", "--dataset", "{answers}", "--output", "out", "--model", "gpt2"], "are for --kind decoder"),
+        (["train", "--dataset", "{answers}", "--output", "out", "--head", "tokens"], "--head tokens is for --kind"),
+        (["train", "--dataset", "{answers}", "--output", "out", "--lm-weight", "1"], "for --head tokens"),
         (["train", "--dataset", "{answers}", "--output", "out", "--vocab-size", "9"], "--vocab-size 9"),
         (["score", "{models}/none", "--problem", "a", "--answer", "b"], "There is no verifier"),
         (["score", "{models}/llama", "--problem", "a", "--answer", "b"], "model of type 'llama' and no verifier"),

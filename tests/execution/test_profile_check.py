@@ -31,6 +31,7 @@ def test_our_profiles_are_right(name):
     ("change", "said"),
     [
         (("03_lora", "stepz", 5), "There is no setting 03_lora.stepz. Did you mean steps?"),
+        (("03_lora", "learning_rate", 1e-3), "There is no setting 03_lora.learning_rate. Did you mean lr?"),
         (("03_lroa", {"steps": 5}), "There is no table 03_lroa. Did you mean 03_lora?"),
         (("hardware", "num_gpu", 2), "There is no setting hardware.num_gpu. Did you mean num_gpus?"),
         (("data_config", "token_target", 2), "Did you mean tokens_target?"),
@@ -48,6 +49,42 @@ def test_mistakes_are_named(change, said):
     found = list(problems(changed(*change)))
     assert len(found) == 1
     assert said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("03_lora", "steps", -5), "03_lora.steps = -5 is not possible: it has to be at least 1."),
+        (("03_lora", "batch_size", 0), "03_lora.batch_size = 0 is not possible: it has to be at least 1."),
+        (("03_lora", "lr", -1e-3), "03_lora.lr = -0.001 is not possible: it has to be above 0."),
+        (("03_lora", "lr", float("nan")), "03_lora.lr = nan is not possible: it has to be finite."),
+        (("03_lora", "full_rates", [1e-3, 0.0]), "= [0.001, 0.0] is not possible: each number has to be above 0."),
+        (("03_lora", "rank", 0), "03_lora.rank = 0 is not possible"),
+        (("03_lora", "warmup_steps", 500), "03_lora.warmup_steps = 500 is more than 03_lora.steps = "),
+        (("00_foundations", "num_heads", 5), "00_foundations.embed_dim = 192 is not a multiple of"),
+        (("00_foundations", "vocab_size", 100), "it has to be at least 257"),
+        (("03_lora", "cost", "memory_gb", -1.0), "03_lora.cost.memory_gb = -1.0 is not possible: it has to be above 0"),
+        (("pipeline", "problems", "short_share", 1.5), "it has to be at most 1"),
+        (("model", "batch_size", 0), "model.batch_size = 0 is not possible"),
+        (("data_config", "tokens_target", 0), "data_config.tokens_target = 0 is not possible: it has"),
+        (("data_config", "dataset_mix", {"tinystories": -1.0}), "dataset_mix gives tinystories the share -1"),
+        (("data_config", "dataset_mix", {}), "data_config: dataset_mix names no corpus"),
+        (("dtype", "float31"), "dtype = 'float31' is not possible: choose float32 or bfloat16 or float16."),
+        (("device", "gpu"), "device = 'gpu' is not possible: choose cpu or cuda."),
+        (("slurm", "time", "two hours"), "slurm.time = 'two hours' is not a time limit"),
+        (("slurm", "nodes", 0), "slurm.nodes = 0 is not possible"),
+        (("threads", 0), "threads = 0 is not possible"),
+    ],
+)
+def test_impossible_values_are_named(change, said):
+    found = list(problems(changed(*change)))
+    assert said in found[0]
+
+
+def test_what_may_be_zero_is_taken():
+    table = changed("03_lora", "log_every", 0)
+    table["03_lora"]["warmup_steps"] = 0
+    assert list(problems(table)) == []
 
 
 def test_all_mistakes_are_said_at_once():

@@ -30,10 +30,13 @@ def test_rows_of_removed_tests_are_left_out(tmp_path):
 
 def test_the_page_prints_measured_and_allowed():
     text = parity_page([ROW, {**ROW, "room": "other", "measured": 0.0, "what": "ids"}])
-    assert "| AdamW \\{'eps': 1e-06\\} | torch | 3.0e-17 | 1.0e-10 | absolute | float64 |" in text
-    assert "| ids | torch | 0 | 1.0e-10 |" in text
+    assert '<th scope="row">AdamW eps 1e-06</th><td data-label="compared with">torch</td>' in text
+    assert '<td data-label="measured">3 · 10<sup>−17</sup></td>' in text
+    assert '<td data-label="allowed">1 · 10<sup>−10</sup> absolute</td>' in text
+    assert '<td data-label="why this much">float64</td>' in text
+    assert '<th scope="row">ids</th><td data-label="compared with">torch</td><td data-label="measured">0</td>' in text
     assert text.index("## NumPy edition") < text.index("## Other")
-    assert "the newest is of 2026-11-21" in text
+    assert "The newest comparison is of 2026-11-21" in text
 
 
 def test_a_failed_comparison_is_not_written_down(tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ They lie beside the notebook, in `expected/PROFILE/CHAPTER.json`::
 
 A number with a fraction may differ by ``absolute + relative * abs(expected)``. Whole numbers, texts and truth values
 must be equal. `tolerances` has patterns of names with a band of their own, for whole numbers too, and null says that a
-value is not compared. A person edits the bands, and writing new values keeps them.
+value is not compared. ``{"at_most": 1e-5}`` is for a difference that should be 0 and is rounding: smaller is as good.
+A person edits the bands, and writing new values keeps them.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -26,7 +28,13 @@ RELATIVE = 1e-3
 # Differences between two computations of the same thing are rounding: 2e-16 and 7e-16 say the same.
 ABSOLUTE = 1e-6
 # Values that depend on the machine, by the units and words in their names.
-MEASURED = re.compile(r"(^|[_. ])(ms|seconds|speed|times?|minutes|per_second|peak_bytes|memory_peak)($|[_. ])")
+MEASURED = re.compile(
+    r"(^|[_. ])(ms|seconds|speed|times?|minutes|per_second|peak_bytes|memory_peak|peak_memory|memory_measured"
+    r"|bandwidth|gflop|roofline|served)($|[_. ])"
+)
+# What compares two computations of the same thing. Where it is this small, it is rounding.
+ROUNDING = re.compile(r"(difference|error|gap|excess|apart|orthogonality)")
+ROUNDING_BELOW = 1e-4
 
 
 def expected_file(chapter: Chapter, profile: str) -> Path:
@@ -78,6 +86,7 @@ def write_expected(chapter: Chapter, profile: str, seed: int, recorded: dict) ->
     before = read_json(path) or {}
     values = flattened(recorded)
     measured = {name: None for name in values if MEASURED.search(name)}
+    rounding = {name: {"at_most": _ten_times(each)} for name, each in values.items() if _is_rounding(name, each)}
     content = {
         "chapter": chapter.id,
         "profile": profile,
@@ -85,11 +94,20 @@ def write_expected(chapter: Chapter, profile: str, seed: int, recorded: dict) ->
         "relative": before.get("relative", RELATIVE),
         "absolute": before.get("absolute", ABSOLUTE),
         "values": values,
-        "tolerances": measured | before.get("tolerances", {}),
+        "tolerances": rounding | measured | before.get("tolerances", {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     return path
+
+
+def _is_rounding(name: str, value: Any) -> bool:
+    return bool(ROUNDING.search(name)) and isinstance(value, float) and 0 <= value < ROUNDING_BELOW
+
+
+def _ten_times(value: float) -> float:
+    """The power of ten that is at least ten times a rounding error, and never below `ABSOLUTE`."""
+    return max(ABSOLUTE, float(f"1e{math.ceil(math.log10(10 * value))}")) if value else ABSOLUTE
 
 
 def drifts(expected: dict, recorded: dict) -> Iterator[str]:
@@ -104,11 +122,14 @@ def drifts(expected: dict, recorded: dict) -> Iterator[str]:
     """
     found = flattened(recorded)
     for name, wanted in expected["values"].items():
-        band = band_of(expected, name)
+        band, most = band_of(expected, name), limit_of(expected, name)
         if band is None:
             continue
         if name not in found:
             yield f"{name} was not recorded; expected {wanted!r}."
+        elif most is not None:
+            if not _inside(found[name], 0.0, most):
+                yield f"{name} is {_digits(found[name])}, expected {_digits(wanted)} and at most {most:.2g}."
         elif not _inside(found[name], wanted, band):
             width = f" ± {band:.2g}" if band else ""
             yield f"{name} is {_digits(found[name])}, expected {_digits(wanted)}{width}."
@@ -124,16 +145,50 @@ def band_of(expected: dict, name: str) -> float | None:
     Returns:
         The half width; 0: it must be equal. None: it is not compared.
     """
-    wanted, own = expected["values"][name], {}
-    for pattern, tolerance in expected.get("tolerances", {}).items():
-        if fnmatchcase(name, pattern):
-            if tolerance is None:
-                return None
-            own = tolerance
+    wanted, own = expected["values"][name], _tolerance(expected, name)
+    if own is None:
+        return None
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or (isinstance(wanted, int) and not own):
         return 0.0
     relative = own.get("relative", expected.get("relative", RELATIVE))
     return own.get("absolute", expected.get("absolute", ABSOLUTE)) + relative * abs(wanted)
+
+
+def limit_of(expected: dict, name: str) -> float | None:
+    """The largest size that a rounding error may have; None: the value has a band around the expected one.
+
+    Args:
+        expected: the file's content.
+        name: the value's name.
+    """
+    return (_tolerance(expected, name) or {}).get("at_most")
+
+
+def band_text(expected: dict, name: str) -> str:
+    """The band in the words of the book: "± 0.0025", "equal", "at most 1e-05"; empty where it is not compared.
+
+    Args:
+        expected: the file's content.
+        name: the value's name.
+    """
+    band = band_of(expected, name) if name in expected["values"] else None
+    if band is None:
+        return ""
+    if (most := limit_of(expected, name)) is not None:
+        return f"at most {most:.2g}"
+    return f"± {band:.2g}" if band else "equal"
+
+
+def _tolerance(expected: dict, name: str) -> dict | None:
+    """The last entry of `tolerances` that fits a name; empty where none does, None where it says null.
+
+    The last: what a person added stands below what was written by itself.
+    """
+    own: dict | None = {}
+    for pattern, tolerance in expected.get("tolerances", {}).items():
+        if name == pattern or fnmatchcase(name, pattern):
+            own = tolerance
+    return own
 
 
 def _inside(found: Any, wanted: Any, band: float) -> bool:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from course_lib.execution.environment import kernel_environment
 from course_lib.execution.notebooks.folders import clear_what_killed_runs_left, hidden_folder, put_in_place
 from course_lib.execution.notebooks.parameters import check_parameters
 from course_lib.execution.notebooks.processes import kill_with_descendants, signals_ignored, why_it_ended
+from course_lib.execution.notebooks.progress import Lines
 from course_lib.execution.notebooks.project import Chapter
 from course_lib.execution.notebooks.results import Result, content_hash, metrics, read_json, unchanged_result
 from course_lib.execution.notebooks.side_by_side import ChapterQueue, Cost, jobs_for, refuse_circles, threads_for
@@ -44,7 +45,7 @@ class Runner:
         cell_timeout: seconds that one cell may take; None: no limit.
         jobs: chapters at a time; None: as many as there are cores and memory for.
         force: also execute what has not changed.
-        say: prints a line of progress.
+        progress: what is told of each chapter and cell (see `progress`).
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Runner:
         cell_timeout: float | None = None,
         jobs: int | None = None,
         force: bool = False,
-        say: Callable[[str], None] = print,
+        progress: Lines | None = None,
     ):
         self.out, self.profile, self.seed = out.resolve(), profile, seed
         self.timeout, self.cell_timeout, self.given = timeout, cell_timeout, dict(parameters or {})
-        self.jobs, self.force, self.say = jobs, force, say
+        self.jobs, self.force, self.progress = jobs, force, progress or Lines()
         self.profile_file = profile_path(profile)
         self.sizes = read_profile(self.profile_file, overrides)
         # A profile that is not one of ours as it stands travels with the notebook, whole and in one file.
@@ -97,6 +98,7 @@ class Runner:
         results = self._unchanged(contents)
         queue = ChapterQueue({c: Cost.of(c.id, self.sizes) for c in chapters if c not in results}, needs=needs)
         jobs = self.jobs or jobs_for(len(queue.waiting), self.sizes.get("device", "cpu"))
+        self.progress.begin(len(queue.waiting))
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = [pool.submit(self._work, queue, jobs, contents, results) for _ in range(jobs)]
@@ -111,6 +113,8 @@ class Runner:
                         kill_with_descendants(worker)
                     pool.shutdown(cancel_futures=True)
                 raise
+            finally:
+                self.progress.close()
         return [results[chapter] for chapter in chapters]
 
     def _work(
@@ -123,9 +127,12 @@ class Runner:
                 if failed := [each.chapter for each in needed if each.status == "failed"]:
                     message = f"{chapter.id} was not run: it needs {' and '.join(failed)}, which failed"
                     results[chapter] = Result(chapter.id, "failed", message=message)
+                    self.progress.end(results[chapter])
                     continue
                 threads = self.sizes.get(chapter.id, {}).get("threads", self.sizes.get("threads", 1))
                 results[chapter] = self._run_one(chapter, contents[chapter], threads_for(jobs, threads))
+                if not self.stopping.is_set():
+                    self.progress.end(results[chapter])
             finally:
                 queue.done(chapter)
 
@@ -159,7 +166,7 @@ class Runner:
         found = {}
         for chapter, content in contents.items():
             if not self.force and (before := unchanged_result(chapter, self.out / chapter.id, content)):
-                self.say(f"{chapter.id}  unchanged, skipped")
+                self.progress.say(f"{chapter.id}  unchanged, skipped")
                 found[chapter] = before
         return found
 
@@ -262,9 +269,8 @@ class Runner:
         for line in worker.stdout or ():
             event = json.loads(line)
             if event["event"] == "cell":
-                last = event
-                where = f"[{event['cell']:>2}/{event['cells']}]"
-                self.say(f"{chapter.id} {where} {time.perf_counter() - started:6.1f} s  {event['line'][:70]}")
+                last, seconds = event, time.perf_counter() - started
+                self.progress.cell(chapter.id, event["cell"], event["cells"], seconds, event["line"])
             elif event["event"] == "cell done":
                 result.memory = max(result.memory, event["memory"])
                 times = {key: round(event[key], 3) for key in ("seconds", "cpu_seconds")}

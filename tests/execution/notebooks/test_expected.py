@@ -7,7 +7,14 @@ import pytest
 
 from course_lib.commands import run as command
 from course_lib.errors import CourseError
-from course_lib.execution.notebooks.expected import band_of, compare_with_expected, drifts, flattened, write_expected
+from course_lib.execution.notebooks.expected import (
+    band_of,
+    band_text,
+    compare_with_expected,
+    drifts,
+    flattened,
+    write_expected,
+)
 from course_lib.execution.notebooks.project import Chapter
 from course_lib.execution.notebooks.reports import junit, markdown
 from course_lib.execution.notebooks.results import Result
@@ -60,6 +67,21 @@ def test_rounding_around_zero_is_no_drift(tmp_path):
     expected = {"values": {"difference": 2e-16}}
     assert list(drifts(expected, {"difference": 7e-16})) == []
     assert list(drifts(expected, {"difference": 1e-3})) == ["difference is 0.001, expected 2e-16 ± 1e-06."]
+
+
+def test_a_rounding_error_may_be_anything_below_its_limit(tmp_path):
+    recorded = {"peft_difference": 4.4e-5, "float64_error": 9e-17, "exact_difference": 0.0, "errors": {"NF4": 0.07}}
+    content = json.loads(write_expected(Chapter(tmp_path / "01_x.ipynb"), "smoke", 0, recorded).read_text())
+    limits = {"peft_difference": {"at_most": 1e-3}} | dict.fromkeys(
+        ["float64_error", "exact_difference"], {"at_most": 1e-6}
+    )
+    assert content["tolerances"] == limits
+    assert list(drifts(content, recorded | {"peft_difference": 9e-4, "exact_difference": 1e-7})) == []
+    assert list(drifts(content, recorded | {"peft_difference": 2e-3})) == [
+        "peft_difference is 0.002, expected 4.4e-05 and at most 0.001."
+    ]
+    assert band_text(content, "peft_difference") == "at most 0.001"
+    assert band_text(content, "errors.NF4") == "± 7.1e-05"
 
 
 def test_a_persons_bands_hold_and_stay(written):

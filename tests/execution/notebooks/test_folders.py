@@ -10,6 +10,7 @@ import pytest
 
 from course_lib.execution.notebooks import folders
 from course_lib.execution.notebooks.folders import clear_what_killed_runs_left, hidden_folder, put_in_place
+from course_lib.execution.notebooks.progress import Lines
 from course_lib.execution.notebooks.runner import Runner
 
 
@@ -82,7 +83,7 @@ def test_an_old_result_whose_replacement_never_came_is_put_back(tmp_path, gone):
 
 def test_a_run_clears_before_it_starts(tmp_path, gone):
     of(tmp_path, "partial", pid=gone)
-    Runner(tmp_path, "smoke", say=lambda line: None).run([])
+    Runner(tmp_path, "smoke", progress=Lines(lambda line: None)).run([])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.parameters import parse_parameters
+from course_lib.execution.notebooks.progress import Lines
 from course_lib.execution.notebooks.runner import Runner
 from course_lib.publishing.sources import page
 
@@ -18,7 +19,7 @@ PARAMETERS = 'profile = "cpu"\nseed = 0\noutput_dir = "x"\n'
 
 def run(chapters, out, **options):
     options.setdefault("profile", "smoke")
-    return Runner(out, say=lambda line: None, **options).run(chapters)
+    return Runner(out, progress=Lines(lambda line: None), **options).run(chapters)
 
 
 def tagged(chapter, *tags, cell=-1):

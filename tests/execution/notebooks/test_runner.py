@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from course_lib.errors import CourseError
+from course_lib.execution.notebooks.progress import Lines
 from course_lib.execution.notebooks.project import find_chapters
 from course_lib.execution.notebooks.results import content_hash
 from course_lib.execution.notebooks.runner import Runner
@@ -29,7 +30,7 @@ print("hello")
 def run(chapters, out, **options):
     lines = []
     options.setdefault("profile", "smoke")
-    return Runner(out, say=lines.append, **options).run(chapters), lines
+    return Runner(out, progress=Lines(lines.append), **options).run(chapters), lines
 
 
 def hidden(out):

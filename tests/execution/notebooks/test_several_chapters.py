@@ -20,6 +20,7 @@ from course_lib.commands import run as command
 from course_lib.errors import CourseError
 from course_lib.execution.environment import THREAD_VARIABLES, kernel_environment
 from course_lib.execution.notebooks import runner as runner_module
+from course_lib.execution.notebooks.progress import Lines
 from course_lib.execution.notebooks.project import find_chapters
 from course_lib.execution.notebooks.runner import Runner
 from course_lib.execution.notebooks.side_by_side import ChapterQueue
@@ -79,7 +80,7 @@ def side(chapter, machine, monkeypatch, tmp_path):
             lines.append(f'["{name}"]\ncost = {{ memory_gb = {memory}, seconds = {seconds} }}')
         profile.write_text("\n".join(lines))
         chapters = [chapter(cells[name][0], name=name) for name in only or cells]
-        runner = Runner(tmp_path / "out", str(profile), jobs=jobs, say=run.lines.append)
+        runner = Runner(tmp_path / "out", str(profile), jobs=jobs, progress=Lines(run.lines.append))
         run.runner = runner
         return runner.run(chapters)
 

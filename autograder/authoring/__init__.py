@@ -1,0 +1,1 @@
+"""What those use who write assignments: a template, and a trial of what they have written."""

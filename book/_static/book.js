@@ -1,0 +1,39 @@
+/* What is wider than the screen scrolls in its own box. This script says so, and makes the box reachable by keyboard. */
+(() => {
+  const boxes = [
+    ".bd-article pre",
+    ".bd-article mjx-container[display='true']",
+    ".bd-article .pst-scrollable-table-container",
+    ".bd-article div.cell_output .output.text_html",
+    ".bd-article figure",
+  ].join(", ");
+
+  const mark = () => {
+    for (const box of document.querySelectorAll(boxes)) {
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      if (wide === box.hasAttribute("data-scrolls")) continue;
+      box.toggleAttribute("data-scrolls", wide);
+      if (wide) {
+        box.tabIndex = 0;
+        if (!box.matches("mjx-container")) box.setAttribute("role", "region");
+        box.setAttribute("aria-label", box.getAttribute("aria-label") || "Wide content, scrolls sideways");
+        const hint = document.createElement("span");
+        hint.className = "scroll-hint";
+        hint.setAttribute("aria-hidden", "true");
+        hint.textContent = "scroll →";
+        box.after(hint);
+      } else {
+        box.removeAttribute("tabindex");
+        if (box.nextElementSibling?.matches(".scroll-hint")) box.nextElementSibling.remove();
+      }
+    }
+  };
+
+  const start = () => {
+    mark();
+    new ResizeObserver(mark).observe(document.body);
+    window.MathJax?.startup?.promise?.then(mark);
+  };
+  window.addEventListener("load", start);
+  document.addEventListener("toggle", mark, true); // a fold was opened
+})();

@@ -1,0 +1,85 @@
+"""The book's own Sphinx extension: numbers by chapter, readable docstrings, and where the search scorer is.
+
+Sphinx itself can number figures and equations by section, but then it also writes section numbers before every heading.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+    from sphinx.environment import BuildEnvironment
+
+CHAPTER = re.compile(r"notebooks/(\d\d)_")
+PAPER = re.compile(r"(?<![\w/:`])arXiv:(\d{4}\.\d{4,5})")
+
+
+def setup(app: "Sphinx") -> dict[str, bool]:
+    """Connect to Sphinx, which calls this for each extension in its list."""
+    app.connect("config-inited", find_scorer)
+    # Before napoleon, which takes the sections (Args:, Returns:) apart.
+    app.connect("autodoc-process-docstring", readable_docstring, priority=400)
+    app.connect("env-check-consistency", lambda _app, env: number_by_chapter(env))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def find_scorer(app: "Sphinx", config: "Config") -> None:
+    """Make the search scorer's path absolute: Sphinx opens it relative to the folder that the build was started in.
+
+    Args:
+        app: knows the folder of the sources.
+        config: where the path stands.
+    """
+    config.html_search_scorer = str(Path(app.srcdir) / config.html_search_scorer)
+
+
+def number_by_chapter(env: "BuildEnvironment") -> None:
+    """Replace the numbers that Sphinx gave to figures and equations: it counts on through the whole book.
+
+    Chapter 03 has 3.1, 3.2, and so on for figures and for equations; every other page counts from 1.
+    """
+    for document, kinds in env.toc_fignumbers.items():
+        chapter = CHAPTER.match(document)
+        prefix = (int(chapter[1]),) if chapter else ()
+        for numbers in kinds.values():
+            for place, anchor in enumerate(numbers, 1):
+                numbers[anchor] = (*prefix, place)
+
+
+def readable_docstring(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Change a docstring's lines in place: formulas keep their lines, and papers become links.
+
+    Docstrings are written for people who read code. They set a formula off by indenting it, which reST takes for a
+    quotation and fills into a paragraph.
+
+    Args:
+        app: Sphinx, as for the others.
+        what: "module", "class", "function", and so on.
+        name: the full name.
+        obj: the object itself.
+        options: of the directive.
+        lines: the docstring.
+    """
+    lines[:] = _with_literal_blocks([PAPER.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", line) for line in lines])
+
+
+def _with_literal_blocks(lines: list[str]) -> list[str]:
+    """Put `::` before each indented block that stands alone between blank lines."""
+    done: list[str] = []
+    before = ""  # the last line that was not blank
+    for line in lines:
+        stands_alone = bool(done) and not done[-1].strip()
+        deeper = _indent(line) >= _indent(before) + 4
+        marked = before.rstrip().endswith("::") or before.lstrip().startswith((".. ", "- ", "* "))
+        if line.strip() and stands_alone and deeper and before and not marked and not line.lstrip().startswith(">>>"):
+            done += [" " * _indent(before) + "::", ""]
+        done.append(line)
+        if line.strip():
+            before = line
+    return done
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -1,0 +1,56 @@
+"""The examples in docstrings, which the API reference shows, run and print what they say."""
+
+import ast
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = [path for path in sorted((ROOT / "course_lib").rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8")]
+# What a reader meets first in each room.
+MAIN = {
+    "adapters.lora": ["LoRALinear", "inject_lora", "lora_parameter_count", "lora_scaling"],
+    "adapters.merge": ["merge"],
+    "adapters.butterfly": ["ButterflyRotation", "butterfly_parameter_count"],
+    "alignment.dpo": ["dpo_loss"],
+    "data.batching": ["padding_waste", "plan_packing"],
+    "data.templates": ["InstructionFormatter"],
+    "data.text": ["batches"],
+    "evaluation.comparison": ["Comparison"],
+    "evaluation.pass_at_k": ["pass_at_k"],
+    "evaluation.perplexity": ["perplexity"],
+    "execution.profile": ["load_profile"],
+    "inference.generate": ["generate"],
+    "inference.sampling": ["SamplingSettings"],
+    "inference.speculation": ["expected_speedup"],
+    "quantization.tensor": ["quantize_4bit"],
+    "scratch.functional": ["cross_entropy"],
+    "scratch.preferences": ["dpo_loss"],
+    "scratch.tensor": ["Tensor"],
+    "scratch.tokenizer": ["BPETokenizer"],
+    "tables": ["Table"],
+    "training.config": ["TrainingConfig"],
+    "training.loss": ["next_token_loss"],
+    "training.schedule": ["warmup_cosine"],
+    "training.trainer": ["Trainer"],
+}
+
+
+def dotted(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_examples_print_what_they_say(path):
+    found = doctest.testmod(importlib.import_module(dotted(path)), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+    assert found.attempted > 0
+
+
+@pytest.mark.parametrize("module", MAIN)
+def test_what_a_reader_meets_first_has_an_example(module):
+    path = ROOT / "course_lib" / f"{module.replace('.', '/')}.py"
+    named = {getattr(node, "name", None): node for node in ast.parse(path.read_text(encoding="utf-8")).body}
+    assert [name for name in MAIN[module] if ">>>" not in ast.get_docstring(named[name])] == []
