@@ -144,7 +144,7 @@ def run_stage(args: argparse.Namespace, stage: Stage) -> int:
     if "target_modules" in explicit:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
-        raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
+        raise CourseError("--resume continues a run, and --force replaces it. Give one of them.")
     folder = args.output or default_output(explicit, stage.settings)
     # All that can be refused without torch is refused before it is imported, which takes seconds.
     settings, known = claim(folder, explicit, args.resume, args.force, stage.settings)
@@ -187,7 +187,7 @@ def _train(
             print(text, flush=True)
 
     if args.resume and not known:
-        say(f"{folder} holds no run to go on with: a new one begins")
+        say(f"{folder} holds no run to resume: a new one begins")
     elif args.resume and not any((folder / CHECKPOINTS).glob("step_*")):
         say(f"{folder} has no checkpoint yet: the run begins again at step 0")
     choose_device(settings.device)

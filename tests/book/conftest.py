@@ -57,7 +57,7 @@ def _stand_in(chapter: Path, folder: Path) -> None:
             cell["execution_count"] = 1
     folder.mkdir(parents=True)
     (folder / "notebook.ipynb").write_text(json.dumps(notebook))
-    metrics = {"chapter": chapter.stem, "profile": "cpu", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
+    metrics = {"chapter": chapter.stem, "profile": "smoke", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
     metrics |= {"finished": "2026-01-01", "recorded": {"loss": 1.5}, "versions": versions(), "hardware": hardware()}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
