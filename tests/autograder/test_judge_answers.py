@@ -54,7 +54,7 @@ def tests(name):
 
 
 def test_which_assignments_are_judged():
-    assert {"foundations", "kv_cache", "qlora"} <= set(NAMES)
+    assert {"cluster", "foundations", "kv_cache", "lora", "qlora", "sft"} <= set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
