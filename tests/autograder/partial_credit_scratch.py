@@ -46,6 +46,11 @@ DESERVED = {
         "encode": {"in the order learnt": 1, "merges of merges": 1, "the first merge is 256": 0},
         "decode": {"the bytes are joined first": 1, "a negative id is refused": 1, "one after the other": 0},
         "sgd": {"against the gradient": 1, "not Nesterov's": 1, "w stays": 0},
-        "adamw": {"uncorrected means are kept": 2, "decay shrinks the weight": 2, "steps count from 1": 1, "m stays": 0},
+        "adamw": {
+            "uncorrected means are kept": 2,
+            "decay shrinks the weight": 2,
+            "steps count from 1": 1,
+            "m stays": 0,
+        },
     },
 }
