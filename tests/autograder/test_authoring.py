@@ -10,6 +10,7 @@ from autograder import course, notebook
 from autograder.authoring import verify as trial
 from autograder.authoring.new import TEMPLATE, write_template
 from autograder.authoring.verify import verify, written
+from autograder.judging.judge import Judge
 from autograder.student.check import check
 from autograder.student.release import release
 from autograder.student.submit import prepare
@@ -138,7 +139,20 @@ def test_tests_that_find_nothing_and_answers_that_are_wrong_are_named(source, mo
     right.source = right.source.replace("keepdims=True))", "keepdims=True)) + 1e-3")
     found = problems(source)
     assert "Part 2: entropy: the unwritten answer passes" in found
-    assert [problem for problem in found if problem.startswith("Part 1: softmax: the answer of the source fails: soft")]
+    wrong = "Part 1: softmax: the answer of the source fails: values (2 of 3 points): softmax of log 1"
+    assert [problem for problem in found if problem.startswith(wrong)], found
+
+
+def test_the_template_gives_partial_credit(source):
+    whole = written(source[1])
+    answer = cell_of(whole, "softmax")
+    assert "scores - scores.max(axis=-1, keepdims=True)" in answer.source
+    answer.source = answer.source.replace("scores - scores.max(axis=-1, keepdims=True)", "scores")
+    with Judge(whole, sandbox=False) as judge:
+        verdict, entropy = judge.verdicts()
+    assert (verdict.points, entropy.points) == (2, 2)
+    assert "far apart" in verdict.message
+    assert verdict.hint.startswith("subtract the largest score")
 
 
 def laid_out_alike(source):
