@@ -8,7 +8,7 @@ import re
 
 # Where no link may go: code, formulas, links, roles, headings, tables, HTML, what is quoted as a title.
 PROTECTED = re.compile(
-    r"```.*?```|`+[^`]*`+|\{[\w:]+\}`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*$|^\|.*$|<[^>]+>|^\([\w-]+\)=$",
+    r"```.*?```|`+[^`]*`+|\{[\w:]+\}`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#[^\n]*$|^\|[^\n]*$|<[^>]+>|^\([\w-]+\)=$",
     re.S | re.M,
 )
 
@@ -52,8 +52,9 @@ def _link_text(text: str, open_terms: list[str]) -> str:
 
 def _first_outside(pattern: re.Pattern, text: str) -> tuple[int, int] | None:
     """Where the pattern first matches outside of everything protected."""
-    protected = [match.span() for match in PROTECTED.finditer(text)]
-    for match in pattern.finditer(text):
+    matches = list(pattern.finditer(text))
+    protected = [match.span() for match in PROTECTED.finditer(text)] if matches else []
+    for match in matches:
         if all(match.end() <= start or end <= match.start() for start, end in protected):
             return match.span()
     return None

@@ -4,9 +4,9 @@ A Markdown cell's metadata say where each of its decimal numbers comes from:
 
     "course": {"numbers": {"4.4": {"recorded": "rates.10", "band": [4.0, 4.8]}, "0.02": "GPT-2's own choice"}}
 
-A measured number has the name of what the chapter recorded and a band; the build fails when the run's value is outside of it.
-Any other number says in words where it comes from. Numbers in code, formulas, tables, exercises and solutions are not
-looked at.
+A measured number has the name of what the chapter recorded and a band. The build fails when the run's value is outside
+of it. Any other number says in words where it comes from. Numbers in code, formulas, tables, exercises and solutions
+are not looked at.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.expected import flattened
 
-SKIPPED = re.compile(r"```.*?```|`+[^`]*`+|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|^#.*$|^\|.*$", re.S | re.M)
+SKIPPED = re.compile(r"```.*?```|`+[^`]*`+|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|^#[^\n]*$|^\|[^\n]*$", re.S | re.M)
 DECIMAL = re.compile(r"(?<![\w.,])\d+\.\d+(?![\w.,]*\d)")
 EXERCISES = ("about-exercises", "about-expected", "exercise-")
 

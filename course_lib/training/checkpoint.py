@@ -171,7 +171,7 @@ def _read(folder: Path) -> tuple[dict, dict, dict]:
         state = json.loads((folder / "state.json").read_text())
         return state, load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise CourseError(f"{folder} is no whole checkpoint of this Trainer ({error}).") from error
+        raise CourseError(f"{folder} is not a complete checkpoint of this Trainer ({error}).") from error
 
 
 def _move(source: Path, target: Path) -> None:

@@ -216,7 +216,7 @@ class TestKilled:
         assert state["sft"][0] == "interrupted"
         assert state["sft"][1].startswith("a checkpoint after step")
         rows, said = run(chosen, folder)
-        assert any("sft: goes on where it was interrupted" in line for line in said)
+        assert any("sft: continues where it was interrupted" in line for line in said)
         assert any("pretrain: done and unchanged" in line for line in said)
         assert rows == done[2]
         for stage in ("sft", "dpo"):

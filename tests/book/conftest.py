@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from browsing import browser  # noqa: F401
+from visiting import Visit
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def _stand_in(chapter: Path, folder: Path) -> None:
             cell["execution_count"] = 1
     folder.mkdir(parents=True)
     (folder / "notebook.ipynb").write_text(json.dumps(notebook))
-    metrics = {"chapter": chapter.stem, "profile": "cpu", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
+    metrics = {"chapter": chapter.stem, "profile": "smoke", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
     metrics |= {"finished": "2026-01-01", "recorded": {"loss": 1.5}, "versions": versions(), "hardware": hardware()}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
@@ -105,3 +106,16 @@ def server(html):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
+
+
+@pytest.fixture
+def visit(browser, server):  # noqa: F811
+    visits = []
+
+    def open_(page, device="desktop"):
+        visits.append(Visit(browser, server, page, device))
+        return visits[-1]
+
+    yield open_
+    for one in visits:
+        one.context.close()

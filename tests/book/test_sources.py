@@ -129,6 +129,9 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     config = (tmp_path / "sources/_config.yml").read_text()
     assert "  url: https://example.org/me/mine\n" in config
     assert config.count("https://github.com/") == 0
+    page_ = (tmp_path / "sources/how-to-use.md").read_text()
+    assert "git clone https://example.org/me/mine course" in page_
+    assert "REPOSITORY" not in page_
 
 
 def test_what_libraries_warn_about_does_not_reach_the_reader():
@@ -165,6 +168,10 @@ class TestTableOfAssignments:
     def test_a_page_without_its_place_is_refused(self):
         with pytest.raises(AssertionError, match="no place for its table"):
             with_assignment_table("nothing", [self.ROW], find_root() / "book")
+
+    def test_an_assignment_without_its_time_is_refused(self):
+        with pytest.raises(CourseError, match="the assignment lora does not say its hours: add course.hours"):
+            with_assignment_table(TABLE, [self.ROW | {"hours": None}], find_root() / "book")
 
     def test_every_assignment_is_in_the_books_table(self):
         """The real sources, the real page."""
