@@ -4,6 +4,7 @@ import re
 
 import nbformat
 import pytest
+from nbgrader.api import Gradebook
 from submissions import put
 
 from autograder import course, notebook
@@ -14,6 +15,7 @@ from autograder.judging.judge import Judge
 from autograder.student.check import check
 from autograder.student.release import release
 from autograder.student.submit import prepare
+from course_lib.cli import main
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_root
 
@@ -85,6 +87,18 @@ def test_a_release_checks_itself_where_its_source_is_not(source, tmp_path):
     path = put(nb, tmp_path / "mine.ipynb")
     assert [outcome.message for outcome in check(path)] == ["", ""]
     assert prepare(path).name == "mine"
+
+
+@pytest.mark.slow
+def test_it_is_released_into_the_course(source, tmp_path, capsys):
+    """`course release`, as its author types it; nbgrader's gradebook then knows it."""
+    assert main(["release", NAME, "--course", str(tmp_path)]) == 0
+    path = tmp_path / "release" / NAME / f"{NAME}.ipynb"
+    assert str(path) in capsys.readouterr().out
+    expected = release(course.Assignment(NAME, source[0]))
+    assert [cell.source for cell in notebook.read(path).cells] == [cell.source for cell in expected.cells]
+    with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
+        assert gradebook.find_assignment(NAME).max_score == 6
 
 
 def without(pattern, new=""):
