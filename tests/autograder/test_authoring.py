@@ -105,7 +105,7 @@ def without(pattern, new=""):
     def edit(nb):
         cell = cell_of(nb, "check-entropy")
         assert re.search(pattern, cell.source)
-        cell.source = re.sub(pattern, new, cell.source)
+        cell.source = re.sub(pattern, new, cell.source, count=1)
 
     return edit
 
@@ -130,6 +130,7 @@ def twice(nb):
         (without(r"### BEGIN HIDDEN TESTS\n(?s:.*)"), "'check-entropy' has no hidden tests"),
         (without(r"(?s)_got = .*?(?=### BEGIN)"), "'check-entropy' has no visible check"),
         (without("_got ="), "'check-entropy' is not Python: invalid syntax"),
+        (without("_got =", "assert 1 + 1 == 2\n_got ="), "has an assertion without a message, `assert 1 + 1 == 2`"),
         (unjudged, "do not say course.judged: true"),
         (unjudged, "have no course.hours"),
         (unmarked, "the answer 'entropy' has no ### BEGIN SOLUTION"),
