@@ -100,6 +100,26 @@ def grade(
     return grades
 
 
+def make_release(assignment: Assignment, state: Path, say: Callable[[str], object] = print) -> Path:
+    """Make what students get, and the assignment in the gradebook.
+
+    Args:
+        assignment: The assignment; its source is copied into `state` at the first time.
+        state: The course's folder.
+        say: Called with a line where there is something to know.
+
+    Returns:
+        The released notebook's path.
+
+    Raises:
+        CourseError: nbgrader refuses the assignment, or a grading of the course goes on.
+    """
+    assignment = placed(assignment, state)
+    with _at_work(assignment, state, say) as (nbgrader, _):
+        _released(assignment, nbgrader, state)
+    return state / "release" / assignment.name / assignment.path.name
+
+
 @contextmanager
 def _at_work(
     assignment: Assignment, state: Path, say: Callable[[str], object]
