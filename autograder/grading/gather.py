@@ -64,7 +64,7 @@ def gather(
         CourseError: A source is absent.
     """
     found, rules = Collected(), policy or Policy({}, state)
-    known = [assignment, *(other for other in course.assignments().values() if other.name != assignment.name)]
+    known = [assignment, *(other for other in course.assignments(state).values() if other.name != assignment.name)]
     store = state / "collected" / assignment.name
     unknown = set()
     for source in sources:
