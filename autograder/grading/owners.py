@@ -12,8 +12,8 @@ MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinet
 CANVAS = re.compile(r"(?P<name>[^_]+)(?:_LATE)?_(?P<id>\d+)_(?P<file>\d+)_(?P<rest>.+)")
 # ann+lora+2026-12-01 22:59:00 UTC+5f3c, of nbgrader's exchange
 EXCHANGE = re.compile(r"(?P<name>[^+]+)\+[^+]+\+\d{4}-\d\d-\d\d [^+]+(?:\+.*)?")
-# s123-lora-20260301T180005Z.zip, of `course assignment submit --student s123`
-SUBMITTED = re.compile(r"(?P<name>.+)-[a-z][a-z0-9_]*-\d{8}T\d{6}Z")
+# ann-lora-20261201T225900Z.zip, of `course assignment submit --student ann`
+SUBMITTED = re.compile(r"(?P<name>.+)-[\w.]+-\d{8}T\d{6}Z(?:\.zip)?")
 NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
