@@ -9,6 +9,10 @@ MENDED = (
     (re.compile(r'(<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="Search"'), r"\1"),
     # Of the button's three symbols one is shown; the button's own label names it.
     (re.compile(r'<i class="theme-switch '), '<i aria-hidden="true" class="theme-switch '),
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    # A list may hold its entries and nothing else; Sphinx puts the targets of links between them.
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
+    (re.compile(r'(<div class="citation" id="[^"]*") role="doc-biblioentry"'), r"\1"),
     (re.compile(r"<summary>(?=<span class=\"toctree-toggle\")"), '<summary aria-label="Pages of this part">'),
     # 1.5 MB that draw every symbol there is a second time: the style sheet's fonts have drawn them already.
     (re.compile(r'<script[^>]* src="[^"]*scripts/fontawesome\.js[^"]*"></script>'), ""),
