@@ -113,7 +113,7 @@ def results(visit, server, query):
 def test_search_ranks_chapters_above_the_reference(visit, server, query):
     _, found = results(visit, server, query)
     kinds = ["notebooks/" in url for url in found]
-    assert kinds[0], found[:5]
+    assert kinds[0] or "/glossary.html#" in found[0], found[:5]
     assert not any("/api/" in url for url in found[: kinds.count(True)]), found[:8]
 
 
