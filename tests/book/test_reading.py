@@ -122,7 +122,10 @@ def test_search_for_a_name_of_code_finds_it_first(visit, server):
     assert "/api/course_lib.adapters.html#course_lib.adapters.lora.inject_lora" in found[0]
 
 
-@pytest.mark.parametrize(("slip", "meant"), [("Foundatons", "foundations"), ("adpater", "adapter")])
+SLIPS = {"Foundatons": "foundations", "adpater": "adapter"}  # codespell:ignore adpater
+
+
+@pytest.mark.parametrize(("slip", "meant"), SLIPS.items())
 def test_search_forgives_one_slip(visit, server, slip, meant):
     opened, found = results(visit, server, slip)
     assert any("notebooks/" in url for url in found[:2]), found[:5]
