@@ -26,6 +26,7 @@ PAGES = [
     "notebooks/07_preferences",
     "notebooks/08_kv_cache",
     "notebooks/09_cluster",
+    "notebooks/09_cluster",
     "notebooks/90_lora_laboratory",
     "notebooks/91_butterflies",
     "libraries",
