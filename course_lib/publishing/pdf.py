@@ -145,6 +145,7 @@ def _article(name: str, soup: "BeautifulSoup", names: Any) -> str:
         _point_within(link, name, names)
     for picture in article.find_all(src=True):
         picture["src"] = _from_root(str(picture["src"]), name)
+        del picture["loading"]  # lazy: nobody scrolls through a print
     return f'<section class="printed-page" id="{_slug(name)}">{article.decode_contents()}</section>\n'
 
 

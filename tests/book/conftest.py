@@ -73,6 +73,7 @@ def _outputs(described: bool) -> list[dict]:
         data = {"image/png": base64.b64encode(_figure("png")).decode(), "text/plain": "<Figure>"}
         data["image/svg+xml"] = _figure("svg").decode()
         outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
+        return outputs  # a caption belongs to every display of its cell, and a cell that plots has no other
     comparison = Comparison(["a prompt"], {f"model {number}": ["a wide cell of text"] for number in range(8)})
     results = Table({"model": "", "loss": ".3f"} | {f"N = {n}": ".1f MB" for n in range(9)})
     results.add("LoRA", 1.25, *range(9))

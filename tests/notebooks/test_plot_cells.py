@@ -70,3 +70,9 @@ def test_results_are_no_columns_of_print(path):
     for cell in code_cells(path):
         lines = [line for line in source(cell).splitlines() if "print(" in line or line.strip().startswith('f"')]
         assert [line for line in lines if padded.search(line)] == [], cell["id"]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_no_sentence_is_printed_in_pieces(path):
+    """Two calls of print for one line are for the width of the page, which is no reader's concern."""
+    assert [cell["id"] for cell in code_cells(path) if 'end=" "' in source(cell)] == []

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DEVICES = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
@@ -25,6 +25,7 @@ PAGES = [
     "notebooks/06_sft",
     "notebooks/07_preferences",
     "notebooks/08_kv_cache",
+    "notebooks/09_cluster",
     "notebooks/09_cluster",
     "notebooks/90_lora_laboratory",
     "notebooks/91_butterflies",
