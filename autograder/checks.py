@@ -120,6 +120,19 @@ def check_close(name: str, got: Any, expected: Any, rtol: float = 1e-8, atol: fl
     raise AssertionError(f"{name} is {worst or f'{mine}, expected {right}'}")
 
 
+def check_shape(name: str, got: Any, shape: tuple[int, ...]) -> None:
+    """Complain unless `got` is an array of this shape.
+
+    Args:
+        name: What it is, for the complaint.
+        got: The student's array.
+        shape: The right shape.
+    """
+    assert got is not None, f"{name}: your function returned {NOTHING}"
+    assert hasattr(got, "__array__"), f"{name} is of type {type(got).__name__}, expected an array"
+    assert np.shape(got) == shape, f"{name} has shape {np.shape(got)}, expected {shape}"
+
+
 def check_each(names: Iterable[str], got: Any, expected: Iterable, rtol: float = 1e-8, atol: float = 1e-10) -> None:
     """`check_close` for several arrays, which come as a tuple.
 

@@ -101,3 +101,81 @@ def rotate(x: np.ndarray, positions: np.ndarray, base: float = 10000.0) -> np.nd
     cos, sin = np.cos(angles), np.sin(angles)
     first, second = x[..., :half], x[..., half:]
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def normalised(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:
+    """Layer normalisation over the last axis, without gradients.
+
+    Args:
+        x: (..., width).
+        weight: (width,).
+        bias: (width,).
+        eps: What is added to the variance.
+
+    Returns:
+        (..., width).
+    """
+    centred = x - x.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+    return centred / deviation * weight + bias
+
+
+def activated(x: np.ndarray) -> np.ndarray:
+    """GELU of each entry, as GPT-2 computes it, without gradients."""
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Causal softmax attention; leading axes, such as batch and heads, are independent of each other.
+
+    Args:
+        q: (..., time, head_dim).
+        k: (..., time, head_dim).
+        v: (..., time, width).
+
+    Returns:
+        (..., time, width).
+    """
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    scores = np.where(np.tri(q.shape[-2], dtype=bool), scores, -np.inf)  # a position sees itself and those before it
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights @ v / weights.sum(axis=-1, keepdims=True)
+
+
+def library_block(x: np.ndarray, w: dict[str, np.ndarray], num_heads: int) -> np.ndarray:
+    """A block of the GPT: attention and MLP, each behind a norm, and each added to its input.
+
+    Args:
+        x: (batch, time, width).
+        w: The arrays by the names that they have in the library, such as "attention.q_proj.weight".
+        num_heads: How many heads the width is cut into.
+
+    Returns:
+        (batch, time, width).
+    """
+
+    def linear(values: np.ndarray, name: str) -> np.ndarray:
+        return values @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def normed(values: np.ndarray, name: str) -> np.ndarray:
+        return normalised(values, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    h = normed(x, "norm1")
+    q, k, v = (np.split(linear(h, f"attention.{each}_proj"), num_heads, axis=-1) for each in "qkv")
+    heads = [attended(*each) for each in zip(q, k, v, strict=True)]  # each (batch, time, width / heads)
+    x = x + linear(np.concatenate(heads, axis=-1), "attention.out_proj")
+    return x + linear(activated(linear(normed(x, "norm2"), "up_proj")), "down_proj")
+
+
+def library_pair(words: dict[tuple[int, ...], int]) -> tuple[int, int] | None:
+    """The pair of neighbouring ids that occurs most often, and of several the smallest; None where none occurs twice.
+
+    Args:
+        words: How often each word occurs, by its ids.
+    """
+    counts: dict[tuple[int, int], int] = {}
+    for ids, often in words.items():
+        for pair in zip(ids, ids[1:]):  # noqa: B905 - the last id has no neighbour
+            counts[pair] = counts.get(pair, 0) + often
+    most = max(counts.values(), default=0)
+    return min(pair for pair, count in counts.items() if count == most) if most >= 2 else None

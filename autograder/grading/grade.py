@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from autograder import notebook
 from autograder.configuration import outdated
@@ -45,6 +46,7 @@ def grade(
     sandbox: bool = True,
     jobs: int = 1,
     parts: Collection[str] = (),
+    feedback: bool = True,
     say: Callable[[str], object] = print,
     progress: Lines | None = None,
 ) -> list[Grade]:
@@ -65,6 +67,7 @@ def grade(
         sandbox: False to run also judged submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
         parts: The grade ids of parts to judge again in any case; the other parts keep what they have.
+        feedback: Whether to write the feedback pages.
         say: Called with each line of progress.
         progress: Shows how far it is; by default a line for each submission.
 
@@ -88,9 +91,10 @@ def grade(
         for submission in submissions.values():
             run.stage(submission)
         run.autograde(nbgrader, progress, jobs, force, parts)
-        progress.say("writing feedback")
-        run.feedback(nbgrader)
         points = run.points(nbgrader)
+        if feedback:
+            progress.say("writing feedback")
+            run.feedback(nbgrader)
         grades = [run.grade_of(submission, points) for submission in submissions.values()]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
@@ -251,8 +255,9 @@ class _Run:
             "earlier": str(earlier),
         }
 
-    def points(self, nbgrader: NbgraderProcess) -> dict[str, dict[str, float]]:
-        """What the gradebook holds now of those who were graded. Those who could not be are left to a person.
+    def points(self, nbgrader: NbgraderProcess) -> dict[str, dict[str, Any]]:
+        """What the gradebook holds now of those who were graded, and what being late costs. Those who could not be
+        graded are left to a person.
 
         Args:
             nbgrader: The process in which nbgrader runs.
@@ -260,21 +265,24 @@ class _Run:
         graded = [student for student in self.notes if student not in self.problems]
         self.journal.set_all(self.problems, digest=None)
         task = {"task": "points", "students": graded, "unsettled": list(self.problems)}
-        return {event["student"]: event["points"] for event in nbgrader.ask(**task)}
+        return {event["student"]: event for event in nbgrader.ask(**task)}
 
-    def grade_of(self, submission: Submission, found: dict[str, dict[str, float]]) -> Grade:
+    def grade_of(self, submission: Submission, found: dict[str, dict[str, Any]]) -> Grade:
         """The result.
 
         Args:
             submission: Of a student.
-            found: The points of the students that are graded.
+            found: What `points` returned.
         """
         student = submission.student
         said = [self.notes.get(student, submission.note), self.journal.get(student, "flagged")]
         note = "; ".join(filter(None, [*said, "" if self.sandbox else NO_SANDBOX]))
         if student in self.problems:
             return Grade(student, problem=self.problems[student], note=note)
-        points = found[student]
+        points, penalty = found[student]["points"], found[student].get("penalty", 0.0)
+        if "late" in found[student]:
+            cost = f", {penalty:g} points off" if penalty else ""
+            note = "; ".join(filter(None, [note, f"late by {found[student]['late']}{cost}"]))
         parts = notebook.parts(self.template)
         problem = ""
         ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
@@ -285,7 +293,7 @@ class _Run:
             why = self.journal.get(student, "stopped") or "nbgrader gave no points"
             which = "part" if len(missing) == 1 else "parts"
             problem = f"{why}: {which} {', '.join(missing)} not graded, see formgrader"
-        return Grade(student, points, problem, note)
+        return Grade(student, points, problem, note, penalty)
 
     def _collect(self, student: str, path: Path) -> None:
         """Copy a submission from elsewhere into the course, where formgrader and nbgrader's own commands look."""

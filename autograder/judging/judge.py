@@ -140,7 +140,7 @@ class Judge:
 
     def _session(self, test: Cell) -> Session:
         """The process for a part: parts share one where the same is given and forbidden."""
-        given = [cell.source for cell in self._before(test) if _is_setup(cell) and not _is_students(cell)]
+        given = [cell.source for cell in self._before(test) if _is_setup(cell) and not _is_ours_alone(cell)]
         key = forbidden(test.source), imports(given)
         if key not in self.sessions:
             refused, lines = key
@@ -241,7 +241,7 @@ class Judge:
         for number, cell in enumerate(self._before(test)):
             if notebook.is_test(cell):
                 own = set()
-            elif cell.cell_type == "code" and (_is_students(cell) or _is_setup(cell)):
+            elif cell.cell_type == "code" and (_is_students(cell) or (_is_setup(cell) and not _is_ours_alone(cell))):
                 name = notebook.grade_id(cell) or f"your own cell {number + 1}"
                 cells.append((name, _python(cell.source)))
                 if notebook.is_solution(cell):
@@ -281,6 +281,11 @@ def _is_setup(cell: Cell) -> bool:
 def _is_beside(cell: Cell) -> bool:
     """Whether a cell of the assignment is run beside the answers only: the checks call what it defines there."""
     return bool(cell.metadata.get("course", {}).get("beside"))
+
+
+def _is_ours_alone(cell: Cell) -> bool:
+    """Whether a cell of the assignment is run here only: it imports what the answers may not see."""
+    return cell.metadata.get("course", {}).get("beside") is False
 
 
 def _summed(part: notebook.Part, shares: dict[str, float], failed: dict[str, Verdict]) -> Verdict:

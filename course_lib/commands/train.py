@@ -36,6 +36,7 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
   course train --dataset notes.txt --output runs/notes --resume auto    begin, or go on where there is a run
   course train --mode full --dry-run            the plan and the memory it takes; touches nothing
   torchrun --nproc-per-node 2 -m course_lib.cli train ...    on two GPUs, or two processes of a CPU
+  torchrun --nproc-per-node 2 -m course_lib.cli train --mode full --shard ...    each holds half of the model
 
 --dataset: keepers_log (in the package), tinystories or wikitext2 (from the hub or its cache), a text
 file, a folder with wiki.train.raw, a folder of token shards (course prepare), or records (.json,

@@ -19,7 +19,7 @@ from course_lib.publishing.runs_page import runs_page
 
 SVG = "image/svg+xml"
 LARGEST_SVG = 120_000  # characters; a figure of many points is smaller as PNG
-WIDEST_ON_A_PHONE = 6.6 * 72  # points
+WIDEST_ON_A_PHONE = 6.15 * 72  # points
 
 
 def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
@@ -39,6 +39,7 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
     if repository:
         config = sources / "_config.yml"
         config.write_text(re.sub(r"(?m)^  url: .*$", lambda _: f"  url: {repository}", config.read_text(), count=1))
+    _name_repository(sources)
     chapters = re.findall(r"file: (notebooks/\w+)", (sources / "_toc.yml").read_text())
     (sources / "notebooks").mkdir()
     terms = terms_of((sources / "glossary.md").read_text())
@@ -57,6 +58,15 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
     _fetch_assignments(sources / "assignments")
     index = sources / "assignments" / "index.md"
     index.write_text(with_assignment_table(index.read_text(), assignment_rows(), sources))
+
+
+def _name_repository(sources: Path) -> None:
+    """Put the published repository's address where a page says REPOSITORY, so that its commands can be copied."""
+    address = re.search(r"(?m)^  url: (\S+)$", (sources / "_config.yml").read_text())
+    for path in sorted(sources.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if address and "REPOSITORY" in text:
+            path.write_text(text.replace("REPOSITORY", address[1]), encoding="utf-8")
 
 
 def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:

@@ -20,7 +20,8 @@ class InProcess:
         self.tests = {notebook.grade_id(c): c.source for c in cells if notebook.is_test(c)}
         self.names = {"__name__": "__main__"}
         for cell in cells:
-            given = notebook.grade_id(cell) and not notebook.is_test(cell) and IMPORTS.search(cell.source)
+            needed = IMPORTS.search(cell.source) or cell.metadata.get("course", {}).get("beside")
+            given = notebook.grade_id(cell) and not notebook.is_test(cell) and needed
             if notebook.is_solution(cell) or given:
                 self.execute(cell.source)
 
@@ -38,12 +39,18 @@ class InProcess:
             self.execute(self.answers[part] if answer is None else answer)
             if wrap is not None:
                 self.wrap(part, wrap)
-            self.execute(self.test_of(part))
+            return self.tested(part)
         except Exception as error:
             return error
         finally:
             self.execute(self.answers[part])
-        return None
+
+    def tested(self, part: str) -> Exception | None:
+        """Execute a part's tests; what cost some of its points, where it is not all of them, which is raised."""
+        self.names.pop("_points", None)
+        self.execute(self.test_of(part))
+        points = self.names.get("_points")
+        return next(iter(points.lost.values()), None) if points else None
 
     def wrap(self, part: str, wrapper: Callable) -> None:
         """Wrap the functions that the part's answer defines, and the methods of its classes."""
@@ -111,7 +118,8 @@ def parts_that_fail(name: str, part: str, edits: Edit | list[Edit] | str) -> lis
         assignment.execute(edited(assignment.answers[part], edits))
         for other in assignment.answers:
             try:
-                assignment.execute(assignment.test_of(other))
+                if assignment.tested(other):
+                    failed.append(other)
             except Exception:
                 failed.append(other)
     return failed

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from browsing import browser  # noqa: F401
+from visiting import Visit
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,3 +106,16 @@ def server(html):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
+
+
+@pytest.fixture
+def visit(browser, server):  # noqa: F811
+    visits = []
+
+    def open_(page, device="desktop"):
+        visits.append(Visit(browser, server, page, device))
+        return visits[-1]
+
+    yield open_
+    for one in visits:
+        one.context.close()

@@ -7,7 +7,14 @@ import pytest
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_root
 from course_lib.publishing.runs_page import runs_page
-from course_lib.publishing.sources import assemble, page, write_api_pages
+from course_lib.publishing.sources import (
+    TABLE,
+    assemble,
+    assignment_rows,
+    page,
+    with_assignment_table,
+    write_api_pages,
+)
 
 
 def notebook(*cells):
@@ -122,6 +129,9 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     config = (tmp_path / "sources/_config.yml").read_text()
     assert "  url: https://example.org/me/mine\n" in config
     assert config.count("https://github.com/") == 0
+    page_ = (tmp_path / "sources/how-to-use.md").read_text()
+    assert "git clone https://example.org/me/mine course" in page_
+    assert "REPOSITORY" not in page_
 
 
 def test_what_libraries_warn_about_does_not_reach_the_reader():
@@ -155,3 +165,38 @@ def test_links_into_a_chapter_name_headings_that_exist():
         headings = re.findall(r"(?m)^#{1,4} (.+)$", re.sub(r"```.*?```", "", prose, flags=re.S))
         known = {default_slugify(heading) for heading in headings}
         assert {anchor: page_ for anchor, page_ in anchors.items() if anchor not in known} == {}, chapter
+
+
+class TestTableOfAssignments:
+    ROW = {
+        "name": "lora",
+        "points": 40,
+        "parts": 12,
+        "manual": 1,
+        "hours": 2.5,
+        "chapter": "03_lora",
+        "summary": "LoRA",
+    }
+
+    def test_a_row_has_what_the_source_says(self):
+        text = with_assignment_table(f"before\n\n{TABLE}\n\nafter", [self.ROW, self.ROW], find_root() / "book")
+        assert "| [LoRA](lora.md) | 03 | LoRA | 12, 1 in words | 40 | 2.5 h |" in text
+        assert "| all | | | 24 | 80 | 5 h |" in text
+        assert text.startswith("before")
+        assert text.endswith("after")
+
+    def test_a_page_without_its_place_is_refused(self):
+        with pytest.raises(AssertionError, match="no place for its table"):
+            with_assignment_table("nothing", [self.ROW], find_root() / "book")
+
+    def test_every_assignment_is_in_the_books_table(self):
+        """The real sources, the real page."""
+        index = (find_root() / "book" / "assignments" / "index.md").read_text()
+        rows = assignment_rows()
+        text = with_assignment_table(index, rows, find_root() / "book")
+        pages = {path.stem for path in (find_root() / "book" / "assignments").glob("*.md")} - {"index"}
+        assert {row["name"] for row in rows} == pages
+        for row in rows:
+            assert row["hours"] > 0
+            assert f"]({row['name']}.md) | {row['chapter'][:2]} |" in text
+        assert TABLE not in text

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cluster_chapters import write_chapter
+from safetensors.torch import load_file
 from tiny_runs import TEXT
 
 from course_lib.cli import main
@@ -187,12 +189,21 @@ def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
     cluster.wait(lambda: "exceeded memory limit" in output(project), "the reason in the output", 20)
 
 
-def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training):
-    """Data parallel: torchrun on each node; they meet at the first one, of which Slurm knows the address."""
+@pytest.mark.parametrize("how", [[], ["--shard"]], ids=["data parallel", "sharded"])
+def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training, how):
+    """torchrun on each node; they meet at the first one, of which Slurm knows the address.
+
+    The folders of results have to be alike too: a sharded model is put together before it is saved.
+    """
     words, expected = training
     hardware = ["device=cpu", "num_gpus=1", "is_distributed=true", "world_size=2", "mixed_precision=no"]
     settings = [word for each in hardware for word in ("--set", f"hardware.{each}")]
     rules = ["--site-set", "gres=false"]
-    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, "--output", "out")
+    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, *how, "--output", "out")
     assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     assert losses(project / "out") == pytest.approx(expected, abs=1e-5)
+    alone = Path(words[words.index("--dataset") + 1]).with_name("alone")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (project / "out", alone))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():  # Adam's first steps have the size of lr, whichever way rounding points
+        torch.testing.assert_close(weight, theirs[name], atol=1e-4, rtol=0)

@@ -207,6 +207,38 @@ def test_kv_cache_chapter(tmp_path):
 
 
 @pytest.mark.slow
+def test_cluster_chapter(tmp_path):
+    recorded, outputs = execute("09_cluster", tmp_path)
+    assert len(recorded["stages"]) == 10
+    assert recorded["skipped"]
+    match = {name: round(100 * value, 1) for name, value in recorded["recorded_match"].items()}
+    assert match == {"GPT-2 (same size)": 4.5, "Base": 4.1, "SFT": 16.7, "DPO": 54.1, "+Verifier": 69.7}
+    assert recorded["flops_counted"] == recorded["flops_by_hand"]
+    assert 1 < recorded["of_six"]["modern-400m/128"] < 1.05 < 5 < recorded["of_six"]["modern-200k/2048"]
+    assert set(recorded["predictions"]) == {"tacc_a100", "tacc_h100", "tacc_h100_lonestar6", "tacc_gh200"}
+    assert recorded["ring_apart"] < 1e-6
+    assert recorded["ring_sent"] == pytest.approx([1, 1], abs=2e-3)  # 2 (n - 1) / n of the vector
+    assert recorded["average_errors"]["mean_over_tokens"] < 1e-5 < 0.1 < recorded["average_errors"]["mean_of_means"]
+    assert recorded["losses_first_last"][1] < recorded["losses_first_last"][0]
+    assert set(recorded["losses_apart"]) == {
+        "one process", "two, by hand", "two, moments shared out", "two, DDP", "two, FSDP2",
+    }  # fmt: skip
+    assert max(recorded["losses_apart"].values()) < 1e-5
+    assert recorded["ranks_apart"] == 0
+    assert recorded["kept"]["two, FSDP2"] < 0.51 * recorded["kept"]["two, DDP"]
+    assert recorded["moments"][1] * 2 == recorded["moments"][0]
+    assert set(recorded["explained"]) == {
+        "time limit", "out of memory", "bad node", "full disk", "lost rendezvous", "missing module",
+    }  # fmt: skip
+    assert recorded["provoked"] == {"full_disk": "full disk", "lost_rendezvous": "lost rendezvous"}
+    assert recorded["legs"] == 2
+    assert recorded["same_as_whole"]
+    assert min(recorded["wasted"]) == recorded["wasted"][3]  # at the formula's interval
+    assert sum(recorded["refused"].values()) == 6  # TACC's sites refuse what another takes
+    assert pictures(outputs) == 3
+
+
+@pytest.mark.slow
 @pytest.mark.weights
 def test_datasets_chapter(tmp_path):
     recorded, outputs = execute("01_datasets", tmp_path)

@@ -19,6 +19,7 @@ LEFT_OUT = {
     + ("tiny", "appends", "cuts", "averages"),
     "07_preferences": (),
     "08_kv_cache": (),
+    "09_cluster": (),
 }
 
 
