@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import PurePosixPath
+from typing import IO
 
 MIB = 1 << 20
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -110,10 +111,10 @@ def _tarred(data: bytes) -> Iterator[Found]:
             yield Found(path, _counted(file, len(data), entry.name) if file else b"", time)
 
 
-def _counted(file: "io.BufferedIOBase | object", packed: int, name: str) -> bytes:
+def _counted(file: IO[bytes], packed: int, name: str) -> bytes:
     """All of a file, or no more than is allowed: what an archive says of its sizes may be a lie."""
     most = min(MOST_FILE, max(MIB, MOST_RATIO * packed))
-    data = file.read(most + 1)  # type: ignore[attr-defined]
+    data = file.read(most + 1)
     if len(data) > most:
         raise Refused(f"has a file that is too large, or grows too much, {name[:80]!r}")
     return data

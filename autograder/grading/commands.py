@@ -67,6 +67,10 @@ COURSE/policy.toml:
   due = "2026-12-08 23:59"
   attempts = 5"""
 
+RELEASE = """Writes COURSE/release/NAME/NAME.ipynb, the notebook without solutions and hidden tests, and tells the
+gradebook of the assignment. Give the notebook to students, or put it into the exchange with `nbgrader
+release_assignment NAME`."""
+
 FORGEABLE = (
     "note: the tests of {name} ran in the submissions' own processes, with your rights. A submission could forge its"
     " score: look at what you do not trust."
@@ -97,6 +101,12 @@ def add_parsers(subparsers: Subparsers) -> None:
     grade.set_defaults(run=_grade)
     add_grades(subparsers)
     _add_collect(subparsers)
+    release = subparsers.add_parser(
+        "release", help="make what students get (instructors)", epilog=RELEASE, formatter_class=raw
+    )
+    release.add_argument("name", metavar="NAME", help="the assignment")
+    add_course(release)
+    release.set_defaults(run=_release)
 
 
 def _add_collect(subparsers: Subparsers) -> None:
@@ -122,6 +132,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _release(args: argparse.Namespace) -> int:
+    from autograder import course
+    from autograder.grading.grade import make_release
+
+    state = course.state_dir(args.course)
+    path = make_release(course.find(args.name, state), state, say=lambda line: print(line, flush=True))
+    print(f"{path}\n  for your students; the exchange takes it with `nbgrader release_assignment {args.name}`")
+    return 0
+
+
 def _grade(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.grading.collect import find_submissions
@@ -133,7 +153,7 @@ def _grade(args: argparse.Namespace) -> int:
         print(line, flush=True)
 
     state = course.state_dir(args.course)
-    assignment = placed(course.find(args.name), state)
+    assignment = placed(course.find(args.name, state), state)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")
     if unknown := [student for student in args.student if student not in submissions]:
         raise CourseError(f"There is no submission of {unknown[0]!r}: there are {', '.join(sorted(submissions))}.")
@@ -204,7 +224,7 @@ def _collect(args: argparse.Namespace) -> int:
     from course_lib.errors import printable
 
     state = course.state_dir(args.course)
-    assignment = placed(course.find(args.name), state)
+    assignment = placed(course.find(args.name, state), state)
     found = gather(assignment, args.sources, state, people_of(args.roster, state), read_policy(state))
     for student, attempt in found.chosen.items():
         late = f"late by {in_words(timedelta(seconds=attempt.late))}" if attempt.late else "in time"

@@ -64,7 +64,7 @@ def gather(
         CourseError: A source is absent.
     """
     found, rules = Collected(), policy or Policy({}, state)
-    known = [assignment, *(other for other in course.assignments().values() if other.name != assignment.name)]
+    known = [assignment, *(other for other in course.assignments(state).values() if other.name != assignment.name)]
     store = state / "collected" / assignment.name
     unknown = set()
     for source in sources:
@@ -119,11 +119,11 @@ def _files(source: Path, zone: tzinfo, refused: dict[str, str]) -> Iterator[Foun
     except Refused as error:
         raise CourseError(f"The archive {source} {error}, so nothing was taken from it.") from error
     for entry in entries:
-        path = _plain(entry.path)
-        if path and path[0] == "submitted":  # nbgrader's own folder
-            path = path[1:]
-        if path and not any(part.startswith(".") or part == "__MACOSX" for part in path):
-            yield from _opened(Found(path, entry.data, entry.time), zone, refused, 1)
+        inside = _plain(entry.path)
+        if inside and inside[0] == "submitted":  # nbgrader's own folder
+            inside = inside[1:]
+        if inside and not any(part.startswith(".") or part == "__MACOSX" for part in inside):
+            yield from _opened(Found(inside, entry.data, entry.time), zone, refused, 1)
 
 
 def _opened(entry: Found, zone: tzinfo, refused: dict[str, str], depth: int) -> Iterator[Found]:

@@ -56,8 +56,8 @@ def grade(
 
     Each submission is rebuilt first (`rebuild`) in a temporary folder: the student's file is only read. A submission
     that cannot be graded has its problem written down and stops nobody else. One that did not change since it was
-    graded keeps its grade; where only the tests of some parts have changed, a judged submission is judged in these
-    alone. A run that was killed is taken up where it stopped.
+    graded keeps its grade; where only some tests have changed, only their parts are judged again. A run that was killed
+    is taken up where it stopped.
 
     Args:
         assignment: The assignment; its source is copied into `state` at the first grading.
@@ -66,7 +66,7 @@ def grade(
         force: Grade again also what did not change.
         sandbox: False to run also judged submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
-        parts: The grade ids of parts to judge again in any case; the other parts keep what they have.
+        parts: The grade ids of parts to judge again in any case.
         feedback: Whether to write the feedback pages.
         say: Called with each line of progress.
         progress: Shows how far it is; by default a line for each submission.
@@ -75,8 +75,7 @@ def grade(
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment, the sandbox that it needs is not there, or another grading of the
-            course goes on.
+        CourseError: nbgrader refuses the assignment, the sandbox is not there, or another grading goes on.
     """
     assignment, progress = placed(assignment, state), progress or Lines(say)
     with _at_work(assignment, state, say) as (nbgrader, at):
@@ -86,8 +85,7 @@ def grade(
         if judged and sandbox:
             bubblewrap.require()
         run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox or not judged)
-        for event in nbgrader.ask(task="tests"):
-            run.tests = event["sources"]
+        run.tests = list(nbgrader.ask(task="tests"))[0]["sources"]
         for submission in submissions.values():
             run.stage(submission)
         run.autograde(nbgrader, progress, jobs, force, parts)
@@ -98,6 +96,26 @@ def grade(
         grades = [run.grade_of(submission, points) for submission in submissions.values()]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
+
+
+def make_release(assignment: Assignment, state: Path, say: Callable[[str], object] = print) -> Path:
+    """Make what students get, and the assignment in the gradebook.
+
+    Args:
+        assignment: The assignment; its source is copied into `state` at the first time.
+        state: The course's folder.
+        say: Called with a line where there is something to know.
+
+    Returns:
+        The released notebook's path.
+
+    Raises:
+        CourseError: nbgrader refuses the assignment, or a grading of the course goes on.
+    """
+    assignment = placed(assignment, state)
+    with _at_work(assignment, state, say) as (nbgrader, _):
+        _released(assignment, nbgrader, state)
+    return state / "release" / assignment.name / assignment.path.name
 
 
 @contextmanager

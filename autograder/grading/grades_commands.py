@@ -83,7 +83,7 @@ def _found(args: argparse.Namespace) -> "tuple[Assignment, Path]":
     from autograder.grading.grade import placed
 
     state = course.state_dir(args.course)
-    return placed(course.find(args.name), state), state
+    return placed(course.find(args.name, state), state), state
 
 
 def _report(args: argparse.Namespace) -> int:

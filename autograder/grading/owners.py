@@ -12,6 +12,8 @@ MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinet
 CANVAS = re.compile(r"(?P<name>[^_]+)(?:_LATE)?_(?P<id>\d+)_(?P<file>\d+)_(?P<rest>.+)")
 # ann+lora+2026-12-01 22:59:00 UTC+5f3c, of nbgrader's exchange
 EXCHANGE = re.compile(r"(?P<name>[^+]+)\+[^+]+\+\d{4}-\d\d-\d\d [^+]+(?:\+.*)?")
+# ann-lora-20261201T225900Z.zip, of `course assignment submit --student ann`
+SUBMITTED = re.compile(r"(?P<name>.+)-[\w.]+-\d{8}T\d{6}Z(?:\.zip)?")
 NOT_A_LETTER = re.compile(r"[\W_]+")
 
 
@@ -37,6 +39,8 @@ def owner_of(first: str) -> Owner:
         return Owner(found["name"], found["name"])
     if found := CANVAS.fullmatch(first):
         return Owner(f"{found['name']}_{found['id']}", found["name"], found["id"])
+    if found := SUBMITTED.fullmatch(stem(first)):
+        return Owner(found["name"], found["name"])
     return Owner(stem(first), stem(first))
 
 

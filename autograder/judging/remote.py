@@ -12,6 +12,7 @@ from autograder.judging import wire
 from autograder.judging.session import Reference, Session
 
 MARK = "_judge_target"
+SIGNATURE = "_signature of the one at the other end"
 
 
 class Remote:
@@ -65,7 +66,13 @@ class Remote:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The parameters, as their author named them."""
+        """The parameters, as their author named them: asked for once, and not before and after each call."""
+        known = object.__getattribute__(self, "__dict__")
+        if SIGNATURE not in known:
+            known[SIGNATURE] = self._asked_signature()
+        return known[SIGNATURE]
+
+    def _asked_signature(self) -> inspect.Signature:
         session, target, _ = _held(self)
         names = _answer(session, session.ask(do="describe", target=target))
         if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):

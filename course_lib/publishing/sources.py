@@ -225,7 +225,13 @@ def with_assignment_table(text: str, rows: list[dict], folder: Path) -> str:
 
     Returns:
         The page.
+
+    Raises:
+        CourseError: The source of an assignment does not say how long it takes.
     """
+    for row in rows:
+        if not row["hours"]:
+            raise CourseError(f"The source of the assignment {row['name']} does not say its hours: add course.hours.")
     lines = [
         "| assignment | after chapter | you write | parts | points | time |",
         "| --- | --- | --- | ---: | ---: | ---: |",

@@ -59,6 +59,9 @@ class Checkpoints:
 
         Returns:
             The folder of the checkpoint.
+
+        Raises:
+            CourseError: it cannot be written: the disk is full. The checkpoints before it are as they were.
         """
         # Gathering needs every process, so it comes before the question of who writes.
         target = self.folder / (name or f"step_{step:06d}")
@@ -66,14 +69,25 @@ class Checkpoints:
         moments = self._moments() | _random_states(self.world)
         if self.world.is_main:
             state = {"step": step, "base": self.base, "moments": len(moments), "extra": extra or {}}
-            self._write(target, weights, moments, state)
+            try:
+                self._write(target, weights, moments, state)
+            except (OSError, SafetensorError) as error:  # safetensors does not say a full disk as an OSError
+                shutil.rmtree(self._temporary(target), ignore_errors=True)
+                raise CourseError(
+                    f"The checkpoint {target} could not be written: {error}. Make room there, or give another folder "
+                    "(on a cluster $SCRATCH), and resume: the checkpoints before it are whole."
+                ) from error
             if name is None:
                 self._forget_old()
         self.world.barrier()
         return target
 
+    def _temporary(self, target: Path) -> Path:
+        """The folder's name while it is filled."""
+        return self.folder / f".{target.name}.{os.getpid()}.tmp"
+
     def _write(self, target: Path, weights: dict, moments: dict, state: dict) -> None:
-        temporary = self.folder / f".{target.name}.{os.getpid()}.tmp"
+        temporary = self._temporary(target)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(weights, temporary / "weights.safetensors")

@@ -4,15 +4,18 @@ import re
 
 import nbformat
 import pytest
+from nbgrader.api import Gradebook
 from submissions import put
 
 from autograder import course, notebook
 from autograder.authoring import verify as trial
 from autograder.authoring.new import TEMPLATE, write_template
 from autograder.authoring.verify import verify, written
+from autograder.judging.judge import Judge
 from autograder.student.check import check
 from autograder.student.release import release
 from autograder.student.submit import prepare
+from course_lib.cli import main
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_root
 
@@ -86,11 +89,23 @@ def test_a_release_checks_itself_where_its_source_is_not(source, tmp_path):
     assert prepare(path).name == "mine"
 
 
+@pytest.mark.slow
+def test_it_is_released_into_the_course(source, tmp_path, capsys):
+    """`course release`, as its author types it; nbgrader's gradebook then knows it."""
+    assert main(["release", NAME, "--course", str(tmp_path)]) == 0
+    path = tmp_path / "release" / NAME / f"{NAME}.ipynb"
+    assert str(path) in capsys.readouterr().out
+    expected = release(course.Assignment(NAME, source[0]))
+    assert [cell.source for cell in notebook.read(path).cells] == [cell.source for cell in expected.cells]
+    with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
+        assert gradebook.find_assignment(NAME).max_score == 6
+
+
 def without(pattern, new=""):
     def edit(nb):
         cell = cell_of(nb, "check-entropy")
         assert re.search(pattern, cell.source)
-        cell.source = re.sub(pattern, new, cell.source)
+        cell.source = re.sub(pattern, new, cell.source, count=1)
 
     return edit
 
@@ -115,6 +130,7 @@ def twice(nb):
         (without(r"### BEGIN HIDDEN TESTS\n(?s:.*)"), "'check-entropy' has no hidden tests"),
         (without(r"(?s)_got = .*?(?=### BEGIN)"), "'check-entropy' has no visible check"),
         (without("_got ="), "'check-entropy' is not Python: invalid syntax"),
+        (without("_got =", "assert 1 + 1 == 2\n_got ="), "has an assertion without a message, `assert 1 + 1 == 2`"),
         (unjudged, "do not say course.judged: true"),
         (unjudged, "have no course.hours"),
         (unmarked, "the answer 'entropy' has no ### BEGIN SOLUTION"),
@@ -138,7 +154,20 @@ def test_tests_that_find_nothing_and_answers_that_are_wrong_are_named(source, mo
     right.source = right.source.replace("keepdims=True))", "keepdims=True)) + 1e-3")
     found = problems(source)
     assert "Part 2: entropy: the unwritten answer passes" in found
-    assert [problem for problem in found if problem.startswith("Part 1: softmax: the answer of the source fails: soft")]
+    wrong = "Part 1: softmax: the answer of the source fails: values (2 of 3 points): softmax of log 1"
+    assert [problem for problem in found if problem.startswith(wrong)], found
+
+
+def test_the_template_gives_partial_credit(source):
+    whole = written(source[1])
+    answer = cell_of(whole, "softmax")
+    assert "scores - scores.max(axis=-1, keepdims=True)" in answer.source
+    answer.source = answer.source.replace("scores - scores.max(axis=-1, keepdims=True)", "scores")
+    with Judge(whole, sandbox=False) as judge:
+        verdict, entropy = judge.verdicts()
+    assert (verdict.points, entropy.points) == (2, 2)
+    assert "far apart" in verdict.message
+    assert verdict.hint.startswith("subtract the largest score")
 
 
 def laid_out_alike(source):

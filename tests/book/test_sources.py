@@ -189,6 +189,10 @@ class TestTableOfAssignments:
         with pytest.raises(AssertionError, match="no place for its table"):
             with_assignment_table("nothing", [self.ROW], find_root() / "book")
 
+    def test_an_assignment_without_its_time_is_refused(self):
+        with pytest.raises(CourseError, match="the assignment lora does not say its hours: add course.hours"):
+            with_assignment_table(TABLE, [self.ROW | {"hours": None}], find_root() / "book")
+
     def test_every_assignment_is_in_the_books_table(self):
         """The real sources, the real page."""
         index = (find_root() / "book" / "assignments" / "index.md").read_text()
