@@ -80,6 +80,19 @@ def test_a_missing_module_is_named(cluster, submit, project):
     assert "there is no module python3/9.9 here; try: module spider python3" in output(project)
 
 
+def test_lmod_loads_a_module_and_names_one_that_is_not_there(cluster, submit, project, modules):
+    """A stale name in a profile, after the site renewed its modules."""
+    write_chapter(project / "notebooks" / "01_good.ipynb", "import os\nrecord(module=os.environ['COURSE_TEST_MODULE'])")
+    (good,) = submit("01", "--set", 'slurm.modules=["python3/3.9.7"]')
+    assert cluster.wait_for(good) == ["COMPLETED"], output(project)
+    recorded = json.loads((project / "build/run/test/01_good/metrics.json").read_text())["recorded"]
+    assert recorded["module"] == "loaded"
+    (stale,) = submit("01", "--set", 'slurm.modules=["python3/9.9"]')
+    assert cluster.wait_for(stale) == ["FAILED"]
+    assert 'The following module(s) are unknown: "python3/9.9"' in " ".join(output(project).split()), "Lmod's own words"
+    assert "there is no module python3/9.9 here; try: module spider python3" in output(project)
+
+
 def losses(folder):
     lines = (folder / "log.jsonl").read_text().splitlines()
     return [record["loss"] for record in map(json.loads, lines)]
@@ -179,6 +192,26 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
     assert f"job {job} on {({'n1', 'n2'} - {node}).pop()}, start 1" in output(project)
     assert losses(project / "out") == expected
+
+
+def test_a_full_disk_names_itself_and_the_run_goes_on_when_there_is_room(
+    cluster, submit, project, training, small_disk
+):
+    words, expected = training
+    (project / "startup").mkdir()
+    (project / "startup" / "sitecustomize.py").write_text(small_disk.startup)
+    os.environ["PYTHONPATH"] = f"{project / 'startup'}{os.pathsep}{ROOT}"  # `project` puts it back
+    out = small_disk.folder / "out"
+    command = [*words, "--checkpoint-every", "2", "--keep", "50", "--output", str(out)]
+    (job,) = submit("--", *command)
+    assert cluster.wait_for(job) == ["FAILED"], output(project)
+    assert "No space left on device" in output(project)
+    assert "Traceback" not in output(project)
+    assert not list(out.glob("checkpoints/*.tmp*")), "half a checkpoint fills the disk for the next try, too"
+    small_disk.enlarge()
+    (job,) = submit("--", *command, "--resume")
+    assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    assert losses(out) == expected
 
 
 def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):

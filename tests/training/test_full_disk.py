@@ -1,4 +1,6 @@
-"""A checkpoint that cannot be written is one sentence, and leaves what was there. (tests/cluster fills a real disk.)"""
+"""A disk that is full when a checkpoint is written: one sentence, no half checkpoint, and the earlier ones stay."""
+
+import errno
 
 import pytest
 import torch
@@ -6,23 +8,40 @@ from safetensors import SafetensorError
 
 from course_lib.errors import CourseError
 from course_lib.training import checkpoint
-from course_lib.training.checkpoint import Checkpoints
-
-FULL = [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+from course_lib.training.master_weights import make_adamw
 
 
-@pytest.mark.parametrize("error", FULL, ids=["the system's", "safetensors'"])
-def test_the_sentence_names_the_folder_and_the_cause(error, tmp_path, monkeypatch):
-    model = torch.nn.Linear(3, 2)
-    saved = Checkpoints(tmp_path, model, torch.optim.AdamW(model.parameters()))
-    saved.save(1)
+@pytest.fixture
+def points(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    made = checkpoint.Checkpoints(tmp_path / "checkpoints", model, make_adamw(list(model.parameters()), 1e-3, 0.0))
+    made.save(1)
+    return made
 
-    def write(tensors, path):
-        path.write_bytes(b"a part of it")
+
+# safetensors has an error of its own, which is no OSError and carries no number.
+IN_RUST = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+FULL = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"), IN_RUST]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["disk", "quota", "safetensors"])
+def test_a_full_disk_is_one_sentence(points, monkeypatch, error):
+    def fail(tensors, path):
+        path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", write)
-    with pytest.raises(CourseError, match=r"step_000002 could not be written: .*No space left on device.*\$SCRATCH"):
-        saved.save(2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
-    assert saved.load()["step"] == 1
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    said = r"step_000002 could not be written: the disk of .* is full.*\$SCRATCH.*--resume"
+    with pytest.raises(CourseError, match=said):
+        points.save(2)
+    assert [path.name for path in points.folder.iterdir()] == ["step_000001"]
+    assert points.load() == {"step": 1, "extra": {}}
+
+
+def test_another_error_is_not_taken_for_it(points, monkeypatch):
+    def fail(tensors, path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        points.save(2)
