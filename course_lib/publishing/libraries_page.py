@@ -34,8 +34,7 @@ def libraries_page(rows: list[dict]) -> str:
 
 
 def _introduction(count: int, newest: str) -> str:
-    return f"""(libraries)=
-# What the libraries really do
+    return f"""# What the libraries really do
 
 These {count} behaviours change a result, and somebody who knows the library would probably guess them wrong. Hardly any
 raises an error. Each one is a test that passed with the version in the heading (the newest run is of {newest}). When a

@@ -147,6 +147,26 @@ def test_the_bibliography_can_be_read_and_has_each_key_once():
     parse_file(str(find_root() / "book/references.bib"))
 
 
+def test_links_into_a_chapter_name_headings_that_exist():
+    """The build says so, too, but only after all chapters have run."""
+    import re
+
+    from myst_parser.mdit_to_docutils.base import default_slugify
+
+    root = find_root()
+    links = {}
+    for page_ in sorted((root / "book").glob("**/*.md")):
+        for chapter, anchor in re.findall(r"notebooks/(\w+)\.ipynb#([\w-]+)", page_.read_text(encoding="utf-8")):
+            links.setdefault(chapter, {})[anchor] = page_.name
+    assert len(links) >= 6
+    for chapter, anchors in links.items():
+        cells = json.loads((root / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        headings = re.findall(r"(?m)^#{1,4} (.+)$", re.sub(r"```.*?```", "", prose, flags=re.S))
+        known = {default_slugify(heading) for heading in headings}
+        assert {anchor: page_ for anchor, page_ in anchors.items() if anchor not in known} == {}, chapter
+
+
 class TestTableOfAssignments:
     ROW = {
         "name": "lora",
