@@ -3,6 +3,8 @@
 An answer that may not use it is refused by `own_work`, as it is for the library's own functions.
 """
 
+import re
+
 import numpy as np
 
 # The 16 levels of NF4 in float32, as bitsandbytes has them (Dettmers et al. 2023, appendix E).
@@ -179,3 +181,20 @@ def library_pair(words: dict[tuple[int, ...], int]) -> tuple[int, int] | None:
             counts[pair] = counts.get(pair, 0) + often
     most = max(counts.values(), default=0)
     return min(pair for pair, count in counts.items() if count == most) if most >= 2 else None
+
+
+def prompt_and_response(record: dict[str, str]) -> tuple[str, str]:
+    """A record in Alpaca's format as two texts: what the model is given, and what it is to learn.
+
+    Args:
+        record: The texts "instruction", "input" (which may be empty) and "output".
+    """
+    titles = {"instruction": "Instruction", "input": "Input", "output": "Response"}
+    sections = []
+    for key, title in titles.items():
+        # a line of the text that looks like one of the template's gets one backslash more
+        text = re.sub(r"^(\\*### (?:Instruction|Input|Response):)$", r"\\\1", record[key], flags=re.MULTILINE)
+        if text or key != "input":
+            sections.append(f"### {title}:\n{text}")
+    prompt = "\n".join(sections[:-1]) + "\n### Response:\n"
+    return prompt, sections[-1].removeprefix("### Response:\n")

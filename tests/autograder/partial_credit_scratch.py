@@ -53,4 +53,20 @@ DESERVED = {
             "m stays": 0,
         },
     },
+    "datasets": {
+        "format": {"marker lines get a backslash": 2, "only an empty one's": 2, "texts stay as they are": 0},
+        "parse": {"one backslash is taken away": 3, "several lines": 1, "by a ValueError": 3},
+        "example": {"the prompt is masked": 2, "the whole record, uncut": 2, "each is encoded on its own": 0},
+        "cut": {"where none is left it is refused": 2, "as a new example": 1, "the end is left out": 0},
+        "collate": {
+            "padded on the right": 1,
+            "the ids with pad_token_id": 3,
+            "the labels with -100": 2,
+            "the examples stay": 0,
+        },
+        "first-fit": {"a longer one is refused": 2, "an exact fit is a fit": 1, "the lengths stay": 0},
+        "packed-row": {"positions start again": 2, "and not the future": 1, "positions come first": 0},
+        "shuffled": {"every example is visited": 1, "the program's random numbers stay": 1, "lists": 0},
+        "grouped": {"the order of the batches is shuffled": 2, "sorted by length": 1, "indices, not lengths": 0},
+    },
 }

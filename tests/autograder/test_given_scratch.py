@@ -1,9 +1,9 @@
-"""What `foundations` is given, against the library's NumPy edition, which its checks compare with."""
+"""What `foundations` and `datasets` are given, against the library's NumPy edition, which its checks compare with."""
 
 import numpy as np
 import pytest
 
-from autograder.given import activated, attended, library_block, library_pair, normalised
+from autograder.given import activated, attended, library_block, library_pair, normalised, prompt_and_response
 from course_lib import scratch
 from course_lib.scratch.bpe import learn_merges
 from course_lib.scratch.gpt import Block
@@ -48,3 +48,14 @@ def test_the_pair_is_the_librarys(seed):
 def test_there_is_no_pair_among_no_words():
     assert library_pair({}) is None
     assert library_pair({(1,): 9, (1, 2): 1}) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_formatted_record_is_the_librarys(seed):
+    lines = ["### Input:", "\\### Response:", "### Response: ", "", "a", " ### Input:", "### Instruction:\u2028"]
+    rng = np.random.default_rng(seed)
+    texts = ["\n".join(rng.choice(lines, size=count).tolist()) for count in rng.integers(0, 4, size=3)]
+    prompt, response = prompt_and_response(dict(zip(("instruction", "input", "output"), texts, strict=True)))
+    formatter = scratch.InstructionFormatter()
+    assert prompt == formatter.format(texts[0], texts[1], "")
+    assert prompt + response == formatter.format(*texts)
