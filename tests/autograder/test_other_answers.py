@@ -9,7 +9,7 @@ import importlib
 import pytest
 from in_process import InProcess, one_of_each, parts_that_fail
 
-NAMES = ["cluster", "dpo", "foundations", "kv_cache", "lora", "qlora", "sft"]
+NAMES = ["cluster", "dpo", "foundations", "kv_cache", "lora", "merging", "qlora", "sft"]
 OTHERS = {name: importlib.import_module(f"other_answers.{name}").OTHERS for name in NAMES}
 WRONG = {name: importlib.import_module(f"wrong_answers.{name}").WRONG for name in NAMES}
 
