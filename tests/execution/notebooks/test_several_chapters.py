@@ -268,8 +268,10 @@ class TestProgress:
     def test_each_line_says_whose_it_is_and_how_far(self, side, tmp_path):
         cells = {"01_a": (meeting(tmp_path, "a", "b"), 1, 1), "02_b": (meeting(tmp_path, "b", "a"), 1, 1)}
         side(cells)
-        assert sorted(line.split()[0] for line in side.lines) == ["01_a", "02_b"]
-        for line in side.lines:
+        cells_begun, ended = ([line for line in side.lines if ("[" in line) is begun] for begun in (True, False))
+        assert sorted(line.split()[0] for line in cells_begun) == ["01_a", "02_b"]
+        assert sorted(line.split()[0:2] for line in ended) == [["01_a", "executed"], ["02_b", "executed"]]
+        for line in cells_begun:
             assert re.fullmatch(r"0\d_\w \[ 3/3\] +\d+\.\d s  open\(.{,65}", line)
 
     def test_what_is_unchanged_is_said_and_takes_no_place(self, side):
