@@ -20,6 +20,7 @@ MENDED = (
     (re.compile(r"<img (?![^>]*\bloading=)(?=[^>]*_images/)"), '<img loading="lazy" '),
 )
 MATHJAX = re.compile(r'<script[^>]* src="[^"]*mathjax/[^"]*"></script>')
+SEARCH = re.compile(r'<script src="[^"]*(?:searchindex|searchtools|language_data)\.js[^"]*"></script>')
 SYMBOL = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
 
 
@@ -39,6 +40,8 @@ def mend(html: Path) -> None:
             text = fault.sub(remedy, text)
         if 'class="math' not in text:
             text = MATHJAX.sub("", text)
+        if path.name != "search.html":  # the only page that searches; its index is the largest file there is
+            text = SEARCH.sub("", text)
         if text != before:
             path.write_text(text, encoding="utf-8")
         symbols |= set(re.findall(r"fa-[\w-]+", text))

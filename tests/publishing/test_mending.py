@@ -32,6 +32,8 @@ def test_what_no_page_uses_is_not_loaded(tmp_path):
     sheet.write_text(f'.fas{{color:red}}{used}.fa-horse:before{{content:"c"}}{both}')
     scripts = '<script defer src="_static/scripts/fontawesome.js?x"></script>'
     scripts += '<script defer="defer" src="_static/mathjax/tex-chtml-full.js?v=1"></script>'
+    scripts += '<script src="searchtools.js"></script><script src="searchindex.js"></script>'
+    (tmp_path / "search.html").write_text(scripts)
     (tmp_path / "plain.html").write_text(f'{scripts}<i class="fa-magnifying-glass"></i>')
     (tmp_path / "maths.html").write_text(f'{scripts}<div class="math notranslate"></div><img src="_images/a.svg">')
     mend(tmp_path)
@@ -39,6 +41,8 @@ def test_what_no_page_uses_is_not_loaded(tmp_path):
     maths = (tmp_path / "maths.html").read_text()
     assert "mathjax/tex-chtml-full.js" in maths
     assert "fontawesome" not in maths
+    assert "searchindex.js" not in maths
+    assert "searchindex.js" in (tmp_path / "search.html").read_text()
     assert '<img loading="lazy" src="_images/a.svg">' in maths
     assert sheet.read_text() == f".fas{{color:red}}{used}{both}"
     assert not (tmp_path / "_static/scripts/fontawesome.js").exists()
