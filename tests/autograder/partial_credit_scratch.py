@@ -69,4 +69,27 @@ DESERVED = {
         "shuffled": {"every example is visited": 1, "the program's random numbers stay": 1, "lists": 0},
         "grouped": {"the order of the batches is shuffled": 2, "sorted by length": 1, "indices, not lengths": 0},
     },
+    "finetuning": {
+        "schedule": {"the warm-up ends at the peak": 2, "it does not come up again": 2},
+        "clip": {"the norm before": 2, "gradients keep their dtype": 1, "as one long vector": 0},
+        "adamw": {"decay acts on the weight": 2, "uncorrected means are returned": 2, "steps count from 1": 1},
+        "train-step": {
+            "a tenth is warm-up": 2,
+            "old gradients are forgotten": 2,
+            "before anything changes": 4,
+            "the loss is a float": 3,
+            "the batch of this step": 0,
+        },
+        "batch": {"as the text says": 2, "it is shuffled": 0},
+        "train": {"four decimals": 1, "the losses are returned": 1, "train_step counts": 0},
+        "evaluate": {"batches are weighed": 2, "nothing is remembered": 3, "in order": 3, "a float": 1},
+        "save-checkpoint": {"a temporary name first": 2, "the optimiser's memory": 1, "the state is JSON": 0},
+        "load-checkpoint": {"before anything changes": 2, "the moments, too": 2, "the memory": 0},
+        "accumulate": {
+            "every target counts the same": 3,
+            "one graph at a time": 4,
+            "old gradients do not count": 3,
+            "masked labels do not count": 0,
+        },
+    },
 }

@@ -56,7 +56,7 @@ def tests(name):
 
 
 def test_which_assignments_are_judged():
-    assert {"datasets", "foundations", "kv_cache", "qlora"} <= set(NAMES)
+    assert {"datasets", "finetuning", "foundations", "kv_cache", "qlora"} <= set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
