@@ -28,13 +28,13 @@ def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignme
     Returns:
         The assignment; None where it is none of them.
     """
-    best, most = None, 0.0
-    for assignment in known:
-        asked = _asked(assignment.path, assignment.path.stat().st_mtime_ns)
-        share = _share_by_id(submission, asked) or _share_by_text(submission, asked)
-        if share > most:
-            best, most = assignment, share
-    return best
+    asked = {each: _asked(each.path, each.path.stat().st_mtime_ns) for each in known}
+    shares = {each: _share_by_id(submission, cells) for each, cells in asked.items()}
+    if max(shares.values(), default=0) < 0.5:  # only then by text, which takes a second for all of them
+        for each, cells in asked.items():
+            shares[each] = shares[each] or _share_by_text(submission, cells)
+    best = max(shares, key=lambda each: shares[each], default=None)
+    return best if best is not None and shares[best] > 0 else None
 
 
 @lru_cache

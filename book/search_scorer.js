@@ -1,5 +1,5 @@
 /* How the search ranks its results, and what it does with a typing error. Sphinx puts this file into language_data.js,
-   which the search page loads before searchtools.js. */
+   which the search page loads after searchtools.js. */
 
 /* Someone who types inject_lora, LoRALinear or a.b asks for the name; who types "rank" wants to read about ranks. */
 const looksLikeCode = (query) => /[_.(]|[a-z][A-Z]/.test(query);
@@ -57,8 +57,8 @@ const corrected = (word, index) => {
   return best[0];
 };
 
-document.addEventListener("DOMContentLoaded", () => {
-  if (typeof Search === "undefined") return;
+/* Other pages load this file, too, without a search. */
+if (typeof Search !== "undefined") {
   const asTyped = Search.query;
   Search.query = (query) => {
     const meant = query.split(/\s+/).map((word) => corrected(word, Search._index)).join(" ");
@@ -70,4 +70,4 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     asTyped(meant);
   };
-});
+}

@@ -13,14 +13,32 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for parity_log: tests are collected without packages
 
+import library_log
 from parity_log import ParityLog
 
 
 def pytest_collection_modifyitems(items):
     """Every test that writes into the parity table is marked `parity`, so that the table can be made by itself."""
     for item in items:
+        library_log.check(item)
         if "parity" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.parity)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A passing test of a library's behaviour leaves a line for the book's page, a failing one says what changed."""
+    report = yield
+    library_log.note(item, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which of the libraries' behaviours no longer hold: the drift run is read from here."""
+    if texts := library_log.changed(terminalreporter):
+        terminalreporter.section("libraries behave differently now")
+        for text in texts:
+            terminalreporter.line(text)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from autograder import notebook
 from autograder.course import assignments
 from course_lib.errors import CourseError
 
-TEMPLATE = Path(__file__).parent / "template.ipynb"
+TEMPLATE = Path(__file__).parent / "template" / "template.ipynb"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

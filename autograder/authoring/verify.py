@@ -1,5 +1,6 @@
 """Tries an assignment's source as a term will: its release, an unwritten copy, our own answers, and nbgrader."""
 
+import ast
 import copy
 import re
 import tempfile
@@ -82,6 +83,10 @@ def _test_cell(cell: Cell) -> Iterator[str]:
     except SyntaxError as error:
         yield f"the test {name!r} is not Python: {error.msg}, line {error.lineno}"
         return
+    asserted = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assert)]
+    for node in asserted:
+        if node.msg is None:
+            yield f"the test {name!r} has an assertion without a message, `{ast.unparse(node)}`"
     if HIDDEN not in cell.source:
         yield f"the test {name!r} has no hidden tests: ### BEGIN HIDDEN TESTS … ### END HIDDEN TESTS"
     if any(check.hidden and not check.note for check in found):

@@ -1,9 +1,11 @@
-"""The instructor's commands: `course grade`."""
+"""The instructor's commands: `course grade`, `course grades` and `course collect`."""
 
 import argparse
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autograder.grading.grades_commands import add_grades
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 
@@ -33,6 +35,42 @@ examples:
   course grade lora --student ann --force      one student again
   course grade lora --part 3                   judge part 3 again for everybody, and keep all other points"""
 
+COLLECT = """Takes the notebooks of one assignment out of folders, zip and tar files, and zip files of zip files, named
+as Canvas, Moodle and nbgrader's exchange name them, or STUDENT/NAME/NAME.ipynb, STUDENT/NAME.ipynb and STUDENT.ipynb.
+Every attempt is kept in COURSE/collected; the one that counts goes to COURSE/submitted, where `course grade` finds it.
+What is collected twice is one attempt, so the next download may have all of the last one in it.
+
+The roster is a CSV file with a column student (and name, email), or what Canvas or Moodle exports. With it, names that
+are not on it and students without a submission are listed. COURSE/policy.toml says when an assignment is due, how many
+attempts count, and what being late costs. Without a timestamp.txt, the time when a file was changed counts: collect
+from the archive, since unpacking one changes these times.
+
+An archive with links, with names that lead out of it, or that grows without measure is refused.
+
+The exit status is 0 where everything was taken, 1 where something was refused or is of an unknown student.
+
+examples:
+  course collect lora submissions.zip --roster canvas.csv
+  course collect lora downloads/ mails/ --roster class.csv
+
+COURSE/policy.toml:
+  timezone = "Europe/Berlin"
+  [lora]
+  due = "2026-12-01 23:59"      or with a zone of its own: "2026-12-01 23:59+02:00"
+  attempts = 3                  the first three count
+  keep = "latest"               or "latest-in-time"
+  grace_minutes = 10
+  percent_per_day = 10          of the assignment's points, for each day that has begun
+  lowest_percent = 40           a late submission keeps this much, where it has it
+  closed_after_days = 7         then it counts nothing
+  [lora.students.ann]           an extension, and extra attempts
+  due = "2026-12-08 23:59"
+  attempts = 5"""
+
+RELEASE = """Writes COURSE/release/NAME/NAME.ipynb, the notebook without solutions and hidden tests, and tells the
+gradebook of the assignment. Give the notebook to students, or put it into the exchange with `nbgrader
+release_assignment NAME`."""
+
 FORGEABLE = (
     "note: the tests of {name} ran in the submissions' own processes, with your rights. A submission could forge its"
     " score: look at what you do not trust."
@@ -59,7 +97,28 @@ def add_parsers(subparsers: Subparsers) -> None:
     grade.add_argument(
         "--no-sandbox", action="store_true", help="run judged submissions with your own rights; every report says so"
     )
+    grade.add_argument("--no-feedback", action="store_true", help="write no feedback pages now; a later run does")
     grade.set_defaults(run=_grade)
+    add_grades(subparsers)
+    _add_collect(subparsers)
+    release = subparsers.add_parser(
+        "release", help="make what students get (instructors)", epilog=RELEASE, formatter_class=raw
+    )
+    release.add_argument("name", metavar="NAME", help="the assignment")
+    add_course(release)
+    release.set_defaults(run=_release)
+
+
+def _add_collect(subparsers: Subparsers) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    collect = subparsers.add_parser(
+        "collect", help="collect what students handed in (instructors)", epilog=COLLECT, formatter_class=raw
+    )
+    collect.add_argument("name", metavar="NAME", help="the assignment")
+    collect.add_argument("sources", type=Path, nargs="+", metavar="FROM", help="folders and archives")
+    add_course(collect)
+    collect.add_argument("--roster", type=Path, metavar="FILE", help="who takes the course (COURSE/roster.csv)")
+    collect.set_defaults(run=_collect)
 
 
 def add_course(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +132,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _release(args: argparse.Namespace) -> int:
+    from autograder import course
+    from autograder.grading.grade import make_release
+
+    state = course.state_dir(args.course)
+    path = make_release(course.find(args.name, state), state, say=lambda line: print(line, flush=True))
+    print(f"{path}\n  for your students; the exchange takes it with `nbgrader release_assignment {args.name}`")
+    return 0
+
+
 def _grade(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.grading.collect import find_submissions
@@ -84,7 +153,7 @@ def _grade(args: argparse.Namespace) -> int:
         print(line, flush=True)
 
     state = course.state_dir(args.course)
-    assignment = placed(course.find(args.name), state)
+    assignment = placed(course.find(args.name, state), state)
     submissions = find_submissions(assignment, args.submissions or state / "submitted")
     if unknown := [student for student in args.student if student not in submissions]:
         raise CourseError(f"There is no submission of {unknown[0]!r}: there are {', '.join(sorted(submissions))}.")
@@ -99,6 +168,7 @@ def _grade(args: argparse.Namespace) -> int:
             sandbox=not args.no_sandbox,
             jobs=args.jobs,
             parts=parts,
+            feedback=not args.no_feedback,
             say=shown.say,
             progress=shown,
         )
@@ -142,3 +212,34 @@ def _part_ids(assignment: "Assignment", wanted: list[str]) -> list[str]:
             raise CourseError(f"{assignment.name} has no part {each!r}: there are {listed}.{did_you_mean(each, known)}")
         found += names
     return found
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from autograder import course
+    from autograder.grading.gather import gather
+    from autograder.grading.grade import placed
+    from autograder.grading.grades_commands import people_of
+    from autograder.grading.late import in_words
+    from autograder.grading.policy import read_policy
+    from course_lib.errors import printable
+
+    state = course.state_dir(args.course)
+    assignment = placed(course.find(args.name, state), state)
+    found = gather(assignment, args.sources, state, people_of(args.roster, state), read_policy(state))
+    for student, attempt in found.chosen.items():
+        late = f"late by {in_words(timedelta(seconds=attempt.late))}" if attempt.late else "in time"
+        more = found.not_counted.get(student, 0)
+        extra = f"; {more} beyond those allowed not counted" if more else ""
+        count = f"{found.attempts[student]} attempt{'s' * (found.attempts[student] != 1)}"
+        print(f"{printable(student)}  {attempt.time:%Y-%m-%d %H:%M} UTC, {late}  ({count}{extra})")
+    for name in found.unknown:
+        print(f"unknown: {name} is not on the roster, and nothing of it was taken")
+    for name, why in found.refused.items():
+        print(f"refused: {printable(name)} {printable(why)}")
+    for student in found.missing:
+        print(f"missing: {printable(student)} has handed in nothing")
+    print(
+        f"\n{len(found.chosen)} students have handed in, {len(found.missing)} have not, {len(found.unknown)} are"
+        f" unknown, {len(found.refused)} files are refused.\nNext: course grade {assignment.name}"
+    )
+    return int(bool(found.unknown or found.refused))

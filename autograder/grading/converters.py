@@ -131,6 +131,18 @@ class Autograde(_OneStudent, converters.Autograde):
         ours = {preprocessors.Execute: Execute, preprocessors.SaveAutoGrades: SaveAutoGrades}
         self.autograde_preprocessors: list = [ours.get(each, each) for each in self.autograde_preprocessors]
 
+    def convert_single_notebook(self: Any, notebook_filename: str) -> None:
+        """In one pass where the tests have been run: nbgrader's second one reads again what the first has written, and
+        what was evaluated is built of the assignment's own cells, with no duplicates, and outputs of nobody else."""
+        if Execute.results is None:
+            super().convert_single_notebook(notebook_filename)
+            return
+        self._sanitizing = True  # it is read from the submissions
+        self.exporter._preprocessors = []
+        for each in [preprocessors.OverwriteKernelspec, preprocessors.OverwriteCells, *self.autograde_preprocessors]:
+            self.exporter.register_preprocessor(each)
+        converters.base.BaseConverter.convert_single_notebook(self, notebook_filename)
+
 
 class GenerateFeedback(_OneStudent, converters.GenerateFeedback):
     """Writes the feedback of one student."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from autograder import notebook
 from autograder.configuration import outdated
@@ -45,6 +46,7 @@ def grade(
     sandbox: bool = True,
     jobs: int = 1,
     parts: Collection[str] = (),
+    feedback: bool = True,
     say: Callable[[str], object] = print,
     progress: Lines | None = None,
 ) -> list[Grade]:
@@ -54,8 +56,8 @@ def grade(
 
     Each submission is rebuilt first (`rebuild`) in a temporary folder: the student's file is only read. A submission
     that cannot be graded has its problem written down and stops nobody else. One that did not change since it was
-    graded keeps its grade; where only the tests of some parts have changed, a judged submission is judged in these
-    alone. A run that was killed is taken up where it stopped.
+    graded keeps its grade; where only some tests have changed, only their parts are judged again. A run that was killed
+    is taken up where it stopped.
 
     Args:
         assignment: The assignment; its source is copied into `state` at the first grading.
@@ -64,7 +66,8 @@ def grade(
         force: Grade again also what did not change.
         sandbox: False to run also judged submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
-        parts: The grade ids of parts to judge again in any case; the other parts keep what they have.
+        parts: The grade ids of parts to judge again in any case.
+        feedback: Whether to write the feedback pages.
         say: Called with each line of progress.
         progress: Shows how far it is; by default a line for each submission.
 
@@ -72,8 +75,7 @@ def grade(
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment, the sandbox that it needs is not there, or another grading of the
-            course goes on.
+        CourseError: nbgrader refuses the assignment, the sandbox is not there, or another grading goes on.
     """
     assignment, progress = placed(assignment, state), progress or Lines(say)
     with _at_work(assignment, state, say) as (nbgrader, at):
@@ -83,17 +85,37 @@ def grade(
         if judged and sandbox:
             bubblewrap.require()
         run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox or not judged)
-        for event in nbgrader.ask(task="tests"):
-            run.tests = event["sources"]
+        run.tests = list(nbgrader.ask(task="tests"))[0]["sources"]
         for submission in submissions.values():
             run.stage(submission)
         run.autograde(nbgrader, progress, jobs, force, parts)
-        progress.say("writing feedback")
-        run.feedback(nbgrader)
         points = run.points(nbgrader)
+        if feedback:
+            progress.say("writing feedback")
+            run.feedback(nbgrader)
         grades = [run.grade_of(submission, points) for submission in submissions.values()]
     write_csv(state / f"grades-{assignment.name}.csv", assignment, grades)
     return grades
+
+
+def make_release(assignment: Assignment, state: Path, say: Callable[[str], object] = print) -> Path:
+    """Make what students get, and the assignment in the gradebook.
+
+    Args:
+        assignment: The assignment; its source is copied into `state` at the first time.
+        state: The course's folder.
+        say: Called with a line where there is something to know.
+
+    Returns:
+        The released notebook's path.
+
+    Raises:
+        CourseError: nbgrader refuses the assignment, or a grading of the course goes on.
+    """
+    assignment = placed(assignment, state)
+    with _at_work(assignment, state, say) as (nbgrader, _):
+        _released(assignment, nbgrader, state)
+    return state / "release" / assignment.name / assignment.path.name
 
 
 @contextmanager
@@ -251,8 +273,9 @@ class _Run:
             "earlier": str(earlier),
         }
 
-    def points(self, nbgrader: NbgraderProcess) -> dict[str, dict[str, float]]:
-        """What the gradebook holds now of those who were graded. Those who could not be are left to a person.
+    def points(self, nbgrader: NbgraderProcess) -> dict[str, dict[str, Any]]:
+        """What the gradebook holds now of those who were graded, and what being late costs. Those who could not be
+        graded are left to a person.
 
         Args:
             nbgrader: The process in which nbgrader runs.
@@ -260,21 +283,24 @@ class _Run:
         graded = [student for student in self.notes if student not in self.problems]
         self.journal.set_all(self.problems, digest=None)
         task = {"task": "points", "students": graded, "unsettled": list(self.problems)}
-        return {event["student"]: event["points"] for event in nbgrader.ask(**task)}
+        return {event["student"]: event for event in nbgrader.ask(**task)}
 
-    def grade_of(self, submission: Submission, found: dict[str, dict[str, float]]) -> Grade:
+    def grade_of(self, submission: Submission, found: dict[str, dict[str, Any]]) -> Grade:
         """The result.
 
         Args:
             submission: Of a student.
-            found: The points of the students that are graded.
+            found: What `points` returned.
         """
         student = submission.student
         said = [self.notes.get(student, submission.note), self.journal.get(student, "flagged")]
         note = "; ".join(filter(None, [*said, "" if self.sandbox else NO_SANDBOX]))
         if student in self.problems:
             return Grade(student, problem=self.problems[student], note=note)
-        points = found[student]
+        points, penalty = found[student]["points"], found[student].get("penalty", 0.0)
+        if "late" in found[student]:
+            cost = f", {penalty:g} points off" if penalty else ""
+            note = "; ".join(filter(None, [note, f"late by {found[student]['late']}{cost}"]))
         parts = notebook.parts(self.template)
         problem = ""
         ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
@@ -285,7 +311,7 @@ class _Run:
             why = self.journal.get(student, "stopped") or "nbgrader gave no points"
             which = "part" if len(missing) == 1 else "parts"
             problem = f"{why}: {which} {', '.join(missing)} not graded, see formgrader"
-        return Grade(student, points, problem, note)
+        return Grade(student, points, problem, note, penalty)
 
     def _collect(self, student: str, path: Path) -> None:
         """Copy a submission from elsewhere into the course, where formgrader and nbgrader's own commands look."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from autograder.configuration import place
 from course_lib.errors import CourseError
@@ -52,7 +52,7 @@ class WorkerProcess:
             pass_fds=held,
         )
 
-    def __enter__(self) -> "WorkerProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -32,12 +32,13 @@ class Lines:
         self.say(f"[{number}/{total}] {student}")
 
     def booked(self, student: str, total: int) -> None:
-        """A submission is in the gradebook, or was given up.
+        """A submission is in the gradebook, or was given up. Lines say nothing of it.
 
         Args:
             student: Whose it is.
             total: How many there are.
         """
+        return
 
 
 class Bar(Lines):

@@ -19,18 +19,19 @@ class Grade:
     """One student's result.
 
     points: by part; a part that was not graded is absent. problem: why something is missing. note: what the instructor
-    should know although nothing is.
+    should know although nothing is. penalty: what being late costs.
     """
 
     student: str
     points: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     note: str = ""
+    penalty: float = 0.0
 
     @property
     def total(self) -> float | None:
-        """The sum of the points that there are; None where nothing was graded, which is not a zero."""
-        return sum(self.points.values()) if self.points else None
+        """The sum of the points, less the penalty; None where nothing was graded, which is not a zero."""
+        return max(0.0, sum(self.points.values()) - self.penalty) if self.points else None
 
 
 def table(assignment: Assignment, grades: list[Grade]) -> str:
@@ -85,9 +86,9 @@ def write_csv(path: Path, assignment: Assignment, grades: list[Grade]) -> None:
     rows = _rows(path, header)
     for grade in grades:
         values = {part.id: grade.points.get(part.id, "") for part in parts}
-        values |= {"student": _safe(grade.student), "assignment": assignment.name}
+        values |= {"student": safe(grade.student), "assignment": assignment.name}
         values |= {"total": "" if grade.total is None else grade.total, "max": sum(part.points for part in parts)}
-        values |= {"problem": _safe(printable(grade.problem)), "note": _safe(printable(grade.note))}
+        values |= {"problem": safe(printable(grade.problem)), "note": safe(printable(grade.note))}
         rows[grade.student] = [values[column] for column in header]
     file = io.StringIO()
     csv.writer(file).writerows([header, *(rows[student] for student in sorted(rows))])
@@ -110,11 +111,11 @@ def _rows(path: Path, header: list[str]) -> dict[str, list]:
     return {_plain(row["student"]): [row.get(column, "") for column in header] for row in found}
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """The text as no spreadsheet takes it for a formula: with an apostrophe in front, where it needs one."""
     return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
 
 def _plain(text: str) -> str:
-    """The inverse of `_safe`."""
+    """The inverse of `safe`."""
     return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text

@@ -8,8 +8,8 @@ Tasks come on standard input and what happens is told on standard output, a JSON
 - {"task": "tests"}: tell the sources of the assignment's own cells as the gradebook has them, hidden tests included.
 - {"task": "grade", "submitted": FOLDER, "results": FOLDER, "students": [...]}: book what came of their tests, which
   `evaluate` has run, one student after the other.
-- {"task": "points", "students": [...], "unsettled": [...]}: tell the points of each, after formgrader was made to ask
-  for a person with those that could not be graded.
+- {"task": "points", "students": [...], "unsettled": [...]}: tell the points of each, and what being late costs, after
+  formgrader was made to ask for a person with those that could not be graded.
 - {"task": "feedback", "students": [...]}: write their feedback.
 
 The answer to each ends with {"event": "done"}. Before it come {"event": "failed", "error": ...} for the task as a
@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from autograder import notebook  # first: it makes nbformat start faster  # noqa: F401
-from autograder.grading import gradebook
+from autograder.grading import gradebook, late
 from autograder.grading.converters import Autograde, Execute, GenerateFeedback
 from autograder.grading.events import private_output, serve
+from autograder.grading.policy import read_policy
 
 
 class Errors(logging.Handler):
@@ -59,7 +60,9 @@ class Worker:
         from nbgrader.converters import GenerateAssignment
 
         with self.told("failed"):
-            GenerateAssignment(coursedir=self.course, parent=self.app).start()
+            converter = GenerateAssignment(coursedir=self.course, parent=self.app)
+            converter.force = True  # the application's --force reaches only its own converter, which autogrades
+            converter.start()
 
     def tests(self) -> None:
         """The sources of the cells that are not the student's to write."""
@@ -94,12 +97,17 @@ class Worker:
         """
         from nbgrader.api import Gradebook
 
+        policy = read_policy(Path.cwd())
         with Gradebook(self.course.db_url, self.course.course_id) as book:
             name = self.course.assignment_id
             notebook_name = book.find_assignment(name).notebooks[0].name
             gradebook.flag(book, name, notebook_name, unsettled)
+            if policy is not None:
+                late.announce(book, policy, name)
             for student in students:
-                self.tell("points", student=student, points=gradebook.points_in(book, name, notebook_name, student))
+                said = late.settle(book, policy, name, student) if policy is not None else {}
+                points = gradebook.points_in(book, name, notebook_name, student)
+                self.tell("points", student=student, points=points, **said)
 
     def feedback(self, students: list[str]) -> None:
         """nbgrader generate_feedback."""

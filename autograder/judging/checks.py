@@ -16,6 +16,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType
 
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
@@ -36,7 +37,8 @@ class Check:
     property: str = ""
 
 
-def checks(name: str, source: str) -> Iterator[Check]:
+@lru_cache(maxsize=256)  # a class of three hundred has the same cells
+def checks(name: str, source: str) -> tuple[Check, ...]:
     """The statements of a test cell, in order.
 
     Args:
@@ -45,13 +47,14 @@ def checks(name: str, source: str) -> Iterator[Check]:
     """
     lines = source.splitlines()
     begin, end = (lines.index(mark) + 1 if mark in lines else len(lines) + 1 for mark in HIDDEN)
-    notes = list(_notes(source))
+    notes, found = list(_notes(source)), []
     for node, about in _statements(source):
         hidden = begin < node.lineno < end
         wanted = "Property" if hidden else "Hint"
         said = [text for line, kind, text in notes if line < node.lineno and kind == wanted]
         code = compile(ast.Module([node], []), f"<{name}>", "exec")
-        yield Check(code, hidden, said[-1] if said else "", about)
+        found.append(Check(code, hidden, said[-1] if said else "", about))
+    return tuple(found)
 
 
 def worth(source: str) -> dict[str, float]:
@@ -89,6 +92,7 @@ def _notes(source: str) -> Iterator[tuple[int, str, str]]:
         yield source.count("\n", 0, found.start()) + 1, found[1], text
 
 
+@lru_cache(maxsize=256)
 def forbidden(source: str) -> frozenset[str]:
     """What a part's answers may not use: the texts in the calls of `check_own(answer, "name", ...)`.
 
@@ -101,14 +105,15 @@ def forbidden(source: str) -> frozenset[str]:
     return frozenset(map(str, constants))
 
 
-def asked_for(source: str) -> set[str]:
+@lru_cache(maxsize=256)
+def asked_for(source: str) -> frozenset[str]:
     """The names that a cell reads and does not set itself.
 
     Args:
         source: The test cell.
     """
     names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
-    return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return frozenset(node.id for node in names if isinstance(node.ctx, ast.Load))
 
 
 def imports(sources: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """Stand-ins for what an answer defines: they are used like it, and what comes back is data, or another stand-in."""
 
 import builtins
-import contextlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from autograder.judging import wire
 from autograder.judging.session import Reference, Session
 
 MARK = "_judge_target"
-SIGNATURE = "_judge_signature"
+SIGNATURE = "_signature of the one at the other end"
 
 
 class Remote:
@@ -67,17 +66,19 @@ class Remote:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The parameters, as their author named them. It is asked for once: the checks look at it for every call."""
-        with contextlib.suppress(AttributeError):
-            return object.__getattribute__(self, SIGNATURE)
+        """The parameters, as their author named them: asked for once, and not before and after each call."""
+        known = object.__getattribute__(self, "__dict__")
+        if SIGNATURE not in known:
+            known[SIGNATURE] = self._asked_signature()
+        return known[SIGNATURE]
+
+    def _asked_signature(self) -> inspect.Signature:
         session, target, _ = _held(self)
         names = _answer(session, session.ask(do="describe", target=target))
         if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):
             raise ValueError("no names of parameters")
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        signature = inspect.Signature([inspect.Parameter(name, kind) for name in dict.fromkeys(names)])
-        object.__setattr__(self, SIGNATURE, signature)
-        return signature
+        return inspect.Signature([inspect.Parameter(name, kind) for name in dict.fromkeys(names)])
 
     @staticmethod
     def reference_of(remote: "Remote") -> int:

@@ -205,7 +205,7 @@ def load_reference(path: Path, key: dict[str, str], template: str = "") -> Tenso
         changed.append("the pairs are others (the data, the tokenizer or the limit of their length)")
     if changed:
         raise CourseError(
-            f"{path} is stale: since it was written, {' and '.join(changed)}. Delete it, and it is computed anew."
+            f"{path} is stale: since it was written, {' and '.join(changed)}. Delete it, and it is computed again."
         )
     return values
 

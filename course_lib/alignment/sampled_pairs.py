@@ -248,7 +248,7 @@ class SampleFile:
             CourseError: the file is missing, or was begun with another plan.
         """
         if not self.path.is_file():
-            raise CourseError(f"There is nothing to go on with: {self.path} is not there. Leave --resume out.")
+            raise CourseError(f"There is nothing to resume: {self.path} is not there. Leave --resume out.")
         whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
         try:
             (begun, *rows) = [json.loads(line) for line in whole]

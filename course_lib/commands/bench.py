@@ -69,6 +69,21 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_sft(subjects)
     _add_generate(subjects)
     _add_serve(subjects)
+    _add_grading(subjects)
+
+
+def _add_grading(subjects: Subparsers) -> None:
+    grading = subjects.add_parser(
+        "grading",
+        help="`course grade` beside `nbgrader autograde` on the same folder",
+        epilog="example: course bench grading kv_cache --submissions 30 --jobs 2",
+    )
+    grading.add_argument("name", metavar="NAME", nargs="?", default="lora", help="the assignment (lora)")
+    grading.add_argument("--submissions", type=_count, default=30, metavar="N", help="how many students (30)")
+    grading.add_argument("--jobs", type=_count, default=2, metavar="N", help="processes of ours (2)")
+    grading.add_argument("--pairs", type=_count, default=1, help="how often each side grades the class (1)")
+    grading.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    grading.set_defaults(run=run_grading, threads=1)
 
 
 def _add_sft(subjects: Subparsers) -> None:
@@ -160,6 +175,13 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.plot:
         plot_generate(figures, args.plot)
     return report("generate", figures, args)
+
+
+def run_grading(args: argparse.Namespace) -> int:
+    """Print the figures of `bench_grading`."""
+    from course_lib.benchmarks.grading import bench_grading
+
+    return report("grading", bench_grading(args.name, args.submissions, args.jobs, args.pairs), args)
 
 
 def run_serve(args: argparse.Namespace) -> int:

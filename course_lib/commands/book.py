@@ -19,6 +19,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, help="where the book goes (default: build/book/html)")
     parser.add_argument("--repository", help="URL of the published repository, for Binder and Colab buttons")
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+    parser.add_argument("--pdf", action="store_true", help="print the book to a PDF, too (needs Chromium)")
     parser.add_argument("--serve", action="store_true", help="serve the book on localhost when it is built")
     parser.add_argument("--port", type=int, default=8000, help="first port to try with --serve (default: 8000)")
     parser.set_defaults(run=run)
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     root = find_root()
     out = (args.out or root / "build" / "book" / "html").resolve()
-    build(root, args.runs or root / "build" / "run" / "cpu", out, repository=args.repository, force=args.force)
+    runs = args.runs or root / "build" / "run" / "cpu"
+    build(root, runs, out, repository=args.repository, force=args.force, pdf=args.pdf)
     print(f"the book: {out / 'index.html'}\n  open that file in a browser, or `make serve`")
     return serve(out, args.port) if args.serve else 0

@@ -160,7 +160,7 @@ def _refuse_outputs(output: Path, samples: Path, resume: bool) -> None:
         raise CourseError(f"{output} exists: choose another name, or remove it first.")
     if samples.exists() and not resume:
         raise CourseError(
-            f"{samples} holds the samples of an earlier run: --resume goes on with it; or choose another --output."
+            f"{samples} holds the samples of an earlier run: --resume continues it; or choose another --output."
         )
 
 

@@ -79,6 +79,7 @@ def _list(found: dict[Path, dict[str, Any]]) -> int:
 
 
 def _logs(folder: Path, record: dict[str, Any], lines: int) -> int:
+    from course_lib.execution.slurm.causes import explain
     from course_lib.execution.slurm.jobs import outputs, states
 
     written = outputs(folder)
@@ -86,8 +87,10 @@ def _logs(folder: Path, record: dict[str, Any], lines: int) -> int:
         state = states(record["jobs"][:1])[record["jobs"][0]]
         print(f"job {record['jobs'][0]} is {state} and has written nothing yet")
     for path in written:
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        print("\n".join([f"==> {path.name}", *text[-lines:]]))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        print("\n".join([f"==> {path.name}", *text.splitlines()[-lines:]]))
+        if cause := explain(text):
+            print(f"course: this says: {cause.name}. {cause.advice}")
     return 0
 
 

@@ -26,6 +26,7 @@ what the site allows from a site file (course_lib/execution/slurm/sites).
   course submit pipeline --profile tacc_gh200 --legs 3     all stages, in one process
   course submit pretrain --profile tacc_h100               the profile's model and corpora, on all its GPUs
   course submit --profile tacc_h100 -- train --mode full --dataset notes.txt --output runs/notes
+  course submit --profile tacc_h100 -- train --mode full --shard --output runs/big    a model that one GPU cannot hold
   course submit pipeline --profile tacc_h100 --dry-run    print the script, submit nothing
 
 A run can outlive its time limit in two ways. With --requeue the job saves a checkpoint before the limit and goes back

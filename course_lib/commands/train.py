@@ -36,6 +36,7 @@ DESCRIPTION = """Train a model or an adapter for it, and say what it cost and wh
   course train --dataset notes.txt --output runs/notes --resume auto    begin, or go on where there is a run
   course train --mode full --dry-run            the plan and the memory it takes; touches nothing
   torchrun --nproc-per-node 2 -m course_lib.cli train ...    on two GPUs, or two processes of a CPU
+  torchrun --nproc-per-node 2 -m course_lib.cli train --mode full --shard ...    each holds half of the model
 
 --dataset: keepers_log (in the package), tinystories or wikitext2 (from the hub or its cache), a text
 file, a folder with wiki.train.raw, a folder of token shards (course prepare), or records (.json,
@@ -143,7 +144,7 @@ def run_stage(args: argparse.Namespace, stage: Stage) -> int:
     if "target_modules" in explicit:
         explicit["target_modules"] = tuple(explicit["target_modules"])
     if args.resume and args.force:
-        raise CourseError("--resume goes on with a run, and --force replaces it. Give one of them.")
+        raise CourseError("--resume continues a run, and --force replaces it. Give one of them.")
     folder = args.output or default_output(explicit, stage.settings)
     # All that can be refused without torch is refused before it is imported, which takes seconds.
     settings, known = claim(folder, explicit, args.resume, args.force, stage.settings)
@@ -186,7 +187,7 @@ def _train(
             print(text, flush=True)
 
     if args.resume and not known:
-        say(f"{folder} holds no run to go on with: a new one begins")
+        say(f"{folder} holds no run to resume: a new one begins")
     elif args.resume and not any((folder / CHECKPOINTS).glob("step_*")):
         say(f"{folder} has no checkpoint yet: the run begins again at step 0")
     choose_device(settings.device)

@@ -175,16 +175,16 @@ def _claim(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     path = folder / "run.json"
     if not resume:
         if path.is_file():
-            raise CourseError(f"{folder} holds a run already: --resume goes on with it; or choose another --output.")
+            raise CourseError(f"{folder} holds a run already: --resume continues it; or choose another --output.")
         refuse_filled(folder)
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
         stage, before = begun.get("stage"), NEWER | dict(begun["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(f"{folder} holds no run to go on with: leave --resume out to begin one there.") from error
+        raise CourseError(f"{folder} holds no run to resume: leave --resume out to begin one there.") from error
     if stage != "verifier":
-        raise CourseError(f"{folder} holds a run of course {stage}, and course verifier cannot go on with it.")
+        raise CourseError(f"{folder} holds a run of course {stage}, and course verifier cannot continue it.")
     for name, value in settings.items():
         if name != "log_every" and before.get(name) != value:
             raise CourseError(

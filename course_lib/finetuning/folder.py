@@ -85,15 +85,14 @@ def claim(
         _refuse_mistyped(folder, explicit)
     elif resume:
         raise CourseError(
-            f"{folder} holds no run to go on with.{_runs_beside(folder)} Leave --resume out to begin one there, or "
-            "give --resume auto, which begins or goes on."
+            f"{folder} holds no run to resume.{_runs_beside(folder)} Leave --resume out to begin one there, or "
+            "give --resume auto, which starts a run or continues it."
         )
     filled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if filled and not force:
         if path.is_file():
             raise CourseError(
-                f"{folder} holds a run already. --resume goes on with it, --force replaces it; or choose another "
-                "--output."
+                f"{folder} holds a run already. --resume continues it, --force replaces it; or choose another --output."
             )
         raise CourseError(f"{folder} holds other files, and no run. Choose another --output.")
     settings = complete(explicit, kind)
@@ -131,7 +130,7 @@ def _refuse_mistyped(folder: Path, explicit: dict) -> None:
         return
     hint = f" Did you mean {_listed(folder, meant)}?" if meant else _runs_beside(folder)
     without = "Without --resume" if meant else "With --dataset, or without --resume,"
-    raise CourseError(f"{folder} holds no run to go on with.{hint} {without} a new run begins there.")
+    raise CourseError(f"{folder} holds no run to resume.{hint} {without} a new run begins there.")
 
 
 def _similar_runs(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -173,12 +172,12 @@ def _resumed(path: Path, explicit: dict, kind: type[Settings]) -> tuple[Settings
     except OtherStage:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CourseError) as error:
-        raise CourseError(f"{path} is not the record of a run ({error}). Begin anew with --force.") from error
+        raise CourseError(f"{path} is not the record of a run ({error}). Start again with --force.") from error
     for name, value in explicit.items():
         begun = getattr(settings, name)
         if name not in FREE and value != begun:
             raise CourseError(
-                f"{path.parent} was begun with {flag_of(name)} {begun}, not {value}: it cannot go on with another "
+                f"{path.parent} was begun with {flag_of(name)} {begun}, not {value}: it cannot continue with another "
                 f"value. Leave {flag_of(name)} out, or choose another --output."
             )
     return replace(settings, **{name: explicit[name] for name in FREE & explicit.keys()}), known
@@ -189,7 +188,7 @@ def _refuse_other_stage(folder: Path, known: dict, kind: type[Settings]) -> None
     stage = known.get("stage", Settings.STAGE)
     if stage != kind.STAGE:
         raise OtherStage(
-            f"{folder} holds a run of course {stage}, and course {kind.STAGE} cannot go on with it. Give course "
+            f"{folder} holds a run of course {stage}, and course {kind.STAGE} cannot continue it. Give course "
             f"{stage} --resume there, or choose another --output."
         )
 

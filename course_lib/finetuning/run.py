@@ -26,7 +26,7 @@ from course_lib.models.huggingface import save_decoder
 from course_lib.options import filled
 from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
-from course_lib.training.distributed import World
+from course_lib.training.distributed import World, gathered_state, is_sharded
 from course_lib.training.memory import current_memory
 from course_lib.training.objective import Objective
 
@@ -81,6 +81,8 @@ def train(
     records = _train_all_steps(plan, model, folder, resume, world, objective)
     after = records[-1].eval_loss
     after = held_out_loss(model, plan, world) if after is None else after
+    if is_sharded(model):
+        model = _put_together(model, s, folder, world)
     if not world.is_main:
         return {}
     written = save_result(model, plan, folder)
@@ -88,6 +90,17 @@ def train(
     summary = _summary(plan, records, before, after, folder, written)
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _put_together(model: nn.Module, settings: Settings, folder: Path, world: World) -> nn.Module:
+    """On the first process the model whole, so that it can be saved like any other; on the others what they have."""
+    state = gathered_state(model, world)
+    if not world.is_main:
+        return model
+    whole = load_base(settings, folder)
+    adapt(whole, settings)
+    whole.load_state_dict(state)
+    return whole
 
 
 def _record(plan: Plan, folder: Path, known: dict) -> dict:

@@ -224,6 +224,14 @@ class Settings:
         False, "recompute activations: less memory, more time", group=MEMORY, shown="off"
     )
     compile: bool = option(False, "torch.compile the forward pass", group=MEMORY, shown="off")
+    shard: bool = option(
+        False,
+        "each of several processes holds a part of weights, gradients and moments (FSDP2) instead of all of them (DDP)",
+        group=MEMORY,
+        modes=tuple(mode for mode in MODES if mode != "qlora"),
+        shown="off",
+        free=True,
+    )
 
     def check(self) -> None:
         """Refuse what a subclass's own settings exclude; None has not been replaced by a default yet."""

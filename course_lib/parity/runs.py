@@ -143,7 +143,7 @@ def _from_json(line: str, place: str, last: bool) -> dict[str, float]:
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         if last:
             return {}  # cut short when the run was killed
-        raise CourseError(f"{place}: this is no JSON object with numbers for step and loss.") from None
+        raise CourseError(f"{place}: this is not a JSON object with numbers for step and loss.") from None
     if not math.isfinite(found.get("step", 0)):
         raise CourseError(f"{place}: a step is a whole number, not {found['step']}.")
     return found
@@ -216,4 +216,4 @@ def opened(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise CourseError(f"{printable(str(file))} is no whole .safetensors file ({error}).") from None
+        raise CourseError(f"{printable(str(file))} is not a complete .safetensors file ({error}).") from None

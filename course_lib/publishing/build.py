@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 
 from course_lib.errors import CourseError
+from course_lib.publishing.mending import mend
+from course_lib.publishing.pdf import PDF_NAME, write_pdf
 from course_lib.publishing.site_check import check_site
 from course_lib.publishing.sources import assemble
 
 
-def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, force: bool = False) -> bool:
+def build(
+    root: Path, runs: Path, out: Path, *, repository: str | None = None, force: bool = False, pdf: bool = False
+) -> bool:
     """Build the book into `out`, whole or not at all.
 
     Args:
@@ -22,6 +26,7 @@ def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, f
         out: where the pages go; an earlier book there stays until the new one has passed its checks.
         repository: the address of the published repository, for the buttons; None: the one in book/_config.yml.
         force: build even if nothing has changed.
+        pdf: print the book to a PDF, too, and link it from the landing page.
 
     Returns:
         False where the book was current already.
@@ -32,6 +37,8 @@ def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, f
     sources = out.parent / "source"
     shutil.rmtree(sources, ignore_errors=True)
     assemble(root, runs, sources, repository)
+    if pdf:
+        link_pdf(sources / "index.md")
     wanted = _tree_hash(sources, root / "course_lib")
     stamp = out / ".built-from"
     if not force and stamp.is_file() and stamp.read_text() == wanted:
@@ -42,7 +49,9 @@ def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, f
     work = out.parent / ".work"
     shutil.rmtree(work, ignore_errors=True)
     html = _jupyter_book(sources, work)
-    _forget_named_tuples(html)
+    mend(html)
+    if pdf:
+        write_pdf(html, html / PDF_NAME)
     if problems := check_site(html):
         raise CourseError("The built pages have problems:\n  " + "\n  ".join(problems))
     (html / ".built-from").write_text(wanted)
@@ -51,15 +60,15 @@ def build(root: Path, runs: Path, out: Path, *, repository: str | None = None, f
     return True
 
 
-def _forget_named_tuples(html: Path) -> None:
-    """Take named tuples out of the list of modules.
-
-    Sphinx's viewcode lists the module that Python makes up for each one, `namedtuple_NAME`, and writes no page for it.
-    """
-    index = html / "_modules" / "index.html"
-    if index.is_file():
-        text = index.read_text(encoding="utf-8")
-        index.write_text(re.sub(r'<li><a href="namedtuple_\w+\.html">[^<]*</a></li>', "", text), encoding="utf-8")
+def link_pdf(index: Path) -> None:
+    """Put a link to the PDF below the landing page's start button."""
+    text = index.read_text(encoding="utf-8")
+    link = f'<p class="pdf-link"><a href="{PDF_NAME}">The whole book as a PDF</a></p>'
+    before, button, after = text.partition(":class: start-button")
+    rest, fence, after = after.partition("\n```\n")
+    if not fence:
+        raise CourseError(f"{index.name} has no start button to put the link to the PDF under.")
+    index.write_text(f"{before}{button}{rest}{fence}\n{link}\n{after}", encoding="utf-8")
 
 
 def _jupyter_book(sources: Path, work: Path) -> Path:

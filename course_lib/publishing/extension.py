@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 CHAPTER = re.compile(r"notebooks/(\d\d)_")
+FIRST_APPENDIX = 90
 PAPER = re.compile(r"(?<![\w/:`])arXiv:(\d{4}\.\d{4,5})")
 
 
@@ -38,14 +39,20 @@ def find_scorer(app: "Sphinx", config: "Config") -> None:
 def number_by_chapter(env: "BuildEnvironment") -> None:
     """Replace the numbers that Sphinx gave to figures and equations: it counts on through the whole book.
 
-    Chapter 03 has 3.1, 3.2, and so on for figures and for equations; every other page counts from 1.
+    Chapter 03 has 3.1, 3.2, and so on for figures and for equations, the first appendix A.1, A.2; every other page
+    counts from 1.
     """
     for document, kinds in env.toc_fignumbers.items():
         chapter = CHAPTER.match(document)
-        prefix = (int(chapter[1]),) if chapter else ()
+        prefix = (_mark(int(chapter[1])),) if chapter else ()
         for numbers in kinds.values():
             for place, anchor in enumerate(numbers, 1):
                 numbers[anchor] = (*prefix, place)
+
+
+def _mark(chapter: int) -> int | str:
+    """A chapter's number; the appendices, 90 and on, have letters."""
+    return chapter if chapter < FIRST_APPENDIX else chr(ord("A") + chapter - FIRST_APPENDIX)
 
 
 def readable_docstring(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

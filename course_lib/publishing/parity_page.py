@@ -23,9 +23,17 @@ TITLES = {
 UNITS = {"differing": "places"}
 
 
-def measured_rows(root: Path) -> list[dict]:
-    """Read what the last run of each parity test wrote. Rows of tests that no longer exist are left out."""
-    rows = [json.loads(path.read_text()) for path in sorted((root / "build" / "parity").glob("*.json"))]
+def measured_rows(root: Path, kind: str = "parity") -> list[dict]:
+    """Read what the last run of each test wrote. Rows of tests that no longer exist are left out.
+
+    Args:
+        root: the clone.
+        kind: the folder of the rows below build/, "parity" or "libraries".
+
+    Returns:
+        The rows in the order of their files' names.
+    """
+    rows = [json.loads(path.read_text()) for path in sorted((root / "build" / kind).glob("*.json"))]
     return [row for row in rows if _exists(root, row["test"])]
 
 
@@ -35,18 +43,29 @@ def _exists(root: Path, test: str) -> bool:
     return file.is_file() and f"def {re.split(r'::', name)[-1].split('[')[0]}(" in file.read_text()
 
 
-def ensure_rows(root: Path) -> list[dict]:
-    """The rows of the parity tests, which are run first where none has been run yet: the fast ones.
+def ensure_rows(root: Path, kind: str = "parity") -> list[dict]:
+    """The rows that tests have written. Where there are none yet, the fast tests are run first.
 
     The slow ones take a quarter of an hour. `make test` runs them, and then their rows are there too.
+
+    Args:
+        root: the clone.
+        kind: "parity", or "libraries" for what the libraries really do.
+
+    Returns:
+        The rows.
+
+    Raises:
+        CourseError: one of the tests failed.
     """
-    if not measured_rows(root):
-        print("running the fast parity tests for the book's table (some minutes)", flush=True)
-        command = [sys.executable, "-m", "pytest", "tests", "-m", "parity and not slow", "-q", "-n", "2"]
+    if not measured_rows(root, kind):
+        mark = {"parity": "parity", "libraries": "library"}[kind]
+        print(f"running the fast tests marked {mark!r} for the book's page (some minutes)", flush=True)
+        command = [sys.executable, "-m", "pytest", "tests", "-m", f"{mark} and not slow", "-q", "-n", "2"]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise CourseError(f"The parity tests failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-    return measured_rows(root)
+            raise CourseError(f"Tests marked {mark!r} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    return measured_rows(root, kind)
 
 
 def parity_page(rows: list[dict]) -> str:

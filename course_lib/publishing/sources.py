@@ -11,12 +11,15 @@ from pathlib import Path
 
 import course_lib
 from course_lib.errors import CourseError
+from course_lib.publishing.glossary import link_terms, terms_of
+from course_lib.publishing.libraries_page import libraries_page
+from course_lib.publishing.numbers import check_numbers
 from course_lib.publishing.parity_page import ensure_rows, parity_page
 from course_lib.publishing.runs_page import runs_page
 
 SVG = "image/svg+xml"
 LARGEST_SVG = 120_000  # characters; a figure of many points is smaller as PNG
-WIDEST_ON_A_PHONE = 6.6 * 72  # points
+WIDEST_ON_A_PHONE = 6.15 * 72  # points
 
 
 def assemble(root: Path, runs: Path, sources: Path, repository: str | None = None) -> None:
@@ -29,26 +32,41 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         repository: the address of the published repository; None: the one in book/_config.yml.
 
     Raises:
-        CourseError: a chapter has not been executed, or one of its outputs is an error.
+        CourseError: a chapter has not been executed, one of its outputs is an error, or a number in a sentence is not
+            what the run measured.
     """
     shutil.copytree(root / "book", sources)
     if repository:
         config = sources / "_config.yml"
         config.write_text(re.sub(r"(?m)^  url: .*$", lambda _: f"  url: {repository}", config.read_text(), count=1))
+    _name_repository(sources)
     chapters = re.findall(r"file: (notebooks/\w+)", (sources / "_toc.yml").read_text())
     (sources / "notebooks").mkdir()
+    terms = terms_of((sources / "glossary.md").read_text())
     metrics = []
     for chapter in (Path(name).name for name in chapters):
         notebook, measured = _executed(runs, chapter)
-        (sources / "notebooks" / f"{chapter}.ipynb").write_text(json.dumps(page(notebook, chapter)))
+        check_numbers(notebook, measured, chapter)
+        text = json.dumps(link_terms(page(notebook, chapter), terms))
+        (sources / "notebooks" / f"{chapter}.ipynb").write_text(text)
         metrics.append(measured)
     (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics)))
     (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
+    (sources / "libraries.md").write_text(libraries_page(ensure_rows(root, "libraries")))
     _data_cards(sources / "data-sets.md")
     write_api_pages(sources / "api")
     _fetch_assignments(sources / "assignments")
     index = sources / "assignments" / "index.md"
     index.write_text(with_assignment_table(index.read_text(), assignment_rows(), sources))
+
+
+def _name_repository(sources: Path) -> None:
+    """Put the published repository's address where a page says REPOSITORY, so that its commands can be copied."""
+    address = re.search(r"(?m)^  url: (\S+)$", (sources / "_config.yml").read_text())
+    for path in sorted(sources.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if address and "REPOSITORY" in text:
+            path.write_text(text.replace("REPOSITORY", address[1]), encoding="utf-8")
 
 
 def _executed(runs: Path, chapter: str) -> tuple[dict, dict]:
@@ -207,7 +225,13 @@ def with_assignment_table(text: str, rows: list[dict], folder: Path) -> str:
 
     Returns:
         The page.
+
+    Raises:
+        CourseError: The source of an assignment does not say how long it takes.
     """
+    for row in rows:
+        if not row["hours"]:
+            raise CourseError(f"The source of the assignment {row['name']} does not say its hours: add course.hours.")
     lines = [
         "| assignment | after chapter | you write | parts | points | time |",
         "| --- | --- | --- | ---: | ---: | ---: |",

@@ -83,7 +83,7 @@ def quantizable(model: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
     found = {}
     for name, module in model.named_modules():
         if is_quantized(module):
-            raise CourseError(f"{name} is quantised already: load the model anew, or dequantise it first.")
+            raise CourseError(f"{name} is quantised already: load the model again, or dequantise it first.")
         if getattr(module, "merged", False):
             raise CourseError(f"An adapter is merged into {name}: unmerge it, or unload it, before quantising.")
         is_linear = isinstance(module, nn.Linear | Conv1D)

@@ -127,7 +127,7 @@ class Tensor:
             ValueError: nothing behind this tensor requires a gradient, or `gradient` is missing and needed.
         """
         if not self.requires_grad:
-            raise ValueError("backward() on a tensor that no trained tensor has a part in: requires_grad is False.")
+            raise ValueError("backward() on a tensor that depends on no trained tensor: requires_grad is False.")
         if gradient is None:
             if self.size != 1:
                 raise ValueError(f"backward() without a gradient needs a single number, not a shape of {self.shape}.")

@@ -7,6 +7,7 @@ under another name and renamed, so a run that is killed at any moment leaves onl
 how many processes wrote it.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -59,6 +60,9 @@ class Checkpoints:
 
         Returns:
             The folder of the checkpoint.
+
+        Raises:
+            CourseError: it cannot be written: the disk is full. The checkpoints before it are as they were.
         """
         # Gathering needs every process, so it comes before the question of who writes.
         target = self.folder / (name or f"step_{step:06d}")
@@ -72,15 +76,29 @@ class Checkpoints:
         self.world.barrier()
         return target
 
+    def _temporary(self, target: Path) -> Path:
+        """The folder's name while it is filled."""
+        return self.folder / f".{target.name}.{os.getpid()}.tmp"
+
     def _write(self, target: Path, weights: dict, moments: dict, state: dict) -> None:
-        temporary = self.folder / f".{target.name}.{os.getpid()}.tmp"
+        temporary = self._temporary(target)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / "weights.safetensors")
-        save_file(moments, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state))
-        apply_umask(temporary)
-        _move(temporary, target)  # only now does the folder have a name that `newest` finds
+        try:
+            temporary.mkdir(parents=True)
+            save_file(weights, temporary / "weights.safetensors")
+            save_file(moments, temporary / "optimizer.safetensors")
+            (temporary / "state.json").write_text(json.dumps(state))
+            apply_umask(temporary)
+            _move(temporary, target)  # only now does the folder have a name that `newest` finds
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint would fill the disk for the next try, too
+            if not _is_full(error):
+                raise
+            raise CourseError(
+                f"{target.name} could not be written: the disk of {self.folder} is full ({error}). Make room there, "
+                "give a smaller --keep, or another folder (on a cluster $SCRATCH), and go on with --resume: the "
+                "checkpoints before it are whole."
+            ) from error
 
     def load(self, folder: Path | None = None) -> dict | None:
         """Restore the newest checkpoint (or `folder`) into model, optimiser and random generators.
@@ -171,7 +189,12 @@ def _read(folder: Path) -> tuple[dict, dict, dict]:
         state = json.loads((folder / "state.json").read_text())
         return state, load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise CourseError(f"{folder} is no whole checkpoint of this Trainer ({error}).") from error
+        raise CourseError(f"{folder} is not a complete checkpoint of this Trainer ({error}).") from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk or the user's quota is used up. safetensors has an error of its own, with a text alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -147,6 +147,31 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds only a part of the model, so that all of them have to call it equally often."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def gathered_state(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
+    """The whole state of a sharded model on the first process, in its memory and not the GPU's; {} on the others.
+
+    Every process has to call this.
+
+    Args:
+        model: sharded.
+        world: this process among all.
+
+    Returns:
+        Tensors by the names that the model has without sharding.
+    """
+    state = {}
+    for name, value in model.state_dict().items():
+        whole = full_tensor(value.detach())  # one after another: no more than one whole tensor is on the device
+        if world.is_main:
+            state[name] = whole.cpu()
+    return state
+
+
 def distribute_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """Put a whole tensor where a parameter is: the inverse of `full_tensor`.
 

@@ -155,7 +155,9 @@ class TestSkipping:
         assert about["alone"]["problems"] == 12
         assert "Asked itself, that language model solves" in (folder / "results" / "report.md").read_text()
         assert "the worst of which counts" in (folder / "results" / "report.md").read_text()
-        assert "the worked solutions of 10 further training problems" in (folder / "results" / "report.md").read_text()
+        assert (
+            "the worked solutions of 10 problems of the stages before" in (folder / "results" / "report.md").read_text()
+        )
 
     def test_from_runs_a_stage_and_all_after_it(self, done, tmp_path):
         folder = copy_of(done, tmp_path)
@@ -216,7 +218,7 @@ class TestKilled:
         assert state["sft"][0] == "interrupted"
         assert state["sft"][1].startswith("a checkpoint after step")
         rows, said = run(chosen, folder)
-        assert any("sft: goes on where it was interrupted" in line for line in said)
+        assert any("sft: continues where it was interrupted" in line for line in said)
         assert any("pretrain: done and unchanged" in line for line in said)
         assert rows == done[2]
         for stage in ("sft", "dpo"):
@@ -258,6 +260,7 @@ class TestRefusals:
             ("sft = 48", "sft = 48\ntemperature = 0.0", "temperature=0.0"),
             ("window = 28", "window = 28\ntemperature = 0.0", "temperature=0.0"),
             ("solutions = 10", "solutions = -1", "solutions=-1.*at least 0"),
+            ("solutions = 10", "solutions = 10_000", "solutions=10000 is not possible: sft and pairs have"),
             ('kind = "encoder"', 'kind = "critic"', "kind='critic'"),
             ('kind = "encoder"', 'kind = "encoder"\nhead = "tokens"', "head='tokens' of a verifier of kind 'encoder'"),
             ('kind = "encoder"', 'kind = "decoder"\nlm_weight = 1.0', "lm_weight=1.0 with head='last'"),

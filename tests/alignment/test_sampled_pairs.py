@@ -79,7 +79,7 @@ def test_samples_are_kept_and_an_interrupted_run_ends_the_same(llama, tokenizer,
 
 def test_a_file_of_other_samples_is_not_gone_on_with(tmp_path):
     file = SampleFile(tmp_path / "samples.jsonl", PLAN)
-    with pytest.raises(CourseError, match="nothing to go on with"):
+    with pytest.raises(CourseError, match="nothing to resume"):
         file.go_on(problems())
     file.begin()
     file.add(Samples("Another?", ("1",), (True,)))

@@ -28,4 +28,13 @@ DESERVED = {
         "torch-forward": {"the product B A is not formed": 1, "A learns": 1, "the change is scaled": 0},
         "torch-inject-lora": {"the model is frozen": 4, "a rank of 0 is refused": 3, "GPT-2's layers, too": 0},
     },
+    "sft": {
+        "render": {"a line break behind the end": 1, "the message names the role": 1, "an answer is possible, too": 0},
+        "assistant-spans": {"a cut turn is a turn": 2, "with the end token": 0, "in this order": 1},
+        "labels": {"one turn where it is asked for": 0, "none at all is refused": 1},
+        "fit": {"1 is refused": 1, "prompt first": 0},
+        "end-token": {"exactly one": 1},
+        "torch-loss": {"0 without labels": 2, "gradients flow": 1, "a mean": 0},
+        "step": {"clipped": 1, "the norm before clipping": 2, "labels are shifted": 0},
+    },
 }

@@ -72,6 +72,14 @@ def test_no_test_cell_ends_in_a_value(assignment):
         assert not isinstance(last, ast.Expr) or returns_none, ast.unparse(last)
 
 
+def test_every_assertion_of_a_test_says_what_is_wrong(assignment):
+    import ast
+
+    for cell, _ in hidden_tests(assignment.read()):
+        found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assert)]
+        assert not [ast.unparse(node) for node in found if node.msg is None], notebook.grade_id(cell)
+
+
 def test_source_is_valid_stripped_and_stable(assignment):
     source = assignment.read()
     nbformat.validate(source)

@@ -59,9 +59,9 @@ def test_a_copy_of_the_first_version_is_noticed(tmp_path):
     (tmp_path / NAME).write_text(FIRST)
     assert outdated(tmp_path) == (
         f"{tmp_path / NAME} is older than this version of the course, or was edited: it does not set"
-        " Autograde.autograde_preprocessors, so that nbgrader's own commands and formgrader may grade otherwise than"
-        " `course grade`. To renew it, rename it, run `course grade` again, and copy your own settings into the new"
-        f" {NAME}."
+        " Autograde.autograde_preprocessors, GenerateFeedback.exporter_class, so that nbgrader's own commands and"
+        " formgrader may grade otherwise than `course grade`. To renew it, rename it, run `course grade`"
+        f" again, and copy your own settings into the new {NAME}."
     )
 
 

@@ -17,9 +17,11 @@ NAMES = sorted(name for name in course.assignments() if course.find(name).read()
 ANSWERS = {name: references(course.find(name).read()) for name in NAMES}
 WRONG = {name: importlib.import_module(f"wrong_answers.{name}").WRONG for name in NAMES}
 OTHERS = {name: importlib.import_module(f"other_answers.{name}").OTHERS for name in NAMES}
-DESERVED = (
-    importlib.import_module("partial_credit").DESERVED | importlib.import_module("partial_credit_scratch").DESERVED
-)
+DESERVED = {
+    name: points
+    for module in ("partial_credit", "partial_credit_scratch")
+    for name, points in importlib.import_module(module).DESERVED.items()
+}
 PARTS = [(name, part) for name in NAMES for part in ANSWERS[name]]
 
 
@@ -56,7 +58,7 @@ def tests(name):
 
 
 def test_which_assignments_are_judged():
-    assert {"datasets", "finetuning", "foundations", "kv_cache", "qlora"} <= set(NAMES)
+    assert {"cluster", "datasets", "finetuning", "foundations", "kv_cache", "lora", "qlora", "sft"} <= set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)

@@ -171,7 +171,9 @@ def test_check_of_an_unwritten_notebook(tmp_path):
     assert all("NotImplementedError: this part is not written yet" in o.message for o in outcomes)
 
 
-@pytest.mark.parametrize("name", ["datasets", "finetuning", "foundations", "kv_cache", "qlora"])
+@pytest.mark.parametrize(
+    "name", ["cluster", "datasets", "finetuning", "foundations", "kv_cache", "lora", "qlora", "sft"]
+)
 def test_every_hidden_test_has_a_property(name):
     for cell in course.find(name).read().cells:
         if notebook.is_test(cell):

@@ -9,7 +9,7 @@ import importlib
 import pytest
 from in_process import InProcess, one_of_each, parts_that_fail
 
-NAMES = ["datasets", "dpo", "finetuning", "foundations", "kv_cache", "qlora", "sft"]
+NAMES = ["cluster", "datasets", "dpo", "finetuning", "foundations", "kv_cache", "lora", "qlora", "sft"]
 OTHERS = {name: importlib.import_module(f"other_answers.{name}").OTHERS for name in NAMES}
 WRONG = {name: importlib.import_module(f"wrong_answers.{name}").WRONG for name in NAMES}
 

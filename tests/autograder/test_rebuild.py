@@ -1,14 +1,19 @@
 """A submission is only its answers: tests, order and points come from the release, whatever an editor did to it."""
 
 import copy
+import os
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
-from submissions import bare, filled, released, replacing, split
+from nbgrader.api import Gradebook
+from submissions import bare, filled, put, released, replacing, split
 
 from autograder import course, notebook
 from autograder.rebuild import answers, rebuild
 from autograder.recognise import assignment_of
+from autograder.student.release import nbgrader
 
 
 @pytest.fixture
@@ -174,3 +179,47 @@ def test_answers_are_the_students_own_text(template):
     assert answers(filled(), template)["cut"] == sources(filled())["cut"]
     assert answers(template, template)["cut"].endswith('raise NotImplementedError("this part is not written yet")')
     assert "check-cut" not in answers(filled(), template)
+
+
+class TestPapermill:
+    """The cell that papermill injects has no grade id, and would set an assignment's own parameters anew."""
+
+    @staticmethod
+    def injected(nb, source, behind=0):
+        cell = nbformat.v4.new_code_cell(source)
+        cell.metadata["tags"] = ["injected-parameters"]
+        nb.cells.insert(behind + 1, cell)
+        return nb
+
+    def test_a_rebuilt_notebook_has_none(self, template):
+        whole = rebuild(template, self.injected(filled(), "np = None", behind=1))
+        assert [cell.source for cell in whole.cells] == [cell.source for cell in rebuild(template, filled()).cells]
+
+    @pytest.mark.slow
+    def test_nbgraders_own_autograde_leaves_it_out(self, tmp_path, monkeypatch):
+        """With our configuration, as an instructor types it: a locked limit stays what it is."""
+        beside = str(Path(sys.executable).parent)  # nbgrader runs `alembic` to make a gradebook
+        monkeypatch.setenv("PATH", os.pathsep.join([beside, os.environ["PATH"]]))
+
+        def cell(name, source, **graded):
+            about = {"grade_id": name, "grade": False, "solution": False, "locked": True, "schema_version": 3}
+            made = nbformat.v4.new_code_cell(source)
+            made.metadata["nbgrader"] = about | {"task": False} | graded
+            return made
+
+        source = nbformat.v4.new_notebook()
+        source.cells = [
+            cell("limits", "limit = 0.01"),
+            cell("answer", "### BEGIN SOLUTION\nx = 1\n### END SOLUTION", solution=True, locked=False),
+            cell("check-answer", "assert abs(x - 1) < limit, f'{x} is not 1'", grade=True, points=2),
+        ]
+        put(source, tmp_path / "source" / "one" / "one.ipynb")
+        nbgrader(tmp_path, "generate_assignment", "one", "--create")
+        for student, answer in {"right": "x = 1", "wrong": "x = 2"}.items():
+            nb = notebook.read(tmp_path / "release" / "one" / "one.ipynb")
+            nb.cells[1].source = answer
+            put(self.injected(nb, "limit = 100"), tmp_path / "submitted" / student / "one" / "one.ipynb")
+        said = nbgrader(tmp_path, "autograde", "one", "--create")
+        with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as gradebook:
+            scores = {each.student.id: each.score for each in gradebook.assignment_submissions("one")}
+        assert scores == {"right": 2, "wrong": 0}, said

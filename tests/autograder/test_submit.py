@@ -17,6 +17,8 @@ from submissions import bare, filled, put, released, replacing, split
 
 from autograder import course, notebook
 from autograder.grading.collect import find_submissions
+from autograder.grading.gather import gather
+from autograder.grading.roster import Person
 from autograder.grading.times import handed_in, parsed
 from autograder.student import exchange
 from autograder.student.release import nbgrader
@@ -169,6 +171,58 @@ class TestArchive:
         found = find_submissions(course.find(NAME), tmp_path / "in")["ann"]
         assert (found.problem, found.note) == ("", "")
         assert handed_in(found.path, found.folder).text.startswith("2026-03-01 12:00:00")
+
+
+class TestCollect:
+    """`course collect` takes the archives as they come."""
+
+    @pytest.fixture
+    def inbox(self, tmp_path):
+        """Archives as mails and platforms bring them, and when each says that it was handed in."""
+        prepared = prepare(put(filled(NAME), tmp_path / "mine.ipynb"))
+        folder = tmp_path / "inbox"
+        for day, (student, name) in enumerate(
+            [
+                ("ann", None),
+                ("bob", "bob.zip"),
+                ("cy", "Cy Twombly_12345_assignsubmission_file_{}"),
+                ("di", "prince-di_LATE_77_4321_{}"),
+            ],
+            start=1,
+        ):
+            receipt = pack(prepared, folder / student, student if name is None else None, self.time(day))
+            archive = Path(receipt.file)
+            archive.replace(folder / (name or "{}").format(archive.name))
+            receipt.kept.unlink()
+            archive.parent.rmdir()
+        return folder
+
+    @staticmethod
+    def time(day):
+        return datetime(2026, 3, day, 12, tzinfo=UTC)
+
+    @pytest.mark.parametrize("zipped", [False, True])
+    def test_each_is_of_its_student_and_of_its_time(self, inbox, zipped, tmp_path):
+        source = inbox
+        if zipped:
+            source = tmp_path / "submissions.zip"
+            with zipfile.ZipFile(source, "w") as archive:
+                for path in inbox.iterdir():
+                    archive.write(path, path.name)
+        people = {
+            "ann": Person("ann"),
+            "bob": Person("bob"),
+            "cy": Person("cy", name="Cy Twombly"),
+            "di": Person("di", lms_id="77"),
+            "eve": Person("eve"),
+        }
+        found = gather(course.find(NAME), [source], tmp_path / "course", people, None)
+        assert {student: attempt.time for student, attempt in found.chosen.items()} == {
+            student: self.time(day) for day, student in enumerate(("ann", "bob", "cy", "di"), start=1)
+        }
+        assert (found.missing, found.unknown, found.refused) == (["eve"], [], {})
+        place = tmp_path / "course" / "submitted" / "ann" / NAME / f"{NAME}.ipynb"
+        assert faults(released(NAME), notebook.read(place)) == []
 
 
 class TestExchange:

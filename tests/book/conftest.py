@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 from browsing import browser  # noqa: F401
+from visiting import Visit
 
 ROOT = Path(__file__).parents[2]
 
 STAND_IN_ROW = {"room": "data", "what": "a {stand-in}", "against": "it", "measured": 0.0, "tolerance": 1e-9} | {
     "unit": "relative", "why": "none", "test": "x", "date": "2026-01-01"
+}  # fmt: skip
+
+STAND_IN_BEHAVIOUR = {
+    "package": "torch", "version": "2", "happens": "`x` is a stand-in", "expected": "Another.", "instead": "Nothing.",
+    "chapter": "03_lora", "test": "tests/x.py::x", "date": "2026-01-01",
 }  # fmt: skip
 
 
@@ -32,7 +38,10 @@ def html(tmp_path_factory):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         _stand_in(path, folder / "runs" / path.stem)
     with pytest.MonkeyPatch.context() as patch:  # never the parity tests from within a test
-        patch.setattr(book_sources, "ensure_rows", lambda root: measured_rows(root) or [STAND_IN_ROW])
+        stand_ins = {"parity": [STAND_IN_ROW], "libraries": [STAND_IN_BEHAVIOUR]}
+        patch.setattr(
+            book_sources, "ensure_rows", lambda root, kind="parity": measured_rows(root, kind) or stand_ins[kind]
+        )
         build(ROOT, folder / "runs", folder / "html")
     return folder / "html"
 
@@ -48,7 +57,7 @@ def _stand_in(chapter: Path, folder: Path) -> None:
             cell["execution_count"] = 1
     folder.mkdir(parents=True)
     (folder / "notebook.ipynb").write_text(json.dumps(notebook))
-    metrics = {"chapter": chapter.stem, "profile": "cpu", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
+    metrics = {"chapter": chapter.stem, "profile": "smoke", "duration_s": 1.0, "peak_memory_bytes": 1, "commit": None}
     metrics |= {"finished": "2026-01-01", "recorded": {"loss": 1.5}, "versions": versions(), "hardware": hardware()}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
@@ -64,6 +73,7 @@ def _outputs(described: bool) -> list[dict]:
         data = {"image/png": base64.b64encode(_figure("png")).decode(), "text/plain": "<Figure>"}
         data["image/svg+xml"] = _figure("svg").decode()
         outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
+        return outputs  # a caption belongs to every display of its cell, and a cell that plots has no other
     comparison = Comparison(["a prompt"], {f"model {number}": ["a wide cell of text"] for number in range(8)})
     results = Table({"model": "", "loss": ".3f"} | {f"N = {n}": ".1f MB" for n in range(9)})
     results.add("LoRA", 1.25, *range(9))
@@ -97,3 +107,16 @@ def server(html):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
+
+
+@pytest.fixture
+def visit(browser, server):  # noqa: F811
+    visits = []
+
+    def open_(page, device="desktop"):
+        visits.append(Visit(browser, server, page, device))
+        return visits[-1]
+
+    yield open_
+    for one in visits:
+        one.context.close()

@@ -4,75 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from visiting import DEVICES, PAGES, figures_of
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = Path(os.environ.get("COURSE_SCREENSHOTS", ROOT / "build/screenshots"))
-DEVICES = {
-    "desktop": {"viewport": {"width": 1280, "height": 900}},
-    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
-    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
-}
-PROSE = ["index", "how-to-use", "assignments/index", "assignments/lora", "runs", "parity", "data-sets", "references"]
-PAGES = [
-    *PROSE,
-    "licence",
-    "notebooks/00_foundations",
-    "notebooks/01_datasets",
-    "notebooks/02_full_finetuning",
-    "notebooks/03_lora",
-    "notebooks/04_merging",
-    "notebooks/05_qlora",
-    "notebooks/06_sft",
-    "notebooks/07_preferences",
-    "notebooks/08_kv_cache",
-    "api/index",
-    "api/course_lib.adapters",
-    "genindex",
-]
-
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 if "COURSE_BOOK_HTML" not in os.environ:  # one worker: they share the book that is built for them
     pytestmark.append(pytest.mark.xdist_group("browser"))
-
-
-class Visit:
-    """One page opened on one device, with all that went wrong on the way."""
-
-    def __init__(self, browser, server, page, device):
-        self.context = browser.new_context(**DEVICES[device])
-        self.page, self.errors, self.requests = self.context.new_page(), [], []
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("requestfailed", self.failed)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(f"{server}/{page}.html", wait_until="networkidle")
-
-    def failed(self, request):
-        if request.failure != "net::ERR_ABORTED":  # that is a page being left before its last picture came
-            self.errors.append(f"failed: {request.url}")
-
-    def evaluate(self, script):
-        return self.page.evaluate(script)
-
-    def overhang(self):
-        """How many pixels the page is wider than the screen (innerWidth would not do: on a phone it grows along)."""
-        return self.evaluate("document.documentElement.scrollWidth") - self.page.viewport_size["width"]
-
-    def foreign(self, server):
-        return [url for url in self.requests if not url.startswith((server, "data:", "blob:"))]
-
-
-@pytest.fixture
-def visit(browser, server):
-    visits = []
-
-    def open_(page, device="desktop"):
-        visits.append(Visit(browser, server, page, device))
-        return visits[-1]
-
-    yield open_
-    for one in visits:
-        one.context.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -128,7 +66,7 @@ def test_mathematics_is_typeset(visit):
 def test_chapter_shows_figures_and_hides_library_warnings(visit):
     opened = visit("notebooks/03_lora")
     alts = opened.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => i.alt)")
-    assert len(alts) == 10
+    assert len(alts) == figures_of("03_lora")
     assert all(len(alt) > 40 for alt in alts), "an alternative text says what the figure shows"
     assert "not for readers" not in opened.evaluate("document.body.innerText")
     assert opened.evaluate("[...document.querySelectorAll('.tag_injected-parameters')].length") == 0

@@ -7,7 +7,14 @@ import pytest
 from course_lib.errors import CourseError
 from course_lib.execution.notebooks.project import find_root
 from course_lib.publishing.runs_page import runs_page
-from course_lib.publishing.sources import assemble, page, write_api_pages
+from course_lib.publishing.sources import (
+    TABLE,
+    assemble,
+    assignment_rows,
+    page,
+    with_assignment_table,
+    write_api_pages,
+)
 
 
 def notebook(*cells):
@@ -110,7 +117,7 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     from course_lib.publishing import sources as book_sources
 
     monkeypatch.setattr(book_sources, "_fetch_assignments", lambda folder: None)
-    monkeypatch.setattr(book_sources, "ensure_rows", lambda root: [])
+    monkeypatch.setattr(book_sources, "ensure_rows", lambda root, kind="parity": [])
     metrics = {"recorded": {}, "hardware": {"memory_bytes": None}, "versions": {}, "chapter": "x", "profile": "cpu"}
     metrics |= {"duration_s": 1, "peak_memory_bytes": 1, "finished": "", "commit": ""}
     for chapter in (find_root() / "notebooks").glob("*.ipynb"):
@@ -122,6 +129,9 @@ def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):
     config = (tmp_path / "sources/_config.yml").read_text()
     assert "  url: https://example.org/me/mine\n" in config
     assert config.count("https://github.com/") == 0
+    page_ = (tmp_path / "sources/how-to-use.md").read_text()
+    assert "git clone https://example.org/me/mine course" in page_
+    assert "REPOSITORY" not in page_
 
 
 def test_what_libraries_warn_about_does_not_reach_the_reader():
@@ -135,3 +145,62 @@ def test_the_bibliography_can_be_read_and_has_each_key_once():
     from pybtex.database import parse_file
 
     parse_file(str(find_root() / "book/references.bib"))
+
+
+def test_links_into_a_chapter_name_headings_that_exist():
+    """The build says so, too, but only after all chapters have run."""
+    import re
+
+    from myst_parser.mdit_to_docutils.base import default_slugify
+
+    root = find_root()
+    links = {}
+    for page_ in sorted((root / "book").glob("**/*.md")):
+        for chapter, anchor in re.findall(r"notebooks/(\w+)\.ipynb#([\w-]+)", page_.read_text(encoding="utf-8")):
+            links.setdefault(chapter, {})[anchor] = page_.name
+    assert len(links) >= 6
+    for chapter, anchors in links.items():
+        cells = json.loads((root / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        headings = re.findall(r"(?m)^#{1,4} (.+)$", re.sub(r"```.*?```", "", prose, flags=re.S))
+        known = {default_slugify(heading) for heading in headings}
+        assert {anchor: page_ for anchor, page_ in anchors.items() if anchor not in known} == {}, chapter
+
+
+class TestTableOfAssignments:
+    ROW = {
+        "name": "lora",
+        "points": 40,
+        "parts": 12,
+        "manual": 1,
+        "hours": 2.5,
+        "chapter": "03_lora",
+        "summary": "LoRA",
+    }
+
+    def test_a_row_has_what_the_source_says(self):
+        text = with_assignment_table(f"before\n\n{TABLE}\n\nafter", [self.ROW, self.ROW], find_root() / "book")
+        assert "| [LoRA](lora.md) | 03 | LoRA | 12, 1 in words | 40 | 2.5 h |" in text
+        assert "| all | | | 24 | 80 | 5 h |" in text
+        assert text.startswith("before")
+        assert text.endswith("after")
+
+    def test_a_page_without_its_place_is_refused(self):
+        with pytest.raises(AssertionError, match="no place for its table"):
+            with_assignment_table("nothing", [self.ROW], find_root() / "book")
+
+    def test_an_assignment_without_its_time_is_refused(self):
+        with pytest.raises(CourseError, match="the assignment lora does not say its hours: add course.hours"):
+            with_assignment_table(TABLE, [self.ROW | {"hours": None}], find_root() / "book")
+
+    def test_every_assignment_is_in_the_books_table(self):
+        """The real sources, the real page."""
+        index = (find_root() / "book" / "assignments" / "index.md").read_text()
+        rows = assignment_rows()
+        text = with_assignment_table(index, rows, find_root() / "book")
+        pages = {path.stem for path in (find_root() / "book" / "assignments").glob("*.md")} - {"index"}
+        assert {row["name"] for row in rows} == pages
+        for row in rows:
+            assert row["hours"] > 0
+            assert f"]({row['name']}.md) | {row['chapter'][:2]} |" in text
+        assert TABLE not in text

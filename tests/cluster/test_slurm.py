@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cluster_chapters import write_chapter
+from safetensors.torch import load_file
 from tiny_runs import TEXT
 
 from course_lib.cli import main
@@ -75,6 +77,19 @@ def test_a_cancelled_job(cluster, submit, project, capsys):
 def test_a_missing_module_is_named(cluster, submit, project):
     (job,) = submit("01", "--set", 'slurm.modules=["python3/9.9"]')
     assert cluster.wait_for(job) == ["FAILED"]
+    assert "there is no module python3/9.9 here; try: module spider python3" in output(project)
+
+
+def test_lmod_loads_a_module_and_names_one_that_is_not_there(cluster, submit, project, modules):
+    """A stale name in a profile, after the site renewed its modules."""
+    write_chapter(project / "notebooks" / "01_good.ipynb", "import os\nrecord(module=os.environ['COURSE_TEST_MODULE'])")
+    (good,) = submit("01", "--set", 'slurm.modules=["python3/3.9.7"]')
+    assert cluster.wait_for(good) == ["COMPLETED"], output(project)
+    recorded = json.loads((project / "build/run/test/01_good/metrics.json").read_text())["recorded"]
+    assert recorded["module"] == "loaded"
+    (stale,) = submit("01", "--set", 'slurm.modules=["python3/9.9"]')
+    assert cluster.wait_for(stale) == ["FAILED"]
+    assert 'The following module(s) are unknown: "python3/9.9"' in " ".join(output(project).split()), "Lmod's own words"
     assert "there is no module python3/9.9 here; try: module spider python3" in output(project)
 
 
@@ -179,6 +194,26 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
     assert losses(project / "out") == expected
 
 
+def test_a_full_disk_names_itself_and_the_run_goes_on_when_there_is_room(
+    cluster, submit, project, training, small_disk
+):
+    words, expected = training
+    (project / "startup").mkdir()
+    (project / "startup" / "sitecustomize.py").write_text(small_disk.startup)
+    os.environ["PYTHONPATH"] = f"{project / 'startup'}{os.pathsep}{ROOT}"  # `project` puts it back
+    out = small_disk.folder / "out"
+    command = [*words, "--checkpoint-every", "2", "--keep", "50", "--output", str(out)]
+    (job,) = submit("--", *command)
+    assert cluster.wait_for(job) == ["FAILED"], output(project)
+    assert "No space left on device" in output(project)
+    assert "Traceback" not in output(project)
+    assert not list(out.glob("checkpoints/*.tmp*")), "half a checkpoint fills the disk for the next try, too"
+    small_disk.enlarge()
+    (job,) = submit("--", *command, "--resume")
+    assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    assert losses(out) == expected
+
+
 def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
     source = "import time\nx = bytearray(300_000_000)\ntime.sleep(30)"  # Slurm looks every two seconds
     write_chapter(project / "notebooks" / "03_large.ipynb", source)
@@ -187,12 +222,21 @@ def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
     cluster.wait(lambda: "exceeded memory limit" in output(project), "the reason in the output", 20)
 
 
-def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training):
-    """Data parallel: torchrun on each node; they meet at the first one, of which Slurm knows the address."""
+@pytest.mark.parametrize("how", [[], ["--shard"]], ids=["data parallel", "sharded"])
+def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training, how):
+    """torchrun on each node; they meet at the first one, of which Slurm knows the address.
+
+    The folders of results have to be alike too: a sharded model is put together before it is saved.
+    """
     words, expected = training
     hardware = ["device=cpu", "num_gpus=1", "is_distributed=true", "world_size=2", "mixed_precision=no"]
     settings = [word for each in hardware for word in ("--set", f"hardware.{each}")]
     rules = ["--site-set", "gres=false"]
-    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, "--output", "out")
+    (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, *how, "--output", "out")
     assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     assert losses(project / "out") == pytest.approx(expected, abs=1e-5)
+    alone = Path(words[words.index("--dataset") + 1]).with_name("alone")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (project / "out", alone))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():  # Adam's first steps have the size of lr, whichever way rounding points
+        torch.testing.assert_close(weight, theirs[name], atol=1e-4, rtol=0)

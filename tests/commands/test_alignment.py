@@ -248,9 +248,9 @@ def test_the_run_of_another_command_is_not_gone_on_with(models, records, pairs, 
     assert run("sft", models, records, "--steps", 1) == 0
     before = (models / "run" / "run.json").read_bytes()
     assert run("dpo", models, pairs, "--resume") == 2
-    assert "holds a run of course sft, and course dpo cannot go on with it" in capsys.readouterr().err
+    assert "holds a run of course sft, and course dpo cannot continue it" in capsys.readouterr().err
     assert course("train", "--output", models / "run", "--resume") == 2
-    assert "course train cannot go on with it" in capsys.readouterr().err
+    assert "course train cannot continue it" in capsys.readouterr().err
     assert (models / "run" / "run.json").read_bytes() == before
 
 

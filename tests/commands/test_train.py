@@ -287,7 +287,7 @@ def test_another_folder_is_never_overwritten(models, text, capsys):
     run(models, text, "--steps", 2)
     first = (models / "run" / "adapter_model.safetensors").read_bytes()
     assert run(models, text, "--steps", 2, "--seed", 1) == 2
-    assert "--resume goes on with it, --force replaces it" in capsys.readouterr().err
+    assert "--resume continues it, --force replaces it" in capsys.readouterr().err
     assert run(models, text, "--resume", "--seed", 1) == 2
     assert "was begun with --seed 0, not 1" in capsys.readouterr().err
     assert (models / "run" / "adapter_model.safetensors").read_bytes() == first

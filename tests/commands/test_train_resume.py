@@ -22,11 +22,11 @@ from course_lib.training import read_log
 def test_resume_auto_alone_begins_in_a_new_folder(models, text, capsys):
     assert run(models, text, "--steps", 1, "--resume") == 2
     error = capsys.readouterr().err
-    assert "run holds no run to go on with. Leave --resume out to begin one there, or give --resume auto" in error
+    assert "run holds no run to resume. Leave --resume out to begin one there, or give --resume auto" in error
     assert error.count("\n") == 1
     assert not (models / "run").exists()
     assert run(models, text, "--steps", 1, "--resume", "auto") == 0
-    assert "holds no run to go on with: a new one begins" in capsys.readouterr().out
+    assert "holds no run to resume: a new one begins" in capsys.readouterr().out
     assert run(models, text, "--steps", 1, "--resume", "auto") == 0  # the same command goes on
     assert "a new one begins" not in capsys.readouterr().out
 

@@ -90,7 +90,7 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(answers, tmp_path, monke
     assert train(answers, tmp_path / "cut", *options) == 130
     monkeypatch.undo()
     assert train(answers, tmp_path / "cut", *options) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
+    assert "--resume continues it" in capsys.readouterr().err
     assert train(answers, tmp_path / "cut", "--epochs", 4, "--checkpoint-every", 2, "--resume") == 2
     assert "begun with epochs 3, not 4" in capsys.readouterr().err
     assert train(answers, tmp_path / "cut", *options, "--resume") == 0
@@ -136,7 +136,7 @@ def test_every_option_reaches_the_command(capsys):
     [
         (["train", "--dataset", "word_problem", "--output", "out"], "Did you mean word_problems?"),
         (["train", "--dataset", "{answers}", "--output", "{models}/llama"], "is not empty"),
-        (["train", "--dataset", "{answers}", "--output", "out", "--resume"], "holds no run to go on with"),
+        (["train", "--dataset", "{answers}", "--output", "out", "--resume"], "holds no run to resume"),
         (["train", "--dataset", "{answers}", "--output", "out", "--author", "nobody"], "nobody of that name"),
         (["train", "--dataset", "{answers}", "--output", "out", "--model", "gpt2"], "are for --kind decoder"),
         (["train", "--dataset", "{answers}", "--output", "out", "--head", "tokens"], "--head tokens is for --kind"),
@@ -206,7 +206,7 @@ def test_nothing_is_written_over_and_a_cut_run_goes_on(models, tmp_path, even_is
     (tmp_path / "pairs.jsonl").unlink()
     samples.write_text("".join(before.splitlines(keepends=True)[:3]))
     assert make(models, tmp_path) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
+    assert "--resume continues it" in capsys.readouterr().err
     assert make(models, tmp_path, "--temperature", 0.5, "--resume") == 2
     assert "begun with temperature 1.0, not 0.5" in capsys.readouterr().err
     assert make(models, tmp_path, "--resume") == 0

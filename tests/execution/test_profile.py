@@ -23,7 +23,7 @@ def test_a_chapter_reads_its_own_table_over_the_shared_settings():
 
 def test_every_profile_has_every_chapter():
     names = available_profiles()
-    assert set(names) == {"binder", "cpu", "gpu", "smoke", *LARGER_PROFILES}
+    assert set(names) == {"binder", "cpu", "gpu", "gpu_short", "smoke", *LARGER_PROFILES}
     for name in names:
         tables = read_profile(profile_path(name))
         for chapter in find_chapters([]):
@@ -32,7 +32,9 @@ def test_every_profile_has_every_chapter():
 
 
 def test_unknown_names_list_what_there_is(tmp_path):
-    with pytest.raises(CourseError, match="no profile 'fast'. Choose one of binder, cpu, gpu, local_rtx3060, smoke"):
+    with pytest.raises(
+        CourseError, match="no profile 'fast'. Choose one of binder, cpu, gpu, gpu_short, local_rtx3060, smoke"
+    ):
         load_profile("fast")
     with pytest.raises(CourseError, match=r"no table \[\"99_x\"\]"):
         load_profile("smoke", "99_x")

@@ -36,7 +36,7 @@ def test_a_resumed_run_has_its_own_settings(tmp_path):
     settings, known = claim(folder, {"lr": 0.25, "log_every": 3, "eval_batch_size": 7}, resume=True, force=False)
     assert (settings.mode, settings.lr, settings.log_every, settings.eval_batch_size) == ("full", 0.25, 3, 7)
     assert known["data"] == "x"
-    with pytest.raises(CourseError, match="was begun with --lr 0.25, not 0.5: it cannot go on with another value"):
+    with pytest.raises(CourseError, match="was begun with --lr 0.25, not 0.5: it cannot continue with another value"):
         claim(folder, {"lr": 0.5}, resume=True, force=False)
     with pytest.raises(CourseError, match="was begun with --weights None, not w.pt"):
         claim(folder, {"weights": "w.pt"}, resume=True, force=False)
@@ -50,12 +50,12 @@ def test_resume_without_a_run_names_similar_folders(tmp_path):
         begun(tmp_path / name)
     (tmp_path / "note_paper").mkdir()
     for resume, advice in ((True, "Leave --resume out to begin one there"), ("auto", "With --dataset")):
-        with pytest.raises(CourseError, match="nots holds no run to go on with. Did you mean .*/notes") as error:
+        with pytest.raises(CourseError, match="nots holds no run to resume. Did you mean .*/notes") as error:
             claim(tmp_path / "nots", {}, resume=resume, force=False)
         assert "note_paper" not in str(error.value)
         with pytest.raises(CourseError, match="The runs beside it are .*/letters, .*/notes, .*/other"):
             claim(tmp_path / "zzz", {"mode": "lora"}, resume=resume, force=False)
-        with pytest.raises(CourseError, match=f"holds no run to go on with. {advice}"):
+        with pytest.raises(CourseError, match=f"holds no run to resume. {advice}"):
             claim(tmp_path / "elsewhere" / "notes", {}, resume=resume, force=False)
     assert not (tmp_path / "nots").exists()
 
@@ -65,9 +65,7 @@ def test_resume_never_begins_a_run(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "lost" / "checkpoints" / "step_000001").mkdir(parents=True)
     for name in ("absent", "empty", "lost"):
-        with pytest.raises(
-            CourseError, match=f"{name} holds no run to go on with. Leave --resume out .* --resume auto"
-        ):
+        with pytest.raises(CourseError, match=f"{name} holds no run to resume. Leave --resume out .* --resume auto"):
             claim(tmp_path / name, {"dataset": "notes.txt", "steps": 5}, resume=True, force=False)
     assert not (tmp_path / "absent").exists()
 
@@ -99,7 +97,7 @@ def test_the_command_refuses_a_mistyped_folder(models, text, capsys):
     capsys.readouterr()
     assert train("--output", models / "rum", "--resume") == 2
     told = capsys.readouterr()
-    assert f"rum holds no run to go on with. Did you mean {models / 'run'}?" in told.err
+    assert f"rum holds no run to resume. Did you mean {models / 'run'}?" in told.err
     assert told.out == ""
     assert not (models / "rum").exists()
 

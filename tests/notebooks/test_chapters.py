@@ -44,9 +44,23 @@ def test_lora_chapter(tmp_path):
     assert recorded["peft_loss_difference"] < 1e-3  # the band the chapter prints for this profile
     assert recorded["adapter_bytes"] < recorded["base_bytes"] / 200
     assert recorded["gpt2_trained"] == {str(rank): 36_864 * rank for rank in (4, 8, 16, 32)}
+    assert recorded["step_difference"] < 1e-4  # the step written out is the Trainer's
+    assert pictures(outputs) == 3
+
+
+@pytest.mark.slow
+def test_laboratory_appendix(tmp_path):
+    recorded, outputs = execute("90_lora_laboratory", tmp_path)
     assert recorded["step_ratio"] == pytest.approx(3.79, rel=0.1)  # equation (eq-step)
+    assert recorded["energy_in_8"]["full fine-tuning"] > recorded["energy_in_8"]["random"]
+    assert pictures(outputs) == 5
+
+
+@pytest.mark.slow
+def test_butterflies_appendix(tmp_path):
+    recorded, outputs = execute("91_butterflies", tmp_path)
     assert recorded["orthogonality"] < 1e-5
-    assert pictures(outputs) == 10
+    assert pictures(outputs) == 2
 
 
 @pytest.mark.slow
@@ -190,6 +204,38 @@ def test_kv_cache_chapter(tmp_path):
     assert recorded["refused"] == 404
     assert set(recorded["answered"]) == {"smollm2-135m-instruct", "keeper"}
     assert pictures(outputs) == 5
+
+
+@pytest.mark.slow
+def test_cluster_chapter(tmp_path):
+    recorded, outputs = execute("09_cluster", tmp_path)
+    assert len(recorded["stages"]) == 10
+    assert recorded["skipped"]
+    match = {name: round(100 * value, 1) for name, value in recorded["recorded_match"].items()}
+    assert match == {"GPT-2 (same size)": 4.5, "Base": 4.1, "SFT": 16.7, "DPO": 54.1, "+Verifier": 69.7}
+    assert recorded["flops_counted"] == recorded["flops_by_hand"]
+    assert 1 < recorded["of_six"]["modern-400m/128"] < 1.05 < 5 < recorded["of_six"]["modern-200k/2048"]
+    assert set(recorded["predictions"]) == {"tacc_a100", "tacc_h100", "tacc_h100_lonestar6", "tacc_gh200"}
+    assert recorded["ring_apart"] < 1e-6
+    assert recorded["ring_sent"] == pytest.approx([1, 1], abs=2e-3)  # 2 (n - 1) / n of the vector
+    assert recorded["average_errors"]["mean_over_tokens"] < 1e-5 < 0.1 < recorded["average_errors"]["mean_of_means"]
+    assert recorded["losses_first_last"][1] < recorded["losses_first_last"][0]
+    assert set(recorded["losses_apart"]) == {
+        "one process", "two, by hand", "two, moments shared out", "two, DDP", "two, FSDP2",
+    }  # fmt: skip
+    assert max(recorded["losses_apart"].values()) < 1e-5
+    assert recorded["ranks_apart"] == 0
+    assert recorded["kept"]["two, FSDP2"] < 0.51 * recorded["kept"]["two, DDP"]
+    assert recorded["moments"][1] * 2 == recorded["moments"][0]
+    assert set(recorded["explained"]) == {
+        "time limit", "out of memory", "bad node", "full disk", "lost rendezvous", "missing module",
+    }  # fmt: skip
+    assert recorded["provoked"] == {"full_disk": "full disk", "lost_rendezvous": "lost rendezvous"}
+    assert recorded["legs"] == 2
+    assert recorded["same_as_whole"]
+    assert min(recorded["wasted"]) == recorded["wasted"][3]  # at the formula's interval
+    assert sum(recorded["refused"].values()) == 6  # TACC's sites refuse what another takes
+    assert pictures(outputs) == 3
 
 
 @pytest.mark.slow

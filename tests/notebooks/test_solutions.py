@@ -13,10 +13,13 @@ ROOT = Path(__file__).parents[2]
 # By chapter, how the ids of cells begin that take long and that no solution needs. A name that one does need is missed
 # at once: the solution fails with a NameError.
 LEFT_OUT = {
+    "90_lora_laboratory": (),
+    "91_butterflies": (),
     "06_sft": ("record-", "trl", "judge-both", "side-", "curve-", "no-end", "on-padding", "mismatch", "contaminated")
     + ("tiny", "appends", "cuts", "averages"),
     "07_preferences": (),
     "08_kv_cache": (),
+    "09_cluster": (),
 }
 
 
@@ -35,7 +38,7 @@ def test_every_solution_runs(chapter, tmp_path):
     needed = [cell for cell in notebook.cells if not cell.id.startswith(LEFT_OUT[chapter])]
     cells = [cell.source for cell in needed if cell.cell_type == "code"]
     found = solutions(notebook)
-    assert len(found) >= 8
+    assert len(found) >= {"90_lora_laboratory": 3, "91_butterflies": 1}.get(chapter, 8)
     done = [f"{code}\nprint('solved', {number})" for number, code in enumerate(found, start=1)]
     text = "\n\n".join([*cells, *done]).replace('profile = "cpu"', 'profile = "smoke"', 1)
     script = tmp_path / "chapter.py"

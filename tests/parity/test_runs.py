@@ -126,7 +126,7 @@ def test_folders_that_are_no_run(tmp_path):
     with pytest.raises(CourseError, match="several"):
         read_run(tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(CourseError, match="no whole .safetensors"):
+    with pytest.raises(CourseError, match="not a complete .safetensors"):
         read_run(tmp_path / "bad.safetensors")
 
 
@@ -325,7 +325,7 @@ def test_a_loss_that_is_html_is_refused(tmp_path, compare):
     log = write_log(tmp_path / "a.jsonl", [HOSTILE, 2.0])
     status, printed = compare(log, log)
     assert status == 2
-    assert "line 1: this is no JSON object with numbers" in printed
+    assert "line 1: this is not a JSON object with numbers" in printed
 
 
 def test_reports_have_every_step_and_overwrite_nothing(tmp_path, compare):

@@ -51,6 +51,14 @@ def sft_trainer(llama, tokenizer, tmp_path, rows, **options):
     return SFTTrainer(llama, args=args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="Text that was rendered with a chat template gets a second end token",
+    expected="Text that ends with the end token is left as it is.",
+    instead="Give SFTTrainer messages instead of text, or strip what follows the last end token (a line break, "
+    "usually).",
+    chapter="06_sft",
+)
 def test_text_that_was_rendered_before_gets_a_second_end_token(llama, chat_tokenizer, tmp_path):
     turns = [ask("Which?"), reply("This one.")]
     text = chat_tokenizer.apply_chat_template(turns, tokenize=False)
@@ -60,6 +68,14 @@ def test_text_that_was_rendered_before_gets_a_second_end_token(llama, chat_token
     assert encode_record(Record(tuple(turns)), chat_tokenizer)["input_ids"].count(end) == 2
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="What is longer than `max_length` loses its end, and with it the end token",
+    expected="Rows that are too long are reported or left out.",
+    instead="Count the rows that are too long before training. `course_lib.alignment` names them and leaves them "
+    "out on request.",
+    chapter="07_preferences",
+)
 def test_what_is_too_long_loses_its_end_token_without_a_word(llama, chat_tokenizer, tmp_path, caplog):
     pair = {"prompt": [ask("Which?")], "chosen": [reply("This one. " * 9)], "rejected": [reply("None. " * 9)]}
     with caplog.at_level(logging.INFO):
@@ -76,6 +92,13 @@ def test_what_is_too_long_loses_its_end_token_without_a_word(llama, chat_tokeniz
     assert left_out.dropped == {"too long": ["a:1"]}
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="A pair whose prompt fills the row disappears from the training set",
+    expected="Every row is trained on, or an error names the row.",
+    instead="Compare the number of rows before and after the trainer has been made.",
+    chapter="07_preferences",
+)
 def test_a_pair_whose_prompt_fills_the_row_disappears_and_ours_is_named(llama, chat_tokenizer, tmp_path):
     def pair(question):
         return {"prompt": [ask(question)], "chosen": [reply("Yes.")], "rejected": [reply("No.")]}
@@ -93,6 +116,14 @@ def test_pairs_of_equal_responses_are_kept(llama, chat_tokenizer, tmp_path):
     assert encode_pairs([record], chat_tokenizer).dropped == {"identical": ["a:1"]}
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="`extract_prompt` ends inside the answers when both begin alike: the prompt of HH-RLHF is cut in the "
+    "middle of a word",
+    expected="The prompt ends with “Assistant:”.",
+    instead="Split at the last “Assistant:” yourself; `course_lib.data.read_records` does.",
+    chapter="07_preferences",
+)
 def test_the_prompt_of_hh_ends_inside_answers_that_begin_alike(chat_tokenizer, tmp_path):
     """445 of the 2,312 pairs of HH-RLHF's harmless test part are cut so; ours ends where the assistant begins."""
     from trl.data_utils import extract_prompt
@@ -109,6 +140,14 @@ def test_the_prompt_of_hh_ends_inside_answers_that_begin_alike(chat_tokenizer, t
     assert chat_tokenizer.decode(pair["chosen"]) == "Duckduckgo is private.<eos>\n"
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="`eval_loss` is a mean of batch means weighted by rows; the training loss is a mean over tokens",
+    expected="Training loss and held-out loss are averaged in the same way.",
+    instead="Use one batch size for all comparisons, or measure with `course_lib.evaluation.evaluate`, which counts "
+    "tokens.",
+    chapter="06_sft",
+)
 def test_an_evaluation_is_averaged_over_rows_and_ours_over_tokens(llama, chat_tokenizer, tmp_path):
     """Training weighs every token alike in both; TRL's evaluation weighs a batch by its rows."""
     turns = [(ask("Which?"), reply("A.")), (ask("Which?"), reply("The seventh lamp from the left, " * 4))]
@@ -125,6 +164,13 @@ def test_an_evaluation_is_averaged_over_rows_and_ours_over_tokens(llama, chat_to
     assert abs(ours - theirs) > 1e-3
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="DPO on a model that has an adapter takes the adapter, and not the base, as its reference",
+    expected="The reference is the base model with the adapter switched off.",
+    instead="Decide which one you want. For the base, merge the adapter first or pass a `peft_config`.",
+    chapter="07_preferences",
+)
 def test_an_adapter_that_comes_in_is_its_own_reference(llama, chat_tokenizer, tmp_path):
     """TRL freezes a copy of the adapter as it is; ours does so on request, and otherwise takes the base."""
     from peft import LoraConfig, get_peft_model
@@ -152,6 +198,15 @@ def test_an_adapter_that_comes_in_is_its_own_reference(llama, chat_tokenizer, tm
     assert abs(evaluate_preferences(model, PreferenceObjective(AdapterOff()), found)["margins"]) > 1e-4
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="`disable_dropout`, which is on by default in DPO, sets `lora_dropout` to 0, and the saved "
+    "configuration still says 0.5",
+    expected="The configuration of an adapter says how it was trained.",
+    instead="Read `module.p` and not the configuration; set `disable_dropout=False` when dropout is part of the "
+    "experiment.",
+    chapter="07_preferences",
+)
 def test_disable_dropout_reaches_the_adapters_and_not_the_attentions(llama, chat_tokenizer, tmp_path):
     """TRL sets lora_dropout to 0, and the configuration that it saves says 0.5; an attention's dropout stays on."""
     from peft import LoraConfig

@@ -64,6 +64,14 @@ def logits(model):
         return model(torch.arange(3, 13)[None]).logits
 
 
+@pytest.mark.library(
+    package="PEFT",
+    happens="With PiSSA, `disable_adapter` and `unload` give the remainder of the base, and not the base",
+    expected="Switching the adapter off gives the model that was loaded.",
+    instead="Load the base again, or load the adapter with `course_lib.adapters.load_adapter`, which turns it into "
+    "plain LoRA.",
+    chapter="04_merging",
+)
 def test_pissa_has_no_base_to_go_back_to_and_ours_has(llama, tmp_path):
     """PEFT's `unload` and `disable_adapter` leave the remainder of the base. Ours is put on the base as it is."""
     from peft import get_peft_model
@@ -81,6 +89,13 @@ def test_pissa_has_no_base_to_go_back_to_and_ours_has(llama, tmp_path):
         assert torch.equal(logits(ours), before)
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="DPO with a PiSSA adapter takes the remainder of the base as its reference",
+    expected="The reference is the base: the first loss is 0.6931.",
+    instead="Pass `ref_model=`, or precompute the reference’s log-probabilities with the base.",
+    chapter="07_preferences",
+)
 def test_with_pissa_trls_reference_is_the_remainder(llama, tokenizer, tmp_path):
     """The first loss of DPO is ln 2 where policy and reference are one: TRL's is not, ours is."""
     ours = copy.deepcopy(llama)
@@ -94,6 +109,13 @@ def test_with_pissa_trls_reference_is_the_remainder(llama, tokenizer, tmp_path):
     assert found["loss"] == pytest.approx(LN_2, abs=1e-5)
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="`disable_dropout` does not reach an attention’s dropout, so the first DPO loss is not ln 2",
+    expected="With policy and reference equal the first loss is 0.6931.",
+    instead="Set `config.attention_dropout = 0` before the model is made.",
+    chapter="07_preferences",
+)
 def test_attention_dropout_moves_trls_first_loss(llama, tokenizer, tmp_path):
     """`disable_dropout` reaches modules alone, and Llama's attention dropout is a number. Ours knows what it does."""
     for layer in llama.model.layers:
@@ -107,6 +129,13 @@ def test_attention_dropout_moves_trls_first_loss(llama, tokenizer, tmp_path):
     assert llama.training  # the reference and the held-out loss are computed without dropout, training is not
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="In GRPO a reward of NaN leaves its completion out, like None, and training goes on",
+    expected="A reward that is not a number stops the run.",
+    instead="Check rewards in the reward function and raise there.",
+    chapter="07_preferences",
+)
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_a_reward_that_is_missing_leaves_its_completion_out_and_ours_is_refused(missing, llama, tokenizer, tmp_path):
     from datasets import Dataset
@@ -143,6 +172,13 @@ def test_reference_values_are_float32_columns_and_ours_the_same_numbers(llama, t
     assert values[0].tolist() == pytest.approx([row["ref_chosen_logps"], row["ref_rejected_logps"]], rel=1e-5)
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="The accuracy of a reward model counts a tie as wrong: an untrained head at zero scores 0",
+    expected="A model that knows nothing has an accuracy of one half.",
+    instead="Report AUC, or count ties as one half, as `course_lib.evaluation.calibration` does.",
+    chapter="07_preferences",
+)
 def test_a_reward_model_begins_at_random_and_a_tie_is_wrong(model_folders, tokenizer, tmp_path):
     """TRL's accuracy counts a tie as wrong, so an untrained head at 0 has 0 and not one half."""
     from datasets import Dataset
@@ -166,6 +202,13 @@ def test_a_reward_model_begins_at_random_and_a_tie_is_wrong(model_folders, token
     assert auc(scores, [True, False]) == 0.5
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="`completion_mask` in rows that are already tokenised is ignored unless `completion_only_loss=True`",
+    expected="A mask in the data is used.",
+    instead="Set `completion_only_loss=True`, or store `labels`.",
+    chapter="06_sft",
+)
 def test_the_mask_of_rows_tokenised_before_is_ignored_unless_it_is_asked_for(llama, tokenizer, tmp_path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -183,6 +226,13 @@ def test_the_mask_of_rows_tokenised_before_is_ignored_unless_it_is_asked_for(lla
     assert labels(completion_only_loss=True) == example["labels"]  # which is what ours says of the record at once
 
 
+@pytest.mark.library(
+    package="TRL",
+    happens="Packing with “bfd” throws away what is longer than the row, end token included",
+    expected="Packing keeps every token.",
+    instead='Use `packing_strategy="bfd_split"`, or leave long rows out yourself.',
+    chapter="06_sft",
+)
 def test_packing_cuts_what_is_too_long_and_ours_refuses():
     import trl
     from datasets import Dataset

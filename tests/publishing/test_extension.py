@@ -10,6 +10,8 @@ def test_chapters_count_for_themselves_and_other_pages_from_one():
         "index": {"figure": {"id1": (1,)}},
         "notebooks/00_foundations": {"displaymath": {"equation-a": (1,), "equation-b": (2,)}, "figure": {"id1": (2,)}},
         "notebooks/03_lora": {"displaymath": {"equation-c": (3,)}, "figure": {"id1": (3,), "id2": (4,)}},
+        "notebooks/91_butterflies": {"figure": {"id1": (5,)}},
+        "notebooks/90_lora_laboratory": {"displaymath": {"equation-e": (5,)}},
         "serving": {"displaymath": {"equation-d": (4,)}},
     }
     number_by_chapter(SimpleNamespace(toc_fignumbers=numbers))
@@ -17,6 +19,8 @@ def test_chapters_count_for_themselves_and_other_pages_from_one():
     assert numbers["notebooks/00_foundations"]["displaymath"] == {"equation-a": (0, 1), "equation-b": (0, 2)}
     assert numbers["notebooks/03_lora"]["displaymath"] == {"equation-c": (3, 1)}
     assert numbers["notebooks/03_lora"]["figure"] == {"id1": (3, 1), "id2": (3, 2)}
+    assert numbers["notebooks/91_butterflies"]["figure"] == {"id1": ("B", 1)}
+    assert numbers["notebooks/90_lora_laboratory"]["displaymath"] == {"equation-e": ("A", 1)}
     assert numbers["serving"]["displaymath"] == {"equation-d": (1,)}
 
 

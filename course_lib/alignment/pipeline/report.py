@@ -183,12 +183,13 @@ def _learnt_from(run: Run, about: dict[str, Any]) -> str:
         "which the exact check had judged"
     )
     if p.solutions:
-        text += f", and from the worked solutions of {p.solutions:,} further training problems, which are right answers"
+        text += f", and from the worked solutions of {p.solutions:,} problems of the stages before, as right answers"
     text += "."
     if v.lm_weight:
         text += (
             " Beside the judgement it minimised the language model's loss on right answers. Its gain is therefore also "
-            "that of a language model which has read more solutions than the one that wrote the answers."
+            "that of a language model which has read more solutions with the work shown than the one that wrote the "
+            "answers."
         )
     if alone:
         text += (

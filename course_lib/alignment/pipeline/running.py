@@ -181,7 +181,7 @@ def _run_stage(run: Run, stage: Stage, title: str) -> None:
         return
     goes_on = place.begin(key)
     if goes_on:
-        why = "goes on where it was interrupted"
+        why = "continues where it was interrupted"
     elif reasons == ["it is not done"]:
         why = "begins"
     else:
@@ -222,7 +222,7 @@ def pipeline_status(settings: PipelineSettings, folder: Path) -> list[dict[str, 
 def _how_far(folder: Path) -> str:
     """The newest checkpoint of an interrupted stage, in words."""
     newest = max(folder.glob(f"**/{CHECKPOINTS}/step_??????"), default=None, key=lambda path: path.name)
-    return f"a checkpoint after step {int(newest.name[5:])}" if newest else "no checkpoint yet: it begins anew"
+    return f"a checkpoint after step {int(newest.name[5:])}" if newest else "no checkpoint yet: it starts again"
 
 
 def read_pipeline(folder: Path) -> PipelineSettings:

@@ -27,7 +27,7 @@ DECIDED |= {"allow_more_epochs", "in_order", "vocab_size", "threads", "device", 
 
 @dataclass(frozen=True)
 class Problems:
-    """The problems that each stage sees. No problem is in two of its parts.
+    """The problems that each stage sees. No problem is in two of `sft`, `pairs` and `verifier`.
 
     Attributes:
         sft: problems with demonstrations.
@@ -37,7 +37,8 @@ class Problems:
         pairs_each: pairs of one problem at most.
         verifier: training problems whose sampled answers the verifier learns from.
         verifier_samples: answers to each of them.
-        solutions: further training problems, of which the verifier reads the worked solution as a right answer.
+        solutions: of the problems of sft and then of pairs, the verifier reads so many worked solutions as right
+            answers. It sees no problem that the model before it could not have learnt from.
         development: problems for the curves; recipes are chosen on these.
         held_out: problems for the table.
         temperature: of the samples that are trained on.
@@ -230,6 +231,9 @@ def _check_numbers(settings: PipelineSettings) -> None:
         if not temperature > 0:
             raise CourseError(f"temperature={temperature} draws no samples that differ: give one above 0.")
     _check_verifier(settings.verifier)
+    earlier = settings.problems.sft + settings.problems.pairs
+    if settings.problems.solutions > earlier:
+        raise CourseError(f"solutions={settings.problems.solutions} is not possible: sft and pairs have {earlier}.")
     if settings.problems.pair_samples < 2:
         raise CourseError("pair_samples=1 gives no pairs: a right and a wrong answer are two.")
 

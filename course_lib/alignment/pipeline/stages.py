@@ -80,8 +80,8 @@ class Run:
         return load_decoder(self.model_folder(stage), device=choose_device(self.settings.device))
 
     def training_problems(self, stage: str) -> list[dict]:
-        """The training problems of "sft", "pairs", "verifier" or "solutions": none of them is another's."""
-        sizes = {name: getattr(self.settings.problems, name) for name in ("sft", "pairs", "verifier", "solutions")}
+        """The training problems of "sft", "pairs" or "verifier": none of them is another's."""
+        sizes = {name: getattr(self.settings.problems, name) for name in ("sft", "pairs", "verifier")}
         drawn = pocket_problems("train", sum(sizes.values()), self.settings.seed)
         first = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(stage))
         return drawn[first : first + sizes[stage]]
@@ -203,7 +203,7 @@ def prefer(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def write_judged(run: Run, folder: Path) -> dict[str, Any]:
-    """Sample the preferring model on fresh training problems, and write solutions of others, for the verifier.
+    """Sample the preferring model on fresh training problems, and write solutions of earlier ones, for the verifier.
 
     Args:
         run: the pipeline.
@@ -215,7 +215,7 @@ def write_judged(run: Run, folder: Path) -> dict[str, Any]:
     p, items = run.settings.problems, run.training_problems("verifier")
     samples = sample(run, "dpo", items, p.verifier_samples, seed=2)
     write_rows(folder / "answers.jsonl", judged_rows(samples))
-    worked = run.training_problems("solutions")
+    worked = (run.training_problems("sft") + run.training_problems("pairs"))[: p.solutions]
     rows = [{"problem": item["question"], "answer": item["solution"], "correct": True} for item in worked]
     write_rows(folder / SOLUTIONS, rows)
     return {"problems": len(items), "samples_right": share_right(samples), "solutions": len(rows)}

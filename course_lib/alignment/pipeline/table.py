@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CourseError(
-            f"{path} cannot be read ({type(error).__name__}). `course pipeline run --from evaluate` makes it anew."
+            f"{path} cannot be read ({type(error).__name__}). `course pipeline run --from evaluate` makes it again."
         ) from error
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError
+from course_lib.execution.scaling import charge
 from course_lib.execution.slurm.site import Site
 
 LEAD_SECONDS = 300  # before the limit: more than a step and a checkpoint take
-MINIMUM_CHARGE_HOURS = 0.25  # TACC bills a quarter of an hour at least
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _within_limits(job: Job, site: Site) -> list[str]:
             raise CourseError(f"{site.name}'s {job.partition} takes at most {most:g} {what}, and this is {given:g}.")
     if job.distributed and not queue.gpus:
         raise CourseError(f"{site.name}'s {job.partition} has no GPUs, and the profile wants them.")
-    units = jobs * job.nodes * max(job.hours, MINIMUM_CHARGE_HOURS) * queue.rate
+    units = charge(job.nodes, job.hours, queue.rate, jobs)
     amounts = f"jobs: {jobs}, nodes: {job.nodes}, hours: {job.hours:.3g}, units for each hour of a node: {queue.rate:g}"
     return [f"at most {units:.4g} units are charged ({amounts})"]
 

@@ -54,6 +54,7 @@ class Site:
         array: whether arrays may be submitted.
         requeue: whether a job may put itself back into the queue.
         submit_from_nodes: whether a job may submit others.
+        arch: of its nodes, as `uname -m` says; empty: not known.
         purge_days: files on scratch that nobody read for so long are removed; 0: never.
         queues: by name; empty: nothing is known of them.
         unverified: what could not be verified, by rule, and how to find out.
@@ -69,6 +70,7 @@ class Site:
     requeue: bool = True
     submit_from_nodes: bool = True
     account: str = ""
+    arch: str = ""
     purge_days: int = 0
     hosts: tuple[str, ...] = ()
     queues: dict[str, Queue] = field(default_factory=dict)

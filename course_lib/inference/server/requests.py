@@ -36,7 +36,7 @@ class Request:
         adapter: the name of the adapter to answer with; None: the base model.
         seed: of the draws.
         ignore_end: go on past the model's end token (benchmarks do).
-        use_cache: False computes all keys and values anew for each token: slow, to see what a cache saves.
+        use_cache: False computes all keys and values again for each token: slow, to see what a cache saves.
     """
 
     prompt: tuple[int, ...]

@@ -66,7 +66,7 @@ class GenerateBody(Sampling):
     prompt: Text
     max_new_tokens: int | None = Field(None, ge=1, description="by default 128, or what there is room for")
     temperature: float = Field(0.0, ge=0, le=2)
-    use_cache: bool = Field(True, description="false computes all keys and values anew for each token")
+    use_cache: bool = Field(True, description="false computes all keys and values again for each token")
     chat: bool = Field(False, description="put the prompt into the model's chat template, as the user's message")
     model: str | None = Field(None, description="the base or an adapter; by default the first adapter, if there is one")
 

@@ -1,0 +1,83 @@
+"""Why a job died: what its output says, which of six causes that is, and what to do.
+
+The messages are those of Slurm, torch and the shell, as tests/cluster provokes them. `endings.json` has what they said
+there, for chapter 09.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One way to die.
+
+    Attributes:
+        name: in two or three words.
+        pattern: a regular expression for what the output says.
+        advice: what to do next.
+    """
+
+    name: str
+    pattern: str
+    advice: str
+
+
+# Where several fit, the first is the cause: what follows from it says more in the output.
+CAUSES = (
+    Cause(
+        "full disk",
+        r"No space left on device|Disk quota exceeded|SQLITE_FULL",
+        "Make room (`df -h`, `quota`), and write to $SCRATCH. A checkpoint that was not whole was not renamed, so the "
+        "one before it is the last.",
+    ),
+    Cause(
+        "missing module",
+        r"there is no module|Lmod has detected the following error|Unable to locate a modulefile|module: command not",
+        "`module spider NAME` shows what there is today. Change slurm.modules in the profile, and make the virtual "
+        "environment anew where its Python came from the module.",
+    ),
+    Cause(
+        "out of memory",
+        r"exceeded memory limit|[Oo]om[-_ ]kill|Out Of Memory|OUT_OF_MEMORY|out of memory|can't allocate memory",
+        "Halve batch_size and double grad_accum_steps: the losses stay the same. Then gradient_checkpointing, then "
+        "sharding. `course memory` says what a run takes.",
+    ),
+    Cause(
+        "bad node",
+        r"DUE TO NODE FAILURE|NODE_FAIL|uncorrectable (NVLink|ECC)|Xid ",
+        "Submit again: the run goes on from its last checkpoint. Tell the site which node it was.",
+    ),
+    Cause(
+        "time limit",
+        r"DUE TO TIME LIMIT|the time is nearly over|State=TIMEOUT",
+        "Go on from the checkpoint: --requeue, or a chain with --legs where the site does not requeue.",
+    ),
+    Cause(
+        "lost rendezvous",
+        r"Rendezvous\w*Error|waiting for clients|socket has timed out|failed to connect to|DistNetworkError"
+        r"|DistStoreError|Connection closed by peer|Watchdog caught collective operation timeout",
+        "Look at the other nodes' outputs first: one of them died, or never came. Otherwise compare the address and "
+        "port that each node was given.",
+    ),
+)
+
+
+def explain(output: str) -> Cause | None:
+    """The cause that a job's output tells of.
+
+    Args:
+        output: what the job wrote.
+
+    Returns:
+        The first of `CAUSES` that fits; None where nothing does.
+    """
+    return next((cause for cause in CAUSES if re.search(cause.pattern, output)), None)
+
+
+def recorded_endings() -> dict[str, Any]:
+    """What jobs wrote when each cause was provoked on the test cluster: {"about": ..., "endings": {cause: text}}."""
+    return json.loads((files("course_lib.execution.slurm") / "endings.json").read_text(encoding="utf-8"))

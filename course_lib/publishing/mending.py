@@ -1,0 +1,69 @@
+"""What Sphinx and the theme leave wrong or heavy in the built pages, mended in the files."""
+
+import re
+from pathlib import Path
+
+# (what to find, what to put in its place) on every page
+MENDED = (
+    # axe-core: the visible words are part of a control's name, or a person who speaks to the computer cannot name it.
+    (re.compile(r'(<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="Search"'), r"\1"),
+    # Of the button's three symbols one is shown; the button's own label names it.
+    (re.compile(r'<i class="theme-switch '), '<i aria-hidden="true" class="theme-switch '),
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    # A list may hold its entries and nothing else; Sphinx puts the targets of links between them.
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
+    (re.compile(r'(<div class="citation" id="[^"]*") role="doc-biblioentry"'), r"\1"),
+    (re.compile(r"<summary>(?=<span class=\"toctree-toggle\")"), '<summary aria-label="Pages of this part">'),
+    # 1.5 MB that draw every symbol there is a second time: the style sheet's fonts have drawn them already.
+    (re.compile(r'<script[^>]* src="[^"]*scripts/fontawesome\.js[^"]*"></script>'), ""),
+    # A figure is loaded when the reader comes near it.
+    (re.compile(r"<img (?![^>]*\bloading=)(?=[^>]*_images/)"), '<img loading="lazy" '),
+)
+MATHJAX = re.compile(r'<script[^>]* src="[^"]*mathjax/[^"]*"></script>')
+SYMBOL = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
+
+
+def mend(html: Path) -> None:
+    """Change all pages of a built book in place.
+
+    Args:
+        html: the folder of the built pages.
+    """
+    _forget_named_tuples(html)
+    symbols: set[str] = set()  # the names of all symbols that pages or scripts mention
+    for path in sorted(html.rglob("*.html")):
+        if "_static" in path.relative_to(html).parts:
+            continue
+        text = before = path.read_text(encoding="utf-8")
+        for fault, remedy in MENDED:
+            text = fault.sub(remedy, text)
+        if 'class="math' not in text:
+            text = MATHJAX.sub("", text)
+        if text != before:
+            path.write_text(text, encoding="utf-8")
+        symbols |= set(re.findall(r"fa-[\w-]+", text))
+    _forget_symbols(html / "_static", symbols)
+
+
+def _forget_symbols(static: Path, symbols: set[str]) -> None:
+    """Take what no page uses of two thousand symbols out of the theme's style sheet, and the script that draws them."""
+    (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    for script in sorted(static.rglob("*.js")):
+        symbols |= set(re.findall(r"fa-[\w-]+", script.read_text(encoding="utf-8", errors="ignore")))
+
+    def kept(rule: re.Match[str]) -> str:
+        return rule[0] if symbols & set(re.findall(r"fa-[\w-]+", rule[0])) else ""
+
+    for sheet in sorted((static / "styles").glob("pydata-sphinx-theme*.css")):
+        sheet.write_text(SYMBOL.sub(kept, sheet.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _forget_named_tuples(html: Path) -> None:
+    """Take named tuples out of the list of modules.
+
+    Sphinx's viewcode lists the module that Python makes up for each one, `namedtuple_NAME`, and writes no page for it.
+    """
+    index = html / "_modules" / "index.html"
+    if index.is_file():
+        text = index.read_text(encoding="utf-8")
+        index.write_text(re.sub(r'<li><a href="namedtuple_\w+\.html">[^<]*</a></li>', "", text), encoding="utf-8")
