@@ -124,3 +124,12 @@ def imports(sources: Iterable[str]) -> str:
     """
     nodes = [node for source in sources for node in ast.parse(source).body]
     return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def functions_of(source: str) -> str:
+    """A cell's functions, without the rest of it.
+
+    Args:
+        source: One of the assignment's own cells.
+    """
+    return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))

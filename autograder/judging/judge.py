@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from autograder import notebook
-from autograder.judging.checks import Check, asked_for, checks, forbidden, imports, worth
+from autograder.judging.checks import Check, asked_for, checks, forbidden, functions_of, imports, worth
 from autograder.judging.remote import Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES, Stage
@@ -246,6 +246,8 @@ class Judge:
                 cells.append((name, _python(cell.source)))
                 if notebook.is_solution(cell):
                     own.add(name)
+        for cell in filter(_is_beside, self._before(test)):  # whatever else these names have come to mean
+            cells.append((f"{notebook.grade_id(cell)} again", functions_of(cell.source)))
         return cells, own
 
 

@@ -37,4 +37,6 @@ DESERVED = {
         "torch-loss": {"0 without labels": 2, "gradients flow": 1, "a mean": 0},
         "step": {"clipped": 1, "the norm before clipping": 2, "labels are shifted": 0},
     },
+    "dpo": {},
+    "merging": {},
 }
