@@ -157,18 +157,37 @@ class Judge:
     def _attempt(
         self, session: Session, test: Cell, part: notebook.Part, cells: list[tuple[str, str]], own: set[str]
     ) -> Verdict:
-        """Judge a part after some cells."""
+        """Judge a part after some cells. Where a check ends the process, the other properties get another one."""
+        failed: dict[str, Verdict] = {}
+        while True:
+            before = len(failed)
+            complaint = self._begun_and_checked(session, test, part, cells, own, failed)
+            if not session.ended or "" in failed or len(failed) == before or self.clock.left <= 0:
+                break
+        verdict = _summed(part, worth(test.source), failed)
+        if verdict.message and complaint:
+            said = f"the cell with your answer stops: {complaint}"
+            verdict = Verdict(part, verdict.points, said, hidden=verdict.hidden, cell=complaint)
+        return verdict
+
+    def _begun_and_checked(
+        self,
+        session: Session,
+        test: Cell,
+        part: notebook.Part,
+        cells: list[tuple[str, str]],
+        own: set[str],
+        failed: dict[str, Verdict],
+    ) -> str:
+        """Run the cells and then the checks of what has not failed yet; what the part's own cell complains about."""
         names = self.names
         try:
             complaint = self._begin(session, cells, own)
             asked = asked_for(test.source) | self.asked
             for name in asked - names.keys() - vars(builtins).keys():
                 names[name] = Remote(session, name)
-            verdict = self._checked(session, test, part, names)
-            if verdict.message and complaint:
-                said = f"the cell with your answer stops: {complaint}"
-                verdict = Verdict(part, verdict.points, said, hidden=verdict.hidden, cell=complaint)
-            return verdict
+            self._check(session, test, part, names, failed)
+            return complaint
         finally:
             session.end()
             for name in [name for name, value in names.items() if isinstance(value, Remote)]:
@@ -192,10 +211,10 @@ class Judge:
             complaints += [_described(failed[name]) for name in own if isinstance(failed.get(name), dict)]
             return complaints[0] if complaints else ""
 
-    def _checked(self, session: Session, test: Cell, part: notebook.Part, names: dict[str, Any]) -> Verdict:
-        """Run the checks; of each property, up to the first that fails."""
-        shares = worth(test.source)
-        failed: dict[str, Verdict] = {}
+    def _check(
+        self, session: Session, test: Cell, part: notebook.Part, names: dict[str, Any], failed: dict[str, Verdict]
+    ) -> None:
+        """Run the checks; of each property, up to the first that fails, which is noted in `failed`."""
         for check in checks(part.id, test.source):
             if check.property in failed or "" in failed:
                 continue
@@ -205,7 +224,8 @@ class Judge:
                     exec(check.code, names)
             except Exception as error:
                 failed[check.property] = self._failure(session, part, check, error)
-        return _summed(part, shares, failed)
+                if session.ended:
+                    return
 
     def _failure(self, session: Session, part: notebook.Part, check: Check, error: Exception) -> Verdict:
         """What is said of a check that fails."""

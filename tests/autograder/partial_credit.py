@@ -37,6 +37,16 @@ DESERVED = {
         "torch-loss": {"0 without labels": 2, "gradients flow": 1, "a mean": 0},
         "step": {"clipped": 1, "the norm before clipping": 2, "labels are shifted": 0},
     },
-    "dpo": {},
-    "merging": {},
+    "dpo": {
+        "log-probs": {"large logits do not overflow": 2, "integers": 0},
+        "rewards": {"chosen above rejected": 1, "it has beta once": 1, "times beta": 0},
+        "dpo-loss": {"0 is refused": 2, "nor round to 0": 2, "beta": 1},
+        "dpo-gradient": {"no overflow": 2, "two arrays": 0},
+        "other-losses": {"the message names it": 2, "its margin": 1},
+        "objective": {"0 log 0 is 0": 1, "beta": 0},
+    },
+    "merging": {
+        "layers-in": {"no layers are refused": 1, "all of them": 2, "in order": 0},
+        "merge": {"layers_in is asked": 3, "for the unmerged ones": 3},
+    },
 }

@@ -73,7 +73,8 @@ def judged(name, part, answer, more=""):
 
 COPIES = "def lora_parameters(self):\n    return [self.A.copy(), self.B.copy()]\n"
 HANDED = {
-    "by its name": "import course_lib.scratch.lora as l\ndef forward(self, x):\n    return l.LoRALinear.forward(self, x)\n",
+    "by its name": "import course_lib.scratch.lora as l\ndef forward(self, x):\n"
+    "    return l.LoRALinear.forward(self, x)\n",
     "of the package": "from course_lib import scratch\ndef forward(self, x):\n"
     "    return scratch.LoRALinear.forward(self, x)\n",
     "built at run time": "import importlib\ndef forward(self, x):\n"
@@ -123,7 +124,7 @@ def test_a_process_that_ends_keeps_the_points_before():
         ends + right.replace("z[place][targets[place]] -= 1", "z[place][max(0, targets[place])] -= 1"),
     )
     assert (found.points, found.part.points) == (2, 3)
-    assert "edge cases (1 of 3 points): it ended its process" in found.message
+    assert "edge cases (1 of 3 points): its process ended with status 3" in found.message
 
 
 def test_partial_points_are_nbgraders_partial_score():
