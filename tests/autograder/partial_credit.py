@@ -47,6 +47,9 @@ DESERVED = {
     },
     "merging": {
         "layers-in": {"no layers are refused": 1, "all of them": 2, "in order": 0},
-        "merge": {"layers_in is asked": 3, "for the unmerged ones": 3},
+        "merge": {"layers_in is asked": 3, "float32": 2, "the original is kept": 3, "every layer": 1},
+        "unmerge": {"to the bit": 2, "the copy is deleted": 3},
+        "swap": {"copies": 2, "a merged model is refused": 2, "each in its place": 0},
+        "concatenate": {"no adapter is refused": 3, "weights count": 0},
     },
 }

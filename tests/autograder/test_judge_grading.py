@@ -15,8 +15,10 @@ from autograder.grading.collect import find_submissions
 from autograder.grading.grade import grade
 from autograder.grading.report import table
 from autograder.judging.checks import checks
+from autograder.judging.judge import Judge
 from autograder.judging.results import NO_SANDBOX
 from autograder.judging.secret import NAME as SECRET
+from autograder.rebuild import rebuild
 from autograder.student.check import check, find_notebook
 from autograder.student.release import nbgrader, scratch_course
 from course_lib.errors import CourseError
@@ -130,6 +132,24 @@ def test_stock_nbgrader_gives_honest_answers_the_same(graded, monkeypatch):
         for student in ("ann", "bob"):
             points = gradebook.points_of(folder, graded.assignment, student)
             assert points == graded.grades[student].points, said
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("judged-grading")
+def test_stock_nbgrader_gives_the_same_points_by_property(monkeypatch):
+    """A right answer to a part but for its refusals, in nbgrader's own kernel and before the judge."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assignment, mine = course.find("sft"), filled("sft", edit=replacing("labels", "raise ValueError(", "print("))
+    with scratch_course(assignment) as folder:
+        (folder / "nbgrader_config.py").write_text(STOCK)
+        put(mine, folder / "submitted/ann/sft/sft.ipynb")
+        nbgrader(folder, "generate_assignment", "sft")
+        said = nbgrader(folder, "autograde", "sft")
+        stock = gradebook.points_of(folder, assignment, "ann")
+    with Judge(rebuild(assignment.read(), mine)) as judge:
+        ours = {verdict.part.id: verdict.points for verdict in judge.verdicts()}
+    assert ours["check-labels"] == 1
+    assert {part: stock.get(part) for part in ours} == ours, said
 
 
 def test_check_says_what_was_expected_and_what_came(tmp_path, monkeypatch):
