@@ -191,11 +191,7 @@ def test_check_of_an_unwritten_notebook(tmp_path):
     assert all("NotImplementedError: this part is not written yet" in o.message for o in outcomes)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", sorted(course.assignments()))
-=======
-@pytest.mark.parametrize("name", ["cluster", "dpo", "foundations", "kv_cache", "lora", "merging", "qlora", "sft"])
->>>>>>> 69b5768 (Tests of slices, of points by property, and of answers that hand their work over)
 def test_every_hidden_test_has_a_property(name):
     for cell in course.find(name).read().cells:
         if notebook.is_test(cell):

@@ -9,11 +9,7 @@ import importlib
 import pytest
 from in_process import InProcess, one_of_each, parts_that_fail
 
-<<<<<<< HEAD
 NAMES = ["cluster", "datasets", "dpo", "finetuning", "foundations", "kv_cache", "lora", "merging", "qlora", "sft"]
-=======
-NAMES = ["cluster", "dpo", "foundations", "kv_cache", "lora", "merging", "qlora", "sft"]
->>>>>>> 69b5768 (Tests of slices, of points by property, and of answers that hand their work over)
 OTHERS = {name: importlib.import_module(f"other_answers.{name}").OTHERS for name in NAMES}
 WRONG = {name: importlib.import_module(f"wrong_answers.{name}").WRONG for name in NAMES}
 
