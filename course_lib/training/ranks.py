@@ -76,7 +76,7 @@ class Ranks:
         source = "\n\n".join(textwrap.dedent(inspect.getsource(each)) for each in (*uses, function))
         for connection in self._connections:
             _send(connection, (source, function.__name__, arguments))
-        found: dict[Connection, Any] = {}
+        found: dict[Any, Any] = {}  # by connection
         while len(found) < len(self._connections):  # whoever fails answers first, while others wait for it
             for each in wait([one for one in self._connections if one not in found]):
                 found[each] = self._answer(each, 0)
