@@ -38,7 +38,7 @@ def attacked(tmp_path_factory):
 @pytest.fixture
 def namespaces(monkeypatch):
     """The process trees of the sandboxes that a test starts, held open: the kernel gives a free number to another."""
-    found, held, start = set(), [], session.Session._start
+    found, held, start = set(), [], session.Session._await
 
     def noted(self):
         start(self)
@@ -46,7 +46,7 @@ def namespaces(monkeypatch):
         held.append(os.open(f"/proc/{inside}/ns/pid", os.O_RDONLY))
         found.add(os.readlink(f"/proc/self/fd/{held[-1]}"))
 
-    monkeypatch.setattr(session.Session, "_start", noted)
+    monkeypatch.setattr(session.Session, "_await", noted)
     yield found
     for each in held:
         os.close(each)
