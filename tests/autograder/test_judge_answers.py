@@ -52,7 +52,7 @@ def verdict(judge, name, part, answer):
 
 
 @functools.cache
-def tests(name):
+def cells_with_tests(name):
     """The test cells of an assignment by their names."""
     return {notebook.grade_id(c): c.source for c in course.find(name).read().cells if notebook.is_test(c)}
 
@@ -79,7 +79,7 @@ def test_wrong_answers_lose_what_they_miss(judges, name, part):
         found = verdict(judges[name], name, part, edited(ANSWERS[name][part], edits))
         messages.append(found.message)
         points[requirement] = found.points
-        if found.points == found.part.points or (found.points and not worth(tests(name)[f"check-{part}"])):
+        if found.points == found.part.points or (found.points and not worth(cells_with_tests(name)[f"check-{part}"])):
             passed.append(requirement)
     assert not passed, f"nothing tests that {passed}"
     assert all(messages)
@@ -89,7 +89,7 @@ def test_wrong_answers_lose_what_they_miss(judges, name, part):
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
 def test_the_points_of_the_properties_are_the_parts_and_the_text_has_them(name, part):
-    source = tests(name)[f"check-{part}"]
+    source = cells_with_tests(name)[f"check-{part}"]
     if shares := worth(source):
         cell = next(p for p in notebook.parts(course.find(name).read()) if p.id == f"check-{part}")
         assert sum(shares.values()) == cell.points
