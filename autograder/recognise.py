@@ -51,17 +51,20 @@ def _share_by_id(submission: Notebook, asked: list[Cell]) -> float:
 
 
 def _share_by_text(submission: Notebook, asked: list[Cell]) -> float:
-    """The share of them that the submission has by text; 0 where it is less than half, and may be a coincidence."""
+    """The share of them that the submission has by text; 0 where it is less than half, and may be a coincidence.
+
+    An answer whose unwritten form defines nothing cannot be known so, and does not count.
+    """
     code = [cell.source for cell in submission.cells if cell.cell_type == "code"]
     names = {name for source in code for name in DEFINED.findall(source)}
     texts = {normal(source) for source in code}
-    found = 0
+    there = []
     for cell in asked:
-        if notebook.is_solution(cell):
-            found += defined_in(cell.source.split("### BEGIN SOLUTION")[0]) <= names
-        else:
-            found += normal(HIDDEN.sub("", cell.source)) in texts
-    return found / len(asked) if 2 * found >= len(asked) else 0.0
+        if not notebook.is_solution(cell):
+            there.append(normal(HIDDEN.sub("", cell.source)) in texts)
+        elif defines := defined_in(cell.source.split("### BEGIN SOLUTION")[0]):
+            there.append(defines <= names)
+    return sum(there) / len(there) if there and 2 * sum(there) >= len(there) else 0.0
 
 
 def restored(template: Notebook, submission: Notebook) -> Notebook:

@@ -29,6 +29,7 @@ from autograder.student.explain import advice
 from course_lib.errors import printable
 
 LONGEST = 2000  # characters of a message
+SECONDS = 20  # that a cell may take where the assignment does not say it
 WHOLE = 6  # how many times what a cell may take a submission may take
 
 
@@ -79,7 +80,7 @@ class Judge:
         """
         self.whole, self.sandbox, self.seed, self.tell = whole, sandbox, seed, tell
         about = whole.metadata.get("course", {})
-        part = about.get("seconds_per_cell", 20)
+        part = about.get("seconds_per_cell", SECONDS)
         self.clock = Clock(WHOLE * part, part)
         self.limits = limits or Limits(wall=10 * WHOLE * part, cpu=WHOLE * part)
         self.libraries, self.course = about.get("libraries", LIBRARIES), about.get("library", [])

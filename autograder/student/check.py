@@ -2,20 +2,22 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbclient import NotebookClient
 
 from autograder import course, notebook
-from autograder.judging.judge import Judge, is_judged
+from autograder.judging.judge import SECONDS, Judge, is_judged
 from autograder.judging.results import details
 from autograder.notebook import Cell, Notebook
 from autograder.rebuild import rebuild
 from autograder.recognise import assignment_of
-from autograder.running import NOT_REACHED, TOO_LONG, CellRunner
-from autograder.student.explain import complaint
+from autograder.running import NOT_REACHED, QUIET, TOO_LONG, CellRunner
+from autograder.student.explain import complaint, lost_points
 from autograder.student.release import release
 from course_lib.errors import CourseError
 from course_lib.suggestions import similar_paths
@@ -57,7 +59,7 @@ def check(
     if part is not None:
         parts = [find_part(notebook.parts(whole), part)]
     if is_judged(whole) and hasattr(os, "fork"):  # elsewhere the tests run as nbgrader runs them
-        return _judged(whole, parts, tell)
+        return _judged(whole, parts, timeout, tell, say)
     run = _Run(_up_to(whole, parts), timeout, tell, say)
     run.execute(path.resolve().parent)
     return run.outcomes
@@ -115,15 +117,35 @@ def _up_to(whole: Notebook, parts: list[notebook.Part]) -> Notebook:
     return whole
 
 
-def _judged(whole: Notebook, parts: list[notebook.Part], tell: Callable[[Outcome], object]) -> list[Outcome]:
+def _judged(
+    whole: Notebook,
+    parts: list[notebook.Part],
+    timeout: int,
+    tell: Callable[[Outcome], object],
+    say: Callable[[str], object],
+) -> list[Outcome]:
     """The visible checks of some parts as the judge runs them, on one's own machine without the sandbox."""
-    outcomes: list[Outcome] = []
+    about, outcomes = whole.metadata["course"], list[Outcome]()
+    about["seconds_per_cell"] = min(about.get("seconds_per_cell", SECONDS), timeout)
     with Judge(whole, sandbox=False) as judge:
         for part in parts:
-            verdict = judge.verdict(part)
+            with _said_when_slow(part, judge.clock.part, say):
+                verdict = judge.verdict(part)
             outcomes.append(Outcome(part, verdict.message, tuple(details(verdict))))
             tell(outcomes[-1])
     return outcomes
+
+
+@contextmanager
+def _said_when_slow(part: notebook.Part, limit: float, say: Callable[[str], object]) -> Iterator[None]:
+    """Say after three seconds that the part is still being checked."""
+    timer = threading.Timer(QUIET, say, [f"{part.title} is still being checked (a cell may take {limit:g} s)"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def manual_parts(path: Path) -> list[notebook.Part]:
@@ -184,7 +206,7 @@ class _Run:
             was_run = not any(output.get("ename") == NOT_REACHED for output in cell.outputs)
             self.answer = self._complaint(cell) if was_run else ""
         elif event == "end" and notebook.is_test(cell):
-            message = self._complaint(cell)
+            message = self._complaint(cell) or lost_points(cell)
             if message and self.answer:
                 message = f"the cell with your answer stops: {self.answer}"
             self.outcomes.append(Outcome(self.parts[cell.metadata.nbgrader.grade_id], message))

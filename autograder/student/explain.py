@@ -11,6 +11,8 @@ FRAME = re.compile(r"^\s*Cell In\[(\d+)\], line (\d+)", re.M)
 ARROW = re.compile(r"^-+> ?\d+ (.*)$", re.M)
 SAID_LINE = re.compile(r" \([^()]*, line (\d+)\)$")  # a syntax error names a file that IPython made up
 
+LOST = re.compile(r"^\w[\w ]* \(\S+ of \S+ points\): ", re.M)  # how `checks.Points` tells of a lost property
+
 
 def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
     """What a cell complained about, without colours and traceback; "" where it ran to its end.
@@ -38,6 +40,18 @@ def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
         return f"{error.ename}: {text[: found.start()]} (line {found[1]} of the cell)"
     kind = f"{error.ename}: {text}" if text else error.ename
     return kind + _where(whole, cell, error) + advice(text)
+
+
+def lost_points(cell: Cell) -> str:
+    """What a test cell that ran to its end printed of the properties that it lost; "" where it gave all points.
+
+    Args:
+        cell: The executed cell, whose checks may be in blocks of `checks.Points`.
+    """
+    outputs = cell.get("outputs", [])
+    said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    first = LOST.search(said)
+    return said[first.start() :].strip() if first else ""
 
 
 def _where(whole: Notebook, cell: Cell, error: notebook.Output) -> str:

@@ -3,7 +3,7 @@
 import nbformat
 
 from autograder.running import ENDED, NOT_REACHED, TOO_LONG
-from autograder.student.explain import complaint
+from autograder.student.explain import complaint, lost_points
 
 TRACE = """---------------------------------------------------------------------------
 ValueError                                Traceback (most recent call last)
@@ -102,3 +102,13 @@ def test_no_error_no_complaint():
     made = cell("1", 3)
     made.outputs.append(nbformat.v4.new_output("stream", name="stderr", text="careful"))
     assert complaint(nbformat.v4.new_notebook(cells=[made]), made, 15) == ""
+
+
+def test_a_property_that_is_lost_is_told_where_the_cell_runs_to_its_end():
+    printed = "tried 3 (of 4)\nfar apart (1 of 3 points): it is inf\nvalues"
+    test = cell("_points.earned()", 5)
+    assert lost_points(test) == ""
+    test.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=printed.split("far")[0]))
+    assert lost_points(test) == ""
+    test.outputs[0].text = f"{printed}\n"
+    assert lost_points(test) == "far apart (1 of 3 points): it is inf\nvalues"
