@@ -58,7 +58,10 @@ def test_mistakes_are_named(change, said):
         (("03_lora", "batch_size", 0), "03_lora.batch_size = 0 is not possible: it has to be at least 1."),
         (("03_lora", "lr", -1e-3), "03_lora.lr = -0.001 is not possible: it has to be above 0."),
         (("03_lora", "lr", float("nan")), "03_lora.lr = nan is not possible: it has to be finite."),
-        (("90_lora_laboratory", "full_rates", [1e-3, 0.0]), "= [0.001, 0.0] is not possible: each number has to be above 0."),
+        (
+            ("90_lora_laboratory", "full_rates", [1e-3, 0.0]),
+            "= [0.001, 0.0] is not possible: each number has to be above 0.",
+        ),
         (("03_lora", "rank", 0), "03_lora.rank = 0 is not possible"),
         (("03_lora", "warmup_steps", 500), "03_lora.warmup_steps = 500 is more than 03_lora.steps = "),
         (("00_foundations", "num_heads", 5), "00_foundations.embed_dim = 192 is not a multiple of"),
