@@ -33,7 +33,9 @@
     mark();
     new ResizeObserver(mark).observe(document.body);
     window.MathJax?.startup?.promise?.then(mark);
+    document.fonts?.ready.then(mark); // another font is wider or narrower
   };
+  document.addEventListener("DOMContentLoaded", mark);
   window.addEventListener("load", start);
   document.addEventListener("toggle", mark, true); // a fold was opened
 })();
