@@ -40,6 +40,7 @@ def test_every_solution_runs(chapter, tmp_path):
     found = solutions(notebook)
     assert len(found) >= {"90_lora_laboratory": 3, "91_butterflies": 1}.get(chapter, 8)
     done = [f"{code}\nprint('solved', {number})" for number, code in enumerate(found, start=1)]
+    cells.insert(0, "from IPython.display import display")  # which a notebook has without an import
     text = "\n\n".join([*cells, *done]).replace('profile = "cpu"', 'profile = "smoke"', 1)
     script = tmp_path / "chapter.py"
     script.write_text(text, encoding="utf-8")
