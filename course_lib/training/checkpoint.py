@@ -76,12 +76,8 @@ class Checkpoints:
         self.world.barrier()
         return target
 
-    def _temporary(self, target: Path) -> Path:
-        """The folder's name while it is filled."""
-        return self.folder / f".{target.name}.{os.getpid()}.tmp"
-
     def _write(self, target: Path, weights: dict, moments: dict, state: dict) -> None:
-        temporary = self._temporary(target)
+        temporary = self.folder / f".{target.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
