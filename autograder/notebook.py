@@ -1,5 +1,6 @@
 """A notebook file, and the parts of an assignment in it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,8 @@ from course_lib.files import write_whole
 Notebook: TypeAlias = Any
 Cell: TypeAlias = Any
 Output: TypeAlias = Any
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # what a terminal takes for a colour, in a traceback
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,33 @@ def write(notebook: Notebook, path: Path) -> None:
     import nbformat
 
     write_whole(path, nbformat.writes(notebook) + "\n")
+
+
+def add_error(cell: Cell, ename: str, evalue: str) -> None:
+    """Add an error to a cell's outputs, which to nbgrader is a failed test.
+
+    Args:
+        cell: The cell.
+        ename: The name of the error.
+        evalue: What it says.
+    """
+    import nbformat
+
+    traceback = [f"\x1b[0;31m{ename}\x1b[0m: {evalue}"]
+    cell.outputs.append(nbformat.v4.new_output("error", ename=ename, evalue=evalue, traceback=traceback))
+
+
+def said_beside_score(cell: Cell) -> str:
+    """What is said beside a partial score, which is the result of its test cell; "" where there is none.
+
+    Args:
+        cell: The executed test cell.
+    """
+    outputs = cell.get("outputs", [])
+    if not any(output.output_type == "execute_result" for output in outputs):
+        return ""
+    said = "".join(str(output.text) for output in outputs if output.output_type == "stream")
+    return COLOUR.sub("", said).strip()
 
 
 def grade_id(cell: Cell) -> str | None:

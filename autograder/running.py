@@ -56,7 +56,7 @@ class CellRunner:
         if any(payload.get("source") == "ask_exit" for payload in reply.get("payload", [])):
             self.stopped = f"{named(cell)} ended its kernel with exit()"
         if reply["status"] == "error" and reply["ename"] not in [o.get("ename") for o in cell.outputs]:
-            _fail(cell, reply["ename"], reply["evalue"])
+            notebook.add_error(cell, reply["ename"], reply["evalue"])
 
     def limit_of(self, cell: Cell) -> float:
         """Seconds: the assignment's own limit for the tests and what the student wrote; what is given, such as the
@@ -86,7 +86,7 @@ class CellRunner:
         if cell.cell_type != "code":
             return cell
         if self.stopped:
-            _fail(cell, NOT_REACHED, f"not run: {self.stopped}")
+            notebook.add_error(cell, NOT_REACHED, f"not run: {self.stopped}")
         elif cell.source.strip():
             await self._run(cell, cell_index, options)
             if self.stopped:
@@ -101,10 +101,12 @@ class CellRunner:
             await super().async_execute_cell(cell, cell_index, **options)  # type: ignore[misc]
         except DeadKernelError:
             self.stopped = f"{named(cell)} ended its kernel"
-            _fail(cell, ENDED, f"{self.stopped} (a call of os._exit, too much memory, or a crash in compiled code)")
+            notebook.add_error(
+                cell, ENDED, f"{self.stopped} (a call of os._exit, too much memory, or a crash in compiled code)"
+            )
         except CellTimeoutError:  # it was interrupted, and went on
             self.stopped = f"{named(cell)} took over {self.limit_of(cell):g} seconds and could not be interrupted"
-            _fail(cell, TOO_LONG, self.stopped)
+            notebook.add_error(cell, TOO_LONG, self.stopped)
             await self.km.shutdown_kernel(now=True)  # type: ignore[attr-defined]
         finally:
             slow.cancel()
@@ -134,11 +136,3 @@ def named(cell: Cell) -> str:
     if name is not None:
         return f"the cell {name!r}"
     return f"your own cell that begins {cell.source.strip().splitlines()[0][:60]!r}"
-
-
-def _fail(cell: Cell, ename: str, evalue: str) -> None:
-    """Add an error to the cell's outputs, which to nbgrader is a failed test."""
-    import nbformat
-
-    traceback = [f"\x1b[0;31m{ename}\x1b[0m: {evalue}"]
-    cell.outputs.append(nbformat.v4.new_output("error", ename=ename, evalue=evalue, traceback=traceback))

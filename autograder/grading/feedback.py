@@ -19,13 +19,12 @@ from nbconvert.exporters import HTMLExporter
 from autograder import notebook
 from autograder.judging.checks import HIDDEN
 from autograder.judging.results import NO_SANDBOX
-from autograder.notebook import Cell, Notebook, Output
+from autograder.notebook import COLOUR, Cell, Notebook, Output
 from autograder.running import NOT_REACHED
 
 STYLE = (Path(__file__).parent / "feedback.css").read_text()
 # Whatever finds its way into the page: nothing is loaded, run, framed or sent.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
-COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 FRAME = re.compile(r"Cell In\[\d+\], line (\d+)")  # the first of a traceback is in the test cell
 MOST = 5000  # characters of one output
 IMAGES = ("image/png", "image/jpeg")
@@ -170,7 +169,7 @@ def _complaint(cell: Cell) -> str:
     if notebook.is_manual(cell):
         return ""
     if not errors:
-        return _partly(cell)
+        return _cut(notebook.said_beside_score(cell))
     text = COLOUR.sub("", str(errors[0].get("evalue", ""))).strip()
     kind = str(errors[0].get("ename", ""))
     if (hidden := _hidden(cell, errors[0])) is not None:
@@ -178,15 +177,6 @@ def _complaint(cell: Cell) -> str:
     if kind in ("AssertionError", NOT_REACHED) and text:
         return _cut(text)
     return _cut(f"{kind}: {text}" if text else f"{kind}, without a message")
-
-
-def _partly(cell: Cell) -> str:
-    """What is said beside a partial score, which is the result of its test cell; "" where there is none."""
-    outputs = cell.get("outputs", [])
-    if not any(output.output_type == "execute_result" for output in outputs):
-        return ""
-    said = "".join(str(output.text) for output in outputs if output.output_type == "stream")
-    return _cut(COLOUR.sub("", said).strip())
 
 
 def _hidden(cell: Cell, error: Output) -> str | None:

@@ -1,6 +1,5 @@
 """What a class has reached in an assignment, as the gradebook has it: for statistics and exports."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from autograder import notebook
 from autograder.course import Assignment
 from autograder.grading.gradebook import points_in
 from course_lib.errors import CourseError, printable
-
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,18 @@ def _has(gradebook: object, assignment: Assignment) -> bool:
 
 
 def _messages(assignment: Assignment, state: Path, student: str) -> dict[str, str]:
-    """The first line of each test's error, of the student's graded notebook."""
+    """The first line of what each test complained about, of the student's graded notebook."""
     path = state / "autograded" / student / assignment.name / assignment.path.name
     if not path.is_file():
         return {}
     found = {}
     for cell in notebook.read(path).cells:
-        errors = [o for o in cell.get("outputs", []) if o.output_type == "error"]
-        if notebook.is_test(cell) and errors:
-            said = ESCAPES.sub("", errors[0].evalue).strip() or errors[0].ename
+        if not notebook.is_test(cell):
+            continue
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        said = notebook.said_beside_score(cell)  # a property was lost, and the others have their points
+        if errors:
+            said = notebook.COLOUR.sub("", errors[0].evalue).strip() or errors[0].ename
+        if said:
             found[notebook.grade_id(cell) or ""] = printable(said.splitlines()[0])[:300]
     return found

@@ -31,7 +31,7 @@ def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool
         if verdict.points:
             _give(cell, verdict)
         elif verdict.message:
-            _fail(cell, NOT_REACHED if not verdict.reached else "AssertionError", explained(verdict))
+            notebook.add_error(cell, NOT_REACHED if not verdict.reached else "AssertionError", explained(verdict))
     first = next((cell for cell in whole.cells if cell.cell_type == "code" and not notebook.is_test(cell)), None)
     if not sandbox and first is not None:
         import nbformat
@@ -67,10 +67,3 @@ def _give(cell: notebook.Cell, verdict: Verdict) -> None:
     said = nbformat.v4.new_output("stream", name="stdout", text=f"{explained(verdict)}\n")
     number = nbformat.v4.new_output("execute_result", {"text/plain": f"{verdict.points:g}"})
     cell.outputs += [said, number]
-
-
-def _fail(cell: notebook.Cell, ename: str, evalue: str) -> None:
-    import nbformat
-
-    traceback = [f"\x1b[0;31m{ename}\x1b[0m: {evalue}"]
-    cell.outputs.append(nbformat.v4.new_output("error", ename=ename, evalue=evalue, traceback=traceback))

@@ -3,10 +3,9 @@
 import re
 
 from autograder import notebook
-from autograder.notebook import Cell, Notebook
+from autograder.notebook import COLOUR, Cell, Notebook
 from autograder.running import ENDED, NOT_REACHED, TOO_LONG
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FRAME = re.compile(r"^\s*Cell In\[(\d+)\], line (\d+)", re.M)
 ARROW = re.compile(r"^-+> ?\d+ (.*)$", re.M)
 SAID_LINE = re.compile(r" \([^()]*, line (\d+)\)$")  # a syntax error names a file that IPython made up
