@@ -8,6 +8,7 @@ import torch
 from peft import BOFTConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.boft import layer as boft
 from torch import nn
+from trained_by_hand import losses_by_hand
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from course_lib.adapters import (
@@ -23,7 +24,7 @@ from course_lib.adapters import (
     save_merged,
     set_adapter,
 )
-from course_lib.training import Trainer, TrainingConfig, warmup_cosine
+from course_lib.training import Trainer, TrainingConfig
 
 ROOM = "adapters"
 SAME_SUMS = "float32: the same products, summed in another order"
@@ -161,18 +162,7 @@ def test_same_training_run(kind, base, targets, tmp_path, parity):
     records = Trainer(ours, TrainingConfig(lr=1e-2, warmup_steps=3), log_every=0).train(order)
 
     parameters = [p for p in theirs.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, 30, 3))
-    losses = []
-    theirs.train()
-    for tokens in order:
-        loss = theirs(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
+    losses = losses_by_hand(theirs, order, lr=1e-2, warmup_steps=3)
     why = "float32 rounding, fed back through thirty updates"
     parity.close(f"{kind} losses of 30 rsLoRA steps", "PEFT", [r.loss for r in records], losses, 1e-4, why)
     assert sum(p.numel() for p in parameters) == sum(p.numel() for p in ours.parameters() if p.requires_grad)

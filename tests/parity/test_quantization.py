@@ -13,6 +13,7 @@ from bitsandbytes import functional
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from peft import PeftModel
 from torch import nn
+from trained_by_hand import losses_by_hand
 
 from course_lib.adapters import inject_lora, lora_parameters, save_adapter
 from course_lib.data import batches, style_corpus, token_blocks
@@ -20,7 +21,7 @@ from course_lib.finetuning.model import load_base
 from course_lib.finetuning.settings import complete
 from course_lib.quantization import Linear4bit, dynamic_map, quantize_4bit
 from course_lib.quantization.levels import LEVELS
-from course_lib.training import Trainer, TrainingConfig, warmup_cosine
+from course_lib.training import Trainer, TrainingConfig
 
 ROOM = "quantization"
 KINDS = ("nf4", "fp4")
@@ -154,18 +155,7 @@ def test_the_same_training_run(smollm2, parity, tmp_path):
 
     trained = [p for p in theirs.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == sum(p.numel() for p in lora_parameters(ours))
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, 30, 3))
-    losses = []
-    for batch in order:
-        tokens = torch.as_tensor(batch)
-        loss = theirs(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
+    losses = losses_by_hand(theirs, order, lr=1e-3, warmup_steps=3)
 
     assert losses[-1] < losses[0] - 0.5
     worst = max(abs(record.loss - loss) / loss for record, loss in zip(records, losses, strict=True))
