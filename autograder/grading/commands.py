@@ -239,7 +239,8 @@ def _collect(args: argparse.Namespace) -> int:
     for student in found.missing:
         print(f"missing: {printable(student)} has handed in nothing")
     print(
-        f"\n{len(found.chosen)} students have handed in, {len(found.missing)} have not, {len(found.unknown)} are"
-        f" unknown, {len(found.refused)} files are refused.\nNext: course grade {assignment.name}"
+        f"\nhanded in: {len(found.chosen)}, missing: {len(found.missing)}, unknown: {len(found.unknown)}, refused files:"
+        f" {len(found.refused)}\nNext: course grade {assignment.name}"
+        + (f" --course {args.course}" if args.course else "")
     )
     return int(bool(found.unknown or found.refused))

@@ -113,7 +113,8 @@ def _check(args: argparse.Namespace) -> int:
     def tell(outcome: Outcome) -> None:
         """Print what became of one part."""
         mark = "ok  " if not outcome.message else "FAIL"
-        message = "".join(f"\n      {line}" for line in [outcome.message, *outcome.details] if line)
+        said = "\n".join([outcome.message, *outcome.details]).splitlines()
+        message = "".join(f"\n      {line}" for line in said if line)
         print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)
 
     def say(line: str) -> None:
