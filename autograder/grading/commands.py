@@ -238,9 +238,9 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"refused: {printable(name)} {printable(why)}")
     for student in found.missing:
         print(f"missing: {printable(student)} has handed in nothing")
+    folder = f" --course {args.course}" if args.course else ""
     print(
         f"\nhanded in: {len(found.chosen)}, missing: {len(found.missing)}, unknown: {len(found.unknown)}, refused files:"
-        f" {len(found.refused)}\nNext: course grade {assignment.name}"
-        + (f" --course {args.course}" if args.course else "")
+        f" {len(found.refused)}\nNext: course grade {assignment.name}{folder}"
     )
     return int(bool(found.unknown or found.refused))
