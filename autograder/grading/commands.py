@@ -240,7 +240,7 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"missing: {printable(student)} has handed in nothing")
     folder = f" --course {args.course}" if args.course else ""
     print(
-        f"\nhanded in: {len(found.chosen)}, missing: {len(found.missing)}, unknown: {len(found.unknown)}, refused files:"
-        f" {len(found.refused)}\nNext: course grade {assignment.name}{folder}"
+        f"\nhanded in: {len(found.chosen)}, missing: {len(found.missing)}, unknown: {len(found.unknown)}, refused"
+        f" files: {len(found.refused)}\nNext: course grade {assignment.name}{folder}"
     )
     return int(bool(found.unknown or found.refused))
