@@ -24,14 +24,15 @@ from autograder.grading.events import private_output, serve
 from autograder.judging.judge import Judge, is_judged
 from autograder.judging.results import write_results
 from autograder.judging.secret import secret_seed
+from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
 
 
 class Evaluator:
     """Evaluates one submission after the other; what it needs for that is loaded once."""
 
-    def __init__(self, assignment: str, tell: Callable[..., None]) -> None:
-        self.assignment, self.tell = assignment, tell
+    def __init__(self, assignment: str, tell: Callable[..., None], warm: Warm) -> None:
+        self.assignment, self.tell, self.warm = assignment, tell, warm
 
     def evaluate(
         self,
@@ -67,7 +68,7 @@ class Evaluator:
 
     def _judge(self, student: str, whole: Notebook, sandbox: bool, parts: list[str] | None) -> None:
         """The judge decides: see `autograder.judging`."""
-        with Judge(whole, sandbox=sandbox, seed=secret_seed(Path.cwd())) as judge:
+        with Judge(whole, sandbox=sandbox, seed=secret_seed(Path.cwd()), warm=self.warm) as judge:
             if parts is None:
                 verdicts = judge.verdicts()
             else:
@@ -118,8 +119,8 @@ def keep_outputs(whole: Notebook, earlier: Notebook, judged: Container[str]) -> 
 
 def main(assignment: str) -> None:
     """Do the tasks on standard input until it ends."""
-    with private_output() as tell:
-        serve(Evaluator(assignment, tell), tell)
+    with private_output() as tell, Warm() as warm:
+        serve(Evaluator(assignment, tell, warm), tell)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ submission can change what it answers, which is its right, and nothing else.
 
 import ast
 import builtins
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,7 +19,8 @@ from autograder import notebook
 from autograder.judging.checks import Check, asked_for, checks, forbidden, functions_of, imports, worth
 from autograder.judging.remote import Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
-from autograder.judging.stage import LIBRARIES, Stage
+from autograder.judging.stage import LIBRARIES
+from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
 from autograder.running import IMPORTS
 from autograder.sandbox.limits import Limits
@@ -67,6 +66,7 @@ class Judge:
         sandbox: bool = True,
         seed: int | None = None,
         limits: Limits | None = None,
+        warm: Warm | None = None,
         tell: Callable[[Verdict], object] = lambda verdict: None,
     ) -> None:
         """Prepare it.
@@ -76,6 +76,7 @@ class Judge:
             sandbox: False to run the submission's code with our own rights.
             seed: The course's secret, which varies the random inputs of hidden tests; None leaves them as they are.
             limits: What the submission may use; by default what its assignment says.
+            warm: Processes with the imports done, for many submissions; by default this one has its own.
             tell: Called with each verdict as soon as it is known.
         """
         self.whole, self.sandbox, self.seed, self.tell = whole, sandbox, seed, tell
@@ -88,9 +89,9 @@ class Judge:
         self.lost: dict[str, str] = {}  # cells that ended their process, and how
         self.ended: dict[str, str] = {}  # parts whose checks ended their process, and how
         self.stack = ExitStack()
+        self.warm = warm or self.stack.enter_context(Warm())
 
     def __enter__(self) -> "Judge":
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="course-judge-")))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,8 +146,8 @@ class Judge:
         key = forbidden(test.source), imports(given)
         if key not in self.sessions:
             refused, lines = key
-            stage = Stage(self.folder / str(len(self.sessions)), refused, self.libraries, self.course)
-            session = Session(stage, self.limits, self.clock, sandbox=self.sandbox, imports=lines)
+            stage = self.warm.stage(refused, self.libraries, self.course)
+            session = Session(stage, self.limits, self.clock, self.warm, sandbox=self.sandbox, imports=lines)
             self.sessions[key] = self.stack.enter_context(session)
         return self.sessions[key]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autograder.judging import wire
 from autograder.judging.stage import INSIDE, Stage
+from autograder.judging.warm import Fork, Warm
 from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import Sandbox, python
 from course_lib.errors import CourseError
@@ -19,6 +20,7 @@ NOT_STARTED = (
     " true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading defends against'."
 )
 MOST = 4 * MIB  # bytes of an answer, which may take fifty times as much memory once it is read
+STARTS = 3  # attempts; none of the submission's code has run yet
 STARTING = 60.0  # seconds that Python and NumPy may take to start
 PATIENCE = 5.0  # seconds that a part's process may take to end
 
@@ -53,19 +55,22 @@ class Clock:
 class Session:
     """One process, started when it is first needed and again after it was ended; use it in a `with` block."""
 
-    def __init__(self, stage: Stage, limits: Limits, clock: Clock, *, sandbox: bool = True, imports: str = "") -> None:
+    def __init__(
+        self, stage: Stage, limits: Limits, clock: Clock, warm: Warm, *, sandbox: bool = True, imports: str = ""
+    ) -> None:
         """Prepare it.
 
         Args:
             stage: What the process sees.
             limits: What it may use.
             clock: What the submission has left; time that is spent on waiting for the process is taken from it.
+            warm: Where the process is forked, which has done the imports.
             sandbox: False to run it with our own rights.
             imports: Statements of the assignment's own that the process runs before any part.
         """
-        self.stage, self.limits, self.clock, self.sandbox = stage, limits, clock, sandbox
+        self.stage, self.limits, self.clock, self.warm, self.sandbox = stage, limits, clock, warm, sandbox
         self.imports = imports
-        self.running: Sandbox | None = None
+        self.running: Sandbox | Fork | None = None
         self.ready = False  # whether the process has said that it is
         self.cell = ""  # the cell that began last
         self.called: tuple | None = None  # the last call: name, arguments, and named ones
@@ -152,19 +157,30 @@ class Session:
         """Start the process where there is none, and do not wait for it."""
         if self.running is not None:
             return
-        folder = INSIDE if self.sandbox else str(self.stage.folder)
-        program = python("-c", START.format(folder=folder, alone=self.sandbox, imports=self.imports))
-        self.running = Sandbox(program, self.limits, self.stage.seen, sandbox=self.sandbox)
+        if self.sandbox and self.warm.possible:
+            self.running = self.warm.fork(self.stage, self.limits, self.imports)
+        else:
+            folder = INSIDE if self.sandbox else str(self.stage.folder)
+            program = python("-c", START.format(folder=folder, alone=self.sandbox, imports=self.imports))
+            self.running = Sandbox(program, self.limits, self.stage.seen, sandbox=self.sandbox)
         os.set_blocking(self.running.stdin.fileno(), False)
 
     def _await(self) -> None:
         """Wait until the process is ready."""
         # a slow disk is not the submission's fault, of whose code nothing has run yet
         left, self.clock.deadline = self.clock.left, STARTING
-        try:
-            self._receive()
-        except Ended as error:
-            raise CourseError(NOT_STARTED.format(why=error)) from error
+        why: object = "this system allows no namespaces"
+        for _ in range(STARTS):
+            self.launch()
+            try:
+                if "refused" not in self._receive():
+                    break
+                self.warm.possible = False  # no namespaces within those of the sandbox: it needs one of its own
+                self.close()
+            except Ended as error:  # what it is forked from may have just died
+                why = error
+        else:
+            raise CourseError(NOT_STARTED.format(why=why))
         self.clock.left, self.ready = left, True
         self.clock.begin()
 

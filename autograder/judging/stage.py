@@ -51,7 +51,7 @@ class Stage:
         given = folder / "given" / "autograder"
         (folder / "site").mkdir(parents=True)
         given.mkdir(parents=True)
-        for name in ("wire.py", "worker.py"):
+        for name in ("apart.py", "wire.py", "worker.py"):
             shutil.copy(PACKAGE / "judging" / name, folder)
         shutil.copy(PACKAGE / "checks.py", given)
         (given / "__init__.py").touch()

@@ -2,6 +2,8 @@
 
     python -I -S -B -c "import sys; sys.path[:0] = [FOLDER]; import worker; worker.main(FOLDER, ALONE, IMPORTS)"
 
+or, where the imports are done once for many submissions, `worker.keep(FOLDER, SCRATCH, IMPORTS)`, which forks it.
+
 It reads requests from standard input and answers on standard output, in frames of `wire`. The request "part" brings
 the cells up to an answer; a child of this process runs them, and calls what they define as it is told ("call", "get",
 "set", "find", "describe", "iterate") until "end". The parent never runs a submission's code, so each part begins in a
@@ -22,6 +24,7 @@ import signal
 import struct
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import wire  # type: ignore[import-not-found]  # beside this file
@@ -177,19 +180,26 @@ def serve(channel: Channel, request: dict) -> None:
         channel.send(part.answer(request))
 
 
-def main(folder: str, alone: bool, imports: str = "") -> None:
-    """Serve parts until the judge closes the pipe.
+def prepare(folder: str, imports: str) -> None:
+    """Do the imports.
 
     Args:
         folder: See above.
-        alone: See above.
-        imports: See above. Each part then has the modules at once.
+        imports: See above.
     """
     sys.path[:0] = [f"{folder}/given", f"{folder}/site"]
-    channel = Channel()
     import numpy  # noqa: F401
 
     exec(compile(imports, "<imports>", "exec"), {})
+
+
+def serve_parts(channel: Channel, alone: bool) -> None:
+    """Serve parts until the judge closes the pipe.
+
+    Args:
+        channel: To the judge.
+        alone: See above.
+    """
     channel.send(wire.dump({"ready": True}))
     while (data := channel.receive()) is not None:
         child = os.fork()
@@ -198,8 +208,66 @@ def main(folder: str, alone: bool, imports: str = "") -> None:
                 serve(channel, wire.load(data))
             finally:
                 os._exit(0)
-        _, status = os.waitpid(child, 0)
+        ended, status = os.wait()
+        while ended != child:  # an orphan: the first process of namespaces inherits them
+            ended, status = os.wait()
         if alone:  # whatever the part has started: everything in this process tree but its first process and this one
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.wait()
         channel.send(wire.dump({"ended": os.waitstatus_to_exitcode(status)}))
+
+
+def main(folder: str, alone: bool, imports: str = "") -> None:
+    """One submission's process.
+
+    Args:
+        folder: See above.
+        alone: See above.
+        imports: See above. Each part then has the modules at once.
+    """
+    channel = Channel()
+    prepare(folder, imports)
+    serve_parts(channel, alone)
+
+
+def keep(folder: str, scratch: int, imports: str = "") -> None:
+    """Do the imports once, and fork a process for each submission: standard input is a socket, over which come the
+    two ends of the pipes to the judge. This process never runs a submission's code, and its forks cannot reach it.
+
+    Args:
+        folder: See above.
+        scratch: Bytes that each folder for scratch files can hold.
+        imports: See above.
+    """
+    import socket
+
+    import apart  # type: ignore[import-not-found]  # beside this file
+
+    control = socket.socket(fileno=os.dup(0))
+    prepare(folder, imports)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
+    while ends := socket.recv_fds(control, 1, 2)[1]:
+        if os.fork() == 0:
+            try:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for standard, end in enumerate(ends):
+                    os.dup2(end, standard)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the socket too, which is not for a submission
+                _become(Channel(), lambda: apart.shut_in(scratch))
+            finally:
+                os._exit(0)
+        for end in ends:
+            os.close(end)
+
+
+def _become(channel: Channel, shut_in: Callable[[], None]) -> None:
+    """Serve a submission's parts, in namespaces of its own; or say why there can be none."""
+    try:
+        shut_in()
+    except OSError as error:
+        channel.send(wire.dump({"refused": str(error)}))
+        return
+    serve_parts(channel, alone=True)

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from autograder.sandbox import bubblewrap
 from autograder.sandbox.limits import Limits
@@ -29,51 +30,24 @@ class Result:
     stopped: str
 
 
-class Sandbox:
-    """A running program; use it in a `with` block, after which nothing of it is left.
+class Watched:
+    """A process tree that a watchdog ends when it exceeds a limit; use it in a `with` block, after which it is gone.
 
     `stopped` says which limit ended it, "" where none did.
     """
 
-    def __init__(
-        self,
-        program: list[str],
-        limits: Limits,
-        seen: dict[Path, str] | None = None,
-        *,
-        sandbox: bool = True,
-        errors: int = subprocess.DEVNULL,
-    ) -> None:
-        """Start it.
+    def __init__(self, limits: Limits) -> None:
+        """Prepare the watchdog, which `watch` starts.
 
         Args:
-            program: What to run, with paths as they are inside the sandbox.
-            limits: What it may use.
-            seen: Files and folders that it may read, and where it has them.
-            sandbox: False to run it with our own rights, where only the watchdog limits it.
-            errors: What becomes of its standard error, as in subprocess.Popen.
-
-        Raises:
-            CourseError: There is no bubblewrap.
+            limits: What the tree may use.
         """
-        self.limits, self.sandboxed = limits, sandbox
+        self.limits = limits
         self.stopped, self.started = "", time.monotonic()
-        line = bubblewrap.command(program, limits, seen or {}) if sandbox else program
-        self.process = subprocess.Popen(
-            line,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            # the sandbox's first process is bwrap itself, whose environment can be read inside
-            env=bubblewrap.ENVIRONMENT if sandbox else _plain_environment(),
-            start_new_session=True,
-        )
         self.ended = threading.Event()
         self.looking = threading.Lock()  # held by the watchdog while it looks
-        self.first: list[int] = []  # the sandbox's first process, once it is known
-        threading.Thread(target=self._watch, daemon=True).start()
 
-    def __enter__(self) -> "Sandbox":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -81,17 +55,9 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    @property
-    def stdin(self) -> IO[bytes]:
-        """Its standard input."""
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    @property
-    def stdout(self) -> IO[bytes]:
-        """Its standard output."""
-        assert self.process.stdout is not None
-        return self.process.stdout
+    def watch(self) -> None:
+        """Start the watchdog."""
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self, why: str) -> None:
         """End it and everything that it has started.
@@ -108,8 +74,86 @@ class Sandbox:
             return self.stopped
 
     def close(self) -> None:
+        """End it, and wait until it is gone."""
+        raise NotImplementedError
+
+    def top(self) -> int | None:
+        """The id of the process below which everything counts: 0 where it is not there yet, None where it has ended."""
+        raise NotImplementedError
+
+    def _kill(self) -> None:
+        raise NotImplementedError
+
+    def _watch(self) -> None:
+        """The watchdog."""
+        while not self.ended.wait(OFTEN) and (top := self.top()) is not None:
+            with self.looking:
+                why = exceeded(top, self.limits) if top else ""
+                if time.monotonic() - self.started > self.limits.wall:
+                    why = f"it took over {self.limits.wall:g} seconds"
+                if why:
+                    self.stop(why)
+                    return
+
+
+class Sandbox(Watched):
+    """A running program in a sandbox."""
+
+    def __init__(
+        self,
+        program: list[str],
+        limits: Limits,
+        seen: dict[Path, str] | None = None,
+        *,
+        sandbox: bool = True,
+        errors: int = subprocess.DEVNULL,
+        control: socket.socket | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            program: What to run, with paths as they are inside the sandbox.
+            limits: What it may use.
+            seen: Files and folders that it may read, and where it has them.
+            sandbox: False to run it with our own rights, where only the watchdog limits it.
+            errors: What becomes of its standard error, as in subprocess.Popen.
+            control: A program that is trusted has this as its standard input, and no watchdog: its forks have theirs.
+
+        Raises:
+            CourseError: There is no bubblewrap.
+        """
+        super().__init__(limits)
+        self.sandboxed = sandbox
+        line = bubblewrap.command(program, limits, seen or {}) if sandbox else program
+        self.process = subprocess.Popen(
+            line,
+            stdin=control.fileno() if control else subprocess.PIPE,
+            stdout=subprocess.DEVNULL if control else subprocess.PIPE,
+            stderr=errors,
+            # the sandbox's first process is bwrap itself, whose environment can be read inside
+            env=bubblewrap.ENVIRONMENT if sandbox else _plain_environment(),
+            start_new_session=True,
+        )
+        self.first: list[int] = []  # the sandbox's first process, once it is known
+        if control is None:
+            self.watch()
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """Its standard input."""
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Its standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def close(self) -> None:
         """End it, wait until it is gone, and close the pipes."""
         self.ended.set()
+        self.first = self.first or children(self.process.pid)
         self._kill()
         self.process.wait()
         end = time.monotonic() + GOING
@@ -119,6 +163,12 @@ class Sandbox:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # what was not written yet has no reader any more
                     pipe.close()
+
+    def top(self) -> int | None:
+        if self.process.poll() is not None:
+            return None
+        self.first = self.first or children(self.process.pid)
+        return self.process.pid
 
     def _kill(self) -> None:
         """Kill the first process of the sandbox, and with it all others: bwrap then waits for them and ends, and no
@@ -140,18 +190,6 @@ class Sandbox:
         except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
             return False
         return True
-
-    def _watch(self) -> None:
-        """The watchdog."""
-        while not self.ended.wait(OFTEN) and self.process.poll() is None:
-            with self.looking:
-                self.first = self.first or children(self.process.pid)
-                why = exceeded(self.process.pid, self.limits)
-                if time.monotonic() - self.started > self.limits.wall:
-                    why = f"it took over {self.limits.wall:g} seconds"
-                if why:
-                    self.stop(why)
-                    return
 
 
 def run(program: list[str], limits: Limits, seen: dict[Path, str] | None = None, *, sandbox: bool = True) -> Result:

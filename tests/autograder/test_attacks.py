@@ -11,7 +11,7 @@ from attacks.cases import CASES
 from attacks.mini import POINTS, TOTAL, submission, template
 
 from autograder import notebook
-from autograder.judging import session
+from autograder.judging import session, warm
 from autograder.judging.judge import Judge
 from autograder.judging.results import explained, write_results
 from autograder.rebuild import rebuild
@@ -42,9 +42,10 @@ def namespaces(monkeypatch):
 
     def noted(self):
         start(self)
-        inside = tree(self.running.process.pid)[-1]
-        held.append(os.open(f"/proc/{inside}/ns/pid", os.O_RDONLY))
-        found.add(os.readlink(f"/proc/self/fd/{held[-1]}"))
+        for inside in tree(self.running.top())[1:]:
+            held.append(os.open(f"/proc/{inside}/ns/pid", os.O_RDONLY))
+            found.add(os.readlink(f"/proc/self/fd/{held[-1]}"))
+        found.discard(os.readlink("/proc/self/ns/pid"))
 
     monkeypatch.setattr(session.Session, "_await", noted)
     yield found
@@ -241,7 +242,7 @@ def test_edited_cells_change_nothing(edit):
 
 def test_a_sandbox_that_does_not_start_is_no_zero(monkeypatch):
     """As where a container forbids what bubblewrap needs."""
-    monkeypatch.setattr(session, "python", lambda *arguments: ["/usr/bin/false"])
+    monkeypatch.setattr(warm, "python", lambda *arguments: ["/usr/bin/false"])
     with pytest.raises(CourseError, match=r"did not start \(it ended its process\), so nothing was graded"):
         judged(submission({}))
 
