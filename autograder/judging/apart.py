@@ -11,10 +11,11 @@ import signal
 
 USER, PROCESSES, MOUNTS, IPC = 0x10000000, 0x20000000, 0x00020000, 0x08000000  # CLONE_NEW…, of <linux/sched.h>
 NOSUID, NODEV, NOEXEC, READ_ONLY = 2, 4, 8, 1  # MS_…, of <linux/mount.h>
-RECURSIVE, PRIVATE = 0x4000, 1 << 18
+REMOUNT, BIND, RECURSIVE, PRIVATE = 0x20, 0x1000, 0x4000, 1 << 18
 PARENT_DEATH, NO_NEW_PRIVILEGES = 1, 38  # PR_…, of <linux/prctl.h>
 CAPABILITIES = 0x20080522  # the version of struct __user_cap_header_struct
 SCRATCH = ("/tmp", "/dev/shm")
+MACHINE = ("cpuinfo", "loadavg", "meminfo", "stat", "uptime", "version")  # PyTorch chooses its kernels after cpuinfo
 
 
 def shut_in(scratch: int) -> None:
@@ -39,14 +40,29 @@ def shut_in(scratch: int) -> None:
     _done(libc.prctl(PARENT_DEATH, signal.SIGKILL, 0, 0, 0), "prctl")
     os.setsid()  # a signal to its process group must not reach the process that was forked
     _mount(libc, "none", "/", "", RECURSIVE | PRIVATE, "")
-    for folder in SCRATCH:
-        _mount(libc, "tmpfs", folder, "tmpfs", NOSUID | NODEV, f"size={scratch},mode=1777")
     try:
         _mount(libc, "proc", "/proc", "proc", NOSUID | NODEV | NOEXEC, "")
     except OSError:  # bubblewrap has hidden a part of its own, and so the kernel allows no new one
-        _mount(libc, "tmpfs", "/proc", "tmpfs", NOSUID | NODEV | NOEXEC | READ_ONLY, "size=4096,mode=555")
+        _machine_only(libc, SCRATCH[0])
+    for folder in SCRATCH:
+        _mount(libc, "tmpfs", folder, "tmpfs", NOSUID | NODEV, f"size={scratch},mode=1777")
     os.chdir(SCRATCH[0])
     _drop_capabilities(libc)
+
+
+def _machine_only(libc: ctypes.CDLL, place: str) -> None:
+    """Put a folder over /proc that tells of the machine and of no process.
+
+    Args:
+        libc: The C library.
+        place: A folder for making it, over which something else is mounted afterwards.
+    """
+    _mount(libc, "tmpfs", place, "tmpfs", NOSUID | NODEV | NOEXEC, "size=4096,mode=755")
+    for name in MACHINE:
+        _write(f"{place}/{name}", "")
+        _mount(libc, f"/proc/{name}", f"{place}/{name}", "", BIND, "")
+    _mount(libc, place, "/proc", "", BIND | RECURSIVE, "")
+    _mount(libc, "", "/proc", "", REMOUNT | BIND | READ_ONLY | NOSUID | NODEV | NOEXEC, "")
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:

@@ -116,6 +116,13 @@ def test_a_submission_sees_no_process_but_its_own(warm):
     assert str(os.getpid()) not in others
 
 
+def test_it_can_read_about_the_machine_and_writes_nowhere_new(warm):
+    """PyTorch asks /proc/cpuinfo which kernels to use: another answer there changes results in 16 bits."""
+    assert seen(warm, "found = open('/proc/cpuinfo').read(9)") == "processor"
+    for place in ("/x", "/dev/x", "/proc/x", "/judge/x"):
+        assert seen(warm, f"import os\nfound = os.access({os.path.dirname(place)!r}, os.W_OK)") is False
+
+
 def test_what_an_earlier_submission_has_started_is_gone(warm):
     assert seen(warm, LEAVE_A_PROCESS) == "left"
     end = time.monotonic() + SETTLING
