@@ -179,9 +179,10 @@ class Session:
                 self.close()
             except Ended as error:  # what it is forked from may have just died
                 why = error
+                self.warm.renew(self.stage)
         else:
             raise CourseError(NOT_STARTED.format(why=why))
-        self.clock.left, self.ready = left, True
+        self.clock.left, self.ready, self.ended = left, True, ""
         self.clock.begin()
 
     def _send(self, request: dict[str, Any]) -> None:

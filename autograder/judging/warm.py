@@ -72,6 +72,15 @@ class Warm:
             keeper = self.keepers[key] = Keeper(stage, limits, imports)
         return keeper.fork()
 
+    def renew(self, stage: Stage) -> None:
+        """End the processes that see `stage`, so that the next fork is one of a new process.
+
+        Args:
+            stage: Whose processes.
+        """
+        for key in [key for key in self.keepers if key[0] == stage.folder]:
+            self.keepers.pop(key).close()
+
     def close(self) -> None:
         """End all of them, and remove their folders."""
         for keeper in self.keepers.values():
