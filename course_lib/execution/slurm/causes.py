@@ -1,7 +1,7 @@
 """Why a job died: six causes, how each of them shows in a job's output, and what to do next.
 
-The messages are those of Slurm, torch and the shell; tests/cluster provokes each of them. `endings.json` keeps what they
-said there, for chapter 09.
+The messages are those of Slurm, torch and the shell; tests/cluster provokes each of them. `endings.json` keeps what
+they said there, for chapter 09.
 """
 
 import json

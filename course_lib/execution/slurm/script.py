@@ -1,4 +1,4 @@
-"""The batch script of a job: its requests, checked against the rules of the site, and its text from a Jinja template."""
+"""The batch script of a job: its requests, checked against the site's rules, and its text from a Jinja template."""
 
 import re
 import shlex
@@ -190,8 +190,8 @@ def render(job: Job, site: Site, folder: Path, root: Path, template: Path | None
         >>> from course_lib.execution.slurm.site import load_site
         >>> job = Job("try", ("run", "03"), partition="gpu", time="00:30:00")
         >>> text = render(job, load_site("any"), Path("jobs/1"), Path("course"))
-        >>> print("\\n".join(line for line in text.splitlines() if line.startswith("#SBATCH")))
-        X
+        >>> [line for line in text.splitlines() if "--time" in line]
+        ['#SBATCH --time=00:30:00']
     """
     from jinja2 import Environment, StrictUndefined, TemplateError
 

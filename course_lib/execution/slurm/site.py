@@ -55,7 +55,7 @@ class Site:
         array: whether job arrays are accepted.
         requeue: whether a job may put itself back into the queue.
         submit_from_nodes: whether a job may submit other jobs.
-        account: the project to charge where the user names none; empty for the only project of the login.
+        account: when a job has to name an account, in words.
         arch: the architecture of its nodes, as `uname -m` prints it; empty where it is not known.
         purge_days: after how many days files on scratch that nobody has read are removed; 0 for never.
         hosts: how the names of its hosts end.
@@ -124,7 +124,7 @@ def load_site(name: str, overrides: Sequence[str] = ()) -> Site:
     Example:
         >>> vista = load_site("vista")
         >>> vista.launcher, vista.mem, vista.queue("gh-dev").hours
-        ('ibrun', False, 2.0)
+        ('srun', False, 2)
     """
     paths = {path.stem: path for path in _files()}
     path = Path(name) if name.endswith(".toml") else paths.get(name)
