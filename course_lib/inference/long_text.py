@@ -1,7 +1,8 @@
 """The loss of each token of a text that is longer than the window of the cache, as StreamingLLM measures it.
 
 Xiao et al. 2023 (arXiv:2309.17453, figure 3 and table 1) compare three ways. A window without the first tokens makes
-the loss explode, and a window with four first tokens keeps it flat. The baseline computes the window anew for each part.
+the loss explode, and a window with four first tokens keeps it flat. The baseline computes the window anew for each
+part.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 Each step is one function on logits (batch, vocabulary), which sets the logits of excluded tokens to -inf.
 `SamplingSettings.apply` calls them in transformers' order (5.23, `GenerationMixin._get_logits_processor`): repetition
-penalty, temperature, top-k, top-p, min-p. tests/parity/test_sampling.py compares every step, and their order, with transformers on the same logits.
+penalty, temperature, top-k, top-p, min-p. tests/parity/test_sampling.py compares every step, and their order, with
+transformers on the same logits.
 
 Ours differs on purpose in four ways:
 
