@@ -1,4 +1,4 @@
-"""The engine: one thread that computes the answers to many clients at once, step by step.
+"""The engine: one thread that computes the answers to many clients at once, step by step. For example::
 
     engine = load_engine("smollm2-135m-instruct", {"pirate": "runs/pirate"}, weights="int8")
     for piece in engine.submit(Request(prompt, max_new_tokens=64, adapter="pirate")):
