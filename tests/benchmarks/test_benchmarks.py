@@ -119,14 +119,15 @@ def test_quantiles_are_values_that_occurred():
 def test_bench_serve(model_folders, tmp_path, capsys):
     out = tmp_path / "b.json"
     options = ["--clients", "3", "--requests", "9", "--max-new-tokens", "8", "--pairs", "2", "--threads", "1"]
-    model = str(model_folders / "llama")
-    assert main(["bench", "serve", "--model", model, *options, "--weights", "float32", "int8", "--json", str(out)]) == 0
+    options += ["--weights", "float32", "int8", "--engine-only", "--json", str(out)]
+    assert main(["bench", "serve", "--model", str(model_folders / "llama"), *options]) == 0
     figures = json.loads(out.read_text())["figures"]
     assert figures["clients"] == 3
     for weights in ("float32", "int8"):
         assert figures[f"{weights}, clients at once, tok/s"] > 0
         assert figures[f"{weights}, at once / one after another"] > 0.5  # eight times as fast on an idle machine
         assert 0 < figures[f"{weights}, first token p50 ms"] <= figures[f"{weights}, first token p99 ms"]
+    assert not any("HTTP" in name for name in figures)
     assert "at once / generate, one after another" in capsys.readouterr().out
 
 
