@@ -17,6 +17,7 @@ import torch
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, kv_bytes_per_token, prepare, prompt_ids
 from course_lib.inference.caches import StaticCache
+from course_lib.inference.compiled import require_compiler
 from course_lib.inference.generate import decode_steps
 from course_lib.inference.stopping import Row
 
@@ -133,10 +134,12 @@ def bench_generate(
         Figures by name.
 
     Raises:
-        CourseError: the prompt is empty, or there is nothing to generate.
+        CourseError: the prompt is empty, there is nothing to generate, or there is no compiler for `compile`.
     """
     from course_lib.models.pretrained import load, load_model
 
+    if compile:
+        require_compiler()
     torch.set_num_threads(threads)
     peer, tokenizer = load(model)
     ids = prompt_ids(tokenizer, prompt)
@@ -159,6 +162,8 @@ def bench_generate(
         off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
         figures |= _without_cache(off, figures)
     for name, each in prepared.items():
+        if each.step is not None:
+            figures[f"{name}, compile s"] = sum(each.step.seconds.values())
         figures[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
         figures[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
     return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)

@@ -7,6 +7,7 @@ import pytest
 
 from course_lib.benchmarks.timing import paired
 from course_lib.cli import main
+from course_lib.inference.compiled import missing_compiler
 
 
 def test_pairs_alternate_and_the_ratio_is_that_of_the_pairs():
@@ -146,3 +147,23 @@ def test_bench_generate(model_folders, tmp_path, capsys):
     sizes = [figures[f"{name}, KiB a token in 16 bits"] for name in ("OPT-13B", "Llama-2-7B", "Llama-3-8B")]
     assert sizes == [800, 512, 128]
     assert "ours int4 / transformers float32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler() is not None, reason="torch.compile needs a C++ compiler")
+def test_bench_generate_compiled(model_folders, tmp_path, capsys):
+    """How long compiling took is a figure of its own, and is no part of the speed."""
+    out = tmp_path / "b.json"
+    options = ["--max-new-tokens", "4", "--pairs", "1", "--threads", "1", "--weights", "int8", "--cached-only"]
+    model = str(model_folders / "llama")
+    assert main(["bench", "generate", "--model", model, *options, "--compile", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["ours int8, compile s"] > 0
+    assert figures["ours int8, tok/s"] > 0
+    assert not any("cache off" in name for name in figures)
+
+
+def test_bench_generate_does_not_compile_without_a_compiler(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["bench", "generate", "--model", "no-such-model", "--compile"]) == 2
+    assert "there is no no-such-compiler here" in capsys.readouterr().err
