@@ -114,6 +114,7 @@ def bench_generate(
     compile: bool = False,
     cache_off: bool = True,
     llama_cpp: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Tokens a second, time to the first token and for each further one, and bytes, of all contenders.
 
@@ -123,12 +124,13 @@ def bench_generate(
         max_new_tokens: how many tokens to add.
         threads: how many threads torch may use.
         rounds: how often each contender runs, after once to warm up.
-        formats: the weight formats of `prepare`.
+        formats: the weight formats of `prepare`; transformers runs in bfloat16 too where that is one of them.
         batch_size: how many rows are generated at once, all of the same prompt.
         compile: compile our prepared models.
         cache_off: also generate without a cache, once each.
         llama_cpp: the folder where node-llama-cpp was installed: llama.cpp on the packaged 4-bit file takes part, with
             one thread and with `threads`.
+        progress: is given a line after each run, since on a busy machine all of them take minutes.
 
     Returns:
         Figures by name.
@@ -146,21 +148,22 @@ def bench_generate(
     if not ids or max_new_tokens < 2 or batch_size < 1:
         raise CourseError("bench generate needs a prompt, at least 2 new tokens and at least one row.")
     rows = [ids] * batch_size
+    progress(f"loaded {model}; preparing its weights as {', '.join(formats)}")
     prepared = {f"ours {name}": prepare(peer, name, compile) for name in formats}
     contenders: dict[str, Contender] = {PEER: theirs(peer, rows, max_new_tokens)}
-    half = load_model(model, "bfloat16")
-    contenders["transformers bfloat16"] = theirs(half, rows, max_new_tokens)
+    if "bfloat16" in formats:
+        contenders["transformers bfloat16"] = theirs(load_model(model, "bfloat16"), rows, max_new_tokens)
     contenders["ours unprepared"] = ours(peer, rows, max_new_tokens)
     contenders |= {name: ours(each, rows, max_new_tokens) for name, each in prepared.items()}
     figures: dict[str, float] = {"prompt tokens": len(ids), "new tokens": max_new_tokens, "rows": batch_size}
     with contextlib.ExitStack() as stack:
         if llama_cpp is not None:
             contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
-        figures |= _compare(contenders, rounds)
+        figures |= _compare(contenders, rounds, progress)
     if cache_off:
         off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
         off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
-        figures |= _without_cache(off, figures)
+        figures |= _without_cache(off, figures, progress)
     for name, each in prepared.items():
         if each.step is not None:
             figures[f"{name}, compile s"] = sum(each.step.seconds.values())
@@ -169,11 +172,13 @@ def bench_generate(
     return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)
 
 
-def _without_cache(contenders: dict[str, Contender], figures: dict[str, float]) -> dict[str, float]:
+def _without_cache(
+    contenders: dict[str, Contender], figures: dict[str, float], progress: Callable[[str], None]
+) -> dict[str, float]:
     """The speeds without a cache, run once each, and what the cache of `figures` gains over them."""
     found = {}
     for name, contender in contenders.items():
-        speed = contender().tokens_per_s
+        speed = _told(name + ", cache off", contender, progress).tokens_per_s
         found[f"{name}, cache off, tok/s"] = speed
         found[f"{name}, cache on / off"] = figures[f"{name}, tok/s"] / speed
     return found
@@ -223,15 +228,23 @@ def plot_generate(figures: dict[str, float], path: Path) -> None:
     plt.close(figure)
 
 
-def _compare(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
+def _told(name: str, contender: Contender, progress: Callable[[str], None]) -> Run:
+    """One run, and a line about it."""
+    started = time.perf_counter()
+    run = contender()
+    progress(f"{name}: {time.perf_counter() - started:.1f} s")
+    return run
+
+
+def _compare(contenders: dict[str, Contender], rounds: int, progress: Callable[[str], None]) -> dict[str, float]:
     """Run all in turn, back and forth, and take medians; ratios within each round."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
-    for each in contenders.values():
-        each()
+    for name, each in contenders.items():
+        _told(f"warm-up, {name}", each, progress)
     for number in range(rounds):
         order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
         for name in order:
-            runs[name].append(contenders[name]())
+            runs[name].append(_told(f"round {number + 1} of {rounds}, {name}", contenders[name], progress))
     figures = {}
     for name, of in runs.items():
         figures[f"{name}, tok/s"] = statistics.median(run.tokens_per_s for run in of)

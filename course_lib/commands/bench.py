@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def run_generate(args: argparse.Namespace) -> int:
         args.compile,
         not args.cached_only,
         args.llama_cpp,
+        lambda line: print(line, file=sys.stderr, flush=True),
     )
     if args.plot:
         plot_generate(figures, args.plot)
