@@ -5,6 +5,7 @@ the machine falls on all of them.
 """
 
 import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +18,14 @@ import torch
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, kv_bytes_per_token, prepare, prompt_ids
 from course_lib.inference.caches import StaticCache
-from course_lib.inference.compiled import require_compiler
+from course_lib.inference.compiled import CompiledStep, require_compiler
 from course_lib.inference.generate import decode_steps
+from course_lib.inference.prepared import PreparedDecoder
 from course_lib.inference.stopping import Row
 
-PEER = "transformers float32"  # what every ratio is taken against
+PEER = "transformers float32"  # what every contender is compared with
+LLAMA = "llama.cpp 4-bit"  # what ours are compared with besides
+COMPILED = ", compiled"
 # Shapes whose cache sizes are published, as (layers, width of all heads of keys), beside what 16 bits take.
 PUBLISHED = {"OPT-13B": (40, 5120), "Llama-2-7B": (32, 4096), "Llama-3-8B": (32, 1024)}
 
@@ -126,7 +130,7 @@ def bench_generate(
         rounds: how often each contender runs, after once to warm up.
         formats: the weight formats of `prepare`; transformers runs in bfloat16 too where that is one of them.
         batch_size: how many rows are generated at once, all of the same prompt.
-        compile: compile our prepared models.
+        compile: our prepared models also take part compiled.
         cache_off: also generate without a cache, once each.
         llama_cpp: the folder where node-llama-cpp was installed: llama.cpp on the packaged 4-bit file takes part, with
             one thread and with `threads`.
@@ -149,7 +153,7 @@ def bench_generate(
         raise CourseError("bench generate needs a prompt, at least 2 new tokens and at least one row.")
     rows = [ids] * batch_size
     progress(f"loaded {model}; preparing its weights as {', '.join(formats)}")
-    prepared = {f"ours {name}": prepare(peer, name, compile) for name in formats}
+    prepared = _prepare_all(peer, formats, compile)
     contenders: dict[str, Contender] = {PEER: theirs(peer, rows, max_new_tokens)}
     if "bfloat16" in formats:
         contenders["transformers bfloat16"] = theirs(load_model(model, "bfloat16"), rows, max_new_tokens)
@@ -162,14 +166,43 @@ def bench_generate(
         figures |= _compare(contenders, rounds, progress)
     if cache_off:
         off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
-        off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
+        off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items() if each.step is None}
         figures |= _without_cache(off, figures, progress)
+    figures |= _of_prepared(prepared, figures)
+    return figures | cache_sizes(peer, ids, max_new_tokens)
+
+
+def _of_prepared(prepared: dict[str, PreparedDecoder], figures: dict[str, float]) -> dict[str, float]:
+    """What a token reads, how fast by the times in `figures`, and how long compiling took."""
+    found = {}
     for name, each in prepared.items():
         if each.step is not None:
-            figures[f"{name}, compile s"] = sum(each.step.seconds.values())
-        figures[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
-        figures[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
-    return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)
+            found[f"{name}, seconds to compile"] = sum(each.step.seconds.values())
+        found[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
+        found[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
+    return found
+
+
+def _prepare_all(model: Any, formats: Sequence[str], compile: bool) -> dict[str, PreparedDecoder]:
+    """A prepared model in each format, and beside it the compiled one, which shares its weights.
+
+    Args:
+        model: what to prepare.
+        formats: of the weights.
+        compile: whether there is a compiled one of each.
+
+    Returns:
+        Models by the names of the contenders.
+    """
+    prepared = {}
+    for weights in formats:
+        plain = prepare(model, weights)
+        prepared[f"ours {weights}"] = plain
+        if compile:
+            compiled = copy.copy(plain)
+            compiled.step = CompiledStep(compiled)
+            prepared[f"ours {weights}{COMPILED}"] = compiled
+    return prepared
 
 
 def _without_cache(
@@ -195,7 +228,7 @@ def _llama_cpp(
     if gguf is None:
         raise CourseError(f"llama.cpp reads the packaged file of {', '.join(PACKAGED)}, and {model} has none here.")
     return {
-        f"llama.cpp 4-bit, threads {count}": stack.enter_context(LlamaCpp(folder, gguf, ids, new, count))
+        f"{LLAMA}, threads {count}": stack.enter_context(LlamaCpp(folder, gguf, ids, new, count))
         for count in sorted({1, threads})
     }
 
@@ -246,12 +279,19 @@ def _compare(contenders: dict[str, Contender], rounds: int, progress: Callable[[
         for name in order:
             runs[name].append(_told(f"round {number + 1} of {rounds}, {name}", contenders[name], progress))
     figures = {}
+    of_llama = [name for name in runs if name.startswith(LLAMA)]
     for name, of in runs.items():
         figures[f"{name}, tok/s"] = statistics.median(run.tokens_per_s for run in of)
         figures[f"{name}, first token ms"] = 1e3 * statistics.median(run.first_s for run in of)
         figures[f"{name}, ms a token"] = statistics.median(run.token_ms for run in of)
-        ratios = [run.tokens_per_s / other.tokens_per_s for run, other in zip(of, runs[PEER], strict=True)]
-        figures[f"{name} / {PEER}"] = statistics.median(ratios)
+        others = [PEER]
+        if name.startswith("ours"):
+            others += of_llama
+        if name.endswith(COMPILED):
+            others.append(name.removesuffix(COMPILED))
+        for other in others:
+            pairs = zip(of, runs[other], strict=True)
+            figures[f"{name} / {other}"] = statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in pairs)
     return figures
 
 

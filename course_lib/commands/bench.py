@@ -108,7 +108,7 @@ def _add_generate(subjects: Subparsers) -> None:
     generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="tokens to add (128)")
     generate.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows at once (1)")
     generate.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of ours (all)")
-    generate.add_argument("--compile", action="store_true", help="torch.compile ours, and say how long that took")
+    generate.add_argument("--compile", action="store_true", help="ours also compiled, and how long compiling takes")
     generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
     generate.add_argument(
         "--llama-cpp", type=Path, metavar="DIR", help="llama.cpp takes part: a folder with `npm install node-llama-cpp`"

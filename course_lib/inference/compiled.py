@@ -115,7 +115,9 @@ class CompiledStep:
     def _first(self, shape: tuple[int, int], inputs: tuple[Any, ...]) -> Tensor:
         """Compile for a new shape, and take the step."""
         # Without isolate_recompiles all shapes of all models would count together, and torch gives up at the ninth.
-        run = torch.compile(self._run, dynamic=False, fullgraph=True, isolate_recompiles=True)
+        # Any, because torch 2.13's typed overloads do not list that argument.
+        compile: Any = torch.compile
+        run = compile(self._run, dynamic=False, fullgraph=True, isolate_recompiles=True)
         started = time.perf_counter()
         try:
             logits = run(*inputs)
