@@ -132,8 +132,7 @@ def bench_generate(
         batch_size: how many rows are generated at once, all of the same prompt.
         compile: our prepared models also take part compiled.
         cache_off: also generate without a cache, once each.
-        llama_cpp: the folder where node-llama-cpp was installed: llama.cpp on the packaged 4-bit file takes part, with
-            one thread and with `threads`.
+        llama_cpp: where node-llama-cpp was installed: llama.cpp takes part, with one thread and with `threads`.
         progress: is given a line after each run, since on a busy machine all of them take minutes.
 
     Returns:
@@ -151,25 +150,23 @@ def bench_generate(
     ids = prompt_ids(tokenizer, prompt)
     if not ids or max_new_tokens < 2 or batch_size < 1:
         raise CourseError("bench generate needs a prompt, at least 2 new tokens and at least one row.")
-    rows = [ids] * batch_size
     progress(f"loaded {model}; preparing its weights as {', '.join(formats)}")
     prepared = _prepare_all(peer, formats, compile)
-    contenders: dict[str, Contender] = {PEER: theirs(peer, rows, max_new_tokens)}
+    rows = [ids] * batch_size
+    contenders = {PEER: theirs(peer, rows, max_new_tokens)}
     if "bfloat16" in formats:
         contenders["transformers bfloat16"] = theirs(load_model(model, "bfloat16"), rows, max_new_tokens)
-    contenders["ours unprepared"] = ours(peer, rows, max_new_tokens)
-    contenders |= {name: ours(each, rows, max_new_tokens) for name, each in prepared.items()}
+    models = {"ours unprepared": peer} | prepared
+    contenders |= {name: ours(each, rows, max_new_tokens) for name, each in models.items()}
     figures: dict[str, float] = {"prompt tokens": len(ids), "new tokens": max_new_tokens, "rows": batch_size}
     with contextlib.ExitStack() as stack:
-        if llama_cpp is not None:
-            contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
+        contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
         figures |= _compare(contenders, rounds, progress)
     if cache_off:
-        off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
-        off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items() if each.step is None}
+        off = {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items() if each.step is None}
+        off |= {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
         figures |= _without_cache(off, figures, progress)
-    figures |= _of_prepared(prepared, figures)
-    return figures | cache_sizes(peer, ids, max_new_tokens)
+    return figures | _of_prepared(prepared, figures) | cache_sizes(peer, ids, max_new_tokens)
 
 
 def _of_prepared(prepared: dict[str, PreparedDecoder], figures: dict[str, float]) -> dict[str, float]:
@@ -218,9 +215,11 @@ def _without_cache(
 
 
 def _llama_cpp(
-    stack: contextlib.ExitStack, folder: Path, model: str, ids: list[int], new: int, threads: int
+    stack: contextlib.ExitStack, folder: Path | None, model: str, ids: list[int], new: int, threads: int
 ) -> dict[str, Contender]:
-    """llama.cpp with one thread and with `threads`, each in a process that ends with `stack`."""
+    """llama.cpp on the packaged 4-bit file with one thread and with `threads`, in processes that end with `stack`."""
+    if folder is None:
+        return {}
     from course_lib.benchmarks.llama_cpp import LlamaCpp
     from course_lib.models.pretrained import PACKAGED
 

@@ -73,7 +73,9 @@ class CompiledStep:
             The seconds that compiling took; 0 where this shape had been compiled before.
         """
         before = sum(self.seconds.values())
-        generate(self.model, [[0]] * rows, 2, cache=make_cache("static", self.model, tokens), eos_token_id=())
+        cache = make_cache("static", self.model, tokens)
+        assert cache is not None
+        generate(self.model, [[0]] * rows, 2, cache=cache, eos_token_id=())
         return sum(self.seconds.values()) - before
 
     def takes(self, time: int, cache: Any) -> bool:
