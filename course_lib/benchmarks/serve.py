@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from course_lib.benchmarks.http_load import Call, Served, ServerProcess, load_over_http
+from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.inference import generate
 from course_lib.inference.server.engine import BatchingEngine
@@ -103,15 +104,16 @@ def bench_serve(
     torch.set_num_threads(threads)
     base, tokenizer = load(model)
     prompts = [tuple(tokenizer(OPENINGS[n % len(OPENINGS)] + " " * (n // 8))["input_ids"]) for n in range(clients)]
-    figures: dict[str, float] = {"clients": clients, "new tokens": max_new_tokens}
+    calls = mixed_calls(tokenizer, max_new_tokens, requests)
+    figures: dict[str, float] = {"clients": clients, "requests": requests, "new tokens": max_new_tokens}
     for weights in formats:
         # First, so that what is missing for a server is said before minutes have gone by
-        measured = _over_http(model, weights, prompts, max_new_tokens, requests, threads) if over_http else {}
+        measured = _over_http(model, weights, calls, clients, threads) if over_http else {}
         settings = EngineSettings(max_batch=clients, max_queue=max(requests, clients), keep_prefixes=False)
         engine = BatchingEngine(base, tokenizer, settings=settings, weights=weights)
         try:
             measured |= _throughput(engine, prompts, max_new_tokens, rounds)
-            measured |= _first_tokens(engine, prompts, max_new_tokens, requests)
+            measured |= _first_tokens(engine, calls, clients)
         finally:
             engine.shut_down(finish=False)
         figures |= {f"{weights}, {name}": value for name, value in measured.items()}
@@ -148,31 +150,41 @@ def _together(engine: BatchingEngine, requests: Sequence[Request]) -> list[Serve
         return list(clients.map(lambda request: ask(engine, request), requests))
 
 
-def _first_tokens(
-    engine: BatchingEngine, prompts: Sequence[tuple[int, ...]], new: int, requests: int
-) -> dict[str, float]:
+def _first_tokens(engine: BatchingEngine, calls: Sequence[Call], clients: int) -> dict[str, float]:
     """Milliseconds to the first token while all clients are busy, each sending its next request after its answer."""
-    asked = [Request(call.prompt, call.new, ignore_end=True) for call in _mixed_calls(prompts, new, requests)]
-    with ThreadPoolExecutor(len(prompts)) as clients:
-        served = list(clients.map(lambda request: ask(engine, request), asked))
+    asked = [Request(call.prompt, call.new, ignore_end=True) for call in calls]
+    with ThreadPoolExecutor(clients) as threads:
+        served = list(threads.map(lambda request: ask(engine, request), asked))
     return _waits(served)
 
 
-def _over_http(
-    model: str, weights: str, prompts: Sequence[tuple[int, ...]], new: int, requests: int, threads: int
-) -> dict[str, float]:
+def _over_http(model: str, weights: str, calls: Sequence[Call], clients: int, threads: int) -> dict[str, float]:
     """The same requests to a server in a process of its own: tokens a second, and the times to the first token."""
-    limits = {"max-batch": len(prompts), "max-queue": max(requests, len(prompts)), "max-new-tokens": max(new, 2)}
+    longest = max(2, *(call.new for call in calls))
+    limits = {"max-batch": clients, "max-queue": max(len(calls), clients), "max-new-tokens": longest}
     options = [word for name, value in limits.items() for word in (f"--{name}", str(value))]
     with ServerProcess(model, ["--weights", weights, *options], threads) as server:
-        served, seconds = load_over_http(server.port, _mixed_calls(prompts, new, requests), len(prompts))
+        served, seconds = load_over_http(server.port, calls, clients)
     speed = {"tok/s": sum(each.tokens for each in served) / seconds}
     return {f"over HTTP, {name}": value for name, value in (speed | _waits(served)).items()}
 
 
-def _mixed_calls(prompts: Sequence[tuple[int, ...]], new: int, requests: int) -> list[Call]:
-    """Requests of unlike lengths, so that prompts are read while other answers are generated."""
-    return [Call(prompts[n % len(prompts)], 1 + (7 * n) % new) for n in range(requests)]
+def mixed_calls(tokenizer: ModelTokenizer, new: int, requests: int) -> list[Call]:
+    """Requests of unlike lengths, so that prompts are read while other answers are generated.
+
+    Each begins with its number. A server keeps the pages of prompts that it has read, and prompts that began alike
+    would cost it next to nothing.
+
+    Args:
+        tokenizer: of the model.
+        new: the most tokens of an answer.
+        requests: how many.
+
+    Returns:
+        Prompts and the lengths of their answers.
+    """
+    texts = [f"{n}. {OPENINGS[n % len(OPENINGS)]}" for n in range(requests)]
+    return [Call(tuple(tokenizer(text)["input_ids"]), 1 + (7 * n) % new) for n, text in enumerate(texts)]
 
 
 def _waits(served: Sequence[Served]) -> dict[str, float]:

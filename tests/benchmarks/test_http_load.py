@@ -8,8 +8,10 @@ import pytest
 
 from course_lib.benchmarks import http_load
 from course_lib.benchmarks.http_load import Call, ServerProcess, ask_over_http, load_over_http
+from course_lib.benchmarks.serve import mixed_calls
 from course_lib.cli import main
 from course_lib.errors import CourseError
+from course_lib.models.pretrained import load_tokenizer
 
 
 def test_a_real_server_answers_all_calls_of_several_clients(model_folders, monkeypatch):
@@ -39,6 +41,13 @@ def test_bench_serve_over_http(model_folders, tmp_path, capsys):
     assert 0 < figures["int8, over HTTP, first token p50 ms"] <= figures["int8, over HTTP, first token p99 ms"]
     assert figures["int8, first token p99 ms"] > 0  # the engine's own, in this process
     assert "int8, over HTTP, first token p99 ms" in capsys.readouterr().out
+
+
+def test_no_prompt_begins_as_another_does(model_folders):
+    """The server would find it in its cache, and its first token would cost next to nothing."""
+    calls = mixed_calls(load_tokenizer(str(model_folders / "llama")), 8, 40)
+    assert len({call.prompt[:16] for call in calls}) == 40
+    assert {call.new for call in calls} == set(range(1, 9))
 
 
 @pytest.fixture
