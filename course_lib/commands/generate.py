@@ -43,8 +43,8 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
     )
     parser.add_argument(
         "--compile", action="store_true",
-        help="torch.compile each step, for long answers: it takes a minute or so first (course bench generate "
-        "--compile says what it brings; on processors without AMX we measured no gain)",
+        help="torch.compile each step, which takes up to minutes first. On a busy processor without AMX we measured no "
+        "gain; course bench generate --compile measures yours",
     )  # fmt: skip
     _add_cache(parser)
     add_sampling(parser)
@@ -153,7 +153,7 @@ def _prepared(model: Any, args: argparse.Namespace, tokens: int) -> tuple[Any, s
     prepared = prepare(model, args.weights or "float32", args.compile)
     if prepared.step is None:
         return prepared, ""
-    print("compiling, which takes a minute or so for a model like SmolLM2 ...", file=sys.stderr, flush=True)
+    print("compiling, which may take some minutes ...", file=sys.stderr, flush=True)
     return prepared, f"; compiling took {prepared.step.ahead(tokens):.1f} s before"
 
 

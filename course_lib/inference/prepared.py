@@ -53,8 +53,8 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
         compile: let torch.compile make one function of a decoding step with the static cache (see `compiled`); the
-            first token of each batch size then takes a minute or more, and whether later ones are faster depends on
-            the processor. Where no C++ compiler is installed, it says so and goes on without.
+            first token of each batch size then takes up to minutes, and later ones are not faster on every processor:
+            on one without AMX we measured no gain. Where no C++ compiler is installed, it says so and goes on without.
 
     Returns:
         A model for `generate`, in evaluation.
