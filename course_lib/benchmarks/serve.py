@@ -8,7 +8,7 @@ The same requests then go to a `course serve` in a process of its own: see `http
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -80,6 +80,7 @@ def bench_serve(
     rounds: int,
     formats: Sequence[str] = ("float32", "bfloat16", "int8", "int4"),
     over_http: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Tokens a second of clients at once and one after another, and how long they wait for the first token.
 
@@ -92,6 +93,7 @@ def bench_serve(
         rounds: how often both ways are timed.
         formats: the weight formats of `prepare`.
         over_http: also start a server for each format, and time the same requests from outside.
+        progress: is given a line for each figure when it is known.
 
     Returns:
         Figures by name.
@@ -107,17 +109,23 @@ def bench_serve(
     calls = mixed_calls(tokenizer, max_new_tokens, requests)
     figures: dict[str, float] = {"clients": clients, "requests": requests, "new tokens": max_new_tokens}
     for weights in formats:
-        # First, so that what is missing for a server is said before minutes have gone by
-        measured = _over_http(model, weights, calls, clients, threads) if over_http else {}
+        if over_http:  # first, so that what is missing for a server is said before minutes have gone by
+            _add(figures, weights, _over_http(model, weights, calls, clients, threads), progress)
         settings = EngineSettings(max_batch=clients, max_queue=max(requests, clients), keep_prefixes=False)
         engine = BatchingEngine(base, tokenizer, settings=settings, weights=weights)
         try:
-            measured |= _throughput(engine, prompts, max_new_tokens, rounds)
-            measured |= _first_tokens(engine, calls, clients)
+            _add(figures, weights, _throughput(engine, prompts, max_new_tokens, rounds), progress)
+            _add(figures, weights, _first_tokens(engine, calls, clients), progress)
         finally:
             engine.shut_down(finish=False)
-        figures |= {f"{weights}, {name}": value for name, value in measured.items()}
     return figures
+
+
+def _add(figures: dict[str, float], weights: str, measured: dict[str, float], progress: Callable[[str], None]) -> None:
+    """Put what was measured among the figures, and say it at once: the other formats take minutes."""
+    for name, value in measured.items():
+        figures[f"{weights}, {name}"] = value
+        progress(f"{weights}, {name}: {value:,.4g}")
 
 
 def _throughput(engine: BatchingEngine, prompts: Sequence[tuple[int, ...]], new: int, rounds: int) -> dict[str, float]:

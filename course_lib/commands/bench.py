@@ -146,6 +146,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _progress(line: str) -> None:
+    """A line for whoever waits, beside the figures that may go into a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def run_scratch(args: argparse.Namespace) -> int:
     """Print the figures of `bench_scratch`."""
     from course_lib.benchmarks.scratch import bench_scratch
@@ -176,7 +181,7 @@ def run_generate(args: argparse.Namespace) -> int:
         args.compile,
         not args.cached_only,
         args.llama_cpp,
-        lambda line: print(line, file=sys.stderr, flush=True),
+        _progress,
     )
     if args.plot:
         plot_generate(figures, args.plot)
@@ -203,6 +208,7 @@ def run_serve(args: argparse.Namespace) -> int:
         args.pairs,
         args.weights,
         not args.engine_only,
+        _progress,
     )
     return report("serve", figures, args)
 
