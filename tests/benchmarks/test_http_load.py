@@ -31,6 +31,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
         ServerProcess(str(tmp_path / "no-such-model"))
 
 
+@pytest.mark.slow
 def test_bench_serve_over_http(model_folders, tmp_path, capsys):
     out = tmp_path / "b.json"
     options = ["--clients", "3", "--requests", "9", "--max-new-tokens", "8", "--pairs", "1", "--threads", "1"]
