@@ -1,16 +1,17 @@
 """One decoding step of a prepared model as one compiled function.
 
-What lies between the products becomes a few kernels, and Python is asked once a token instead of some six hundred
-times. torch.compile needs shapes that do not change: the step attends to the static cache's whole capacity, with -inf
-on what is not filled, and the capacity is rounded up, so that few different ones occur. Each shape is compiled once,
-which takes from a quarter of a minute to three minutes for SmolLM2's thirty layers.
+torch.compile fuses the operations between the products into a few kernels, and Python makes one call for each token
+instead of about six hundred. The shapes must not change. So the step attends to the whole capacity of the static cache,
+with -inf where it is not filled, and the capacity is rounded up so that few different ones occur. Each shape is
+compiled once. That takes between a quarter of a minute and three minutes for SmolLM2's thirty layers.
 
-Whether that pays depends on the processor, so measure yours: `course bench generate --compile`. It pays where a token
-waits for the small operations, and not where it waits for the products, which torch.compile leaves to the same kernels.
-Measured with SmolLM2 on one thread of an EPYC with AVX-512 and without AMX, which others used too: compiled float32,
-int8 and int4 were 1.06, 1.05 and 0.99 times as fast as plain (medians of five rounds; an earlier single run gave 0.95
-for float32 and 0.57 for int8). The products took about 88 % of a plain step in int8, and attending to 256 places
-instead of some thirty cost three times as much. So there was no gain there, and 14 to 25 seconds of compiling for each.
+It does not pay on every processor: measure yours with ``course bench generate --compile``. The step gets faster where a
+token waits for the small operations, and not where it waits for the products, which keep their kernels. We measured
+SmolLM2 on one thread of an EPYC with AVX-512 and without AMX, while other programs used the machine. The compiled
+float32, int8 and int4 models were 1.06, 1.05 and 0.99 times as fast as the plain ones (medians of five rounds; an
+earlier single run gave 0.95 for float32 and 0.57 for int8). The products took about 88 % of a plain step in int8, and
+attention over 256 places cost three times as much as over thirty. So there was no gain, and compiling took 14 to 25 s
+for each format.
 """
 
 import os
@@ -51,10 +52,10 @@ def require_compiler() -> None:
 
 
 class CompiledStep:
-    """The step of one token a row, for a model that `prepare` made.
+    """A compiled step of one token per row, for a model from `prepare`.
 
     Args:
-        model: what to compile.
+        model: the model to compile.
 
     Attributes:
         seconds: how long compiling took, by (rows, the cache's capacity).
@@ -82,10 +83,10 @@ class CompiledStep:
         return sum(self.seconds.values()) - before
 
     def takes(self, time: int, cache: Any) -> bool:
-        """Whether this pass can be done here: one new token in each row, and a static cache that has begun.
+        """Whether the compiled step can do this pass: it needs one new token per row and a static cache with tokens.
 
         Args:
-            time: the new tokens.
+            time: the number of new tokens per row.
             cache: the cache, or None.
         """
         return time == 1 and type(cache) is StaticCache and cache.get_seq_length() > 0
@@ -97,7 +98,7 @@ class CompiledStep:
             tokens: (batch, 1).
             mask: 1 for tokens and 0 for padding, (batch, past + 1); None where there is no padding.
             turns: RoPE's complex numbers, (batch, 1, 1, head_dim / 2).
-            cache: whose buffers are written to.
+            cache: the cache, whose buffers are written to.
 
         Returns:
             (batch, vocabulary).
