@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Separate torch.compile calls on the same method of different objects share one limit of recompilations.
 #
-# Library: torch 2.13.0 on a CPU.
+# Library: torch 2.13.0, numpy 2.4.6, on a CPU.
 # Guess: each call of torch.compile returns a function with a cache of its own, so the limit of eight recompilations
 #   counts for each of them: twelve objects compiled one by one, each called once, are twelve first compilations.
 # Behaviour: the cache belongs to the code object, which all objects of a class have in common. With fullgraph=True the ninth
