@@ -6,7 +6,6 @@ of the book lead to. The library on that branch is the one that the chapter was 
 """
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from course_lib.files import write_json
 
 BRANCH = "colab"
 CELL_ID = "colab-setup"
-FIRST_CELL = """# Colab only. Installs the course with its pinned packages (some minutes), and takes the GPU if there is one.
+FIRST_CELL = """# For Colab: this installs the course with its pinned packages, and takes the GPU if there is one.
 ![ -d ~/course ] || git clone --quiet --depth 1 --branch {branch} {address} ~/course
 %run ~/course/course_lib/setup/colab.py"""
 PROFILE_LINE = re.compile(r'(?m)^profile = "cpu".*$')

@@ -73,7 +73,7 @@ def modules() -> "dict[str, list[str]]":
 
 def profile() -> str:
     """Ask the installed torch, in a process of its own, whether it can use a GPU here."""
-    answer = subprocess.run([sys.executable, "-c", USABLE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    answer = subprocess.run([sys.executable, "-c", USABLE], capture_output=True)
     found = answer.stdout.decode("utf-8").strip()
     if answer.returncode or found not in ("gpu", "cpu"):
         said = answer.stderr.decode("utf-8", "replace").strip()
