@@ -62,7 +62,8 @@ def imported_before(before: "dict[str, str]", after: "dict[str, str]") -> "list[
         after: the same, now.
     """
     changed = {name for name, version in before.items() if after.get(name) != version}
-    loaded = {name.partition(".")[0] for name in sys.modules}
+    # A name with an underscore (setuptools' `_distutils_hack`) was imported by a .pth file and not by the reader.
+    loaded = {name.partition(".")[0] for name in sys.modules if not name.startswith("_")}
     return sorted({name for module, names in modules().items() if module in loaded for name in names} & changed)
 
 
