@@ -16,9 +16,13 @@ from course_lib.files import write_json
 
 BRANCH = "colab"
 CELL_ID = "colab-setup"
+# `%run` would be shorter, but it prints an error and lets the notebook go on.
 FIRST_CELL = """# For Colab: this installs the course with its pinned packages, and takes the GPU if there is one.
 ![ -d ~/course ] || git clone --quiet --depth 1 --branch {branch} {address} ~/course
-%run ~/course/course_lib/setup/colab.py"""
+%cd -q ~/course
+from course_lib.setup.colab import prepare
+
+profile_here = prepare()"""
 PROFILE_LINE = re.compile(r'(?m)^profile = "cpu".*$')
 CHOSEN = 'profile = profile_here  # "gpu" or "cpu", as the first cell found'
 

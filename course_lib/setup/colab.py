@@ -1,10 +1,8 @@
 """What the first cell of a chapter's Colab copy runs: the course into the running Python, and the profile to use.
 
-    %run ~/course/course_lib/setup/colab.py
-
-It leaves the name `profile_here` in the notebook: "gpu" where the installed torch can use one, else "cpu". It installs
-what chapters import (`EXTRAS`) and not the extra `book`, whose Jupyter packages would take the place of those that the
-kernel runs on. A second run finds everything installed and takes seconds. Standard library only.
+The copies are written by course_lib/publishing/colab.py. What is installed is what chapters import (`EXTRAS`) and not
+the extra `book`, whose Jupyter packages would take the place of those that the kernel runs on. A second run finds
+everything installed and takes seconds. Standard library only.
 """
 
 import os
@@ -20,7 +18,7 @@ STAMP = "course-installed"  # in the Python's own folder: a new machine has a ne
 
 
 def prepare() -> str:
-    """Install the course unless that was done, and make it importable here.
+    """Install the course unless that was done, make it importable, and go to the folder of the chapters.
 
     Returns:
         The profile: "gpu" or "cpu".
@@ -46,7 +44,10 @@ def prepare() -> str:
             )
     if ROOT not in sys.path:  # what pip installed as editable is found by Pythons that start later
         sys.path.insert(0, ROOT)
-    return profile()
+    chosen = profile()
+    os.chdir(os.path.join(ROOT, "notebooks"))
+    print(f"The course is installed. This chapter runs with the profile {chosen!r}.")
+    return chosen
 
 
 def versions() -> "dict[str, str]":
@@ -82,9 +83,3 @@ def profile() -> str:
             f"{said[-2000:]}\nThe installed torch does not start. Choose Runtime > Disconnect and delete."
         )
     return found
-
-
-if __name__ == "__main__":
-    profile_here = prepare()
-    os.chdir(os.path.join(ROOT, "notebooks"))
-    print(f"The course is installed. This chapter runs with the profile {profile_here!r}.")

@@ -48,7 +48,7 @@ def test_a_session_opens_a_chapter_and_an_assignment_within_binders_memory(image
     folder, environment = image
     with jupyter_lab(folder, "binder/start", log=tmp_path / "server.log", **environment) as server:
         ready = {entry["name"] for entry in server.get("api/contents/assignments")["content"]}
-        assert ready == {f"{folder.name}.ipynb" for folder in (ROOT / "autograder/source").iterdir() if folder.is_dir()}
+        assert ready == {f"{path.parent.name}.ipynb" for path in (ROOT / "autograder/source").glob("*/*.ipynb")}
 
         chapter = code_cells(folder / "notebooks/03_lora.ipynb")
         kernel = server.open("notebooks/03_lora.ipynb")

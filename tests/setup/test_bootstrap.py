@@ -53,7 +53,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["bootstrap.py", "virtual_environment.py", "pip_process.py", "torch_build.py", "hosted.py", "colab.py"]
+    "name", ["bootstrap.py", "virtual_environment.py", "pip_process.py", "torch_build.py", "hosted.py"]
 )
 def test_an_old_python_can_read_the_script(name):
     ast.parse((HERE / name).read_text(encoding="utf-8"), feature_version=(3, 6))

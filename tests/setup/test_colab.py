@@ -1,6 +1,5 @@
 """The first cell of Colab's copies, in an environment that has nothing but pip: real pip, a wheelhouse of stand-ins."""
 
-import importlib.util
 import json
 import os
 import re
@@ -18,17 +17,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from course_lib.publishing.colab import FIRST_CELL
+from course_lib.setup import colab
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = "import os\n\nclass cuda:\n    is_available = staticmethod(lambda: os.environ['HAS_GPU'] == '1')\n"
-# The cell as IPython turns it into Python, with what a kernel does for `!` and for `%run`.
-KERNEL = """import json, os, runpy, subprocess, sys
+# The cell as IPython turns it into Python, with what a kernel does for `!` and for `%cd -q`.
+KERNEL = """import json, os, subprocess
 class Shell:
     def system(self, command):
-        subprocess.run(["bash", "-c", command], check=True)
-    def run_line_magic(self, name, path):
-        assert name == "run"
-        globals().update(runpy.run_path(os.path.expanduser(path), run_name="__main__"))
+        subprocess.run(["bash", "-c", command])
+    def run_line_magic(self, name, words):
+        assert (name, words.split()[0]) == ("cd", "-q")
+        os.chdir(os.path.expanduser(words.split()[1]))
 get_ipython = Shell
 """
 AFTER = """
@@ -37,17 +37,6 @@ import course_lib
 names = {each.metadata["Name"]: each.version for each in metadata.distributions()}
 print(json.dumps({"profile": profile_here, "at": os.getcwd(), "library": course_lib.__file__, "versions": names}))
 """
-
-
-def load_colab():
-    """The script by its path, as `%run` does."""
-    spec = importlib.util.spec_from_file_location("colab_cell", ROOT / "course_lib/setup/colab.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-colab = load_colab()
 
 
 def pins() -> dict[str, str]:
@@ -193,6 +182,7 @@ def test_a_restart_is_asked_for_before_a_mixture_runs(monkeypatch, tmp_path):
         colab.prepare()
     monkeypatch.setattr(colab, "profile", lambda: "cpu")
     monkeypatch.setattr(colab.sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
     assert colab.prepare() == "cpu"  # after the restart: installed already
 
 
