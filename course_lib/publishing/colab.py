@@ -45,8 +45,8 @@ def colab_copy(notebook: dict[str, Any], address: str, name: str) -> dict[str, A
         raise CourseError(f'{name}: Colab\'s copy needs one cell tagged `parameters` with a line `profile = "cpu"`.')
     given[0]["source"] = PROFILE_LINE.sub(CHOSEN, text, count=1).splitlines(keepends=True)
     cell = FIRST_CELL.format(branch=BRANCH, address=address).splitlines(keepends=True)
-    first = {"cell_type": "code", "execution_count": None, "id": CELL_ID, "metadata": {}, "outputs": [], "source": cell}
-    changed["cells"].insert(0, first)
+    first: dict[str, Any] = {"cell_type": "code", "execution_count": None, "id": CELL_ID, "metadata": {}, "outputs": []}
+    changed["cells"].insert(0, first | {"source": cell})
     return changed
 
 
