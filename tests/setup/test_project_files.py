@@ -47,7 +47,7 @@ def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down(tracked_
 # --- shell scripts ---
 
 
-@pytest.mark.parametrize("name", [".ci/run", ".ci/findings", ".ci/colab", "binder/postBuild"])
+@pytest.mark.parametrize("name", [".ci/run", ".ci/findings", ".ci/colab", "binder/postBuild", "binder/start"])
 def test_scripts_are_executable_and_parse(name):
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["bash", "-n", str(ROOT / name)], check=True)

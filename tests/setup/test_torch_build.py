@@ -168,6 +168,11 @@ def test_hosted_machines_decide_in_the_same_way(monkeypatch, capsys):
     assert "--no-deps" not in commands[1]  # pip's own index has them; torch itself is there by now
     assert commands[1][-1] == commands[0][-1]
     assert commands[3][-1].endswith("[torch,data]")
+    del commands[:]
+    monkeypatch.setenv("NEWEST", "1")
+    assert hosted.main(["torch"]) == 0
+    assert [command[-1] for command in commands] == ["pip", "torch", "torch"]
+    assert not any("-c" in command for command in commands)
     assert hosted.main([]) == 2
     assert "Binder" in capsys.readouterr().out
 
