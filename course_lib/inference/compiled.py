@@ -1,9 +1,9 @@
 """One decoding step of a prepared model as one compiled function.
 
-What lies between the products becomes a few kernels, and Python is asked once a token instead of some six hundred
-times. torch.compile needs shapes that do not change: the step attends to the static cache's whole capacity, with -inf
-on what is not filled, and the capacity is rounded up, so that few different ones occur. Each shape is compiled once,
-which takes one to three minutes for SmolLM2's thirty layers.
+torch.compile fuses the operations between the products into a few kernels, and Python makes one call for each token
+instead of about six hundred. The shapes must not change. So the step attends to the whole capacity of the static cache,
+with -inf where it is not filled, and the capacity is rounded up so that few different ones occur. Each shape is
+compiled once, which takes one to three minutes for SmolLM2's thirty layers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class CompiledStep:
-    """The step of one token a row, for a model that `prepare` made.
+    """A compiled step of one token per row, for a model from `prepare`.
 
     Args:
-        model: what to compile.
+        model: the model to compile.
     """
 
     def __init__(self, model: "PreparedDecoder"):
@@ -30,10 +30,10 @@ class CompiledStep:
         self.run = torch.compile(self._run, dynamic=False, fullgraph=True)
 
     def takes(self, time: int, cache: Any) -> bool:
-        """Whether this pass can be done here: one new token in each row, and a static cache that has begun.
+        """Whether the compiled step can do this pass: it needs one new token per row and a static cache with tokens.
 
         Args:
-            time: the new tokens.
+            time: the number of new tokens per row.
             cache: the cache, or None.
         """
         return time == 1 and type(cache) is StaticCache and cache.get_seq_length() > 0
@@ -45,7 +45,7 @@ class CompiledStep:
             tokens: (batch, 1).
             mask: 1 for tokens and 0 for padding, (batch, past + 1); None where there is no padding.
             turns: RoPE's complex numbers, (batch, 1, 1, head_dim / 2).
-            cache: whose buffers are written to.
+            cache: the cache, whose buffers are written to.
 
         Returns:
             (batch, vocabulary).
