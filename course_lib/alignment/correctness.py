@@ -1,4 +1,4 @@
-"""What a verifier minimises: binary cross-entropy, and beside it a language model's loss on right answers."""
+"""The loss of a verifier: binary cross-entropy, and optionally a language model's loss on right answers."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from course_lib.data.masking import IGNORE
 
 
 class Correctness:
-    """Binary cross-entropy: -log p(right) of right answers and -log p(wrong) of wrong ones, their mean.
+    """Binary cross-entropy: the mean of -log p(right) over right answers and of -log p(wrong) over wrong ones.
 
     Args:
-        lm_weight: adds so many times -log p of a right answer's tokens, their mean, for a `TokenVerifier`.
+        lm_weight: the weight of the language model's loss, the mean -log p of a right answer's tokens, which a
+            `TokenVerifier` has as well.
     """
 
     def __init__(self, lm_weight: float = 0.0) -> None:
@@ -47,7 +48,7 @@ class Correctness:
         return weight * loss
 
     def report(self) -> dict[str, float]:
-        """The share of answers on whose right side of one half the score was."""
+        """The accuracy since the last report: the share of answers whose score was on the right side of one half."""
         rightly, answers = (sum(column) for column in zip(*self.seen, strict=True)) if self.seen else (0, 0)
         self.seen = []
         return {"accuracy": rightly / answers} if answers else {}

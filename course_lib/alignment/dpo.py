@@ -1,10 +1,11 @@
 r"""Preference losses: DPO and its relatives, from the log-probabilities of whole responses.
 
-The policy is the model that is trained, the reference the one it began as. A response's reward is beta times the log of
-how much likelier the policy makes it than the reference does, so a reward model is not needed.
+The policy is the model that is trained; the reference is the model that it began as. The reward of a response is beta
+times log(p / p_ref), where p is its probability under the policy and p_ref that under the reference, so DPO needs no
+reward model.
 
-With c = log p(chosen) - log p_ref(chosen), r the same of the rejected response, h = c - r, S the logistic function and
-e the label smoothing:
+Let c = log p(chosen) - log p_ref(chosen), let r be the same for the rejected response, and let h = c - r. S is the
+logistic function and e the label smoothing:
 
 ========  =====================================================  ============================================
 sigmoid   -(1 - e) log S(beta h) - e log S(-beta h)              DPO, arXiv:2305.18290, eq. 7; with e cDPO
@@ -13,9 +14,9 @@ ipo       (c / n_c - r / n_r - 1 / (2 beta))^2                   IPO, arXiv:2310
 simpo     -log S(beta (log p_c / n_c - log p_r / n_r) - gamma)   SimPO, arXiv:2405.14734, eq. 6
 ========  =====================================================  ============================================
 
-e is the share of pairs that are taken to be labelled the wrong way round; n_c and n_r are the lengths. IPO's paper does
-not divide by lengths; its authors do, and so does TRL. Where they are not given, ipo takes the sums. At the first step
-the policy is the reference, h is 0, and the sigmoid loss is ln 2.
+e is the share of pairs that are assumed to have the wrong label; n_c and n_r are the lengths. IPO's paper does not
+divide by the lengths, but its authors' code does, and so does TRL. Without lengths, ipo uses the sums. At the first
+step the policy equals the reference, so h is 0 and the sigmoid loss is ln 2.
 """
 
 import torch
@@ -38,29 +39,29 @@ def dpo_loss(
     rejected_lengths: Tensor | None = None,
     gamma: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of each preference pair, and the rewards of its two responses: see the table above.
+    """The loss of each preference pair, and the rewards of its two responses; the table above has the formulas.
 
     Losses, rewards and gradients are equal to those of TRL's DPOTrainer and CPOTrainer (with cpo_alpha 0) in
-    tests/parity/test_preferences.py and tests/alignment/test_dpo.py. TRL's sigmoid loss leaves label_smoothing out
-    without a word; ours is checked against the formula. Left out: smoothing of hinge and ipo, which no paper defines.
+    tests/parity/test_preferences.py and tests/alignment/test_dpo.py. TRL's sigmoid loss silently ignores
+    label_smoothing; ours is checked against the formula. Left out: smoothing of hinge and ipo, which no paper defines.
 
     Args:
         policy_chosen: (pairs,), the summed log-probability of each chosen response under the policy, in nats.
-        policy_rejected: (pairs,), the same of the rejected responses.
-        reference_chosen: (pairs,), under the reference; None for simpo, which does without.
-        reference_rejected: (pairs,).
-        beta: how dear it is to leave the reference, above 0; for ipo the paper's tau.
+        policy_rejected: (pairs,), the same for the rejected responses.
+        reference_chosen: (pairs,), under the reference; None for simpo, which has no reference.
+        reference_rejected: (pairs,), under the reference.
+        beta: the cost of moving away from the reference, above 0; for ipo it is the paper's tau.
         label_smoothing: from 0 to below 0.5; for sigmoid and simpo.
         loss_type: one of `LOSS_TYPES`.
-        chosen_lengths: (pairs,), tokens of the responses. ipo may have them, and simpo needs them.
-        rejected_lengths: (pairs,).
+        chosen_lengths: (pairs,), the tokens of each chosen response. They are optional for ipo, and simpo needs them.
+        rejected_lengths: (pairs,), the tokens of each rejected response.
         gamma: simpo's margin, by which beta times the mean log-probabilities should differ.
 
     Returns:
         (losses, chosen_rewards, rejected_rewards), (pairs,) each. The rewards carry no gradient.
 
     Raises:
-        CourseError: a number is out of its range, or what the loss needs is missing.
+        CourseError: a number is out of its range, or an argument that the loss needs is missing.
 
     Example:
         >>> even = torch.zeros(1)
@@ -115,17 +116,22 @@ def _check_shapes(first: Tensor, *others: Tensor | None) -> None:
 
 
 def reward_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, float]:
-    """What is watched while a policy trains, by the names of TRL's log without their "rewards/".
+    """The metrics to watch while a policy trains, with the names of TRL's log without "rewards/".
 
-    A pair counts as right where the chosen reward is larger; equal rewards are wrong, so the accuracy of an untrained
-    policy is 0, in TRL as well.
+    A pair counts as right if its chosen reward is larger. Equal rewards count as wrong, so the accuracy of an untrained
+    policy is 0, as it is in TRL.
 
     Args:
         chosen_rewards: (pairs,).
         rejected_rewards: (pairs,).
 
     Returns:
-        "chosen", "rejected", "margins" and "accuracies", means over the pairs.
+        "chosen", "rejected", "margins" and "accuracies", as means over the pairs.
+
+    Example:
+        >>> metrics = reward_metrics(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0]))
+        >>> metrics["margins"], metrics["accuracies"]
+        (0.25, 0.5)
     """
     margins = chosen_rewards - rejected_rewards
     return {

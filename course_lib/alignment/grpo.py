@@ -1,8 +1,9 @@
 """Group relative policy optimisation: learn from rewards that a program can check, without a critic.
 
-For each prompt the policy writes several completions, a program rewards each, and those that are better than their
-group's mean become likelier (DeepSeekMath, arXiv:2402.03300). Checked against TRL's GRPOTrainer on the same completions
-in tests/parity/test_grpo.py. Left out: generation itself, and the many later forms of the ratio (GSPO, CISPO, SAPO).
+For each prompt the policy writes several completions and a program rewards each of them. Those that are better than the
+mean of their group become likelier (DeepSeekMath, arXiv:2402.03300). tests/parity/test_grpo.py compares the loss with
+TRL's GRPOTrainer on the same completions. Left out: generation itself, and later forms of the ratio (GSPO, CISPO,
+SAPO).
 """
 
 import torch
@@ -17,12 +18,12 @@ SCALES = ("group", "batch", "none")
 def group_advantages(rewards: Tensor, group_size: int, scale: str = "group", eps: float = 1e-4) -> Tensor:
     """How much better each completion is than its group: A = (r - mean(group)) / (std + eps).
 
-    A group whose rewards are equal teaches nothing: its advantages are 0. With scale "none" the standard deviation is
-    left out, so that a group that nearly agrees is not blown up (Dr. GRPO, arXiv:2503.20783).
+    A group whose rewards are all equal teaches nothing: its advantages are 0. Scale "none" leaves the standard
+    deviation out, so small differences within a group are not enlarged (Dr. GRPO, arXiv:2503.20783).
 
     Args:
-        rewards: (completions,), those of a prompt next to each other.
-        group_size: completions of a prompt, at least 2.
+        rewards: (completions,); the completions of one prompt are next to each other.
+        group_size: the number of completions of a prompt, at least 2.
         scale: "group" divides by the group's standard deviation, "batch" by that of all rewards, "none" by nothing.
         eps: added to the standard deviation; TRL's value.
 
@@ -30,7 +31,12 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "group", eps
         (completions,), each group summing to 0.
 
     Raises:
-        CourseError: the rewards are no whole groups, one is not finite, or the scale is unknown.
+        CourseError: the number of rewards is not a multiple of the group size, a reward is not finite, or the scale is
+            unknown.
+
+    Example:
+        >>> group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), group_size=2).round(decimals=2)
+        tensor([ 0.7100, -0.7100,  0.0000,  0.0000])
     """
     if scale not in SCALES:
         raise CourseError(f"scale={scale!r} is not possible. Choose one of {', '.join(SCALES)}.")
@@ -69,32 +75,42 @@ def grpo_loss(
 
         token loss = -min(w A, clip(w, 1 - epsilon, 1 + epsilon) A) + beta w (p_ref / p - log(p_ref / p) - 1)
 
-    The clip takes the gradient away where a token has moved far enough in the direction of its advantage (PPO,
-    arXiv:1707.06347, eq. 7). The last term estimates KL(p || p_ref) without bias and is never negative. Its w
-    is 1 in the first step, but its gradient counts: with it the gradient is that of KL(p || p_ref), and without it, as
-    in the first paper, another one (DeepSeek-V3.2, arXiv:2512.02556; TRL multiplies by it, too). In the first step
-    after sampling, p is p_old and the loss is minus the mean advantage, which is 0, although its gradient is not: judge
-    a run by its rewards.
+    The clipping removes the gradient of a token that has moved far enough in the direction of its advantage (PPO,
+    arXiv:1707.06347, eq. 7). The last term is an unbiased estimate of KL(p || p_ref) and is never negative. Its factor
+    w is 1 in the first step, but the gradient of w matters: only with it is the gradient that of KL(p || p_ref)
+    (DeepSeek-V3.2, arXiv:2512.02556; TRL has the factor as well, the first paper does not). In the first step after
+    sampling, p equals p_old, so the loss is minus the mean advantage, which is 0, although its gradient is not. Judge a
+    run by its rewards and not by its loss.
 
     Args:
         policy: (completions, time), log-probabilities of the tokens under the policy, with a gradient.
-        old: (completions, time), under the policy that wrote them.
+        old: (completions, time), the same under the policy that wrote the completions.
         advantages: (completions,), see `group_advantages`.
         mask: (completions, time), 1 for a completion's tokens with its end token, 0 for what follows.
-        reference: (completions, time), under the reference, where beta is above 0.
+        reference: (completions, time), the same under the reference; needed if beta is above 0.
         beta: the weight of the KL term, at least 0.
-        epsilon: how far down a ratio may go.
-        epsilon_high: how far up; None: as far as down.
+        epsilon: how far a ratio may fall below 1 before it is clipped.
+        epsilon_high: how far it may rise above 1; None for epsilon.
         normalisation: "grpo" averages within each completion and then over completions; "bnpo" and "dapo" over all
             tokens; "dr_grpo" divides by completions times max_length.
-        max_length: dr_grpo's constant.
-        unbiased_kl: multiply the KL term by the ratio.
+        max_length: the constant of dr_grpo.
+        unbiased_kl: whether the KL term is multiplied by the ratio.
 
     Returns:
         A scalar.
 
     Raises:
-        CourseError: an argument is not possible, or a shape does not fit.
+        CourseError: an argument is not possible, or a shape does not match.
+
+    Example:
+        >>> log_p = torch.tensor([[-1.0, -2.0], [-0.5, -1.5]])
+        >>> mask, advantages = torch.ones(2, 2), torch.tensor([0.7, -0.7])
+        >>> policy = log_p.clone().requires_grad_()
+        >>> loss = grpo_loss(policy, log_p, advantages, mask)  # 0 in the first step
+        >>> loss.backward()
+        >>> policy.grad  # pushes the first completion up and the second one down
+        tensor([[-0.1750, -0.1750],
+                [ 0.1750,  0.1750]])
     """
     _check(policy, old, advantages, mask, reference, beta, normalisation, max_length)
     mask = mask.to(policy.dtype)
@@ -122,7 +138,7 @@ def _averaged(losses: Tensor, mask: Tensor, normalisation: str, max_length: int 
 
 
 def token_kl(policy: Tensor, reference: Tensor) -> Tensor:
-    """p_ref / p - log(p_ref / p) - 1 of each token: unbiased for KL(p || p_ref) over tokens of p, and never negative.
+    """Estimate KL(p || p_ref) at each token of p by p_ref / p - log(p_ref / p) - 1, without bias and never negative.
 
     It is the estimator k3 of J. Schulman, "Approximating KL divergence" (2020).
 

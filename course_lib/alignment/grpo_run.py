@@ -1,8 +1,8 @@
-"""A short GRPO run: sample a group of completions for each prompt, let a program reward them, update, and again.
+"""A short GRPO run: in each step, sample a group of completions for each prompt, reward them, and update the policy.
 
-Each batch of completions is used for one update, so the policy that wrote them is the one that is updated: the ratio of
-`grpo_loss` is 1, and its clip does nothing yet. Left out: several updates from one batch, a reference with its KL term,
-and sampling at another temperature than 1.
+Each batch of completions is used for one update, so the policy that wrote it is the one that is updated. The ratio of
+`grpo_loss` is 1, and nothing is clipped. Left out: several updates from one batch, a reference with its KL term, and
+sampling at a temperature other than 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,18 +22,18 @@ Reward = Callable[[int, list[int]], float]  # the number of a prompt, and the to
 
 
 class Rollouts(Sequence):
-    """The batches of a run, each sampled from the policy as it is when the batch is asked for.
+    """The batches of a run. Each is sampled when it is asked for, from the policy as it is then.
 
     Args:
         model: the policy.
         prompts: the token ids of each.
         reward: judges a completion.
-        steps: how many batches.
-        group_size: completions of a prompt.
-        prompts_per_step: prompts of a batch, taken in turn.
-        max_new_tokens: of a completion.
-        eos_token_id: ends a completion, and is trained too; None: nothing does.
-        seed: of the draws.
+        steps: the number of batches.
+        group_size: the number of completions of a prompt.
+        prompts_per_step: the number of prompts in a batch; the prompts are taken in turn.
+        max_new_tokens: the largest number of tokens of a completion.
+        eos_token_id: the token that ends a completion, and is trained as well; None for no such token.
+        seed: the seed of the draws.
         scale: see `group_advantages`.
 
     Raises:
@@ -113,7 +113,7 @@ class Rollouts(Sequence):
 
 
 class GroupRelative:
-    """`grpo_loss` as the Trainer minimises it, from batches of `Rollouts`.
+    """`grpo_loss` for the Trainer, on batches of `Rollouts`.
 
     Args:
         normalisation: see `grpo_loss`: "grpo" averages within each completion, and then over completions.
@@ -124,7 +124,7 @@ class GroupRelative:
         self.seen: list[Tensor] = []  # the rewards of each micro-batch since the last report
 
     def count(self, batch: dict[str, Tensor]) -> int:
-        """How many completions there are."""
+        """The number of completions in a batch."""
         return len(batch["labels"])
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], weight: float) -> Tensor:
@@ -159,7 +159,8 @@ def token_log_probs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor,
         batch: "input_ids", "attention_mask" and "labels", (completions, time) each.
 
     Returns:
-        (completions, time - 1) log-probabilities, 0 outside the completions, with a gradient; and 1 inside, 0 outside.
+        The log-probabilities, (completions, time - 1), with a gradient, and 0 outside the completions; and the mask, 1
+        for tokens of the completions and 0 outside.
     """
     targets = batch["labels"][:, 1:]  # position t predicts token t + 1
     mask = targets != IGNORE
@@ -185,27 +186,37 @@ def train_grpo(
     config: TrainingConfig | None = None,
     log_every: int = 0,
 ) -> list[StepRecord]:
-    """Train a policy on rewards that a program gives. It is changed in place.
+    """Train a policy in place on rewards that a program gives.
 
     Args:
-        model: a causal language model; what does not require gradients stays as it is.
-        prompts: the token ids of each.
-        reward: gets the number of a prompt and the tokens of a completion, without the token that ends it.
-        steps: updates.
-        group_size: completions of a prompt.
-        prompts_per_step: prompts of an update.
-        max_new_tokens: of a completion.
-        lr: the learning rate, constant.
-        eos_token_id: ends a completion; None: each has max_new_tokens.
-        seed: of the draws.
-        config: everything about the steps, in place of lr.
-        log_every: steps between printed lines; 0: none.
+        model: a causal language model; weights that do not require gradients are not changed.
+        prompts: the token ids of each prompt.
+        reward: gets the number of a prompt and the tokens of a completion without its end token, and returns a number.
+        steps: the number of updates.
+        group_size: the number of completions of a prompt.
+        prompts_per_step: the number of prompts in an update.
+        max_new_tokens: the largest number of tokens of a completion.
+        lr: the constant learning rate.
+        eos_token_id: the token that ends a completion; without it, every completion has max_new_tokens.
+        seed: the seed of the draws.
+        config: all settings of the steps, which replace lr.
+        log_every: how many steps lie between printed lines; 0 for none.
 
     Returns:
-        The record of each step; its metrics have the mean reward.
+        The record of each step; its metrics contain the mean reward.
 
     Raises:
         CourseError: the list of prompts is empty, or a number is too small.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"])
+        >>> def even(prompt, tokens):  # rewards completions with many even tokens
+        ...     return sum(token % 2 == 0 for token in tokens) / 4
+        >>> log = train_grpo(model, [[1, 2], [3]], even, steps=2, group_size=4, prompts_per_step=2, max_new_tokens=4)
+        >>> len(log), sorted(log[0].metrics)
+        (2, ['best', 'reward'])
     """
     batches = Rollouts(model, prompts, reward, steps, group_size, prompts_per_step, max_new_tokens, eos_token_id, seed)
     config = config or TrainingConfig(lr=lr, schedule="constant")

@@ -1,4 +1,4 @@
-"""When a preference run is to end before its end: the ways in which the loss falls while the model gets worse."""
+"""Stops a preference run whose loss falls while the model gets worse."""
 
 import math
 from collections import deque
@@ -9,14 +9,23 @@ from course_lib.errors import CourseError
 class DivergenceGuard:
     """Watches a preference run, and stops it with an explanation.
 
-    The loss only sees the difference of two rewards. It also falls where both responses become unlikely and the
-    rejected one faster: the margin grows, and the model forgets how to say either (arXiv:2404.14367, arXiv:2402.13228).
-    The guard looks at the chosen response's log-ratio to the reference, for each token, averaged over some steps. Where
-    it is below `collapse` while the margin has grown since the window before, training stops.
+    The loss sees only the difference of two rewards. It also falls when both responses become unlikely and the rejected
+    one does so faster: the margin grows, and the model forgets how to say either (arXiv:2404.14367, arXiv:2402.13228).
+    The guard averages the chosen response's log-ratio per token over a window of steps. Training stops if that mean is
+    below `collapse` while the margin has grown since the window before.
 
     Args:
-        collapse: nats a token below 0. At -1 each token of a good answer has become e times less likely.
-        window: steps that are averaged; a collapse has to last, and one bad batch is none.
+        collapse: the lowest mean log-ratio that is allowed, in nats per token, below 0. At -1 each token of a chosen
+            response has become e times less likely.
+        window: how many steps are averaged, so that one bad batch is not a collapse.
+
+    Example:
+        >>> guard = DivergenceGuard(collapse=-1.0, window=1)
+        >>> guard.watch(loss=0.6, margin=0.2, chosen_ratio=-0.1)
+        >>> guard.watch(loss=0.5, margin=0.9, chosen_ratio=-2.0)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        course_lib.errors.CourseError: The run diverges: ...
     """
 
     def __init__(self, collapse: float = -1.0, window: int = 10):
@@ -27,12 +36,12 @@ class DivergenceGuard:
         self.margins: deque[float] = deque(maxlen=2 * window)
 
     def watch(self, loss: float, margin: float, chosen_ratio: float, reference_is_finite: bool = True) -> None:
-        """Take in one step, before its weights change.
+        """Look at one step, before its weights change.
 
         Args:
             loss: the step's mean loss.
             margin: the mean difference of the rewards.
-            chosen_ratio: the mean of (log p - log p_ref) / tokens of the chosen responses, in nats a token.
+            chosen_ratio: the mean of (log p - log p_ref) / tokens over the chosen responses, in nats per token.
             reference_is_finite: whether all of the reference's log-probabilities are numbers.
 
         Raises:

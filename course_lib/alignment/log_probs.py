@@ -27,6 +27,16 @@ def sequence_log_probs(model: nn.Module, input_ids: Tensor, labels: Tensor, **in
 
     Returns:
         (batch,), in nats, with a gradient where gradients are recorded. A row without a label has 0.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> model = Decoder(CONFIGS["tiny-llama"])
+        >>> ids = torch.tensor([[5, 6, 7, 8]])
+        >>> labels = torch.tensor([[IGNORE, IGNORE, 7, 8]])  # a prompt of two tokens
+        >>> log_p = sequence_log_probs(model, ids, labels)
+        >>> expected = model(ids).logits.log_softmax(-1)[0, [1, 2], [7, 8]].sum()
+        >>> torch.allclose(log_p[0], expected, atol=1e-5)
+        True
     """
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORE, as_tuple=True)  # position t predicts label t + 1
     found = log_probs_at(model, {"input_ids": input_ids, **inputs}, rows, columns, labels[rows, columns + 1])
@@ -34,13 +44,13 @@ def sequence_log_probs(model: nn.Module, input_ids: Tensor, labels: Tensor, **in
 
 
 def log_probs_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
-    """log p(target) as it is predicted at some positions of a batch.
+    """log p(target) as the model predicts it at some positions of a batch.
 
-    A position may be asked for more than one target, as the last token of a prompt is that two responses follow.
+    A position may have several targets: the last token of a prompt predicts the first token of two responses.
 
     Args:
         model: a causal language model.
-        inputs: its arguments; "input_ids" is (batch, time).
+        inputs: the arguments of the model; "input_ids" is (batch, time).
         rows: (count,), the row of each position.
         columns: (count,), its place in the row.
         targets: (count,), the token ids.
@@ -57,7 +67,7 @@ def log_probs_at(model: nn.Module, inputs: dict[str, Tensor], rows: Tensor, colu
 
 
 def hidden_states(backbone: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The last hidden states, the last norm included.
+    """The last hidden states, after the last norm.
 
     Args:
         backbone: from `backbone_and_head`.
@@ -80,7 +90,7 @@ def _from_logits(model: Any, inputs: dict, rows: Tensor, columns: Tensor, target
 
 
 def backbone_and_head(model: Any) -> tuple[Any, Tensor] | None:
-    """The part of a model that makes hidden states, and the head's matrix; None where they do not make the logits.
+    """The part of a model that computes hidden states, and the head's matrix, if their product is the logits.
 
     A model that is wrapped for several processes, sharded or compiled has to be called as a whole.
 
@@ -88,7 +98,7 @@ def backbone_and_head(model: Any) -> tuple[Any, Tensor] | None:
         model: a causal language model.
 
     Returns:
-        (backbone, (vocabulary, width)), or None.
+        (backbone, (vocabulary, width)); None where the model does something else to get its logits.
     """
     if isinstance(model, Decoder):
         is_plain = type(model) is Decoder and (model.lm_head is None or type(model.lm_head) is nn.Linear)

@@ -1,4 +1,4 @@
-"""The preference losses by name, and the numbers they can have. Cheap: no torch, so that commands can ask at once."""
+"""The names of the preference losses, and the range of their numbers. Without torch, so that commands start quickly."""
 
 import math
 
@@ -9,7 +9,7 @@ SMOOTHED = ("sigmoid", "simpo")  # the losses that label smoothing is defined fo
 
 
 def check_loss(loss_type: str, beta: float, label_smoothing: float = 0.0) -> None:
-    """Refuse a preference loss that does not exist or makes no sense.
+    """Refuse a preference loss that does not exist, or a number that makes no sense for it.
 
     Args:
         loss_type: one of `LOSS_TYPES`.
@@ -18,6 +18,14 @@ def check_loss(loss_type: str, beta: float, label_smoothing: float = 0.0) -> Non
 
     Raises:
         CourseError: one of them is not possible.
+
+    Example:
+        >>> check_loss("ipo", beta=0.1)
+        >>> check_loss("hinge", beta=0.0)
+        Traceback (most recent call last):
+        ...
+        course_lib.errors.CourseError: beta=0.0 is not possible: it has to be above 0. With 0 the pairs would not count,
+        and below 0 the rejected responses would be learnt. 0.1 is usual.
     """
     if loss_type not in LOSS_TYPES:
         raise CourseError(f"loss_type={loss_type!r} is not possible. Choose one of {', '.join(LOSS_TYPES)}.")

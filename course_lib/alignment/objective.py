@@ -1,4 +1,4 @@
-"""A preference loss as the Trainer minimises it: policy, reference, loss, metrics and the guard of one step."""
+"""A preference loss for the Trainer: it combines policy, reference, loss, metrics and guard."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +19,25 @@ class PreferenceObjective:
     """The mean of `dpo_loss` over the pairs of a step, from batches of `collate_pairs`.
 
     Args:
-        reference: gives the other half of each ratio; None for simpo, which has none.
+        reference: gives the log-probabilities to compare with; None for simpo, which has no reference.
         beta: see `dpo_loss`.
         label_smoothing: see `dpo_loss`.
         loss_type: see `dpo_loss`.
         gamma: see `dpo_loss`.
-        guard: stops a run that diverges; None: nothing does.
+        guard: stops a run that diverges; None for no such check.
 
     Raises:
         CourseError: a number of the loss is out of its range.
+
+    Example:
+        >>> from course_lib.alignment.reference import FrozenCopy
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"])
+        >>> pairs = [{"prompt": [1], "chosen": [2, 3], "rejected": [4], "input_ids": [1, 2, 3, 4]}]
+        >>> objective = PreferenceObjective(FrozenCopy(model), beta=0.1)
+        >>> round(evaluate_preferences(model, objective, pairs)["loss"], 4)  # ln 2: policy and reference are equal
+        0.6931
     """
 
     def __init__(
@@ -50,7 +60,7 @@ class PreferenceObjective:
         self.seen: list[dict[str, Tensor]] = []  # one for each micro-batch since the last report
 
     def count(self, batch: dict[str, Tensor]) -> int:
-        """How many pairs have a token to compare."""
+        """The number of pairs in a batch."""
         return int((batch["labels"] != IGNORE).any(1).sum())
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], weight: float) -> Tensor:
@@ -70,15 +80,16 @@ class PreferenceObjective:
         return weight * losses[is_pair].sum()
 
     def compare(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of a batch, and what they come from.
+        """The losses of a batch, and the values that they are computed from.
 
         Args:
             model: the policy.
             batch: see `collate_pairs`, as tensors.
 
         Returns:
-            (pairs,), with a gradient; and by name, (pairs,) each: "losses", "chosen_rewards", "rejected_rewards",
-            "chosen_ratio" (the log-ratio of a chosen token) and "reference" (its sum).
+            The losses, (pairs,), with a gradient; and by name, (pairs,) each: "losses", "chosen_rewards",
+            "rejected_rewards", "chosen_ratio" (the mean log-ratio of a token of the chosen response) and "reference"
+            (the sum of the reference's two log-probabilities).
         """
         first = second = None
         if self.reference is not None:
@@ -103,7 +114,7 @@ class PreferenceObjective:
         return losses, values | {"chosen_ratio": ratio, "reference": reference}
 
     def report(self) -> dict[str, float]:
-        """The rewards' means over the pairs since the last report.
+        """The metrics of `reward_metrics`, over the pairs since the last report.
 
         Raises:
             CourseError: the guard stops the run.
@@ -127,17 +138,17 @@ class PreferenceObjective:
 def evaluate_preferences(
     model: nn.Module, objective: PreferenceObjective, pairs: Sequence[Pair], batch_size: int = 4, pad_token_id: int = 0
 ) -> dict[str, float]:
-    """The preference loss on pairs that were held out, without dropout; the model's own mode is put back.
+    """Compute the preference loss on held-out pairs, without dropout. Afterwards the model is in its old mode.
 
     Args:
         model: the policy.
-        objective: its loss and its reference.
-        pairs: from `encode_pairs`.
-        batch_size: pairs of a forward pass.
-        pad_token_id: fills up shorter rows.
+        objective: the loss and the reference.
+        pairs: pairs from `encode_pairs`.
+        batch_size: how many pairs one forward pass takes; it does not change the result.
+        pad_token_id: the token that fills up shorter rows.
 
     Returns:
-        "loss", and the values of `reward_metrics`: means over the pairs, whatever the batch size.
+        "loss", and the values of `reward_metrics`, as means over the pairs.
 
     Raises:
         CourseError: `pairs` is empty.

@@ -1,8 +1,9 @@
 """Preference pairs as token ids, and as rows in which both responses share one computation of their prompt.
 
-A row is laid out as prompt, chosen, rejected. Both responses have the positions that follow the prompt, and neither
-sees the other, so that one forward pass gives what two would: with a prompt of 280 tokens and responses of 35, 350
-positions instead of 630. tests/alignment/test_pairs.py holds the two against each other.
+A row consists of the prompt, the chosen response and the rejected one. The positions of both responses continue those
+of the prompt, and neither response attends to the other. So one forward pass gives the same result as two, and with a
+prompt of 280 tokens and responses of 35 it has 350 positions instead of 630. tests/alignment/test_pairs.py compares the
+two ways.
 """
 
 import hashlib
@@ -38,9 +39,9 @@ class Pairs:
     """Preference pairs as token ids.
 
     Attributes:
-        pairs: the ones that can be trained on.
+        pairs: the pairs to train on.
         names: where each of them comes from.
-        dropped: for each reason of `REASONS`, which pairs were left out.
+        dropped: the names of the pairs that were left out, for each reason of `REASONS`.
         cut: how many pairs lost a part of their prompt or of a response.
     """
 
@@ -53,7 +54,7 @@ class Pairs:
         return "; ".join([f"{len(self.pairs):,} pairs, {self.cut:,} of them cut", *self.report()])
 
     def report(self) -> list[str]:
-        """A line for each reason why pairs were left out: how many, and which were the first."""
+        """One line for each reason why pairs were left out, with their number and the names of the first few."""
         return [
             f"pairs left out: {len(names):,} ({REASONS[reason]}): {', '.join(names[:3])}"
             + (" and others" if len(names) > 3 else "")
@@ -61,7 +62,7 @@ class Pairs:
         ]
 
     def add(self, name: str, pair: Pair, max_length: int | None, too_long: str) -> None:
-        """Add a pair within the limit, or its name to those that are left out.
+        """Add a pair, cut to the limit, or add its name to those that are left out.
 
         Args:
             name: where it comes from.
@@ -70,7 +71,7 @@ class Pairs:
             too_long: see `encode_pairs`.
 
         Raises:
-            RecordError: too_long is "error" and it is too long.
+            RecordError: too_long is "error", and the pair is too long.
         """
         short, reason = _shortened(name, pair, max_length, too_long)
         if short is None:
@@ -81,10 +82,10 @@ class Pairs:
         self.names.append(name)
 
     def within(self, max_length: int, too_long: str) -> "Pairs":
-        """The same pairs within a limit, without tokenising them again.
+        """Cut the same pairs to a limit, without tokenising them again.
 
         Args:
-            max_length: the limit.
+            max_length: the limit, in tokens of the prompt and one response together.
             too_long: see `encode_pairs`.
 
         Returns:
@@ -116,24 +117,32 @@ def encode_pairs(
 ) -> Pairs:
     """Turn records with a rejected answer into the ids of prompt, chosen and rejected response.
 
-    The prompt ends where the ids of either conversation part from those of the prompt alone, as in TRL's DPOTrainer. It
-    is never trained. Pairs without a signal are left out and named: TRL keeps equal and empty responses, which only
-    dilute its averages, and drops pairs that are too long without a word.
+    The prompt ends where the ids of a conversation begin to differ from those of the prompt alone, as in TRL's
+    DPOTrainer. The prompt is never trained. Pairs from which nothing can be learnt are left out, and named. TRL keeps
+    pairs of equal or empty responses, which only dilute its averages, and silently drops pairs that are too long.
 
     Args:
-        records: preference records, see `read_records`.
+        records: preference records, from `read_records`.
         tokenizer: the model's.
         template: "chat" or "instruction", see `encode_record`.
         max_length: tokens of the prompt and one response together; None for any number.
-        too_long: "cut-end" cuts the responses (TRL's way: they lose the token that ends them), "cut-start" the prompt's
-            beginning, "skip" leaves the pair out, and "error" raises.
+        too_long: "cut-end" cuts the responses, which then lose their end token, as in TRL; "cut-start" cuts the
+            beginning of the prompt; "skip" leaves the pair out; "error" raises an error.
 
     Returns:
-        The pairs, and which were left out.
+        The pairs, with the names of those that were left out.
 
     Raises:
         CourseError: an argument is not possible.
-        RecordError: too_long is "error" and a pair is too long.
+        RecordError: too_long is "error", and a pair is too long.
+
+    Example:
+        >>> from course_lib.data.records import ask
+        >>> from course_lib.scratch import BPETokenizer
+        >>> records = [Record((ask("2 + 2?"), reply(answer)), rejected="5", source=answer) for answer in ("4", "5")]
+        >>> pairs = encode_pairs(records, BPETokenizer(), template="instruction")
+        >>> print(pairs)
+        1 pairs, 0 of them cut; pairs left out: 1 (the two responses are the same): 5
     """
     if too_long not in TOO_LONG:
         raise CourseError(f"too_long={too_long!r}: choose one of {', '.join(TOO_LONG)}.")
@@ -196,18 +205,24 @@ def _shortened(name: str, pair: Pair, limit: int | None, too_long: str) -> tuple
 def collate_pairs(
     pairs: Sequence[Pair], chosen: Sequence[int] | np.ndarray, pad_token_id: int
 ) -> dict[str, np.ndarray]:
-    """The chosen pairs as one batch of shared rows.
+    """Put some pairs into one batch of shared rows.
 
     Args:
-        pairs: from `encode_pairs`; one may have "reference", two log-probabilities that were computed before.
-        chosen: which of them.
-        pad_token_id: fills up shorter rows.
+        pairs: pairs from `encode_pairs`; they may have "reference", two log-probabilities that were computed before.
+        chosen: the numbers of the pairs to take.
+        pad_token_id: the token that fills up shorter rows.
 
     Returns:
         int64 (batch, time): input_ids; position_ids; part_ids, 0 for the prompt, 1 chosen, 2 rejected, -1 padding.
         int64 (batch, targets): labels, the tokens of both responses, IGNORE where there are fewer; columns, the place
-        in the row that predicts each; response, 0 for the chosen and 1 for the rejected. And reference, float64
-        (batch, 2), where the pairs have it.
+        in the row that predicts each; response, 0 for the chosen and 1 for the rejected. Where the pairs have it, also
+        reference, float64 (batch, 2).
+
+    Example:
+        >>> pair = {"prompt": [1, 2], "chosen": [3, 4], "rejected": [5], "input_ids": [1, 2, 3, 4, 5]}
+        >>> batch = collate_pairs([pair], [0], pad_token_id=0)
+        >>> batch["position_ids"].tolist(), batch["columns"].tolist()  # both responses follow position 1
+        ([[0, 1, 2, 3, 2]], [[1, 2, 1]])
     """
     rows = [pairs[i] for i in chosen]
     time = max(len(row["input_ids"]) for row in rows)
@@ -241,14 +256,20 @@ def _fill(batch: dict[str, np.ndarray], number: int, pair: Pair) -> None:
 
 
 def pair_mask(part_ids: torch.Tensor) -> torch.Tensor:
-    """Which token may attend to which in rows of prompt, chosen and rejected.
+    """The attention mask of rows of prompt, chosen and rejected response.
 
     Args:
         part_ids: (batch, time), see `collate_pairs`.
 
     Returns:
-        bool (batch, 1, time, time): True from a token (third axis) to the prompt and to its own response, itself and
-        earlier (fourth axis). Padding sees itself alone.
+        bool (batch, 1, time, time), True where a query (third axis) attends to a key (fourth axis). A token attends to
+        itself and to earlier tokens of the prompt and of its own response; padding attends only to itself.
+
+    Example:
+        >>> pair_mask(torch.tensor([[0, 1, 2]])).int()[0, 0]
+        tensor([[1, 0, 0],
+                [1, 1, 0],
+                [1, 0, 1]], dtype=torch.int32)
     """
     time = part_ids.shape[1]
     seer, seen = part_ids[:, :, None], part_ids[:, None, :]  # (batch, time, 1), (batch, 1, time)
@@ -258,11 +279,11 @@ def pair_mask(part_ids: torch.Tensor) -> torch.Tensor:
 
 
 def pair_log_probs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(chosen | prompt) and log p(rejected | prompt) of each pair, from one forward pass.
+    """Compute log p(chosen | prompt) and log p(rejected | prompt) of each pair in one forward pass.
 
     Args:
-        model: a causal language model whose attention takes a mask and positions.
-        batch: tensors as `collate_pairs` names them.
+        model: a causal language model whose attention accepts a mask and positions.
+        batch: the arrays of `collate_pairs`, as tensors.
 
     Returns:
         (batch,) and (batch,), in nats, equal to those of two separate passes up to rounding.
@@ -278,6 +299,6 @@ def pair_log_probs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tu
 
 
 def response_lengths(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens of the chosen and of the rejected responses, (batch,) each."""
+    """The numbers of tokens of the chosen and of the rejected responses, (batch,) each."""
     real, rejected = batch["labels"] != IGNORE, batch["response"] == 1
     return (real & ~rejected).sum(1), (real & rejected).sum(1)

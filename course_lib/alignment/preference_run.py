@@ -28,7 +28,7 @@ from course_lib.training.distributed import World
 
 
 class PreferenceTask(Task):
-    """Preferring one response to another. Its source is read once, by `read`."""
+    """The task of learning preferences from pairs, which `read` reads once."""
 
     unit = "preference loss"
 
@@ -38,18 +38,18 @@ class PreferenceTask(Task):
         self.metrics: dict[str, float] = {}  # of the newest evaluation
 
     def read(self, s: Settings, tokenizer: Any, positions: int | None) -> Source:
-        """Records as pairs of token ids.
+        """Read records as pairs of token ids.
 
         Args:
             s: `DPOSettings`.
             tokenizer: the model's.
-            positions: tokens that the model can take; None for any number.
+            positions: how many tokens the model can take; None for any number.
 
         Returns:
-            The pairs to train on and those held out.
+            The pairs to train on, and the held-out pairs.
 
         Raises:
-            CourseError: the records lack rejected responses, or none of the pairs fits.
+            CourseError: the records have no rejected responses, or no pair is within the limit.
         """
         options = record_options(s, tokenizer, positions)
         self.template = str(tokenizer.chat_template) if options.template == "chat" else filled(options.template)
@@ -83,21 +83,21 @@ class PreferenceTask(Task):
 
     @staticmethod
     def _limit(s: Settings, whole: Pairs, positions: int | None) -> int:
-        """Tokens of a prompt with one response at most: what was asked for, or what 99 in 100 pairs need."""
+        """The limit for a prompt and one response: the user's, or the length that 99 of 100 pairs stay below."""
         lengths = [len(p["prompt"]) + max(len(p["chosen"]), len(p["rejected"])) for p in whole.pairs]
         share = 1.0 if s.too_long == "error" else SHARE
         return s.seq_len or min(fitting_length(lengths, share), MOST_FITTED, positions or MOST_FITTED)
 
     def objective(self, model: nn.Module, plan: Plan, folder: Path) -> PreferenceObjective:
-        """The preference loss, with its reference: the model as it is now, before the first step.
+        """The preference loss; its reference is the model as it is now, before the first step.
 
         Args:
-            model: with its adapter on, which changes nothing yet.
-            plan: of the run.
-            folder: of the run, which keeps cached values.
+            model: the model with its new adapter, which changes nothing yet.
+            plan: the plan of the run.
+            folder: the folder of the run, which keeps cached values.
 
         Raises:
-            CourseError: cached values are there and stale, or the adapter does not fit the model.
+            CourseError: cached values do not match the run, or the adapter does not fit the model.
         """
         s = plan.settings
         assert isinstance(s, DPOSettings)
@@ -126,7 +126,7 @@ class PreferenceTask(Task):
         return Cached()
 
     def held_out_loss(self, model: nn.Module, plan: Plan, world: World) -> float:
-        """The preference loss on held-out pairs. Of several processes each computes all of it.
+        """The preference loss on held-out pairs. With several processes, each of them computes all of it.
 
         Args:
             model: the policy.
@@ -140,7 +140,7 @@ class PreferenceTask(Task):
         return self.metrics["loss"]
 
     def header(self, plan: Plan) -> list[str]:
-        """A line about loss and reference."""
+        """One line about the loss and the reference."""
         s = plan.settings
         assert isinstance(s, DPOSettings)
         about = {"adapter-off": "the base, with the adapter off", "copy": "a frozen copy", "cached": "cached values"}
@@ -152,7 +152,7 @@ class PreferenceTask(Task):
         return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}"]
 
     def describe(self, loss: float) -> str:
-        """A held-out preference loss in words."""
+        """A held-out preference loss, in words."""
         return f"{loss:.4f} (ln 2 = 0.6931 where policy and reference are one)"
 
     def summary(self, before: float, after: float) -> dict[str, Any]:
@@ -171,10 +171,10 @@ def _malformed(problems: list[str]) -> list[str]:
 
 
 def plan_dpo(settings: DPOSettings) -> Plan:
-    """Read the pairs and the model's shapes: all that can be said of the run without weights. Nothing is written.
+    """Plan a run: read the pairs and the shapes of the model, but neither its weights nor any output folder.
 
     Args:
-        settings: complete.
+        settings: the complete settings.
 
     Returns:
         The plan, for `finetuning.run.train`.
@@ -189,17 +189,17 @@ def plan_dpo(settings: DPOSettings) -> Plan:
 
 
 def with_shape_of(settings: DPOSettings, adapter: str) -> DPOSettings:
-    """The settings with rank, alpha and layers of an adapter that the run goes on with.
+    """Take rank, alpha and layers from the adapter with which the run continues.
 
     Args:
-        settings: complete.
-        adapter: its folder.
+        settings: the complete settings.
+        adapter: the folder of the adapter.
 
     Returns:
-        The settings. One whose initialisation changed the base (PiSSA) becomes a plain one of twice the rank.
+        The settings. An adapter whose initialisation changed the base (PiSSA) becomes a plain one of twice the rank.
 
     Raises:
-        CourseError: it is not LoRA, or other values were asked for.
+        CourseError: the adapter is not LoRA, or the settings ask for other values.
     """
     config = readable_config(adapter)
     if config["peft_type"] != "LORA":

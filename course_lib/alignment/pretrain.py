@@ -1,7 +1,7 @@
 """Pretraining: a decoder of our own learns the next token of a mix of corpora, from random weights.
 
-It is the stage before supervised fine-tuning. The run, its folder and its checkpoints are those of `course train`; its
-own are the mix (`data.mixture`), a tokenizer that is learnt from it, and the decoder's fast training path.
+It is the stage before supervised fine-tuning. The run, its folder and its checkpoints work as in `course train`. Only
+the mix (`data.mixture`), a tokenizer that is learnt from it, and the decoder's fast training path are its own.
 """
 
 from itertools import islice
@@ -24,12 +24,12 @@ HELD_OUT_TOKENS = 16_384  # of the development part, at most
 
 
 def tokenizer_of(config: DataConfig, vocab_size: int, seed: int = 0) -> Any:
-    """Learn a tokenizer from the training part of a mix; its arguments alone decide it.
+    """Learn a tokenizer from the training part of a mix. Equal arguments give equal tokenizers.
 
     Args:
         config: the mix; its shares do not matter.
-        vocab_size: ids.
-        seed: of generated texts.
+        vocab_size: the number of ids.
+        seed: the seed of generated texts.
 
     Returns:
         A tokenizer for transformers.
@@ -43,16 +43,16 @@ def tokenizer_of(config: DataConfig, vocab_size: int, seed: int = 0) -> Any:
 
 
 def plan_pretrain(settings: PretrainSettings) -> Plan:
-    """Read the mix and the model's shape: all that can be said of the run without weights. Nothing is written.
+    """Plan a run: read the mix and the shape of the model, but neither its weights nor any output folder.
 
     Args:
-        settings: complete.
+        settings: the complete settings.
 
     Returns:
         The plan, for `finetuning.run.train`.
 
     Raises:
-        CourseError: the mix cannot be read, or a corpus would have to be read too often.
+        CourseError: the mix cannot be read, or it is so small that a corpus would be repeated too often.
     """
     learnt = None
     if settings.tokenizer is None and is_scratch(settings):
@@ -61,18 +61,18 @@ def plan_pretrain(settings: PretrainSettings) -> Plan:
 
 
 def read_mix(s: Settings, tokenizer: Any, positions: int | None) -> Source:
-    """The mix as blocks of token ids, and blocks of its development part.
+    """Read a mix as blocks of token ids, for training and for development.
 
     Args:
         s: `PretrainSettings`.
         tokenizer: the model's.
-        positions: tokens that the model can take; None for any number.
+        positions: how many tokens the model can take; None for any number.
 
     Returns:
-        The rows to train on and those held out.
+        The rows to train on, and the held-out rows.
 
     Raises:
-        CourseError: see `read_mixture`; or there is less than one row.
+        CourseError: see `read_mixture`; or the text is shorter than one row.
     """
     assert isinstance(s, PretrainSettings)
     config, seq_len = s.data_config(), min(filled(s.seq_len), positions or filled(s.seq_len))
@@ -91,17 +91,21 @@ def read_mix(s: Settings, tokenizer: Any, positions: int | None) -> Source:
 
 
 def blocks(ids: np.ndarray, seq_len: int) -> np.ndarray:
-    """Token ids cut into rows; the tail that does not fill a row is left out.
+    """Cut token ids into rows. The rest that does not fill a row is left out.
 
     Args:
         ids: (tokens,).
-        seq_len: tokens of a row.
+        seq_len: the number of tokens in a row.
 
     Returns:
         (rows, seq_len).
 
     Raises:
-        CourseError: there is less than one row.
+        CourseError: the ids are fewer than one row.
+
+    Example:
+        >>> blocks(np.arange(7), seq_len=3).tolist()
+        [[0, 1, 2], [3, 4, 5]]
     """
     count = len(ids) // seq_len
     if not count:

@@ -1,8 +1,8 @@
-"""The reference of a preference run: what the policy may not stray from.
+"""The reference of a preference run: the model from which the policy should not move far away.
 
-It is the adapter switched off, a frozen copy of the model, or log-probabilities that were computed once and lie in a
-file. Three models of the same name, a new line in a template or another limit give other numbers, so the file says what
-it was computed from, and one that does not fit is refused rather than used.
+The reference is the same model with its adapter switched off, a frozen copy of the model, or a file with
+log-probabilities that were computed once. Another model of the same name, a changed template or another limit give
+other numbers. So the file records what it was computed from, and a file that does not match is refused.
 """
 
 import contextlib
@@ -24,21 +24,33 @@ from course_lib.models.fingerprint import fingerprint
 
 
 class Reference(Protocol):
-    """It gives the log-probabilities of both responses under the model that training began with."""
+    """Gives the log-probabilities of both responses under the model that training began with."""
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(chosen, rejected), (pairs,) each, without a gradient."""
 
 
 class AdapterOff:
-    """The same weights without their adapter: the base. It costs one forward pass and no memory.
+    """The policy with its adapter switched off, which is the base. It costs one forward pass and no memory.
 
-    That is right where the adapter began as zero. An adapter that was trained before (on instructions, say) is not the
-    base when it is switched off: take `FrozenCopy` then, or merge it first.
+    This is the right reference if the adapter began as zero. If the adapter was trained before (on instructions, say),
+    the model without it is not the model that training began with. Use `FrozenCopy` then, or merge the adapter first.
+
+    Example:
+        >>> from course_lib.adapters import inject_lora
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"])
+        >>> names = inject_lora(model, ["q_proj"], rank=2, alpha=4)
+        >>> pair = {"prompt": [1], "chosen": [2, 3], "rejected": [4], "input_ids": [1, 2, 3, 4]}
+        >>> batch = {name: torch.as_tensor(array) for name, array in collate_pairs([pair], [0], 0).items()}
+        >>> chosen, rejected = AdapterOff().log_probs(model, batch)
+        >>> chosen.shape, chosen.requires_grad
+        (torch.Size([1]), False)
     """
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A forward pass with the adapter off, without dropout.
+        """One forward pass with the adapter off, without dropout.
 
         Args:
             model: the policy, perhaps wrapped for several processes.
@@ -48,7 +60,7 @@ class AdapterOff:
             (chosen, rejected), (pairs,) each.
 
         Raises:
-            CourseError: the model is without an adapter, so that policy and reference would be one.
+            CourseError: the model has no adapter, so policy and reference would be the same.
         """
         if next(iter(adapted_layers(model)), None) is None:
             raise CourseError(
@@ -59,13 +71,13 @@ class AdapterOff:
 
 
 class FrozenCopy:
-    """A copy of the model as it is now, with the adapter that may be on it.
+    """A copy of the model as it is now, including its adapter if it has one.
 
-    It takes the memory of the weights that are trained again: of an adapter little, of a whole model all of it. Weights
-    that are frozen, as an adapter's base is, are shared.
+    The copy needs as much memory as the trained weights: little for an adapter, and all of it again for a whole model.
+    Frozen weights, such as the base of an adapter, are shared.
 
     Args:
-        model: it is copied at once.
+        model: the model, which is copied at once.
     """
 
     def __init__(self, model: nn.Module):
@@ -73,7 +85,7 @@ class FrozenCopy:
         self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A forward pass of the copy.
+        """One forward pass of the copy.
 
         Args:
             model: the policy, which is not used.
@@ -87,7 +99,7 @@ class FrozenCopy:
 
 
 class Cached:
-    """Values that `cache_reference` has put into the pairs."""
+    """Log-probabilities that `cache_reference` has put into the pairs. They cost no forward pass."""
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The values that came with the batch.
@@ -110,7 +122,10 @@ class Cached:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout: a reference that draws is not the same model twice (TRL's is in training mode)."""
+    """Switch dropout off inside a block: with dropout, the reference is a different model in each pass.
+
+    TRL leaves its reference in training mode.
+    """
     training = model.training
     model.eval()
     try:
@@ -123,16 +138,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def compute_reference(
     model: nn.Module, pairs: Pairs, batch_size: int = 4, pad_token_id: int = 0
 ) -> tuple[Tensor, dict[str, str]]:
-    """The log-probabilities of all pairs under a model, with an adapter on it switched off.
+    """The log-probabilities of all pairs under a model. An adapter on it is switched off.
 
     Args:
         model: the base, or the policy before its first step.
-        pairs: from `encode_pairs`.
-        batch_size: pairs of a forward pass.
-        pad_token_id: fills up shorter rows.
+        pairs: pairs from `encode_pairs`.
+        batch_size: how many pairs one forward pass takes.
+        pad_token_id: the token that fills up shorter rows.
 
     Returns:
-        Float64 (pairs, 2), and what they were computed from, for `save_reference`.
+        Float64 (pairs, 2), and the key of what they were computed from, for `save_reference`.
     """
     device, found = device_of(model), []
     with evaluating(model), disable_adapters(model):
@@ -145,11 +160,11 @@ def compute_reference(
 
 
 def reference_key(model: nn.Module, pairs: Pairs) -> dict[str, str]:
-    """What cached values depend on.
+    """Fingerprints of everything that cached values depend on.
 
     Args:
-        model: its weights count, those of an adapter aside.
-        pairs: their token ids count, and so do data, template, tokenizer and limit.
+        model: the model; its weights count, but not those of an adapter.
+        pairs: the pairs; their token ids count, which depend on data, template, tokenizer and limit.
 
     Returns:
         {"model": a fingerprint of the weights, "pairs": one of the token ids}.
@@ -159,13 +174,13 @@ def reference_key(model: nn.Module, pairs: Pairs) -> dict[str, str]:
 
 
 def save_reference(path: Path, values: Tensor, key: dict[str, str], template: str = "") -> Path:
-    """Write log-probabilities of a reference, whole or not at all.
+    """Write the log-probabilities of a reference to a file. The file is complete, or it is not written.
 
     Args:
         path: a .safetensors file, which is replaced.
         values: float64 (pairs, 2).
-        key: what they were computed from, see `reference_key`.
-        template: how the pairs were written as text, so that a refusal can say what changed.
+        key: what the values were computed from, see `reference_key`.
+        template: the template that wrote the pairs as text, so that a refusal can say what has changed.
 
     Returns:
         The path.
@@ -178,18 +193,18 @@ def save_reference(path: Path, values: Tensor, key: dict[str, str], template: st
 
 
 def load_reference(path: Path, key: dict[str, str], template: str = "") -> Tensor:
-    """Read log-probabilities of a reference, if they are of this model, data and template.
+    """Read the log-probabilities of a reference, if they belong to this model, these pairs and this template.
 
     Args:
-        path: what `save_reference` wrote.
-        key: of the model and the pairs at hand.
-        template: how the pairs are written as text now.
+        path: a file from `save_reference`.
+        key: the key of the present model and pairs, see `reference_key`.
+        template: the template that writes the pairs as text now.
 
     Returns:
         Float64 (pairs, 2).
 
     Raises:
-        CourseError: the file cannot be read, or was computed from something else; it says from what.
+        CourseError: the file cannot be read, or was computed from something else; the message says what has changed.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -213,21 +228,21 @@ def load_reference(path: Path, key: dict[str, str], template: str = "") -> Tenso
 def cache_reference(
     model: nn.Module, pairs: Pairs, path: Path, template: str = "", batch_size: int = 4, pad_token_id: int = 0
 ) -> bool:
-    """Give each pair its "reference" from a file, or compute the values and write the file.
+    """Give each pair its "reference" from a file. Without a file, compute the values and write it.
 
     Args:
         model: the policy before its first step; an adapter is switched off.
-        pairs: changed in place.
+        pairs: the pairs, which are changed in place.
         path: the file.
-        template: how the pairs are written as text: a template's name, or its whole text.
-        batch_size: pairs of a forward pass, where they are computed.
-        pad_token_id: fills up shorter rows.
+        template: the template that writes the pairs as text: its name, or its whole text.
+        batch_size: how many pairs one forward pass takes.
+        pad_token_id: the token that fills up shorter rows.
 
     Returns:
         Whether the file was there already.
 
     Raises:
-        CourseError: the file is there and stale.
+        CourseError: the file exists, but does not match the model or the pairs.
     """
     found = path.is_file()
     if found:

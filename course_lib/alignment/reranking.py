@@ -1,9 +1,9 @@
-"""Choosing one of N answers: by a verifier, by majority, or the first; and what choosing costs in KL.
+"""Choosing one of N answers, by a verifier or by majority, and the KL divergence that choosing costs.
 
-With N answers to a problem, the first one is what a model says alone. The majority vote takes the final answer that
-most of them agree on (Wang et al. 2022, arXiv:2203.11171). Best-of-N takes the answer with the highest score (Cobbe et
-al. 2021, arXiv:2110.14168), and the weighted vote the final answer with the largest sum of scores (Li et al. 2022,
-arXiv:2206.02336). None of them can be better than pass@N, which counts a problem as solved where any answer is right.
+The first of N answers to a problem is what the model says on its own. The majority vote takes the final answer on which
+most of them agree (Wang et al. 2022, arXiv:2203.11171). Best-of-N takes the answer with the highest score (Cobbe et al.
+2021, arXiv:2110.14168). The weighted vote takes the final answer with the largest sum of scores (Li et al. 2022,
+arXiv:2206.02336). None of them can be better than pass@N, which counts a problem as solved if any answer is right.
 """
 
 import math
@@ -28,9 +28,9 @@ class Samples:
     """The answers of a model to one problem.
 
     Attributes:
-        problem: what was asked.
-        answers: in the order in which they were drawn; an empty one is possible.
-        correct: whether each is right; () where nobody knows.
+        problem: the text of the problem.
+        answers: the answers in the order in which they were drawn; an answer may be empty.
+        correct: whether each answer is right; () where nobody knows.
     """
 
     problem: str
@@ -38,33 +38,37 @@ class Samples:
     correct: tuple[bool, ...] = ()
 
     def first(self, count: int) -> "Samples":
-        """The same with its first answers alone."""
+        """The same problem with only its first `count` answers."""
         return Samples(self.problem, self.answers[:count], self.correct[:count])
 
 
 def majority_vote(answers: Sequence[str], final: FinalAnswer = final_number) -> int:
-    """Which answer stands for the final answer that most of them give.
+    """Find the answer that represents the most frequent final answer.
 
     Args:
-        answers: at least one.
-        final: the final answer of a text; one without it (None) does not vote.
+        answers: at least one answer.
+        final: reads the final answer from a text; a text without one (None) does not vote.
 
     Returns:
-        The number of the first answer with the winning final answer. Of two that are equally frequent, that one wins
-        which comes first; 0 where nobody votes.
+        The number of the first answer with the winning final answer. Of two equally frequent final answers, the
+        one that comes first wins. The number is 0 if no answer votes.
 
     Raises:
         CourseError: the list of answers is empty.
+
+    Example:
+        >>> majority_vote(["The answer is 7.", "The answer is 5.", "So it is 5."])
+        1
     """
     return weighted_vote(answers, [1.0] * len(answers), final)
 
 
 def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalAnswer = final_number) -> int:
-    """Which answer stands for the final answer with the largest sum of scores.
+    """Find the best answer among those with the final answer whose scores have the largest sum.
 
     Args:
-        answers: at least one.
-        scores: one for each, at least 0.
+        answers: at least one answer.
+        scores: one score for each answer, at least 0.
         final: see `majority_vote`.
 
     Returns:
@@ -72,7 +76,11 @@ def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalA
         `majority_vote`.
 
     Raises:
-        CourseError: the list of answers is empty, or not one score for each.
+        CourseError: the list of answers is empty, or the number of scores is another one.
+
+    Example:
+        >>> weighted_vote(["So it is 7.", "So it is 5.", "It is 5."], [0.8, 0.3, 0.6])  # 0.8 for 7, and 0.9 for 5
+        2
     """
     _check(answers, scores)
     votes: dict[str, float] = defaultdict(float)
@@ -88,7 +96,7 @@ def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalA
 
 
 def best_of(scores: Sequence[float]) -> int:
-    """The number of the highest score; of equal ones, the first. CourseError where there is none."""
+    """The number of the highest score, the first of equal ones. CourseError if there is no score."""
     if not len(scores):
         raise CourseError("There is no answer to choose from.")
     return max(range(len(scores)), key=lambda number: scores[number])
@@ -106,8 +114,8 @@ def rerank(verifier: Verifier, problem: str, answers: Sequence[str]) -> list[tup
 
     Args:
         verifier: the verifier.
-        problem: what was asked.
-        answers: an empty one has the score 0.
+        problem: the text of the problem.
+        answers: the answers; an empty one has the score 0.
 
     Returns:
         (score, answer) for each.
@@ -123,15 +131,15 @@ def rerank(verifier: Verifier, problem: str, answers: Sequence[str]) -> list[tup
 
 
 def score_samples(verifier: Verifier, groups: Sequence[Samples], batch_size: int = 64) -> list[list[float]]:
-    """A score for every answer. An empty answer, which a verifier refuses, has the score 0.
+    """Score every answer. An empty answer, which a verifier refuses, has the score 0.
 
     Args:
         verifier: the verifier.
         groups: the answers to each problem.
-        batch_size: answers of a forward pass.
+        batch_size: how many answers one forward pass takes.
 
     Returns:
-        A list for each problem.
+        A list of scores for each problem.
     """
     pairs = [(each.problem, answer) for each in groups for answer in each.answers if answer.strip()]
     scores = iter(verifier.score_batch(pairs, batch_size))
@@ -144,8 +152,12 @@ class Share:
 
     Attributes:
         name: the way of choosing.
-        solved: problems whose chosen answer is right.
-        problems: all of them.
+        solved: the number of problems whose chosen answer is right.
+        problems: the number of all problems.
+
+    Example:
+        >>> print(Share("best of 8", 45, 60))
+        75.0% (62.8% to 84.2%)
     """
 
     name: str
@@ -159,7 +171,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's interval, which stays inside 0 to 1 also where nothing or everything is solved."""
+        """Wilson's interval, which stays between 0 and 1 even if no problem or every problem is solved."""
         z, n, p = NormalDist().inv_cdf(0.975), self.problems, self.value
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -176,16 +188,16 @@ def compare_selections(
     count: int | None = None,
     final: FinalAnswer = final_number,
 ) -> list[Share]:
-    """How many problems each way of choosing solves, from the same answers.
+    """Compare how many problems each way of choosing solves, on the same answers.
 
     Args:
-        groups: answers to each problem, and whether they are right.
-        scores: a verifier's, see `score_samples`; None: the ways that need none.
-        count: use the first so many answers to each problem; None: as many as every problem has.
+        groups: the answers to each problem, and whether they are right.
+        scores: the scores of a verifier, from `score_samples`; None compares only the ways that need no scores.
+        count: how many answers to each problem are used; None for as many as every problem has.
         final: see `majority_vote`.
 
     Returns:
-        "first", "majority", with scores "verifier" and "weighted vote", and "pass@N".
+        The shares "first", "majority" and "pass@N", and with scores also "verifier" and "weighted vote".
 
     Raises:
         CourseError: there is no problem, one has too few answers, or it is not known which are right.
@@ -215,10 +227,22 @@ def compare_selections(
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """ln N - (N - 1) / N, in nats: KL(best-of-N || policy) where no two answers have equal scores or large chances.
+    """KL(best-of-N || policy) in nats, ln N - (N - 1) / N, if all scores differ and every answer is unlikely.
 
-    For a policy with few answers it is an upper bound (Beirami et al. 2024, arXiv:2401.01879). CourseError where N is
-    below 1.
+    For a policy with few different answers it is an upper bound (Beirami et al. 2024, arXiv:2401.01879).
+
+    Args:
+        n: how many answers are drawn.
+
+    Returns:
+        The divergence, or the bound, in nats.
+
+    Raises:
+        CourseError: n is below 1.
+
+    Example:
+        >>> round(best_of_n_kl_bound(8), 3)
+        1.204
     """
     if n < 1:
         raise CourseError(f"N={n}: at least one answer is drawn.")
@@ -228,19 +252,24 @@ def best_of_n_kl_bound(n: int) -> float:
 def best_of_n_policy(chances: Sequence[float], scores: Sequence[float], n: int) -> np.ndarray:
     """The distribution of the best of N answers of a policy with finitely many answers.
 
-    The best has a score of at most s with the chance F(s)^N, where F(s) is that of one answer. What equally good
-    answers have together is shared by their chances, since the first drawn of them is taken.
+    The best score is at most s with probability F(s)^N, where F(s) is the probability that one answer has a score of at
+    most s. Among equally good answers the one that was drawn first is taken, so they share their probability in
+    proportion to their own.
 
     Args:
-        chances: of each answer, adding up to 1.
-        scores: of each answer.
-        n: answers drawn.
+        chances: the probability of each answer; they add up to 1.
+        scores: the score of each answer.
+        n: how many answers are drawn.
 
     Returns:
-        The chance of each answer to be chosen.
+        The probability that each answer is chosen.
 
     Raises:
-        CourseError: the chances are no distribution, or there is not one score for each.
+        CourseError: the probabilities are not a distribution, or the number of scores is another one.
+
+    Example:
+        >>> best_of_n_policy([0.5, 0.5], scores=[0.1, 0.9], n=2)
+        array([0.25, 0.75])
     """
     p, s = np.asarray(chances, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if p.ndim != 1 or p.shape != s.shape or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
@@ -261,11 +290,11 @@ def kl_divergence(chosen: Sequence[float] | np.ndarray, policy: Sequence[float] 
     """KL(chosen || policy) = sum q log(q / p), in nats.
 
     Args:
-        chosen: q.
-        policy: p, above 0 wherever q is.
+        chosen: the distribution q.
+        policy: the distribution p, above 0 wherever q is.
 
     Returns:
-        At least 0.
+        The divergence, at least 0.
     """
     q, p = np.asarray(chosen, dtype=np.float64), np.asarray(policy, dtype=np.float64)
     likely = q > 0
@@ -275,17 +304,17 @@ def kl_divergence(chosen: Sequence[float] | np.ndarray, policy: Sequence[float] 
 def sampled_best_of_n_kl(
     chances: Sequence[float], scores: Sequence[float], n: int, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The same KL from a simulation: N answers are drawn, the best is taken, and log(q / p) of it is averaged.
+    """Estimate KL(best-of-N || policy) by simulation: draw N answers, take the best, and average log(q / p) over it.
 
     Args:
-        chances: of each answer.
-        scores: of each answer.
-        n: answers drawn.
+        chances: the probability of each answer.
+        scores: the score of each answer.
+        n: how many answers are drawn.
         draws: how often the best of N is taken.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
-        (the mean, its standard error), in nats.
+        The mean and its standard error, in nats.
     """
     q, p = best_of_n_policy(chances, scores, n), np.asarray(chances, dtype=np.float64)
     rng, answers, values = Random(seed), range(len(p)), []

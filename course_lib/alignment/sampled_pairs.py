@@ -1,7 +1,7 @@
-"""Preference pairs from a model's own answers: N are sampled to each problem, an exact verifier says which are right.
+"""Preference pairs from a model's own answers: sample N answers to each problem, and let a program check them.
 
-A right answer is preferred to a wrong one of the same model to the same problem. Where all answers are right, or all
-are wrong, there is nothing to prefer; such problems are counted and named.
+A pair consists of a right answer and a wrong answer of the same model to the same problem. A problem whose answers are
+all right or all wrong gives no pair; such problems are counted and named.
 """
 
 import json
@@ -37,9 +37,9 @@ class CheckedProblem:
     """A problem whose answers a program can check.
 
     Attributes:
-        prompt: what is asked.
-        is_right: whether a response is right.
-        source: where it comes from.
+        prompt: the text of the problem.
+        is_right: a function that says whether a response is right.
+        source: where the problem comes from.
     """
 
     prompt: str
@@ -49,20 +49,20 @@ class CheckedProblem:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Everything that decides which answers are sampled; it stands in the first line of the file of samples.
+    """All settings that decide which answers are sampled. The first line of a file of samples records them.
 
     Attributes:
-        model: its name or folder.
-        adapter: its folder, or "".
-        problems: a generated set, or a file of records.
-        split: of a generated set.
-        limit: how many problems; None: all of them.
-        samples: answers to each problem.
-        temperature: of the draws.
-        top_p: of the draws.
-        max_new_tokens: of each answer.
+        model: the name or the folder of the model.
+        adapter: the folder of an adapter, or "".
+        problems: the name of a generated set, or a file of records.
+        split: the split of a generated set.
+        limit: how many problems are used; None for all of them.
+        samples: the number of answers to each problem.
+        temperature: the temperature of the draws.
+        top_p: the probability to draw from, see `SamplingSettings`.
+        max_new_tokens: the largest number of tokens of an answer.
         template: "chat" or "instruction".
-        seed: of the problems and the draws.
+        seed: the seed of the problems and of the draws.
 
     Raises:
         CourseError: a number is not possible.
@@ -125,7 +125,7 @@ PROBLEM_SETS: dict[str, Callable[[str, int | None, int], list[CheckedProblem]]] 
 
 
 def check_problem_source(name: str) -> None:
-    """CourseError where `name` is neither a generated set nor a file or folder. Cheap."""
+    """Raise CourseError if `name` is neither a generated set nor a file or folder. This is quick."""
     if name not in PROBLEM_SETS and not Path(name).expanduser().exists():
         raise CourseError(
             f"--problems {name}: there is no such file or folder, and no generated set of that name "
@@ -134,11 +134,11 @@ def check_problem_source(name: str) -> None:
 
 
 def read_problems(plan: SamplingPlan, format: str = "auto") -> list[CheckedProblem]:
-    """The problems of a plan.
+    """Read the problems of a plan.
 
     Args:
-        plan: what is asked for.
-        format: of a file of records, see `read_records`.
+        plan: the plan, which names the problems.
+        format: the format of a file of records, see `read_records`.
 
     Returns:
         The problems, at least one.
@@ -192,16 +192,16 @@ def sample_answers(
     prompt: str,
     plan: SamplingPlan,
 ) -> list[str]:
-    """The answers of a model to one problem. The plan's seed and the problem alone decide the draws.
+    """Sample the answers of a model to one problem. The draws depend only on the plan's seed and on the problem.
 
     Args:
         model: a causal language model.
-        tokenizer: its own.
+        tokenizer: the tokenizer of the model.
         prompt: the problem.
-        plan: how many answers, and how they are drawn.
+        plan: the number of answers, and how they are drawn.
 
     Returns:
-        As many texts as the plan says; an answer may be empty.
+        As many texts as the plan says; a text may be empty.
     """
     ids = problem_ids(tokenizer, prompt, plan.template)
     own_seed = int.from_bytes(sha256(f"{plan.seed} {prompt}".encode()).digest()[:6], "big")
@@ -218,14 +218,14 @@ def sample_answers(
 
 
 class SampleFile:
-    """The samples of a run, one line for each problem: after an interruption they need not be drawn again.
+    """A file of samples with one line for each problem, from which an interrupted run continues.
 
-    The first line says how they are drawn, {"settings": ...}, and the others are {"problem", "answers", "correct"},
+    The first line says how the samples are drawn, {"settings": ...}. The others are {"problem", "answers", "correct"},
     which `read_judged` reads.
 
     Args:
         path: the file.
-        plan: of the run.
+        plan: the plan of the run.
     """
 
     def __init__(self, path: Path, plan: SamplingPlan):
@@ -236,10 +236,10 @@ class SampleFile:
         write_whole(self.path, json.dumps({"settings": asdict(self.plan)}) + "\n")
 
     def go_on(self, problems: Sequence[CheckedProblem]) -> list[Samples]:
-        """The samples of an earlier run; a last line that was cut is taken off the file.
+        """Read the samples of an earlier run, and remove a last line that is incomplete.
 
         Args:
-            problems: of this run, of which those of the file have to be the first.
+            problems: the problems of this run; those of the file have to be the first of them.
 
         Returns:
             The samples, in the order of the problems.
@@ -287,15 +287,15 @@ def sample_all(
 
     Args:
         model: a causal language model.
-        tokenizer: its own.
-        problems: what is asked.
+        tokenizer: the tokenizer of the model.
+        problems: the problems.
         plan: how answers are drawn.
-        file: where each problem's samples go as soon as they are there; None: nowhere.
-        done: what `SampleFile.go_on` gave: the samples of the first problems.
-        progress: wraps the problems that are left, for a progress bar.
+        file: the file to which the samples of each problem are added at once; None for no file.
+        done: the samples of the first problems, from `SampleFile.go_on`.
+        progress: wraps the remaining problems, for a progress bar.
 
     Returns:
-        The samples, one for each problem.
+        The samples of each problem.
     """
     found = list(done)
     for problem in progress(problems[len(found) :]):
@@ -312,12 +312,12 @@ def sample_all(
 
 @dataclass
 class SampledPairs:
-    """Pairs, and the problems that gave none.
+    """Preference pairs, and the problems that gave none.
 
     Attributes:
         rows: {"prompt", "chosen", "rejected"}, as `course dpo` and TRL read them.
-        without: the sources of problems by the reason why they have no pair.
-        right: the share of all answers that is right.
+        without: the sources of problems without a pair, by reason.
+        right: the share of all answers that are right.
     """
 
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -325,7 +325,7 @@ class SampledPairs:
     right: float = 0.0
 
     def report(self) -> list[str]:
-        """What came out, in lines of text."""
+        """The result, in lines of text."""
         lines = [f"{len(self.rows):,} pairs; {self.right:.1%} of the answers are right"]
         for reason, names in self.without.items():
             more = " and others" if len(names) > NAMED else ""
@@ -333,26 +333,32 @@ class SampledPairs:
         return lines
 
     def write(self, path: Path) -> None:
-        """Write the pairs as JSON Lines, whole or not at all."""
+        """Write the pairs as JSON Lines. The file is complete, or it is not written."""
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
 def make_pairs(
     groups: Sequence[Samples], sources: Sequence[str], pairs_per_problem: int = 1, seed: int = 0
 ) -> SampledPairs:
-    """Put a right answer beside a wrong one, for every problem that has both.
+    """Pair a right answer with a wrong one, for every problem that has both.
 
     Args:
         groups: the samples of each problem.
         sources: the name of each problem.
-        pairs_per_problem: at most so many, each with answers that no other pair of the problem has.
-        seed: decides which answers are put together.
+        pairs_per_problem: the largest number of pairs of a problem; no two of them share an answer.
+        seed: the seed that decides which answers are paired.
 
     Returns:
         The pairs, and the problems without one.
 
     Raises:
         CourseError: pairs_per_problem is below 1.
+
+    Example:
+        >>> groups = [Samples("1 + 1", ("2", "3"), (True, False)), Samples("2 + 2", ("4", "4"), (True, True))]
+        >>> made = make_pairs(groups, sources=["first", "second"])
+        >>> made.rows[0]["chosen"], made.rows[0]["rejected"], made.without
+        ('2', '3', {'no wrong answer': ['second']})
     """
     if pairs_per_problem < 1:
         raise CourseError(f"pairs_per_problem={pairs_per_problem} is not possible: it is at least 1.")
@@ -374,7 +380,7 @@ def make_pairs(
 
 
 def _by_verdict(samples: Samples) -> tuple[list[str], list[str]]:
-    """Right and wrong answers, each text once. An empty answer is wrong, and no pair: there is nothing to unlearn."""
+    """The right and the wrong answers, each text once. An empty answer is wrong and gives no pair: it has no tokens."""
     right: dict[str, Any] = {}
     wrong: dict[str, Any] = {}
     for answer, correct in zip(samples.answers, samples.correct, strict=True):

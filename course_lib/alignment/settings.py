@@ -25,7 +25,7 @@ BETA = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0}
 
 @dataclass(frozen=True)
 class PretrainSettings(Settings):
-    """Pretraining from random weights on a mix of corpora: one pass over as many tokens as are asked for."""
+    """Pretraining from random weights on a mix of corpora, in one pass over a given number of tokens."""
 
     STAGE = "pretrain"
     RATES = MappingProxyType(dict.fromkeys(Settings.RATES, 1e-3))
@@ -56,10 +56,10 @@ class PretrainSettings(Settings):
     )
 
     def check(self) -> None:
-        """Refuse a mix that cannot be read, and a GPT-2 of a shape that is one already.
+        """Refuse a mix that cannot be read, and a GPT-2 baseline for a shape that is a GPT-2 already.
 
         Raises:
-            CourseError: see `data_config`; or the mode trains an adapter, which random weights are no base for.
+            CourseError: see `data_config`; or the mode trains an adapter, which needs a trained base.
         """
         self.data_config()
         if self.mode != "full":
@@ -71,7 +71,7 @@ class PretrainSettings(Settings):
         """The mix as `read_mixture` takes it.
 
         Raises:
-            CourseError: a part of it is not CORPUS=SHARE, or there is no such corpus.
+            CourseError: a part is not of the form CORPUS=SHARE, or its corpus does not exist.
         """
         from course_lib.data.mixture import DataConfig  # NumPy, which `course --help` does without
 
@@ -97,7 +97,7 @@ class PretrainSettings(Settings):
 
 @dataclass(frozen=True)
 class SFTSettings(Settings):
-    """Supervised fine-tuning on records: one pass, prompts masked."""
+    """Supervised fine-tuning on records, in one pass and with masked prompts."""
 
     STAGE = "sft"
     LORA_STEPS = 0
@@ -112,13 +112,13 @@ class SFTSettings(Settings):
     tokens_per_step: int | None = None  # without `option`, the command does not offer it
 
     def own_defaults(self) -> dict[str, Any]:
-        """Packed rows have 512 tokens where nothing else is said."""
+        """Packed rows have 512 tokens by default."""
         return {"seq_len": 512} if self.packing else {}
 
 
 @dataclass(frozen=True)
 class DPOSettings(Settings):
-    """Preference optimisation on pairs: one pass, and learning rates far below those of fine-tuning."""
+    """Preference optimisation on pairs, in one pass and with learning rates far below those of fine-tuning."""
 
     STAGE = "dpo"
     LORA_STEPS = 0
@@ -173,7 +173,7 @@ class DPOSettings(Settings):
             self._check_adapter(self.adapter)
 
     def _check_adapter(self, adapter: str) -> None:
-        """Refuse an adapter that is not there, or that other settings exclude."""
+        """Refuse an adapter that does not exist, or that other settings exclude."""
         if not Path(adapter).is_dir():
             raise CourseError(f"--adapter {adapter}: there is no such folder.{similar_paths(Path(adapter))}")
         if self.mode not in LORA_MODES:

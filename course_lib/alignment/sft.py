@@ -1,9 +1,9 @@
 """Supervised fine-tuning: a model learns to answer from records of questions and answers.
 
 The loss is the mean of -log p over the tokens of the answers of a whole step. It is the Trainer's own, so a token
-counts the same in a short answer and in a long one. Checked against TRL's SFTTrainer, token by token and over a curve,
-in tests/parity/test_sft.py. Where TRL does something else, ours does not: it appends a second end token to text that
-was rendered before, cuts what is too long without a word, and averages its evaluations over rows.
+counts the same in a short answer and in a long one. tests/parity/test_sft.py compares it with TRL's SFTTrainer, token
+by token and over a curve. It does not copy three habits of TRL, which appends a second end token to text that was
+rendered before, silently cuts examples that are too long, and averages its evaluations over rows.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,20 @@ PackedRow = dict[str, np.ndarray]
 
 
 class Supervised(NextToken):
-    """The next token's loss with logits only where there is a label.
+    """The loss of the next token, with logits only at positions before a label.
 
-    Of real instructions about two tokens in three belong to the prompt. The Trainer's own objective computes their
-    logits, too, with any model but our Decoder; here transformers' models are asked for hidden states, and the head is
-    applied to those before a label. The values and the gradients are the same (tests/alignment/test_sft.py).
+    In real instructions about two tokens in three belong to the prompt. The Trainer's own objective computes their
+    logits as well, with every model but our Decoder. Here, models of transformers compute hidden states, and the head
+    is applied only to those before a label. Values and gradients are the same (tests/alignment/test_sft.py).
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> ids = torch.tensor([[5, 6, 7, 8]])
+        >>> batch = {"input_ids": ids, "labels": torch.tensor([[IGNORE, IGNORE, 7, 8]])}
+        >>> objective = Supervised()
+        >>> targets = objective.count(batch)
+        >>> targets, objective.loss(Decoder(CONFIGS["tiny-llama"]), batch, 1 / targets).shape
+        (2, torch.Size([]))
     """
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], weight: float) -> Tensor:
@@ -77,10 +86,10 @@ class SupervisedTask(Task):
 
 
 def plan_sft(settings: SFTSettings) -> Plan:
-    """Read the records and the model's shapes: all that can be said of the run without weights. Nothing is written.
+    """Plan a run: read the records and the shapes of the model, but neither its weights nor any output folder.
 
     Args:
-        settings: complete.
+        settings: the complete settings.
 
     Returns:
         The plan, for `finetuning.run.train`.
@@ -92,15 +101,15 @@ def plan_sft(settings: SFTSettings) -> Plan:
 
 
 def record_options(s: Settings, tokenizer: Any, positions: int | None) -> SourceOptions:
-    """How records are read, with the template that the tokenizer has; a faulty template is refused.
+    """The options for reading records. The template is checked, and chosen by the tokenizer if the settings name none.
 
     Args:
         s: the run's settings.
         tokenizer: the model's.
-        positions: tokens that the model can take.
+        positions: how many tokens the model can take.
 
     Returns:
-        The options, their template filled in.
+        The options, with a template.
 
     Raises:
         CourseError: see `check_template`.
@@ -121,18 +130,18 @@ def record_options(s: Settings, tokenizer: Any, positions: int | None) -> Source
 
 
 def read_supervised(s: Settings, tokenizer: Any, positions: int | None) -> Source:
-    """Records as examples, packed where the settings say so.
+    """Read records as examples, and pack them if the settings say so.
 
     Args:
         s: `SFTSettings`.
         tokenizer: the model's.
-        positions: tokens that the model can take; None for any number.
+        positions: how many tokens the model can take; None for any number.
 
     Returns:
-        The rows to train on, and examples held out, which are never packed.
+        The rows to train on, and the held-out examples, which are never packed.
 
     Raises:
-        CourseError: the source cannot be trained on.
+        CourseError: the records cannot be used for training.
     """
     assert isinstance(s, SFTSettings)
     options = record_options(s, tokenizer, positions)
@@ -143,13 +152,13 @@ def read_supervised(s: Settings, tokenizer: Any, positions: int | None) -> Sourc
 
 
 def packed_source(source: Source) -> Source:
-    """A source whose examples share rows of `seq_len` tokens, none seeing another.
+    """Pack the examples of a source into rows of `seq_len` tokens. No example attends to another.
 
     Args:
-        source: of examples.
+        source: a source of examples.
 
     Returns:
-        The same with packed rows. Every example is whole: TRL's packing cuts what is longer than a row.
+        The same source with packed rows. Every example stays whole, whereas TRL's packing cuts those longer than a row.
     """
     rows = packed_rows(source.train, source.seq_len, source.pad_id)  # type: ignore[arg-type]
     fill = source.tokens / (len(rows) * source.seq_len)
@@ -158,15 +167,21 @@ def packed_source(source: Source) -> Source:
 
 
 def packed_rows(examples: Sequence[dict[str, list[int]]], capacity: int, pad_id: int) -> list[PackedRow]:
-    """`data.pack`, one dictionary for each row, without the padding at its end.
+    """Pack examples into rows, as `data.pack` does, and drop the padding at the end of each row.
 
     Args:
         examples: {"input_ids", "labels"} of each.
-        capacity: tokens of a row.
-        pad_id: unused in the result; see `pack`.
+        capacity: the tokens of a row.
+        pad_id: the padding token of `pack`; the result has no padding.
 
     Returns:
         {"input_ids", "labels", "position_ids", "segment_ids"} of each row.
+
+    Example:
+        >>> examples = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [-100, 9]}]
+        >>> (row,) = packed_rows(examples, capacity=8, pad_id=0)
+        >>> row["input_ids"].tolist(), row["position_ids"].tolist()
+        ([5, 6, 7, 8, 9], [0, 1, 2, 0, 1])
     """
     packed = pack(examples, capacity, pad_id)
     used = (packed["segment_ids"] >= 0).sum(1)  # (rows,): padding is at the end alone
@@ -174,15 +189,15 @@ def packed_rows(examples: Sequence[dict[str, list[int]]], capacity: int, pad_id:
 
 
 def collate_packed(rows: Sequence[PackedRow], chosen: np.ndarray, pad_token_id: int) -> dict[str, np.ndarray]:
-    """Some packed rows as one batch.
+    """Put some packed rows into one batch.
 
     Args:
-        rows: from `packed_rows`.
-        chosen: which of them.
-        pad_token_id: fills up shorter rows.
+        rows: rows from `packed_rows`.
+        chosen: the numbers of the rows to take.
+        pad_token_id: the token that fills up shorter rows.
 
     Returns:
-        int64 (batch, time) each, as `pack` gives them.
+        Arrays by name, int64 (batch, time) each, as `pack` gives them.
     """
     fillers = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0, "segment_ids": -1}
     time = max(len(rows[i]["input_ids"]) for i in chosen)

@@ -1,4 +1,4 @@
-"""What alignment trains on: records of a file or folder, or one of the package's generated data sets."""
+"""The records that alignment trains on: a file, a folder, or one of the package's generated data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ GENERATED = {"instructions": instruction_set, "preferences": preference_pairs}  
 
 
 def check_records(name: str, format: str = "auto", map: str | None = None) -> None:
-    """Refuse what cannot be a source of records: quick, before anything heavy is imported.
+    """Refuse a name that cannot be a source of records. This is quick, and imports nothing heavy.
 
     Args:
         name: a file or folder of records, or a key of `GENERATED`.
@@ -26,7 +26,7 @@ def check_records(name: str, format: str = "auto", map: str | None = None) -> No
         map: see `read_records`.
 
     Raises:
-        CourseError: there is no such source, or it is a text and not records.
+        CourseError: the source does not exist, or is a text without records.
     """
     path = Path(name).expanduser()
     if name in GENERATED and not path.exists():
@@ -48,17 +48,17 @@ def check_records(name: str, format: str = "auto", map: str | None = None) -> No
 
 
 def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[Record], list[str]]:
-    """The records of a source.
+    """Read the records of a source.
 
     Args:
         name: see `check_records`.
-        options: how it is read.
+        options: how the records are read.
 
     Returns:
-        (what was read for training, the records held out, notes on which is which).
+        (the records for training, the held-out records, notes on how they were divided).
 
     Raises:
-        CourseError: there are too few of them.
+        CourseError: there are too few records.
     """
     path = Path(name).expanduser()
     if name not in GENERATED or path.exists():
@@ -68,14 +68,18 @@ def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[
 
 
 def generated_records(name: str, split: str) -> list[Record]:
-    """One split of a generated data set as records.
+    """Generate one split of a data set as records.
 
     Args:
         name: a key of `GENERATED`.
         split: "train" or "held_out".
 
     Returns:
-        The records, of which those of "preferences" have a rejected answer.
+        The records; those of "preferences" have a rejected answer.
+
+    Example:
+        >>> generated_records("preferences", "train")[0].rejected is not None
+        True
     """
     rows: Sequence[dict] = GENERATED[name](split)
     wanted = ("instruction", "input", "output", "prompt", "chosen", "rejected")

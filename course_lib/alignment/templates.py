@@ -1,4 +1,4 @@
-"""Faults of a template that no error shows: a run goes through, and the model cannot answer afterwards."""
+"""Checks for silent faults of a template, with which training runs through and the model cannot answer afterwards."""
 
 from course_lib.data.templates import chat_text, header_of, with_chat_template
 from course_lib.data.tokenizers import Tokenizer
@@ -8,7 +8,7 @@ ASKED, ANSWER = {"role": "user", "content": "Which lamp is lit?"}, "The seventh 
 
 
 def check_template(tokenizer: Tokenizer, template: str) -> None:
-    """Refuse a template whose prompt does not lead to the answer, or whose answer has no end.
+    """Refuse a template whose prompt does not lead to the answer, or whose answer does not end with a token.
 
     Args:
         tokenizer: the model's.

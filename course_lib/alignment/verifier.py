@@ -1,4 +1,4 @@
-"""Training a verifier on right and wrong answers, and judging it on problems that it has never seen."""
+"""Train a verifier on right and wrong answers, and evaluate it on problems that it has never seen."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,19 +27,19 @@ TEMPERATURES = (0.05, 20.0)
 
 @dataclass(frozen=True)
 class VerifierEvaluation:
-    """How a verifier does on answers.
+    """The quality of a verifier on a set of answers.
 
     Attributes:
-        answers: how many there were.
-        problems: how many they belong to.
+        answers: the number of answers.
+        problems: the number of problems that they belong to.
         right: the share of right answers.
         loss: binary cross-entropy in nats; ln 2 for a verifier that always says one half.
-        accuracy: the share on whose right side of one half the score is.
+        accuracy: the share of answers whose score is on the right side of one half.
         auc: the chance that a right answer has a higher score than a wrong one.
-        within: the same among answers to one problem, averaged over problems; None where no problem has both.
-        mixed: problems that have a right and a wrong answer.
-        ece: expected calibration error in ten bins.
-        brier: mean squared distance of score and outcome.
+        within: the AUC among the answers to one problem, as a mean over problems; None if no problem has both kinds.
+        mixed: the number of problems that have right and wrong answers.
+        ece: the expected calibration error in ten bins.
+        brier: the mean squared distance between score and outcome.
     """
 
     answers: int
@@ -68,20 +68,26 @@ class VerifierEvaluation:
 def split_by_problem(
     answers: Sequence[Judged], shares: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0
 ) -> list[list[Judged]]:
-    """Share out answers so that all answers to one problem are on one side.
+    """Split answers so that all answers to one problem are in the same part.
 
-    A hash of the problem's text decides, so neither the order nor the other problems matter.
+    A hash of the problem's text decides, so the split depends neither on the order nor on the other problems.
 
     Args:
-        answers: in any order.
-        shares: of the problems, for each part; they add up to 1. By default training, validation and test.
-        seed: another one gives other parts.
+        answers: the answers in any order.
+        shares: the share of the problems for each part; they add up to 1. The default is training, validation, test.
+        seed: another seed gives other parts.
 
     Returns:
-        A list for each share.
+        A list of answers for each share.
 
     Raises:
         CourseError: the shares do not add up to 1.
+
+    Example:
+        >>> answers = [Judged(f"{n} + 1", answer, True) for n in range(50) for answer in ("a", "b")]
+        >>> parts = split_by_problem(answers)
+        >>> [len(part) % 2 for part in parts]  # both answers to a problem are in one part
+        [0, 0, 0]
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
         raise CourseError(f"The shares {tuple(shares)} are not parts of a whole: they have to add up to 1.")
@@ -136,23 +142,23 @@ def train_verifier(
     log_every: int = 0,
     log_path: Path | str | None = None,
 ) -> list[StepRecord]:
-    """Train a verifier's network in place. With validation answers its best weights stay, and not the last ones.
+    """Train the network of a verifier in place. With validation answers, it ends with its best weights.
 
     Args:
-        verifier: `Verifier.encoder` or `Verifier.from_decoder`; what does not require gradients stays as it is.
-        answers: right and wrong ones.
-        validation: answers to other problems, which decide when the network was best; none: the last weights stay.
-        epochs: passes over the answers.
-        batch_size: answers of a step.
+        verifier: from `Verifier.encoder` or `Verifier.from_decoder`; weights without gradients are not changed.
+        answers: right and wrong answers.
+        validation: answers to other problems, which decide when the network was best.
+        epochs: the number of passes over the answers.
+        batch_size: the number of answers in a step.
         lr: the peak learning rate: about 1e-3 for a new encoder, 1e-4 or less for a trained decoder.
         weight_decay: AdamW's.
-        lm_weight: of the language model's loss on right answers, beside the judgement's: see `TokenVerifier`.
-        config: everything about the steps, in place of lr and weight_decay.
-        eval_every: steps between evaluations; 0: after every pass.
-        seed: decides the order and the dropout.
-        checkpoints: where and how often to save; None: never.
-        resume: go on from the newest checkpoint.
-        log_every: steps between printed lines; 0: none.
+        lm_weight: the weight of the language model's loss on right answers, see `TokenVerifier`.
+        config: all settings of the steps, which replace lr and weight_decay.
+        eval_every: how many steps lie between evaluations; 0 for one after every pass.
+        seed: the seed of order and dropout.
+        checkpoints: where and how often to save; None for never.
+        resume: whether to continue from the newest checkpoint.
+        log_every: how many steps lie between printed lines; 0 for none.
         log_path: a JSONL file for the record of every step.
 
     Returns:
@@ -207,11 +213,14 @@ class _Best:
 
 
 def check_trainable(answers: Sequence[Judged], validation: Sequence[Judged] = ()) -> None:
-    """CourseError where nothing can be learnt from the answers, or where validation problems are among them.
+    """Refuse answers from which nothing can be learnt, and validation problems that are also trained on.
 
     Args:
-        answers: to train on.
-        validation: to choose by.
+        answers: the answers to train on.
+        validation: the answers by which the best weights are chosen.
+
+    Raises:
+        CourseError: all answers are right, all are wrong, or a problem is in both parts.
     """
     right = sum(each.correct for each in answers)
     if not 0 < right < len(answers):
@@ -227,7 +236,7 @@ def check_trainable(answers: Sequence[Judged], validation: Sequence[Judged] = ()
 
 
 def pairs_of(answers: Sequence[Judged]) -> list[tuple[str, str]]:
-    """The texts, as `Verifier.score_batch` takes them."""
+    """The (problem, answer) texts, as `Verifier.score_batch` takes them."""
     return [(each.problem, each.answer) for each in answers]
 
 
@@ -236,8 +245,8 @@ def validation_loss(verifier: Verifier, answers: Sequence[Judged], batch_size: i
 
     Args:
         verifier: the verifier.
-        answers: at least one.
-        batch_size: answers of a forward pass.
+        answers: at least one answer.
+        batch_size: how many answers one forward pass takes.
 
     Returns:
         The mean over answers, in nats.
@@ -248,12 +257,12 @@ def validation_loss(verifier: Verifier, answers: Sequence[Judged], batch_size: i
 
 
 def evaluate_verifier(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 64) -> VerifierEvaluation:
-    """AUC, calibration and loss on answers to problems that the verifier was not trained on.
+    """Measure AUC, calibration and loss on answers to problems that the verifier was not trained on.
 
     Args:
         verifier: the verifier.
-        answers: with right and wrong ones among them.
-        batch_size: answers of a forward pass.
+        answers: the answers, some of them right and some wrong.
+        batch_size: how many answers one forward pass takes.
 
     Returns:
         The numbers.
@@ -266,17 +275,22 @@ def evaluate_verifier(verifier: Verifier, answers: Sequence[Judged], batch_size:
 
 
 def evaluate_scores(scores: np.ndarray, answers: Sequence[Judged]) -> VerifierEvaluation:
-    """The numbers of `evaluate_verifier` from scores that are there already.
+    """Compute the numbers of `evaluate_verifier` from known scores.
 
     Args:
         scores: (answers,), from 0 to 1.
-        answers: those that were scored.
+        answers: the answers that were scored.
 
     Returns:
         The numbers.
 
     Raises:
         CourseError: there are no right or no wrong answers.
+
+    Example:
+        >>> answers = [Judged("1 + 1", "2", True), Judged("1 + 1", "3", False), Judged("2 + 2", "4", True)]
+        >>> evaluate_scores(np.array([0.9, 0.6, 0.4]), answers).auc  # one of two (right, wrong) pairs is in order
+        0.5
     """
     right = np.array([each.correct for each in answers])
     problems = [each.problem for each in answers]
@@ -297,17 +311,22 @@ def evaluate_scores(scores: np.ndarray, answers: Sequence[Judged]) -> VerifierEv
 
 
 def fit_temperature(logits: Tensor, right: Tensor) -> float:
-    """The T that minimises the cross-entropy of sigmoid(logits / T) (Guo et al. 2017, arXiv:1706.04599, sec. 4.2).
+    """Find the T that minimises the cross-entropy of sigmoid(logits / T) (Guo et al. 2017, arXiv:1706.04599, sec. 4.2).
 
-    The order of scores, and with it AUC and reranking, stays what it is. The loss is convex in 1 / T, so halving an
-    interval by the sign of the derivative finds it.
+    T does not change the order of the scores, and so neither AUC nor reranking. The loss is convex in 1 / T, so
+    bisection on the sign of its derivative finds the minimum.
 
     Args:
         logits: (answers,), on problems that were not trained on.
         right: (answers,), 1 for right answers and 0 for wrong ones.
 
     Returns:
-        T from 0.05 to 20; 1 where there are no right or no wrong answers.
+        T from 0.05 to 20; 1 if there are no right or no wrong answers.
+
+    Example:
+        >>> logits = torch.tensor([4.0, 4.0, 4.0, -4.0])  # sure of everything
+        >>> fit_temperature(logits, torch.tensor([1.0, 1.0, 0.0, 0.0])) > 1  # and wrong once
+        True
     """
     z, y = logits.double(), right.double()
     if not 0 < y.sum() < len(y):
@@ -321,12 +340,12 @@ def fit_temperature(logits: Tensor, right: Tensor) -> float:
 
 
 def calibrated(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 64) -> Verifier:
-    """The verifier with the temperature that suits these answers best.
+    """Calibrate a verifier with the temperature that fits these answers best.
 
     Args:
         verifier: the verifier.
-        answers: to problems that it was not trained on, and that will not be used to judge it.
-        batch_size: answers of a forward pass.
+        answers: answers to problems that are used neither to train nor to judge it.
+        batch_size: how many answers one forward pass takes.
 
     Returns:
         A verifier with the same network.
@@ -339,11 +358,11 @@ def calibrated(verifier: Verifier, answers: Sequence[Judged], batch_size: int = 
 
 
 def freeze_all_but_last(verifier: Verifier, blocks: int) -> None:
-    """Train the head, the last norm and the last blocks of a decoder, and leave the rest as it is.
+    """Freeze a decoder except for its head, its last norm and its last blocks.
 
     Args:
-        verifier: from `Verifier.from_decoder`.
-        blocks: how many; 0: the head and the last norm alone.
+        verifier: a verifier from `Verifier.from_decoder`.
+        blocks: how many blocks are trained; 0 for the head and the last norm alone.
 
     Raises:
         CourseError: the verifier is an encoder, or has fewer blocks.

@@ -1,4 +1,4 @@
-"""One run of `course verifier train`: answers from all sources, a new verifier, training, and what is written of it."""
+"""One run of `course verifier train`: it reads answers, trains a new verifier, and writes a folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +35,12 @@ MOST_LEARNT = 4000  # answers that the encoder's tokenizer learns its merges fro
 
 @dataclass(frozen=True)
 class Parts:
-    """Answers by what they are for; no problem is in two of them.
+    """Answers for three purposes. No problem is in two of the parts.
 
     Attributes:
-        train: to train on.
-        validation: to choose the best weights and the temperature by.
-        test: for the numbers at the end.
+        train: the answers to train on.
+        validation: the answers that choose the best weights and the temperature.
+        test: the answers for the final numbers.
     """
 
     train: list[Judged]
@@ -55,19 +55,19 @@ class Parts:
 def read_answers(
     sources: Sequence[str], limit: int | None = None, authors: Sequence[str] | None = None, seed: int = 0
 ) -> list[Judged]:
-    """The judged answers of generated sets and files, together.
+    """Read the judged answers of generated sets and files.
 
     Args:
         sources: keys of `GENERATORS`, and files that `read_judged` reads.
-        limit: problems of each generated set; None: its own number.
-        authors: the answers of these writers alone; None: all.
-        seed: of the generated sets.
+        limit: how many problems each generated set has; None for its default.
+        authors: the writers whose answers are used; None for all.
+        seed: the seed of the generated sets.
 
     Returns:
         The answers.
 
     Raises:
-        CourseError: a source cannot be read, or nobody of that name wrote an answer.
+        CourseError: a source cannot be read, or a writer has no answers.
     """
     answers: list[Judged] = []
     for source in sources:
@@ -82,7 +82,7 @@ def read_answers(
 
 
 def read_samples(path: Path) -> list[Samples]:
-    """Several answers to each problem, as `course data make-preferences` keeps them; "correct" may be absent.
+    """Read several answers to each problem, as `course data make-preferences` writes them; "correct" is optional.
 
     Args:
         path: a .jsonl file.
@@ -91,7 +91,7 @@ def read_samples(path: Path) -> list[Samples]:
         The samples of each problem.
 
     Raises:
-        CourseError: a row is malformed, or there is none.
+        CourseError: a row is malformed, or the file has no rows.
     """
     found = []
     for where, row in file_rows(path):
@@ -111,17 +111,17 @@ def read_samples(path: Path) -> list[Samples]:
 
 
 def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifier:
-    """The verifier before training, with weights and tokenizer that the settings' seed decides.
+    """Make the verifier before training. The seed of the settings decides its weights and its tokenizer.
 
     Args:
-        settings: of `course verifier train`.
-        answers: those to train on, from which an encoder's tokenizer is learnt.
+        settings: the settings of `course verifier train`.
+        answers: the answers to train on, from which the tokenizer of an encoder is learnt.
 
     Returns:
         The verifier.
 
     Raises:
-        CourseError: the model cannot be loaded, or has fewer blocks.
+        CourseError: the model cannot be loaded, or has fewer blocks than the settings ask for.
     """
     torch.manual_seed(settings["seed"])
     if settings["kind"] == "decoder":
@@ -147,13 +147,13 @@ def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifie
 
 
 def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: bool = False) -> VerifierEvaluation:
-    """Train a verifier, choose its temperature, judge it, and write all of that into a folder.
+    """Train a verifier, choose its temperature, evaluate it, and write everything to a folder.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         parts: the answers.
-        settings: of `course verifier train`.
-        resume: go on from the newest checkpoint in the folder.
+        settings: the settings of `course verifier train`.
+        resume: whether to continue from the newest checkpoint in the folder.
 
     Returns:
         The numbers on the test part.

@@ -20,14 +20,24 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--repository", help="URL of the published repository, for Binder and Colab buttons")
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     parser.add_argument("--pdf", action="store_true", help="print the book to a PDF, too (needs Chromium)")
+    parser.add_argument(
+        "--colab", type=Path, metavar="FOLDER", help="write the chapters as Colab opens them there, and build nothing"
+    )
     parser.add_argument("--serve", action="store_true", help="serve the book on localhost when it is built")
     parser.add_argument("--port", type=int, default=8000, help="first port to try with --serve (default: 8000)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, say where the book is, and serve it if asked to."""
+    """Build, say where the book is, and serve it if asked to; or write the copies for Colab."""
     from course_lib.execution.notebooks.project import find_root
+
+    if args.colab:
+        from course_lib.publishing.colab import write_copies
+
+        written = write_copies(find_root(), args.colab, args.repository)
+        print(f"{len(written)} chapters for Colab in {args.colab}")
+        return 0
     from course_lib.publishing.build import build
     from course_lib.publishing.serve import serve
 

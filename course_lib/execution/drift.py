@@ -170,7 +170,7 @@ def markdown(packages: list[Package], drifts: list[Drift]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if not drifts:
-        lines = ["## Nothing drifted", "", "Every test and chapter is as it was with the pins."]
+        lines = ["## Nothing drifted", "", "Every test and chapter that ran is as it was with the pins."]
     lines += ["", "| package | pinned | here |", "| --- | --- | --- |"]
     lines += [f"| {each.name} | {each.pinned} | {each.here} |" for each in packages]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,7 @@
 """The generate loop: one forward pass for each new token, with a cache of keys and values.
 
-`generate` returns token ids, `complete` texts, and `stream` yields pieces of one text as they come. The three share
-`decode_steps`, the loop itself. tests/parity/test_generate.py holds it against transformers' `generate`, token for
-token.
+`generate` returns token ids, `complete` returns texts, and `stream` yields pieces of one text as they come. All three
+use the loop `decode_steps`. tests/parity/test_generate.py compares it with transformers' `generate`, token by token.
 
 Left out: beam search, and processors of logits beyond `sampling`.
 """
@@ -40,26 +39,26 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt (token ids) by at most `max_new_tokens` tokens.
 
-    Prompts of unequal length are padded on the left and get their true positions, so that a row's result is the same
-    alone and in a batch (tests/parity/test_generate.py). What transformers assumes without being asked is not assumed
-    here: there is no default length, and sampling needs a temperature.
+    Prompts of unequal length are padded on the left and get their true positions, so a row has the same result alone
+    and in a batch (tests/parity/test_generate.py). Unlike transformers, this function has no default length, and it
+    samples only at a temperature above 0.
 
     Args:
-        model: a transformers model, our decoder, or what `prepare` made of one.
-        prompts: the token ids of each, at least one.
+        model: a transformers model, our decoder, or a model from `prepare`.
+        prompts: the token ids of each prompt; there is at least one prompt.
         max_new_tokens: how many tokens to add at most.
         cache: "none", "dynamic", "static", "int8", "paged" or "sink" (see `caches`), or an empty cache.
-        temperature: 0 takes the likeliest token each time; otherwise see `SamplingSettings`, also for the next four.
-        top_k: the likeliest tokens to draw from; 0 stands for all.
-        top_p: the probability to draw from.
-        min_p: the least probability beside the likeliest token's.
-        repetition_penalty: above 1 makes tokens of prompt and text less likely.
+        temperature: 0 takes the likeliest token each time; see `SamplingSettings` for this and the next four.
+        top_k: how many of the likeliest tokens to draw from; 0 for all.
+        top_p: the total probability of the tokens to draw from.
+        min_p: the smallest probability to draw from, relative to that of the likeliest token.
+        repetition_penalty: a number above 1 makes tokens of prompt and text less likely.
         stop: token sequences at which a row ends.
-        eos_token_id: the end token, or several; a row stops at the first of them. None: the model's own; () : none.
-        seed: of the draws.
+        eos_token_id: one end token or several, at which a row stops; None for those of the model, () for none.
+        seed: the seed of the draws.
 
     Returns:
-        For each prompt the new tokens alone, without the end token or stop sequence.
+        The new tokens of each prompt, without the end token or stop sequence.
 
     Raises:
         CourseError: a prompt is empty or does not fit into the model's positions, a setting is out of its range, or the
@@ -104,7 +103,7 @@ def decode_steps(
     cache: str | Cache = "static",
     seed: int = 0,
 ) -> Iterator[list[list[int]]]:
-    """The loop: the prompts in one pass, then one pass for each new token of all rows, until every row has ended.
+    """The loop: one pass over the prompts, then one pass for each new token of all rows, until every row has ended.
 
     Args:
         model: as for `generate`.
@@ -113,7 +112,7 @@ def decode_steps(
         rows: one for each prompt; they collect the tokens and say when a row has ended.
         settings: how the next token is chosen.
         cache: as for `generate`.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Yields:
         After each step, the tokens that have become certain in each row.
@@ -269,19 +268,19 @@ def complete(
     from_template: bool = False,
     **options: Any,
 ) -> list[str]:
-    """`generate` for text: the completions of `prompts`, given to the model as they are.
+    """Continue texts: tokenise the prompts as they are, `generate`, and decode the new tokens.
 
     Args:
         model: as for `generate`.
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model.
         prompts: the texts to continue.
         max_new_tokens: how many tokens to add at most.
-        from_template: the prompts were written by a chat template, which has put in all special tokens itself: the
-            tokenizer adds none.
-        options: those of `generate`.
+        from_template: whether a chat template wrote the prompts. It has written all special tokens, so the tokenizer
+            adds none.
+        options: other arguments of `generate`.
 
     Returns:
-        For each prompt the new text alone.
+        The new text of each prompt.
 
     Raises:
         CourseError: as for `generate`.
@@ -293,12 +292,12 @@ def complete(
 
 
 def prompt_ids(tokenizer: ModelTokenizer, prompt: str, from_template: bool = False) -> list[int]:
-    """The ids of a text to continue: one begin token where the tokenizer adds one, and never an end token.
+    """Tokenise a text to continue: with one begin token if the tokenizer adds one, and never with an end token.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model.
         prompt: the text.
-        from_template: whether a chat template wrote it, see `complete`.
+        from_template: whether a chat template wrote the text, see `complete`.
 
     Returns:
         The token ids.

@@ -1,7 +1,8 @@
-"""The loss of each token of a text that is longer than the cache's window, as StreamingLLM measures it.
+"""The loss of each token of a text that is longer than the window of the cache, as StreamingLLM measures it.
 
-Xiao et al. 2023 (arXiv:2309.17453, figure 3 and table 1): a window without the first tokens makes the loss explode,
-four first tokens keep it flat, and a window that is computed anew for each part is what both are measured against.
+Xiao et al. 2023 (arXiv:2309.17453, figure 3 and table 1) compare three ways. A window without the first tokens makes
+the loss explode, and a window with four first tokens keeps it flat. The baseline computes the window anew for each
+part.
 """
 
 from collections.abc import Sequence
@@ -19,17 +20,17 @@ from course_lib.inference.caches import Cache
 def token_losses(model: Any, tokens: Sequence[int], cache: Cache, block: int = 32) -> Tensor:
     """Read a text in blocks with a cache, and give the loss of every token but the first.
 
-    With a `SinkCache` a block's first token sees the sinks and the window less the block, its last token the whole
-    window: blocks of 1 are the paper's setting, and larger ones are faster.
+    With a `SinkCache`, the first token of a block attends to the sinks and to the window without the block, and the
+    last token attends to the whole window. Blocks of 1 are the paper's setting; larger blocks are faster.
 
     Args:
-        model: anything that `generate` takes.
+        model: any model that `generate` takes.
         tokens: the text.
         cache: an empty cache.
         block: how many tokens one pass reads.
 
     Returns:
-        Nats, (len(tokens) - 1,). Their mean's exponential is the perplexity.
+        The losses in nats, (len(tokens) - 1,). The exponential of their mean is the perplexity.
 
     Raises:
         CourseError: the text has fewer than two tokens, or a block does not fit into the cache.
@@ -52,16 +53,16 @@ def token_losses(model: Any, tokens: Sequence[int], cache: Cache, block: int = 3
 
 @torch.inference_mode()
 def token_losses_recomputed(model: Any, tokens: Sequence[int], window: int, block: int = 32) -> Tensor:
-    """The same without a cache: for each block, the window before it is read anew, from position 0.
+    """Compute the same losses without a cache: for each block, read the window before it anew, from position 0.
 
     Args:
-        model: anything that `generate` takes.
+        model: any model that `generate` takes.
         tokens: the text.
         window: how many tokens are read at most, the block included.
         block: how many tokens of each pass count.
 
     Returns:
-        Nats, (len(tokens) - 1,).
+        The losses in nats, (len(tokens) - 1,).
 
     Raises:
         CourseError: the text has fewer than two tokens, or the block is larger than the window.

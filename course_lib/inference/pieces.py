@@ -9,15 +9,21 @@ UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are no character
 
 
 class TextPieces:
-    """Token ids in, text out: a piece is what a token adds, once it is a whole number of characters.
+    """Turn token ids into pieces of text, each of them a whole number of characters.
 
     A token of a byte-level tokenizer is a piece of UTF-8, which can end within a character, and some tokenizers drop
     the blank before a text's first token. So a few tokens before the new ones are decoded along with them, and a piece
-    that ends in an unfinished character waits for the next token. All pieces joined are `tokenizer.decode` of all
+    that ends in an unfinished character waits for the next token. The joined pieces equal `tokenizer.decode` of all
     tokens.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model.
+
+    Example:
+        >>> from course_lib.scratch import BPETokenizer
+        >>> pieces = TextPieces(BPETokenizer())  # one token for each byte, and two bytes for this letter
+        >>> [pieces.add([token]) for token in "é!".encode()]
+        ['', 'é', '!']
     """
 
     def __init__(self, tokenizer: ModelTokenizer):
@@ -30,10 +36,10 @@ class TextPieces:
 
         Args:
             tokens: their ids.
-            last: nothing follows, so nothing waits any longer.
+            last: whether these are the last tokens, after which nothing waits any longer.
 
         Returns:
-            The text that has become certain, maybe none.
+            The text that has become certain; it may be empty.
         """
         self.tokens += tokens
         before = self.tokenizer.decode(self.tokens[self.start : self.read])
@@ -47,17 +53,17 @@ class TextPieces:
 
 
 class Answer:
-    """Tokens in, tokens and text out, once it is certain that they belong to the answer.
+    """Release tokens and their text as soon as it is certain that they belong to the answer.
 
-    A stop text can begin and end within tokens, so it is looked for in the text. What may be the beginning of one is
-    held back, and so are tokens that end within a character. A token is released with the last of its text.
+    A stop text can begin and end within tokens, so it is searched in the text. Text that may begin a stop text is held
+    back, and so are tokens that end within a character. A token is released with the last part of its text.
 
     Args:
-        tokenizer: the model's; None: there is no text.
+        tokenizer: the tokenizer of the model; None if only tokens are wanted.
         stop: the texts at which the answer ends.
 
     Raises:
-        CourseError: a stop text is empty, or there are some and no tokenizer.
+        CourseError: a stop text is empty, or there are stop texts but no tokenizer.
     """
 
     def __init__(self, tokenizer: ModelTokenizer | None, stop: Sequence[str] = ()):
@@ -77,7 +83,7 @@ class Answer:
 
         Args:
             tokens: their ids.
-            last: nothing follows, so nothing is held back any longer.
+            last: whether these are the last tokens, after which nothing is held back any longer.
 
         Returns:
             The tokens and the text that have become certain. `stopped` says whether a stop text has come.
@@ -97,7 +103,7 @@ class Answer:
         return self._release(len(self._text) - (0 if last else self._beginning()))
 
     def _beginning(self) -> int:
-        """The length of the longest end of the text with which a stop text begins."""
+        """The length of the longest suffix of the text that is the beginning of a stop text."""
         longest = max((len(text) - 1 for text in self.stop), default=0)
         for length in range(min(longest, len(self._text)), 0, -1):
             if any(text.startswith(self._text[-length:]) for text in self.stop):

@@ -1,18 +1,17 @@
-"""A model made fast for decoding on a CPU, once: fused products, folded norms, weights in fewer bits.
+"""Prepare a model for fast decoding on a CPU: fused products, folded norms, weights in fewer bits.
 
-Decoding a token is a row of products of one vector with matrices that together hold all weights, and some twenty small
-operations a layer around them. Here the products are few and large (q, k and v in one; gate and up in one), the norms'
-weights are part of the matrices behind them, RoPE is one complex multiplication, and nothing is reallocated:
+Decoding a token multiplies one vector with all weight matrices in turn, with some twenty small operations per layer
+around the products. Here the products are few and large (q, k and v in one; gate and up in one). The weights of the
+norms are folded into the matrices behind them, RoPE is one complex multiplication, and no memory is reallocated:
 
     RMSNorm(x) = sqrt(C) x / sqrt(norm(x)^2 + C eps) * w
     W RMSNorm(x) = (sqrt(C) W diag(w)) x / sqrt(norm(x)^2 + C eps)
 
-Left out: GPT-2, biases, training. tests/inference/test_prepared.py compares logits and tokens with the model it is made
-of, and says what each format costs.
+Left out: GPT-2, biases, training. tests/inference/test_prepared.py compares logits and tokens with the original model,
+and measures what each format costs.
 """
 
 import math
-import shutil
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from course_lib.errors import CourseError
 from course_lib.inference.caches.making import rotary_frequencies
-from course_lib.inference.compiled import CompiledStep
+from course_lib.inference.compiled import CompiledStep, missing_compiler
 from course_lib.inference.products import PRODUCTS
 from course_lib.models.attention import full_attention_mask
 from course_lib.models.decoder import DecoderOutput
@@ -44,31 +43,40 @@ class Product(Protocol):
 
 
 def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -> "PreparedDecoder":
-    """Make the model that decodes fast on a CPU. The given one is not changed, and can be dropped.
+    """Make a copy of a model that decodes fast on a CPU. The original is not changed, and can be deleted.
 
-    Adapters are folded in. In eight and four bits the embedding stays float32 (a token reads one row of it), and so do
-    the norms, softmax and the residual stream; in four bits the head has eight. What each format costs is measured in
-    tests/inference/test_prepared.py.
+    Adapters are folded in. In eight and four bits, the embedding stays in float32 because a token reads only one row of
+    it, and so do the norms, softmax and the residual stream. With four bits, the head has eight.
+    tests/inference/test_prepared.py measures what each format costs.
 
     Args:
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
-        compile: let torch.compile make one function of a decoding step with the static cache (see `compiled`); the
-            first token of each batch size then takes a minute or more. Where no C++ compiler is installed, it says so
-            and goes on without.
+        compile: whether torch.compile makes one function of a decoding step with the static cache (see `compiled`). The
+            first token of each batch size then takes up to minutes, and later ones are not faster on every processor:
+            on one without AMX we measured no gain. Without a C++ compiler, a note is printed, and nothing is compiled.
 
     Returns:
-        A model for `generate`, in evaluation.
+        A model for `generate`, in evaluation mode.
 
     Raises:
-        CourseError: the format is unknown, or the model is no Llama.
+        CourseError: the format is unknown, or the model is not a Llama.
+
+    Example:
+        >>> from course_lib.inference import generate
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> _ = torch.manual_seed(0)
+        >>> model = Decoder(CONFIGS["tiny-llama"]).eval()
+        >>> generate(prepare(model), [[1, 2, 3]], 5) == generate(model, [[1, 2, 3]], 5)
+        True
     """
     if weights not in PRODUCTS:
         raise CourseError(f"weights is {weights!r}; choose one of {', '.join(FORMATS)}.")
     prepared = PreparedDecoder(_plain(model), weights)
     if compile:
-        if shutil.which("g++") is None and shutil.which("clang++") is None:
-            print("note: no C++ compiler is installed, so compile=True changes nothing. Install g++ for it.")
+        if (name := missing_compiler()) is not None:
+            print(f"note: no C++ compiler is installed ({name}), so compile=True changes nothing. Install g++ for it.")
         else:
             prepared.step = CompiledStep(prepared)
     return prepared.eval()
@@ -146,10 +154,10 @@ class _Layer:
 
 
 class PreparedDecoder(nn.Module):
-    """What `prepare` makes. It is called like `Decoder`, with any of the caches.
+    """A model from `prepare`. It is called like `Decoder`, with any of the caches.
 
     Args:
-        model: a checked Llama.
+        model: a Llama that `prepare` has checked.
         weights: the format.
     """
 
@@ -178,11 +186,11 @@ class PreparedDecoder(nn.Module):
         self.step: CompiledStep | None = None  # the compiled pass of one token, where it was asked for
 
     def weight_bytes(self) -> int:
-        """The bytes that one token's pass reads: all products, without the embedding."""
+        """The bytes that the pass of one token reads: the weights of all products, without the embedding."""
         return sum(tensor.nbytes for product in self.products() for tensor in product.tensors())
 
     def products(self) -> Iterator[Product]:
-        """Every product, in the order of the pass."""
+        """All products, in the order of the pass."""
         for layer in self.layers:
             yield from (layer.q_k_v, layer.output, layer.gate_up, layer.down)
         yield self.head
@@ -211,8 +219,8 @@ class PreparedDecoder(nn.Module):
             attention_mask: 1 for tokens and 0 for padding, (batch, past + time); None where there is no padding.
             position_ids: (batch, time).
             past_key_values: a cache.
-            use_cache: has to come with a cache, and changes nothing.
-            logits_to_keep: compute the logits of so many last positions alone; 0: of all.
+            use_cache: accepted for compatibility; the cache alone decides.
+            logits_to_keep: for how many last positions to compute logits; 0 for all positions.
 
         Returns:
             Logits, (batch, time or logits_to_keep, vocabulary), and the cache.
@@ -256,7 +264,7 @@ class PreparedDecoder(nn.Module):
 
 
 def normalise(x: Tensor, floor: Tensor) -> Tensor:
-    """x / sqrt(norm(x)^2 + C eps): RMSNorm but for what is folded into the next matrix.
+    """x / sqrt(norm(x)^2 + C eps), which is RMSNorm without the part that is folded into the next matrix.
 
     Args:
         x: (rows, C).

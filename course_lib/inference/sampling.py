@@ -1,16 +1,17 @@
 """From logits to the next token.
 
-Each step is one function on logits (batch, vocabulary); what it excludes becomes -inf. `SamplingSettings.apply` calls
-them in transformers' order (5.23, `GenerationMixin._get_logits_processor`): repetition penalty, temperature, top-k,
-top-p, min-p. tests/parity/test_sampling.py compares every step, and their order, with transformers on the same logits.
+Each step is one function on logits (batch, vocabulary), which sets the logits of excluded tokens to -inf.
+`SamplingSettings.apply` calls them in transformers' order (5.23, `GenerationMixin._get_logits_processor`): repetition
+penalty, temperature, top-k, top-p, min-p. tests/parity/test_sampling.py compares every step, and their order, with
+transformers on the same logits.
 
-Where ours differs, on purpose:
+Ours differs on purpose in four ways:
 
 - `keep_top_p` keeps the token with the lowest id among equally likely ones; transformers keeps the one that its
   unstable sort puts last. Both keep equally many.
-- transformers' `do_sample=True` alone samples from the 50 likeliest tokens, a default that no file states. Here nothing
-  is excluded unless it is asked for, and a temperature above 0 is what turns sampling on.
-- transformers accepts top_p = 0 and keeps one token. Here it is refused, since no token has no probability.
+- transformers' `do_sample=True` samples from the 50 likeliest tokens, a default that no file states. Here nothing is
+  excluded by default, and a temperature above 0 turns sampling on.
+- transformers accepts top_p = 0 and keeps one token. Ours refuses it, because no set of tokens has probability 0.
 - padding never counts as seen for the penalty (transformers 5.23 does the same in `generate`, and not in the bare
   processor).
 """
@@ -25,18 +26,22 @@ from course_lib.errors import CourseError
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens that occurred already less likely: l / penalty for l > 0, l * penalty for l < 0.
+    """Make tokens less likely that have already occurred: l / penalty for l > 0, l * penalty for l < 0.
 
-    From CTRL (Keskar et al. 2019, arXiv:1909.05858, section 4.1), with the sign rule that libraries add, since a
-    division would make a negative logit likelier. A token is penalised once, however often it occurred.
+    The penalty is that of CTRL (Keskar et al. 2019, arXiv:1909.05858, section 4.1), with the sign rule that libraries
+    add, because dividing a negative logit would make it likelier. A token is penalised once, however often it occurred.
 
     Args:
         logits: (batch, vocabulary).
         seen: True for tokens of the prompt and of the text so far, (batch, vocabulary).
-        penalty: above 1 discourages, below 1 encourages, 1 does nothing.
+        penalty: above 1 it discourages repetition, below 1 it encourages it, and 1 changes nothing.
 
     Returns:
         (batch, vocabulary).
+
+    Example:
+        >>> penalise_repetition(torch.tensor([[2.0, -2.0, 1.0]]), torch.tensor([[True, True, False]]), penalty=2.0)
+        tensor([[ 1., -4.,  1.]])
     """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
@@ -44,15 +49,19 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     """Exclude all but the `top_k` likeliest tokens (Fan et al. 2018, arXiv:1805.04833).
 
-    Tokens as likely as the last one stay too, so there can be more than `top_k`: to choose among equals would be
-    arbitrary. In bfloat16 equal logits are common.
+    Tokens that are as likely as the last one stay as well, because a choice among them would be arbitrary. So more than
+    `top_k` tokens can stay; in bfloat16, equal logits are common.
 
     Args:
         logits: (batch, vocabulary).
-        top_k: how many stay, at least 1.
+        top_k: how many tokens stay, at least 1.
 
     Returns:
         (batch, vocabulary).
+
+    Example:
+        >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0, 2.0]]), top_k=2)  # two tokens share the second place
+        tensor([[-inf, 3., 2., 2.]])
     """
     last = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]  # (batch, 1)
     return logits.masked_fill(logits < last, -torch.inf)
@@ -61,9 +70,9 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     """Exclude all but the smallest set of likeliest tokens whose probability reaches `top_p` (nucleus sampling).
 
-    Holtzman et al. 2020, arXiv:1904.09751, section 3.1. The token that crosses `top_p` stays, so at least one does. The
-    sum runs from the unlikeliest token up, as in transformers: small numbers are added first, and nothing is rounded
-    away.
+    Holtzman et al. 2020, arXiv:1904.09751, section 3.1. The token that crosses `top_p` stays, so at least one
+    token does. The sum runs from the least likely token up, as in transformers, so that small numbers are added first
+    and none is rounded away.
 
     Args:
         logits: (batch, vocabulary).
@@ -71,6 +80,10 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
     Returns:
         (batch, vocabulary).
+
+    Example:
+        >>> keep_top_p(torch.tensor([[0.6, 0.3, 0.1]]).log(), top_p=0.8).exp()  # 0.6 alone is not enough
+        tensor([[0.6000, 0.3000, 0.0000]])
     """
     # Turned round before the stable sort: among equals, the highest id comes first and is excluded first.
     rising, order = logits.flip(-1).sort(dim=-1, stable=True)
@@ -84,11 +97,15 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     """Exclude tokens whose probability is below `min_p` times that of the likeliest (Nguyen et al., arXiv:2407.01082).
 
     Args:
-        logits: (batch, vocabulary), divided by the temperature already: a high temperature lets more tokens in.
+        logits: (batch, vocabulary), already divided by the temperature, so a high temperature lets more tokens in.
         min_p: in [0, 1].
 
     Returns:
         (batch, vocabulary).
+
+    Example:
+        >>> keep_min_p(torch.tensor([[0.6, 0.3, 0.1]]).log(), min_p=0.25).exp()  # the limit is 0.25 * 0.6
+        tensor([[0.6000, 0.3000, 0.0000]])
     """
     probabilities = logits.softmax(dim=-1)
     return logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
@@ -99,11 +116,12 @@ class SamplingSettings:
     """How the next token is chosen.
 
     Attributes:
-        temperature: divides the logits. 0 takes the likeliest token each time; then top_k, top_p and min_p do nothing.
+        temperature: divides the logits. 0 takes the likeliest token each time; then top_k, top_p and min_p change
+            nothing.
         top_k: see `keep_top_k`; 0 excludes nothing.
         top_p: see `keep_top_p`; 1 excludes nothing.
         min_p: see `keep_min_p`; 0 excludes nothing.
-        repetition_penalty: see `penalise_repetition`; 1 does nothing.
+        repetition_penalty: see `penalise_repetition`; 1 changes nothing.
 
     Raises:
         CourseError: a value is out of its range.
@@ -132,11 +150,11 @@ class SamplingSettings:
                 raise CourseError(f"{name} is {getattr(self, name)}; it has to be {wanted}.")
 
     def apply(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
-        """The logits that are sampled from, all steps in order.
+        """Apply all steps in order to the logits.
 
         Args:
             logits: (batch, vocabulary).
-            seen: as for `penalise_repetition`; needed where there is a penalty.
+            seen: as for `penalise_repetition`; needed if there is a penalty.
 
         Returns:
             float32 (batch, vocabulary), -inf where a token is excluded.
@@ -157,7 +175,7 @@ class SamplingSettings:
         return logits
 
     def choose(self, logits: Tensor, seen: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """One token for each row.
+        """Choose one token for each row.
 
         Args:
             logits: (batch, vocabulary).
@@ -175,7 +193,7 @@ class SamplingSettings:
         return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
 
     def probabilities(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
-        """The distribution that `choose` draws from: all on the likeliest token at temperature 0.
+        """The distribution that `choose` draws from; at temperature 0, the likeliest token has probability 1.
 
         Args:
             logits: (batch, vocabulary).
@@ -191,15 +209,15 @@ class SamplingSettings:
 
 
 def mark_seen(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.device | str = "cpu") -> Tensor:
-    """The tokens of each prompt, for the repetition penalty.
+    """Mark the tokens of each prompt, for the repetition penalty.
 
     Args:
-        prompts: token ids of each.
-        vocabulary: how many logits there are.
-        device: where the result is to be.
+        prompts: the token ids of each prompt, without padding.
+        vocabulary: the number of logits.
+        device: the device of the result.
 
     Returns:
-        Boolean (batch, vocabulary). Padding is no part of a prompt, so it is not marked.
+        Boolean (batch, vocabulary), True where the prompt has the token.
     """
     seen = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=device)
     for row, prompt in zip(seen, prompts, strict=True):
@@ -220,8 +238,8 @@ def sample(
 
     Args:
         logits: (batch, vocabulary).
-        temperature: 0 takes the likeliest token. Any other number divides the logits: below 1 it makes likely tokens
-            likelier, above 1 it makes the choice more even.
+        temperature: 0 takes the likeliest token. Any other number divides the logits: below 1 makes likely tokens
+            likelier, and above 1 makes the choice more even.
         top_p: see `keep_top_p`.
         generator: the source of random numbers (default: torch's own).
         top_k: see `keep_top_k`.
@@ -229,5 +247,9 @@ def sample(
 
     Returns:
         Token ids, int64 (batch,).
+
+    Example:
+        >>> sample(torch.tensor([[0.1, 2.0, 0.3]]), temperature=0)
+        tensor([1])
     """
     return SamplingSettings(temperature, top_k, top_p, min_p).choose(logits, generator=generator)

@@ -1,14 +1,14 @@
 """Speculative decoding: a draft guesses several tokens, and the model checks them all in one pass.
 
-A pass over a few tokens costs little more than a pass over one, because both read all the weights. So whoever guesses
-well saves passes, and nothing is lost: a guess x, drawn from the draft's distribution q, is kept with probability
-min(1, p(x) / q(x)), p being the model's; where it is turned down, a token is drawn from max(0, p - q), normalised. What
-comes out is distributed as p (Leviathan et al. 2023, arXiv:2211.17192, algorithm 1 and appendix A.1). At temperature 0
-that is: a guess is kept if it is the model's likeliest token, so the text is the same.
+A pass over a few tokens costs little more than a pass over one, because both read all the weights. So a draft that
+guesses well saves passes of the model. Let the draft draw a guess x from its distribution q, and let p be the model's
+distribution. The guess is kept with probability min(1, p(x) / q(x)). If it is rejected, a token is drawn from the
+normalised max(0, p - q). The result is distributed as p (Leviathan et al. 2023, arXiv:2211.17192, algorithm 1 and
+appendix A.1). At temperature 0, a guess is kept if it is the model's likeliest token, so the text does not change.
 
-Two drafts: `PromptLookup` copies what followed the last time the same tokens occurred (Saxena 2023; no model at all),
-and `DraftModel` asks a smaller model with the same vocabulary. tests/inference/test_speculation.py tests the
-distribution, the tokens and the published speed-ups.
+There are two drafts. `PromptLookup` needs no model: it copies what followed the last time that the same tokens occurred
+(Saxena 2023). `DraftModel` asks a smaller model with the same vocabulary. tests/inference/test_speculation.py checks
+the distribution, the tokens and the published speed-ups.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,18 +26,18 @@ from course_lib.inference.stopping import Row, as_set, end_tokens
 
 
 class Draft(Protocol):
-    """Whatever guesses tokens."""
+    """A source of guesses, such as `PromptLookup` or `DraftModel`."""
 
     def guess(
         self, tokens: Sequence[int], count: int, settings: SamplingSettings, generator: torch.Generator
     ) -> "Guess":
-        """Guess what follows.
+        """Guess the next tokens.
 
         Args:
-            tokens: prompt and text so far.
+            tokens: the prompt and the text so far.
             count: how many tokens to guess at most.
-            settings: how the model's own tokens are chosen.
-            generator: of the draws.
+            settings: how the model chooses its own tokens.
+            generator: the source of random numbers.
 
         Returns:
             The guess; it may be shorter, or empty.
@@ -46,12 +46,12 @@ class Draft(Protocol):
 
 @dataclass
 class Guess:
-    """A draft's tokens.
+    """The tokens that a draft has guessed.
 
     Attributes:
         tokens: their ids.
-        probabilities: the distribution that each was drawn from, (tokens, vocabulary); None where the draft was
-            certain, as a copy is.
+        probabilities: the distribution that each token was drawn from, (tokens, vocabulary); None if the draft does not
+            draw, because it copies.
     """
 
     tokens: list[int]
@@ -59,11 +59,16 @@ class Guess:
 
 
 class PromptLookup:
-    """Guess that the text repeats itself: find its last tokens earlier on, and copy what followed there.
+    """Guess that the text repeats itself: find its last tokens earlier in the text, and copy what followed there.
 
     Args:
-        longest: the longest match that is looked for; shorter ones are tried after it.
-        shortest: the shortest.
+        longest: the length of the longest match to look for; shorter ones are tried after it.
+        shortest: the length of the shortest match.
+
+    Example:
+        >>> text = [5, 6, 7, 8, 1, 5, 6]  # 5, 6 occurred before, and 7, 8 followed
+        >>> PromptLookup().guess(text, 2, SamplingSettings(), torch.Generator()).tokens
+        [7, 8]
     """
 
     def __init__(self, longest: int = 3, shortest: int = 1):
@@ -77,13 +82,13 @@ class PromptLookup:
         """Copy what followed the last occurrence of the longest match.
 
         Args:
-            tokens: prompt and text so far.
+            tokens: the prompt and the text so far.
             count: how many tokens to guess at most.
-            settings: not used, like `generator`: a copy is certain.
+            settings: not used, because nothing is drawn.
             generator: not used.
 
         Returns:
-            The guess, empty where nothing matches.
+            The guess, which is empty if nothing matches.
         """
         tokens = list(tokens)
         for length in range(min(self.longest, len(tokens) - 1), self.shortest - 1, -1):
@@ -95,10 +100,10 @@ class PromptLookup:
 
 
 class DraftModel:
-    """A smaller model with the same vocabulary guesses, token by token, with a cache of its own.
+    """Let a smaller model with the same vocabulary guess, token by token. It has a cache of its own.
 
     Args:
-        model: anything that `generate` takes.
+        model: any model that `generate` takes.
     """
 
     def __init__(self, model: Any):
@@ -112,11 +117,11 @@ class DraftModel:
         Args:
             tokens: prompt and text so far.
             count: how many tokens to guess.
-            settings: how the model's own tokens are chosen; the draft chooses in the same way.
-            generator: of the draws.
+            settings: how the model chooses its own tokens; the draft chooses in the same way.
+            generator: the source of random numbers.
 
         Returns:
-            The guess with the distributions that it was drawn from.
+            The guess, with the distributions that it was drawn from.
         """
         text, probabilities = list(tokens), []
         self._forget_all_but(text[:-1])
@@ -147,11 +152,11 @@ class DraftModel:
 
 @dataclass
 class Speculated:
-    """What `generate_speculatively` did.
+    """The result of `generate_speculatively`.
 
     Attributes:
-        tokens: the new ones, without the end token.
-        passes: of the model over the text, the prompt's included.
+        tokens: the new tokens, without the end token.
+        passes: the number of passes of the model, including the one over the prompt.
         guessed: how many tokens the draft guessed.
         accepted: how many of them were kept.
         accepted_by_pass: how many were kept in each pass.
@@ -165,7 +170,7 @@ class Speculated:
 
     @property
     def acceptance(self) -> float:
-        """The share of guesses that was kept."""
+        """The share of guesses that were kept."""
         return self.accepted / self.guessed if self.guessed else 0.0
 
 
@@ -189,30 +194,39 @@ def generate_speculatively(
 ) -> Speculated:
     """Continue one prompt as `generate` does, with fewer passes of the model.
 
-    At temperature 0 the tokens are those of `generate`, except where float32's rounding decides between two (a pass
-    over several tokens sums in another order). At others the distribution is the same, the draws are not.
+    At temperature 0 the tokens are those of `generate`, unless rounding decides between two tokens, because a pass over
+    several tokens adds in another order. At other temperatures the distribution is the same, but not each draw.
 
     Args:
         model: as for `generate`.
-        prompt: token ids, at least one.
+        prompt: the token ids, at least one.
         max_new_tokens: how many tokens to add at most.
-        draft: what guesses.
-        guesses: how many tokens it guesses for each pass (gamma in the paper).
-        cache: a cache that can be cropped: "dynamic", "static", "int8" or "paged".
-        temperature: as for `generate`, like the rest.
+        draft: the source of guesses.
+        guesses: how many tokens the draft guesses for each pass (gamma in the paper).
+        cache: the name of a cache that can be cropped: "dynamic", "static", "int8" or "paged".
+        temperature: as for `generate`.
         top_k: as for `generate`.
         top_p: as for `generate`.
         min_p: as for `generate`.
         repetition_penalty: as for `generate`.
         stop: as for `generate`.
         eos_token_id: as for `generate`.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         The tokens, and how many guesses were kept.
 
     Raises:
         CourseError: the prompt is empty, the cache cannot be cropped, or a setting is out of its range.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> _ = torch.manual_seed(0)
+        >>> model = Decoder(CONFIGS["tiny-llama"]).eval()
+        >>> done = generate_speculatively(model, [1, 2, 3], 6, DraftModel(model), guesses=2)
+        >>> len(done.tokens), done.passes, done.acceptance  # a draft that is always right
+        (6, 2, 1.0)
     """
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     if not len(prompt) or guesses < 1:
@@ -320,14 +334,18 @@ def _draw(weights: Tensor, settings: SamplingSettings, generator: torch.Generato
 
 
 def expected_tokens(acceptance: float, guesses: int) -> float:
-    """The tokens that one pass yields on average: (1 - a^(g + 1)) / (1 - a) (eq. 1 of arXiv:2211.17192).
+    """The mean number of tokens that one pass yields: (1 - a^(g + 1)) / (1 - a) (eq. 1 of arXiv:2211.17192).
 
     Args:
-        acceptance: a, the probability that a guess is kept, taken to be the same for each.
-        guesses: g, how many there are for each pass.
+        acceptance: a, the probability that a guess is kept, assumed to be the same for each guess.
+        guesses: g, the number of guesses for each pass.
 
     Returns:
-        From 1 to g + 1.
+        A number from 1 to g + 1.
+
+    Example:
+        >>> expected_tokens(0.5, guesses=2)
+        1.75
     """
     if acceptance == 1:
         return guesses + 1.0
@@ -335,15 +353,15 @@ def expected_tokens(acceptance: float, guesses: int) -> float:
 
 
 def expected_speedup(acceptance: float, guesses: int, cost: float = 0.0) -> float:
-    """How many times faster the text comes: (1 - a^(g + 1)) / ((1 - a) (g c + 1)) (theorem 3.8 of arXiv:2211.17192).
+    """The expected speed-up: (1 - a^(g + 1)) / ((1 - a) (g c + 1)) (theorem 3.8 of arXiv:2211.17192).
 
     Args:
         acceptance: a, as for `expected_tokens`.
         guesses: g, as for `expected_tokens`.
-        cost: c, the draft's time for one token divided by the model's; 0 where guessing is free.
+        cost: c, the draft's time for one token divided by the model's; 0 if guessing is free.
 
     Returns:
-        Below 1, speculation makes it slower.
+        The factor; below 1, speculation makes generation slower.
 
     Raises:
         CourseError: a value is out of its range.
@@ -358,7 +376,7 @@ def expected_speedup(acceptance: float, guesses: int, cost: float = 0.0) -> floa
 
 
 def expected_operations(acceptance: float, guesses: int, cost: float = 0.0) -> float:
-    """How many times as many operations it takes: (1 - a) (g c + g + 1) / (1 - a^(g + 1)) (theorem 3.11).
+    """The factor by which the operations grow: (1 - a) (g c + g + 1) / (1 - a^(g + 1)) (theorem 3.11).
 
     Args:
         acceptance: a, as for `expected_tokens`.
@@ -366,6 +384,6 @@ def expected_operations(acceptance: float, guesses: int, cost: float = 0.0) -> f
         cost: the draft's operations for one token divided by the model's.
 
     Returns:
-        At least 1: guesses that are turned down were computed in vain.
+        The factor, at least 1, because rejected guesses are computed in vain.
     """
     return (guesses * cost + guesses + 1) / expected_tokens(acceptance, guesses)

@@ -1,4 +1,4 @@
-"""Where a row ends: at an end token, at a stop sequence, or when it has enough tokens."""
+"""When a row ends: at an end token, at a stop sequence, or when it has enough tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,13 +8,20 @@ from course_lib.errors import CourseError
 
 
 class Row:
-    """The new tokens of one row, and whether it has ended.
+    """The new tokens of one row, and whether the row has ended.
 
-    A token that may be the beginning of a stop sequence is held back until it is known not to be.
+    A token that may begin a stop sequence is held back until it is certain that it does not.
 
     Args:
         ends: the end tokens.
-        stop: sequences of tokens at which the text ends; neither they nor the end token belong to it.
+        stop: sequences of tokens at which the text ends; neither they nor the end token belong to the text.
+
+    Example:
+        >>> row = Row(ends=[0], stop=[[7, 8]])
+        >>> row.add(5), row.add(7), row.add(9)  # 7 waits until 9 shows that it does not begin a stop sequence
+        ([5], [], [7, 9])
+        >>> row.add(0), row.done, row.tokens
+        ([], True, [5, 7, 9])
     """
 
     def __init__(self, ends: Iterable[int], stop: Sequence[Sequence[int]] = ()):
@@ -43,7 +50,7 @@ class Row:
         return self._release(len(self.tokens) - self._held_back())
 
     def _held_back(self) -> int:
-        """The length of the longest end of the text that a stop sequence begins with."""
+        """The length of the longest suffix of the text that is the beginning of a stop sequence."""
         longest = max((len(sequence) - 1 for sequence in self.stop), default=0)
         for length in range(min(longest, len(self.tokens)), 0, -1):
             if any(sequence[:length] == self.tokens[-length:] for sequence in self.stop):
@@ -66,14 +73,14 @@ class Row:
 
 
 def end_tokens(model: Any, tokenizer: ModelTokenizer | None = None) -> set[int]:
-    """Every token that ends a text: the tokenizer's, and those that the model's configuration names.
+    """All tokens that end a text: that of the tokenizer, and those that the model's configuration names.
 
-    A chat model ends a turn with a token of its own, which often stands in generation_config.json alone: Llama 3
+    A chat model ends a turn with a token of its own, which is often named only in generation_config.json: Llama 3
     Instruct has ``<|end_of_text|>``, ``<|eom_id|>`` and ``<|eot_id|>`` there, and only one of them in its tokenizer.
 
     Args:
-        model: a transformers model, our decoder or what `prepare` made of one.
-        tokenizer: the model's, or None for the configuration's tokens alone.
+        model: a transformers model, our decoder, or a model from `prepare`.
+        tokenizer: the tokenizer of the model; None for the tokens of the configuration alone.
 
     Returns:
         The ids of the end tokens.

@@ -1,4 +1,4 @@
-"""A text as it comes, in pieces that never split a character."""
+"""Stream a text while it is generated, in pieces that never split a character."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -31,23 +31,23 @@ def stream(
 ) -> Iterator[str]:
     """Continue one text, and yield it piece by piece as it is generated.
 
-    The pieces joined are the text that `complete` returns for the same settings. No piece splits a character, and none
-    holds the beginning of a stop sequence. A stop text may begin and end within tokens.
+    The joined pieces are the text that `complete` returns for the same settings. No piece splits a character, and no
+    piece contains the beginning of a stop sequence. A stop text may begin and end within tokens.
 
     Args:
         model: as for `generate`.
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model.
         prompt: a text, or its token ids.
         max_new_tokens: how many tokens to add at most.
-        cache: as for `generate`, like all that follow but those below.
+        cache: see `generate`.
         temperature: see `generate`.
         top_k: see `generate`.
         top_p: see `generate`.
         min_p: see `generate`.
         repetition_penalty: see `generate`.
         stop: where the text ends: texts, or sequences of token ids.
-        eos_token_id: None stands for the tokenizer's and the model's.
-        seed: of the draws.
+        eos_token_id: the end tokens; None for those of the tokenizer and the model.
+        seed: the seed of the draws.
         from_template: see `complete`.
         new_tokens: a list to which the ids of the new tokens are added as they come.
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from course_lib.publishing.colab import BRANCH
+
 # (what to find, what to put in its place) on every page
 MENDED = (
     # axe-core: the visible words are part of a control's name, or a person who speaks to the computer cannot name it.
@@ -16,6 +18,11 @@ MENDED = (
     (re.compile(r"<summary>(?=<span class=\"toctree-toggle\")"), '<summary aria-label="Pages of this part">'),
     # 1.5 MB that draw every symbol there is a second time: the style sheet's fonts have drawn them already.
     (re.compile(r'<script[^>]* src="[^"]*scripts/fontawesome\.js[^"]*"></script>'), ""),
+    # Colab has no copy of the course: it opens the chapter's copy that installs one (course_lib/publishing/colab.py).
+    (
+        re.compile(r'(href="https://colab\.research\.google\.com/github/[^"/]+/[^"/]+/blob/)[^"]+?(?=/notebooks/)'),
+        rf"\1{BRANCH}",
+    ),
     # A figure is loaded when the reader comes near it.
     (re.compile(r"<img (?![^>]*\bloading=)(?=[^>]*_images/)"), '<img loading="lazy" '),
 )

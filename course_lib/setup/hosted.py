@@ -42,8 +42,12 @@ def install(extras: list, newest: bool = False) -> None:
         torch_build.asker(pip, requirement),
     )
     print("set-up: " + choice.why, flush=True)
-    source = ["--index-url", choice.index] if choice.index else []
-    subprocess.run(pip + ["install", "--no-cache-dir", *pins, *source, requirement], check=True)
+    if newest:  # an old pip resolves the same names to other, older releases
+        subprocess.run(pip + ["install", "--no-cache-dir", "--upgrade", "pip"], check=True)
+    if choice.index:  # an index of torch's wheels has not the pinned versions of what torch needs: pip's own has
+        source = ["--no-deps", "--index-url", choice.index]
+        subprocess.run(pip + ["install", "--no-cache-dir", *pins, *source, requirement], check=True)
+    subprocess.run(pip + ["install", "--no-cache-dir", *pins, requirement], check=True)
     if extras == ["torch"]:
         return
     subprocess.run(pip + ["install", "--no-cache-dir", *pins, "hatchling", "editables"], check=True)

@@ -4,16 +4,20 @@ import ctypes
 import re
 import resource
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 STATUS = Path("/proc/self/status")
 # mallopt(3) of glibc: blocks from this size on are returned to the system as soon as they are freed, and of the smaller
 # ones at most so many bytes are kept at the end of the heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 RETURNED_AT_ONCE, KEPT = 2**20, 2**26
+LARGE = 2**26  # bytes of gradients from which a backward pass is worth some trims of the heap
 
 
 def return_freed_memory() -> None:
@@ -52,6 +56,37 @@ def return_blocks_from(size: int) -> None:
     if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, size)
         libc.mallopt(M_TRIM_THRESHOLD, size)
+
+
+@contextmanager
+def trimmed_backward(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A backward pass in this block gives what it frees back to the system on its way (glibc only).
+
+    While gradients grow, activations are freed. They leave holes in the heap, and a weight's gradient does not go into
+    a hole: it is large, and gets pages of its own. So a process is at its largest at the end of the pass, by the sum of
+    all holes: 70 MB, with all of SmolLM2 in training on 128 tokens. Here the heap is trimmed four times on the way,
+    when half of the parameters have no gradient yet, a quarter, an eighth and a sixteenth. That leaves 5 MB of holes
+    and costs some 20 ms. A small model is left alone: its pass takes no longer than that.
+
+    Args:
+        parameters: those that are trained, in the order of the forward pass.
+    """
+    libc = _glibc() if sum(p.nbytes for p in parameters) >= LARGE else None
+    if libc is None or parameters[0].device.type != "cpu":
+        yield
+        return
+    # The backward pass goes from the last parameter to the first.
+    places = [parameters[len(parameters) // part] for part in (2, 4, 8, 16)]
+
+    def trim(_: torch.Tensor) -> None:
+        libc.malloc_trim(0)  # its result is not ours: autograd takes what a hook returns for a tensor
+
+    handles = [place.register_post_accumulate_grad_hook(trim) for place in places]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def current_memory(device: torch.device) -> int:

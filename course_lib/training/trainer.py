@@ -23,7 +23,7 @@ from course_lib.training.config import CheckpointConfig, TrainingConfig
 from course_lib.training.distributed import World, full_tensor, wrap_distributed
 from course_lib.training.log import StepRecord, TrainingLog
 from course_lib.training.master_weights import make_adamw
-from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory
+from course_lib.training.memory import peak_memory, reset_peak_memory, return_freed_memory, trimmed_backward
 from course_lib.training.objective import NextToken, Objective
 from course_lib.training.stopping import Stopped, stop_wanted
 
@@ -200,7 +200,8 @@ class Trainer:
             with self.gradients_travel(last):
                 with self.autocast():
                     part_loss = self.objective.loss(self.forward, part, weight)  # (batch, time) ids -> a scalar
-                self.scaler.scale(part_loss).backward()  # adds to each parameter's .grad
+                with trimmed_backward(self.parameters):
+                    self.scaler.scale(part_loss).backward()  # adds to each parameter's .grad
             loss += part_loss.item()
         metrics = self.objective.report()
         loss = self.world.total(loss) / self.world.size

@@ -98,7 +98,9 @@ def test_launch_and_download_buttons(visit):
     opened = visit("notebooks/03_lora")
     links = opened.evaluate("[...document.querySelectorAll('a')].map(a => a.href)")
     assert any("mybinder.org/v2/gh/" in url and url.endswith("lab/tree/notebooks/03_lora.ipynb") for url in links)
-    assert any("colab.research.google.com" in url and url.endswith("notebooks/03_lora.ipynb") for url in links)
+    assert any(
+        "colab.research.google.com" in url and url.endswith("/blob/colab/notebooks/03_lora.ipynb") for url in links
+    )
     assert any(url.endswith("_sources/notebooks/03_lora.ipynb") for url in links)
 
 

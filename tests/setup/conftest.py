@@ -15,3 +15,18 @@ def tracked_files() -> list[Path]:
     if git.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in git.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def clone_of_working_tree(folder: Path) -> Path:
+    """A clone in `folder`, on the branch `colab`, of what git tracks here with its present changes."""
+    tree = subprocess.run(["git", "stash", "create"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(folder)], check=True)
+    subprocess.run(["git", "fetch", "--quiet", str(ROOT), tree or "HEAD"], cwd=folder, check=True)
+    subprocess.run(["git", "switch", "--quiet", "--create", "colab", "FETCH_HEAD"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tracked_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone that stands for the published repository; nothing may change it."""
+    return clone_of_working_tree(tmp_path_factory.mktemp("published") / "course")

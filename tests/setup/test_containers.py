@@ -2,6 +2,10 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,38 @@ def test_what_is_copied_exists_and_is_what_the_installation_reads(kind):
     for source in sources:
         assert (ROOT / source).exists(), source
     assert {"pyproject.toml", "constraints.txt", "course_lib", "autograder", "README.md", "LICENSE"} <= set(sources)
+
+
+def copied_before_the_installation(kind):
+    """Sources of what is in the image when hosted.py runs."""
+    if kind == "apptainer":
+        return [line.split()[0] for line in apptainer()["files"]]
+    install = next(n for n, (word, rest) in enumerate(dockerfile()) if word == "RUN" and INSTALL.search(rest))
+    return [path for word, rest in dockerfile()[:install] if word == "COPY" for path in rest.split()[:-1]]
+
+
+@pytest.mark.parametrize("kind", ["docker", "apptainer"])
+def test_the_package_can_be_built_from_what_was_copied_by_then(kind, tmp_path):
+    """By hatchling without an environment of its own, as pip does it there; and hosted.py starts."""
+    image = tmp_path / "course"
+    image.mkdir()
+    for source in copied_before_the_installation(kind):
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, image / source, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
+        else:
+            shutil.copy(ROOT / source, image / source)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+    built = subprocess.run(command, cwd=image, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (declared,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
+    assert {"course_lib/cli.py", "autograder/commands.py"} <= set(names)
+    extras = INSTALL.findall((ROOT / "binder/postBuild").read_text(encoding="utf-8"))[0].split(",")
+    assert set(extras) <= set(re.findall(r"(?m)^Provides-Extra: (\S+)$", declared))
+    helped = subprocess.run([sys.executable, "course_lib/setup/hosted.py", "--help"], cwd=image, capture_output=True)
+    assert helped.returncode == 0
 
 
 def test_what_docker_leaves_out_is_nothing_that_is_needed():

@@ -47,7 +47,7 @@ def test_no_host_of_a_registry_and_no_path_of_a_machine_is_written_down(tracked_
 # --- shell scripts ---
 
 
-@pytest.mark.parametrize("name", [".ci/run", ".ci/findings", "binder/postBuild"])
+@pytest.mark.parametrize("name", [".ci/run", ".ci/findings", ".ci/colab", "binder/postBuild", "binder/start"])
 def test_scripts_are_executable_and_parse(name):
     assert os.access(ROOT / name, os.X_OK)
     subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
@@ -78,6 +78,7 @@ def workflow(name: str) -> dict:
 WORKFLOWS = sorted(path.stem for path in (ROOT / ".github/workflows").glob("*.yml"))
 # The jobs that may do more than read the sources, and what.
 MAY_WRITE = {
+    ("pages", "colab"): {"contents": "write"},
     ("pages", "deploy"): {"pages": "write", "id-token": "write"},
     ("release", "publish"): {"contents": "write"},
 }
@@ -128,13 +129,20 @@ def test_the_book_is_published_from_main_alone():
     build, deploy = flow["jobs"]["build"], flow["jobs"]["deploy"]
     assert flow["on"]["push"] == {"branches": ["main"]}
     assert build["if"] == "github.ref == 'refs/heads/main'"
-    assert deploy["needs"] == "build"
+    assert deploy["needs"] == ["build", "colab"]
     assert any(step.get("run") == "make book" for step in build["steps"])
     assert [step.get("with") for step in build["steps"] if "upload-pages-artifact" in step.get("uses", "")] == [
         {"path": "build/book/html"}
     ]
     assert any(step.get("uses", "").startswith("actions/deploy-pages@") for step in deploy["steps"])
     assert flow["concurrency"] == {"group": "pages", "cancel-in-progress": False}
+
+
+def test_the_branch_for_colab_is_pushed_before_the_pages_whose_buttons_lead_there():
+    job = workflow("pages")["jobs"]["colab"]
+    assert job["needs"] == "build"  # a commit whose book does not build is not published
+    assert job["permissions"] == {"contents": "write"}
+    assert job["steps"][-1]["run"] == '.ci/colab "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"'
 
 
 # --- Binder ---

@@ -163,8 +163,16 @@ def test_hosted_machines_decide_in_the_same_way(monkeypatch, capsys):
     monkeypatch.setattr(torch_build, "choose", lambda *_: torch_build.Choice(CPU, "chosen"))
     monkeypatch.setattr(hosted.subprocess, "run", lambda command, **_: commands.append(command))
     assert hosted.main(["torch,data"]) == 0
-    assert [CPU in command for command in commands] == [True, False, False, False]
-    assert commands[2][-1].endswith("[torch,data]")
+    assert [CPU in command for command in commands] == [True, False, False, False, False]
+    assert "--no-deps" in commands[0]  # that index has other versions of what torch needs than the pins say
+    assert "--no-deps" not in commands[1]  # pip's own index has them; torch itself is there by now
+    assert commands[1][-1] == commands[0][-1]
+    assert commands[3][-1].endswith("[torch,data]")
+    del commands[:]
+    monkeypatch.setenv("NEWEST", "1")
+    assert hosted.main(["torch"]) == 0
+    assert [command[-1] for command in commands] == ["pip", "torch", "torch"]
+    assert not any("-c" in command for command in commands)
     assert hosted.main([]) == 2
     assert "Binder" in capsys.readouterr().out
 

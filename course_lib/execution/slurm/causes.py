@@ -1,7 +1,7 @@
-"""Why a job died: what its output says, which of six causes that is, and what to do.
+"""Why a job died: six causes, how each of them shows in a job's output, and what to do next.
 
-The messages are those of Slurm, torch and the shell, as tests/cluster provokes them. `endings.json` has what they said
-there, for chapter 09.
+The messages are those of Slurm, torch and the shell; tests/cluster provokes each of them. `endings.json` keeps what
+they said there, for chapter 09.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cause:
-    """One way to die.
+    """One cause of a job's death.
 
     Attributes:
-        name: in two or three words.
-        pattern: a regular expression for what the output says.
+        name: the cause in two or three words.
+        pattern: a regular expression that finds the cause in a job's output.
         advice: what to do next.
     """
 
@@ -26,7 +26,7 @@ class Cause:
     advice: str
 
 
-# Where several fit, the first is the cause: what follows from it says more in the output.
+# Where several patterns match, the first is the cause: the others are what followed from it.
 CAUSES = (
     Cause(
         "full disk",
@@ -67,17 +67,23 @@ CAUSES = (
 
 
 def explain(output: str) -> Cause | None:
-    """The cause that a job's output tells of.
+    """Find in a job's output why the job died.
 
     Args:
         output: what the job wrote.
 
     Returns:
-        The first of `CAUSES` that fits; None where nothing does.
+        The first of `CAUSES` whose pattern occurs in the output; None where none does.
+
+    Example:
+        >>> explain("slurmstepd: error: *** JOB 7 CANCELLED DUE TO TIME LIMIT ***").name
+        'time limit'
+        >>> explain("loss 2.31") is None
+        True
     """
     return next((cause for cause in CAUSES if re.search(cause.pattern, output)), None)
 
 
 def recorded_endings() -> dict[str, Any]:
-    """What jobs wrote when each cause was provoked on the test cluster: {"about": ..., "endings": {cause: text}}."""
+    """What jobs wrote when tests provoked each cause on a small cluster: {"about": ..., "endings": {cause: text}}."""
     return json.loads((files("course_lib.execution.slurm") / "endings.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Submitting jobs and looking after them, through Slurm's own commands: sbatch, squeue, scontrol, sacct, scancel."""
+"""Submitting, watching and cancelling jobs, through Slurm's own commands: sbatch, scontrol, sacct, scancel."""
 
 import json
 import re
@@ -19,10 +19,16 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
 
 
 def slurm(*command: str) -> str:
-    """What one of Slurm's commands prints.
+    """Run one of Slurm's commands.
+
+    Args:
+        command: the command and its arguments.
+
+    Returns:
+        What it printed.
 
     Raises:
-        CourseError: it is not installed, or it refuses; with what it said.
+        CourseError: the command is not installed, or it failed; the message quotes what it said.
     """
     if shutil.which(command[0]) is None:
         raise CourseError(f"There is no {command[0]} here: submit from a login node of a cluster with Slurm.")
@@ -35,10 +41,20 @@ def slurm(*command: str) -> str:
 
 
 def job_number(printed: str) -> str:
-    """The number in what `sbatch` printed: its last line that ends in digits. Some sites print a banner before it.
+    """Find the number of a job in what `sbatch` printed. Some sites print a banner before it.
+
+    Args:
+        printed: the output of `sbatch`, with or without `--parsable`.
+
+    Returns:
+        The number, as text.
 
     Raises:
-        CourseError: there is no number.
+        CourseError: no line has a number.
+
+    Example:
+        >>> job_number("Welcome to the cluster!\\nSubmitted batch job 4711")
+        '4711'
     """
     for line in reversed(printed.splitlines()):
         if match := re.fullmatch(r"(?:Submitted batch job )?(\d+)(?:;[\w-]+)?", line.strip()):
@@ -47,20 +63,20 @@ def job_number(printed: str) -> str:
 
 
 def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None = None) -> dict[str, Any]:
-    """Submit a job, or the legs of a chain, and write down what was submitted.
+    """Submit a job, or all legs of a chain, and record what was submitted.
 
     Args:
         job: what to run.
-        site: where.
+        site: the rules of the cluster.
         folder: a new folder for the script, the outputs and the record.
-        root: the clone.
-        template: one's own template in place of ours.
+        root: the clone of the course.
+        template: a template of your own, to be used instead of ours.
 
     Returns:
-        The record: the numbers of all legs, the script, the commit, the time.
+        The record: the numbers of all legs, the command, the commit, the time.
 
     Raises:
-        CourseError: the site or Slurm refuses it. Legs that were submitted before are cancelled again.
+        CourseError: the site or Slurm refuses the job. Legs that were already submitted are cancelled.
     """
     check(job, site)
     script = folder / "job.sh"
@@ -97,20 +113,20 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
 
 
 def records(folder: Path) -> dict[Path, dict[str, Any]]:
-    """All jobs that were submitted from this clone, the newest last."""
+    """The records of all jobs that were submitted from this clone, by folder, the newest last."""
     found = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/job.json")}
     return dict(sorted(found.items(), key=lambda item: item[1]["submitted"]))
 
 
 def states(numbers: Sequence[str]) -> dict[str, str]:
-    """What Slurm knows of jobs: squeue for those that wait or run, scontrol for those that just ended, then sacct.
+    """Ask Slurm for the states of jobs: scontrol knows those that wait, run or have just ended, and sacct older ones.
 
     Args:
-        numbers: of the jobs.
+        numbers: the numbers of the jobs.
 
     Returns:
-        A state for each; "UNKNOWN" where Slurm has forgotten the job and there is no accounting. Of an array it is
-        the state of the element that went worst.
+        A state for each job; "UNKNOWN" where Slurm has forgotten the job and has no accounting. The state of an array
+        is that of one element: of a running one, else of a failed one.
     """
     found = dict.fromkeys(numbers, "UNKNOWN")
     for number in numbers:
@@ -125,7 +141,7 @@ def states(numbers: Sequence[str]) -> dict[str, str]:
 
 
 def _badness(state: str) -> int:
-    """What is worth telling first: what runs, then what went wrong, then what waits, then what went well."""
+    """The order of interest: running jobs, then failed ones, then waiting ones, then those that went well."""
     if state in ("RUNNING", "COMPLETING", "CONFIGURING"):
         return 0
     if state in ENDED and state != "COMPLETED":
@@ -141,23 +157,26 @@ def _try(*command: str) -> str:
 
 
 def why_it_waits(number: str) -> str:
-    """Slurm's reason for a job that waits, such as Priority or DependencyNeverSatisfied; empty where it does not."""
+    """Slurm's reason why a job waits, such as Priority or DependencyNeverSatisfied; empty if the job does not wait."""
     match = re.search(r"JobState=PENDING Reason=(\S+)", _try("scontrol", "show", "job", "-o", number))
     return match[1] if match else ""
 
 
 def outputs(folder: Path) -> list[Path]:
-    """The files that the job's legs or elements wrote, in order."""
+    """The output files of a job's legs or elements, in order."""
     return sorted(folder.glob("*.out"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)])
 
 
 def cancel(record: dict[str, Any]) -> None:
-    """Cancel all legs of a job, the last first, so that none starts in between.
+    """Cancel all legs of a job, the last one first, so that none starts in the meantime.
 
-    A job that has ended, or that Slurm has forgotten, needs no cancelling.
+    Legs that have ended, or that Slurm has forgotten, are left alone.
+
+    Args:
+        record: the record of the job, from `records`.
 
     Raises:
-        CourseError: Slurm does not cancel one; the others are cancelled all the same.
+        CourseError: Slurm refuses to cancel a leg; the other legs are cancelled all the same.
     """
     refused = []
     for number in reversed(record["jobs"]):

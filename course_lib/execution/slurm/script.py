@@ -1,4 +1,4 @@
-"""The batch script of a job: what it asks for, checked against the site's rules, and the text from a Jinja template."""
+"""The batch script of a job: its requests, checked against the site's rules, and its text from a Jinja template."""
 
 import re
 import shlex
@@ -16,26 +16,30 @@ LEAD_SECONDS = 300  # before the limit: more than a step and a checkpoint take
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """A job to submit.
 
     Attributes:
-        name: of the job; letters, digits, dots and dashes.
+        name: the job's name: letters, digits, dots, dashes and underscores.
         command: the words to run after `course`, in the clone.
         partition: the queue.
-        time: "HH:MM:SS", or "D-HH:MM:SS".
-        nodes: how many.
-        account: whom the time is charged to; empty: the login's only project.
-        modules: loaded before the virtual environment is activated: its Python needs them.
-        gpus: of a node, for sites that want `--gres`.
-        cpus: of a task; 0: the site's own.
-        mem: of a node, such as "32G", for sites that take `--mem`; empty: the site's own.
-        distributed: one process for each GPU of each node, started by torchrun.
-        legs: jobs in a row, each going on from the checkpoint of the one before.
-        array: one element for each of these words, which takes the place of {} in the command.
-        requeue: the job puts itself back into the queue when its time is over.
-        restarts: how often it does so at most.
-        lead: seconds before the limit at which the run is asked to save and stop.
-        after: a job that has to end first.
+        time: the time limit, "HH:MM:SS" or "D-HH:MM:SS".
+        nodes: the number of nodes.
+        account: the project that is charged; empty for the only project of the login.
+        modules: environment modules to load first, because the Python of the virtual environment needs them.
+        gpus: GPUs of each node, for sites that accept `--gres`.
+        cpus: CPUs of each task; 0 for the site's default.
+        mem: memory of each node, such as "32G", for sites that accept `--mem`; empty for the site's default.
+        distributed: whether torchrun starts one process for each GPU of each node.
+        legs: the number of jobs in a chain; each continues from the checkpoint of the one before.
+        array: one word for each element of a job array; it replaces {} in the command.
+        requeue: whether the job puts itself back into the queue when its time is over.
+        restarts: how many times it may do so.
+        lead: how many seconds before the limit the run is asked to save and stop.
+        after: the number of a job that has to succeed first.
+
+    Example:
+        >>> Job("sft", ("sft", "--output", "runs/sft"), partition="gpu", time="02:30:00").hours
+        2.5
     """
 
     name: str
@@ -63,10 +67,20 @@ class Job:
 
 
 def seconds_of(time: str) -> int:
-    """A Slurm time limit in seconds. Raises CourseError where it is written otherwise than Slurm wants it.
+    """Convert a Slurm time limit to seconds.
 
     Args:
         time: "MM", "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM" or "D-HH:MM:SS".
+
+    Returns:
+        The number of seconds.
+
+    Raises:
+        CourseError: the time has none of these forms.
+
+    Example:
+        >>> seconds_of("90"), seconds_of("01:30:00"), seconds_of("1-12")
+        (5400, 5400, 129600)
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not match:
@@ -80,17 +94,23 @@ def seconds_of(time: str) -> int:
 
 
 def check(job: Job, site: Site) -> list[str]:
-    """Refuse what the site would refuse, or would accept and kill hours later.
+    """Refuse a job that the site would refuse, or would accept and kill hours later.
 
     Args:
-        job: what is to be submitted.
-        site: where.
+        job: the job to submit.
+        site: the rules of the cluster.
 
     Returns:
-        What the user should know: the charge, and rules that nobody verified.
+        Remarks for the user: the most that is charged, and rules that nobody has verified.
 
     Raises:
-        CourseError: the site does not take it.
+        CourseError: the site does not accept the job.
+
+    Example:
+        >>> from course_lib.execution.slurm.site import load_site
+        >>> job = Job("try", ("run", "03"), partition="gh-dev", time="00:30:00")
+        >>> check(job, load_site("vista"))[0]
+        'at most 0.5 units are charged (jobs: 1, nodes: 1, hours: 0.5, units for each hour of a node: 1)'
     """
     if not re.fullmatch(r"[\w.-]+", job.name):
         raise CourseError(f"--name {job.name!r}: a job's name has letters, digits, dots and dashes.")
@@ -151,20 +171,27 @@ def _within_limits(job: Job, site: Site) -> list[str]:
 
 
 def render(job: Job, site: Site, folder: Path, root: Path, template: Path | None = None) -> str:
-    """The batch script.
+    """Write the text of the batch script.
 
     Args:
         job: what to run.
-        site: where.
-        folder: where the job's output, its stop file and its record go.
-        root: the clone.
-        template: one's own Jinja template in place of ours.
+        site: the rules of the cluster.
+        folder: the folder for the job's output, its stop file and its record.
+        root: the clone of the course.
+        template: a Jinja template of your own, to be used instead of ours.
 
     Returns:
         The text.
 
     Raises:
-        CourseError: a path or word cannot stand in a batch script, or the template is not valid.
+        CourseError: a path contains characters that a batch script cannot have, or the template is not valid.
+
+    Example:
+        >>> from course_lib.execution.slurm.site import load_site
+        >>> job = Job("try", ("run", "03"), partition="gpu", time="00:30:00")
+        >>> text = render(job, load_site("any"), Path("jobs/1"), Path("course"))
+        >>> [line for line in text.splitlines() if "--time" in line]
+        ['#SBATCH --time=00:30:00']
     """
     from jinja2 import Environment, StrictUndefined, TemplateError
 

@@ -1,7 +1,8 @@
-"""What a cluster allows. One site accepts what another refuses, so each has a file with its rules and their sources.
+"""The rules of clusters. One site accepts what another refuses, so each has a file with its rules and their sources.
 
-A site file says which options `sbatch` takes there, how processes are launched, and each queue's limits. What nobody
-could verify stands in its table `unverified`, and a rule can be overridden (`course submit --site-set gres=true`).
+A site file says which options `sbatch` accepts there, how processes are started, and what the limits of each queue are.
+Its table `unverified` lists rules that nobody could verify. You can override a rule with `course submit --site-set
+gres=true`.
 """
 
 import socket
@@ -20,16 +21,16 @@ LAUNCHERS = ("srun", "ibrun", "ssh")
 
 @dataclass(frozen=True)
 class Queue:
-    """A partition and its limits.
+    """The limits of a partition.
 
     Attributes:
-        nodes: the most nodes of a job.
-        hours: the longest time of a job.
-        running: the most jobs of a user that run at a time.
-        submitted: the most jobs of a user, waiting ones included.
-        rate: what an hour of a node costs, in the site's units.
-        gpus: of a node.
-        gpu_memory_gb: of one GPU.
+        nodes: the largest number of nodes of a job.
+        hours: the longest time limit of a job, in hours.
+        running: how many jobs of one user may run at the same time.
+        submitted: how many jobs of one user may be submitted, including those that wait.
+        rate: the charge for one node and one hour, in the site's units.
+        gpus: the number of GPUs of a node.
+        gpu_memory_gb: the memory of one GPU.
     """
 
     nodes: int
@@ -43,22 +44,24 @@ class Queue:
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster's rules.
+    """The rules of a cluster.
 
     Attributes:
-        name: of its file.
-        description: what it is.
-        launcher: what starts one process on each node of a job: srun, TACC's ibrun, or ssh.
-        gres: whether `--gres` may be given. Where it may not, a node is taken whole.
-        mem: whether `--mem` may be given.
-        array: whether arrays may be submitted.
+        name: the name of its file.
+        description: the cluster in a few words.
+        launcher: the program that starts one process on each node of a job: srun, TACC's ibrun, or ssh.
+        gres: whether `--gres` is accepted. Where it is not, a job gets whole nodes.
+        mem: whether `--mem` is accepted.
+        array: whether job arrays are accepted.
         requeue: whether a job may put itself back into the queue.
-        submit_from_nodes: whether a job may submit others.
-        arch: of its nodes, as `uname -m` says; empty: not known.
-        purge_days: files on scratch that nobody read for so long are removed; 0: never.
-        queues: by name; empty: nothing is known of them.
-        unverified: what could not be verified, by rule, and how to find out.
-        sources: where the facts are from, with dates.
+        submit_from_nodes: whether a job may submit other jobs.
+        account: when a job has to name an account, in words.
+        arch: the architecture of its nodes, as `uname -m` prints it; empty where it is not known.
+        purge_days: after how many days files on scratch that nobody has read are removed; 0 for never.
+        hosts: how the names of its hosts end.
+        queues: the limits of each partition, by name; empty where they are not known.
+        unverified: the rules that nobody could verify, and how to find out.
+        sources: where the facts come from, with dates.
     """
 
     name: str
@@ -78,10 +81,16 @@ class Site:
     sources: dict[str, str] = field(default_factory=dict)
 
     def queue(self, name: str) -> Queue | None:
-        """A queue's limits; None where the site file lists no queues.
+        """Look up the limits of a queue.
+
+        Args:
+            name: the partition.
+
+        Returns:
+            The limits; None where the site file lists no queues.
 
         Raises:
-            CourseError: the site has queues, and none of this name.
+            CourseError: the site file lists queues, but none of this name.
         """
         if name in self.queues or not self.queues:
             return self.queues.get(name)
@@ -90,7 +99,7 @@ class Site:
 
 
 def available_sites() -> dict[str, str]:
-    """The description of each site that the package knows, by its name."""
+    """The name and the description of each site that the package knows."""
     return {path.stem: tomllib.loads(path.read_text(encoding="utf-8"))["description"] for path in _files()}
 
 
@@ -100,17 +109,22 @@ def _files() -> list[Path]:
 
 
 def load_site(name: str, overrides: Sequence[str] = ()) -> Site:
-    """A site by its name, or from a user's own file.
+    """Load a site by its name, or from a file of your own.
 
     Args:
         name: one of `available_sites`, or the path of a TOML file.
-        overrides: rules in place of the file's, such as "gres=true".
+        overrides: rules that replace those of the file, such as "gres=true".
 
     Returns:
         The site.
 
     Raises:
-        CourseError: there is no such site, or its file or an override is not valid.
+        CourseError: the site does not exist, or its file or an override is not valid.
+
+    Example:
+        >>> vista = load_site("vista")
+        >>> vista.launcher, vista.mem, vista.queue("gh-dev").hours
+        ('srun', False, 2)
     """
     paths = {path.stem: path for path in _files()}
     path = Path(name) if name.endswith(".toml") else paths.get(name)
@@ -161,7 +175,7 @@ def _rule(text: str) -> tuple[str, Any]:
 
 
 def this_site() -> str:
-    """The site whose login or compute node this is; "any" where none of ours fits the host's name."""
+    """The name of the site that this host belongs to; "any" where no site file lists the host."""
     host = socket.getfqdn()
     for name in available_sites():
         if any(host.endswith(end) for end in load_site(name).hosts):

@@ -1,4 +1,4 @@
-"""Key-value caches: what a decoder keeps of the tokens so far, so that each is computed once.
+"""Key-value caches: the keys and values of the tokens so far, so that each token is computed only once.
 
 ==========  ==========================================================  ==========================
 name        what it keeps                                               bytes a token
@@ -10,8 +10,8 @@ name        what it keeps                                               bytes a 
 `sink`      the first tokens and a window of the last                   a fixed number of tokens
 ==========  ==========================================================  ==========================
 
-They work with our `Decoder`, with what `prepare` makes, and with transformers' models (5.23 asks a cache the questions
-of `base.Cache`, whatever its class).
+They work with our `Decoder`, with models from `prepare`, and with transformers' models (5.23 accepts any class that has
+the methods of `base.Cache`).
 """
 
 from course_lib.inference.caches.base import Cache, kv_bytes_per_token

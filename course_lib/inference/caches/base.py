@@ -1,4 +1,4 @@
-"""What every cache answers, and the arithmetic of its size.
+"""The methods of every cache, and the arithmetic of its size.
 
 Shapes in comments: B is the batch, T the time (new tokens in a row), K heads of keys and values, D the width of a head.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class Cache(ABC):
-    """The base of all caches. A subclass says in `_store` how it keeps keys and values.
+    """The base of all caches. A subclass defines in `_store` how it keeps keys and values.
 
-    A forward pass asks `get_seq_length` once, and then calls `update` in every layer. `generate` calls `begin` before
-    each pass, for the caches that drop tokens. The other methods are what transformers 5.23 asks of a cache.
+    A forward pass calls `get_seq_length` once, and then `update` in every layer. `generate` calls `begin` before each
+    pass, for the caches that drop tokens. transformers 5.23 needs the other methods.
     """
 
     is_compileable = False
@@ -31,15 +31,15 @@ class Cache(ABC):
         return self._lengths.get(layer_idx, 0)
 
     def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Make room for the tokens of the next pass, and say what the model is to be told about them.
+        """Make room for the tokens of the next pass, and give their mask and positions.
 
         Args:
             mask: 1 for tokens and 0 for padding, over all tokens so far and the new ones, (batch, all); None where
                 there is no padding.
-            positions: of the new tokens, (batch, time).
+            positions: the positions of the new tokens, (batch, time).
 
         Returns:
-            The mask over what the cache holds and the new tokens, (batch, kept + time) or None; and the positions.
+            The mask over the tokens in the cache and the new ones, (batch, kept + time) or None; and the positions.
         """
         return mask, positions
 
@@ -49,10 +49,10 @@ class Cache(ABC):
         Args:
             keys: (batch, kv_heads, time, head_dim), with their positions in them.
             values: like keys.
-            layer: the number of the layer they are from.
+            layer: the number of the layer.
 
         Returns:
-            All keys and all values that this layer is to attend to, (batch, kv_heads, kept + time, head_dim) each.
+            All keys and all values that this layer attends to, (batch, kv_heads, kept + time, head_dim) each.
         """
         start = self._lengths.get(layer, 0)
         self._lengths[layer] = start + keys.shape[2]
@@ -60,26 +60,26 @@ class Cache(ABC):
 
     @abstractmethod
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
-        """Keep what `update` was given after the layer's first `start` tokens, and return what it returns."""
+        """Keep the arguments of `update`, after the layer's first `start` tokens, and return its result."""
 
     def crop(self, length: int) -> None:
-        """Forget all tokens after the first `length`: a draft that was turned down never happened."""
+        """Forget all tokens after the first `length`, such as those of a rejected draft."""
         for layer, now in self._lengths.items():
             self._lengths[layer] = min(now, length)
 
     def tensors(self) -> Iterable[Tensor]:
-        """The tensors that the cache holds, buffers whole."""
+        """The tensors that the cache holds, including buffers that are not full."""
         return [tensor for kept in self._kept.values() for tensor in kept]
 
     def nbytes(self) -> int:
-        """The bytes that the cache has set aside."""
+        """The bytes that the cache has allocated."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """What transformers makes its mask from: how many keys there will be, and the first one's number.
+        """The numbers from which transformers makes its mask: how many keys there will be, and the number of the first.
 
         Args:
-            query_length: the new tokens in a row.
+            query_length: the number of new tokens in a row.
             layer_idx: the layer.
 
         Returns:
@@ -92,7 +92,7 @@ class Cache(ABC):
         return self.get_seq_length(layer_idx)
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """The most tokens it can hold (transformers' name); -1 says that there is no limit."""
+        """The largest number of tokens that the cache can hold (transformers' name); -1 for no limit."""
         return -1
 
 
@@ -104,10 +104,15 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype | int = torch.float16) ->
 
     Args:
         config: a `DecoderConfig`, or a configuration of transformers.
-        dtype: of the cache, or the bytes of one number.
+        dtype: the dtype of the cache, or the bytes of one number.
 
     Returns:
-        Bytes.
+        The number of bytes.
+
+    Example:
+        >>> from course_lib.models.config import CONFIGS
+        >>> kv_bytes_per_token(CONFIGS["tiny-llama"], torch.float32)
+        384
     """
     size = dtype if isinstance(dtype, int) else dtype.itemsize
     heads = config.num_attention_heads

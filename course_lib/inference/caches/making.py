@@ -1,4 +1,4 @@
-"""A cache by its name."""
+"""Make a cache by its name."""
 
 from typing import Any
 
@@ -16,19 +16,29 @@ COMPILED_CAPACITY = 256  # a compiled model's cache has room for a multiple of t
 
 
 def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | None:
-    """The cache of that name, for one call of `generate`.
+    """Make a cache by its name, for one call of `generate`.
 
     Args:
         name: one of `CACHES`.
-        model: the model it is for; a sink cache needs its rotary frequencies.
-        capacity: the most tokens in a row, for the caches that set memory aside.
-        options: of `SinkCache` or `PagedCache`.
+        model: the model that will use the cache; a sink cache needs its rotary frequencies.
+        capacity: the largest number of tokens in a row, for the caches that allocate their memory at once.
+        options: further arguments of `SinkCache` or `PagedCache`.
 
     Returns:
         An empty cache, or None for "none".
 
     Raises:
-        CourseError: there is no such cache, or the model has no rotary positions.
+        CourseError: the name is unknown, or a sink cache is wanted for a model without rotary positions.
+
+    Example:
+        >>> from course_lib.inference import generate
+        >>> from course_lib.models.config import CONFIGS
+        >>> from course_lib.models.decoder import Decoder
+        >>> model = Decoder(CONFIGS["tiny-llama"]).eval()
+        >>> cache = make_cache("dynamic", model, capacity=16)
+        >>> answers = generate(model, [[1, 2, 3]], 4, cache=cache, eos_token_id=())
+        >>> cache.get_seq_length()  # the last of the four new tokens was not read
+        6
     """
     if name == "none":
         return None
@@ -48,7 +58,7 @@ def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | 
 
 
 def rotary_frequencies(model: Any) -> Tensor:
-    """RoPE's angle for each pair at position 1, (head_dim / 2,), as the model itself has it.
+    """RoPE's angle for each pair at position 1, (head_dim / 2,), as the model itself computes it.
 
     Raises:
         CourseError: the model has no rotary positions.

@@ -1,4 +1,4 @@
-"""A cache in pages: keys and values in slots of a pool, and for each row a block table (see `pages`)."""
+"""A paged cache: keys and values in the slots of a pool, with a block table for each row (see `pages`)."""
 
 from collections.abc import Iterable
 
@@ -11,17 +11,17 @@ from course_lib.inference.caches.pages import BlockTable, PagePool
 
 
 class PagedCache(Cache):
-    """Keys and values of all rows in one pool of pages; padding takes no slot.
+    """Keeps the keys and values of all rows in one pool of pages. Padding takes no slot.
 
-    For attention a row's slots are gathered in the text's order, rows flush right. A GPU's kernel would read them from
-    the pages in place; on a CPU the copy costs little beside the matrices. With `max_pages`, a row that needs one more
-    drops its oldest page: the model then forgets the beginning (and with it the attention sinks; `SinkCache` keeps
-    them). Positions stay those of the text.
+    For attention, the slots of a row are gathered in the order of the text, and shorter rows are aligned on the right.
+    A GPU kernel would read the pages in place; on a CPU the copy costs little beside the matrix products. With
+    `max_pages`, a row that needs one more page drops its oldest one. The model then forgets the beginning, and with it
+    the attention sinks, which `SinkCache` keeps. Positions remain those of the text.
 
     Args:
-        page_size: tokens in a page.
-        max_pages: the most pages of one row; None: as many as it needs.
-        pages: of the pool. None: it grows when it is full, and doubles then.
+        page_size: the number of tokens in a page.
+        max_pages: the largest number of pages of one row; None for no limit.
+        pages: the number of pages of the pool; None for a pool that doubles when it is full.
 
     Raises:
         CourseError: a size is below 1.
@@ -43,14 +43,14 @@ class PagedCache(Cache):
         self.longest_block = None if max_pages is None else page_size
 
     def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Take slots for the new tokens, evicting pages where a row has too many.
+        """Take slots for the new tokens, and evict pages of rows that have too many.
 
         Args:
             mask: as for `Cache.begin`.
-            positions: of the new tokens, (batch, time).
+            positions: the positions of the new tokens, (batch, time).
 
         Returns:
-            The mask over the gathered rows, or None where they all are equally long; and the positions as they are.
+            The mask over the gathered rows, or None if all rows are equally long; and the positions, unchanged.
 
         Raises:
             OutOfPages: the pool is full, and its number of pages is fixed.
@@ -99,18 +99,18 @@ class PagedCache(Cache):
             row[self._columns - table.length :] = slots
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The columns that a pass finds before its new tokens: those of the widest row."""
+        """How many columns precede the new tokens of a pass: those of the widest row."""
         if self._begun:
             return self._columns - self._new
         return max((table.length for table in self.tables), default=0)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write the new tokens into their slots, and gather each row's.
+        """Write the new tokens into their slots, and gather the slots of each row.
 
         Args:
             keys: (batch, kv_heads, time, head_dim).
             values: like keys.
-            layer: the number of the layer they are from.
+            layer: the number of the layer.
 
         Returns:
             Keys and values, (batch, kv_heads, columns, head_dim) each.
@@ -147,19 +147,19 @@ class PagedCache(Cache):
                 store[target * size : (target + 1) * size] = store[source * size : (source + 1) * size]
 
     def fork(self, rows: int) -> None:
-        """Make the one row that the cache holds into `rows` rows, which share its pages."""
+        """Turn the single row of the cache into `rows` rows that share its pages."""
         if len(self.tables) != 1:
             raise CourseError(f"Only a cache of one row can be forked; this one holds {len(self.tables)}.")
         self.tables += [self.pool.fork(self.tables[0]) for _ in range(rows - 1)]
 
     def crop(self, length: int) -> None:
-        """Forget what comes after the first `length` columns of the widest row, in every row as many tokens."""
+        """Forget the columns after the first `length` of the widest row, and as many tokens in every row."""
         excess = max(self.get_seq_length() - length, 0)
         for table in self.tables:
             self.pool.crop(table, max(table.length - excess, 0))
 
     def free(self, row: int) -> None:
-        """Give back the pages of a row that has ended."""
+        """Free the pages of a row that has ended."""
         self.pool.free(self.tables[row])
 
     def block_tables(self) -> list[list[int]]:
@@ -167,5 +167,5 @@ class PagedCache(Cache):
         return [list(table.pages) for table in self.tables]
 
     def tensors(self) -> Iterable[Tensor]:
-        """The slots of every layer, used or not."""
+        """The slots of every layer, whether used or not."""
         return [tensor for pair in self._slots.values() for tensor in pair]

@@ -1,8 +1,8 @@
-"""Pages of a cache: who holds which, and what is free (PagedAttention, Kwon et al. 2023, arXiv:2309.06180, section 4).
+"""The pages of a cache: which row holds which page (PagedAttention, Kwon et al. 2023, arXiv:2309.06180, section 4).
 
-A row's tokens lie in pages of `page_size` slots, which need not be neighbours; its block table lists them in order.
-Rows with a common beginning share pages, and a page is copied when a row that shares it is about to write to it. Here
-is the bookkeeping alone, plain Python; the keys and values lie in `paged.PagedCache`.
+The tokens of a row are in pages of `page_size` slots, which need not be neighbours; its block table lists them in
+order. Rows with a common beginning share pages. A page is copied when a row that shares it is about to write to it.
+This module has only the bookkeeping, in plain Python; `paged.PagedCache` holds the keys and values.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,17 +12,17 @@ from course_lib.errors import CourseError
 
 
 class OutOfPages(CourseError):
-    """No page is free: a scheduler waits or sets a row back, anybody else makes a larger pool."""
+    """No page is free. A scheduler waits or interrupts a row; everybody else needs a larger pool."""
 
 
 @dataclass
 class BlockTable:
-    """One row's pages.
+    """The pages of one row.
 
     Attributes:
-        pages: their numbers, in the order of the text.
-        length: the tokens in them.
-        dropped: the tokens that were evicted from the front.
+        pages: the numbers of the pages, in the order of the text.
+        length: the number of tokens in them.
+        dropped: the number of tokens that were evicted from the front.
     """
 
     pages: list[int] = field(default_factory=list)
@@ -31,15 +31,24 @@ class BlockTable:
 
 
 class PagePool:
-    """All pages: a free list, and for each page how many block tables it is in.
+    """All pages: a list of free ones, and for each page the number of block tables that contain it.
 
     Args:
-        pages: how many there are.
-        page_size: the slots of each, one a token.
-        on_copy: called with (from, to) when a shared page is copied, so that what lies in it can be copied too.
+        pages: the number of pages.
+        page_size: the number of slots in a page, one for each token.
+        on_copy: called with (from, to) when a shared page is copied, so that its contents can be copied as well.
 
     Raises:
-        CourseError: there is no page, or no slot in it.
+        CourseError: the number of pages or of slots is below 1.
+
+    Example:
+        >>> pool = PagePool(pages=4, page_size=2)
+        >>> row = BlockTable()
+        >>> pool.append(row, 3)  # three tokens need two pages
+        [0, 1, 2]
+        >>> other = pool.fork(row)
+        >>> pool.used_pages  # the fork shares both pages
+        2
     """
 
     def __init__(self, pages: int, page_size: int, on_copy: Callable[[int, int], None] | None = None):
@@ -53,29 +62,29 @@ class PagePool:
 
     @property
     def free_pages(self) -> int:
-        """How many pages nobody holds."""
+        """The number of free pages."""
         return len(self._free)
 
     @property
     def used_pages(self) -> int:
-        """How many pages somebody holds."""
+        """The number of pages that some row holds."""
         return len(self.references) - len(self._free)
 
     def grow(self) -> None:
-        """Twice as many pages; the old ones keep their numbers."""
+        """Double the number of pages. The old pages keep their numbers."""
         old = len(self.references)
         self.references += [0] * old
         self._free[:0] = range(2 * old - 1, old - 1, -1)  # under the free pages that there are
 
     def pages_needed(self, table: BlockTable, tokens: int) -> int:
-        """How many free pages `append` would take.
+        """The number of free pages that `append` would take.
 
         Args:
-            table: the row's pages.
-            tokens: how many are to be added.
+            table: the pages of the row.
+            tokens: the number of tokens to add.
 
         Returns:
-            The new pages, and one for a shared page that would be copied.
+            The number of new pages, including one if a shared page would be copied.
         """
         if tokens == 0:
             return 0
@@ -86,17 +95,17 @@ class PagePool:
     def append(self, table: BlockTable, tokens: int) -> list[int]:
         """Make room for `tokens` more tokens at the end of a row.
 
-        A last page that is shared and not full is copied first ("copy on write"), since the others still read it.
+        A last page that is shared and not full is copied first ("copy on write"), because other rows still read it.
 
         Args:
-            table: the row's pages, which are changed.
-            tokens: how many are to be added.
+            table: the pages of the row, which are changed.
+            tokens: the number of tokens to add.
 
         Returns:
-            Their slots, page * page_size + place in the page.
+            The slots of the new tokens, page * page_size + position in the page.
 
         Raises:
-            OutOfPages: there are not enough free pages. Then nothing has changed.
+            OutOfPages: there are not enough free pages; nothing has changed.
         """
         if (needed := self.pages_needed(table, tokens)) > self.free_pages:
             raise OutOfPages(
@@ -111,14 +120,14 @@ class PagePool:
         return [self.slot(table, place) for place in range(start, table.length)]
 
     def slot(self, table: BlockTable, place: int) -> int:
-        """Where the token lies.
+        """The slot of a token.
 
         Args:
-            table: the row's pages.
-            place: the token's number among those that the row holds.
+            table: the pages of the row.
+            place: the number of the token among those that the row holds.
 
         Returns:
-            page * page_size + place in the page.
+            page * page_size + position in the page.
         """
         return table.pages[place // self.page_size] * self.page_size + place % self.page_size
 
@@ -130,17 +139,17 @@ class PagePool:
         self._release(shared)
 
     def fork(self, table: BlockTable) -> BlockTable:
-        """A second row with the same beginning: the pages are shared, and nothing is copied."""
+        """Make a second row with the same beginning. The rows share the pages, and nothing is copied."""
         for page in table.pages:
             self.references[page] += 1
         return BlockTable(list(table.pages), table.length, table.dropped)
 
     def share(self, table: BlockTable, page: int) -> None:
-        """Put a full page that somebody holds at the end of another row too. Nothing is copied.
+        """Add a full page of one row to the end of another row. Nothing is copied.
 
         Args:
-            table: the row's pages, all of them full; it is changed.
-            page: the page's number.
+            table: the pages of the other row, all of them full; the table is changed.
+            page: the number of the page.
         """
         assert table.length == len(table.pages) * self.page_size, "the row's last page is not full"
         assert self.references[page] > 0, "nobody holds the page"
@@ -149,25 +158,25 @@ class PagePool:
         table.length += self.page_size
 
     def drop_first(self, table: BlockTable) -> None:
-        """Evict the row's oldest page. Other rows that share it keep it."""
+        """Remove the oldest page from a row. Other rows that share the page keep it."""
         self._release(table.pages.pop(0))
         gone = min(self.page_size, table.length)
         table.length -= gone
         table.dropped += gone
 
     def crop(self, table: BlockTable, length: int) -> None:
-        """Forget the row's tokens after the first `length`, and give back the pages that are empty then.
+        """Forget the tokens of a row after the first `length`, and free the pages that become empty.
 
         Args:
-            table: the row's pages.
-            length: how many of its tokens stay.
+            table: the pages of the row.
+            length: how many tokens stay.
         """
         table.length = min(table.length, length)
         while len(table.pages) * self.page_size >= table.length + self.page_size:
             self._release(table.pages.pop())
 
     def free(self, table: BlockTable) -> None:
-        """Give back all pages of a row, which has ended."""
+        """Free all pages of a row that has ended."""
         while table.pages:
             self._release(table.pages.pop())
         table.length = 0
@@ -183,7 +192,7 @@ class PagePool:
             self._free.append(page)
 
     def check(self, tables: Sequence[BlockTable]) -> None:
-        """The invariants, for tests: `tables` are all the rows there are.
+        """Check the invariants, for tests. `tables` has to contain all rows.
 
         Raises:
             AssertionError: a page is held and free at once, counted wrongly or lost; or a row has too many pages or too
@@ -201,22 +210,26 @@ class PagePool:
 
 
 def useful_share(lengths: Sequence[int], *, reserved: int | None = None, page_size: int | None = None) -> float:
-    """The share of a cache's memory that holds a token.
+    """The share of a cache's memory that holds tokens.
 
-    A contiguous cache sets `reserved` slots aside for each row, since it cannot know how long the row will be; a paged
-    one wastes the end of each row's last page alone. Published: 20 to 38 % contiguous, 96 % paged (arXiv:2309.06180,
-    figure 2).
+    A contiguous cache reserves `reserved` slots for each row, because it cannot know how long the row will be. A paged
+    cache wastes only the end of the last page of each row. Published values are 20 to 38 % for contiguous caches and
+    96 % for a paged one (arXiv:2309.06180, figure 2).
 
     Args:
-        lengths: the tokens of each row.
-        reserved: slots a row, for a contiguous cache.
-        page_size: slots a page, for a paged one.
+        lengths: the number of tokens of each row.
+        reserved: slots per row, for a contiguous cache.
+        page_size: slots per page, for a paged cache.
 
     Returns:
-        Useful slots / all slots.
+        Used slots / all slots.
 
     Raises:
         CourseError: both or neither of `reserved` and `page_size` are given, or a row is longer than `reserved`.
+
+    Example:
+        >>> useful_share([100, 300], reserved=1000), useful_share([100, 300], page_size=50)
+        (0.2, 1.0)
     """
     if (reserved is None) == (page_size is None):
         raise CourseError("useful_share takes `reserved` for a contiguous cache or `page_size` for a paged one.")

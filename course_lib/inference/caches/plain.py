@@ -1,4 +1,4 @@
-"""The caches that keep every token: joined anew each time, in memory set aside once, or in eight bits."""
+"""The caches that keep every token: by concatenation, in memory that is allocated once, or in eight bits."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from course_lib.inference.caches.base import Cache
 
 
 class DynamicCache(Cache):
-    """Keys and values grow by `torch.cat`: every new token copies all the earlier ones."""
+    """Appends keys and values with `torch.cat`, so every new token copies all earlier ones."""
 
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
         if start:
@@ -21,10 +21,10 @@ class DynamicCache(Cache):
 
 
 class StaticCache(Cache):
-    """Keys and values are written into memory that is set aside once, at the first token.
+    """Writes keys and values into memory that is allocated once, at the first token.
 
     Args:
-        capacity: the most tokens in a row, padding included.
+        capacity: the largest number of tokens in a row, including padding.
     """
 
     def __init__(self, capacity: int):
@@ -46,11 +46,11 @@ class StaticCache(Cache):
         return all_keys[:, :, :stop], all_values[:, :, :stop]  # views: nothing is copied
 
     def buffers(self) -> list[tuple[Tensor, ...]]:
-        """The buffers by layer, for a caller that writes to them itself and says so by `advance`."""
+        """The buffers of each layer, for a caller that writes to them itself and then calls `advance`."""
         return [self._kept[layer] for layer in sorted(self._kept)]
 
     def advance(self, tokens: int) -> None:
-        """Count tokens that were written to the buffers."""
+        """Count tokens that the caller has written to the buffers."""
         for layer, length in self._lengths.items():
             self._refuse_beyond(length + tokens)
             self._lengths[layer] = length + tokens
@@ -68,12 +68,12 @@ class StaticCache(Cache):
 
 
 class Int8Cache(StaticCache):
-    """Keys and values in eight bits, with one scale for each token and head:
+    """Keeps keys and values in eight bits, with one scale for each token and head:
 
         scale = max over the head's numbers / 127,    stored = round(x / scale),    read = stored * scale
 
-    A number is off by half a scale at most. The loss that this costs is measured in the tests. With heads of 64 a
-    token takes 66 bytes a head where float32 takes 256 (the scale is kept in 16 bits).
+    A number is off by at most half a scale. Tests measure what this costs in loss. With heads of width 64, a token
+    takes 66 bytes per head, and float32 takes 256 (the scale has 16 bits).
     """
 
     def _store(self, keys: Tensor, values: Tensor, layer: int, start: int) -> tuple[Tensor, Tensor]:
@@ -99,13 +99,18 @@ class Int8Cache(StaticCache):
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eight bits for each number, one scale for each last-dimension row.
+    """Round each number to eight bits, with one scale for each row of the last dimension.
 
     Args:
         x: (..., width).
 
     Returns:
         Whole numbers from -127 to 127, int8 (..., width), and scales, bfloat16 (..., 1).
+
+    Example:
+        >>> stored, scales = quantize_rows(torch.tensor([[127.0, -63.0, 0.4]]))
+        >>> stored.tolist(), scales.item()
+        ([[127, -63, 0]], 1.0)
     """
     scales = (x.float().abs().amax(dim=-1, keepdim=True) / 127).to(torch.bfloat16)
     # The rounded scale is the one that is used, so that its rounding costs nothing but a clamped largest number.
@@ -114,12 +119,12 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_rows(stored: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers that `quantize_rows` stored.
+    """Restore the numbers from `quantize_rows`, up to rounding.
 
     Args:
         stored: int8 (..., width).
         scales: (..., 1).
-        dtype: of the result.
+        dtype: the dtype of the result.
 
     Returns:
         (..., width).

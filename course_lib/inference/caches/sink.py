@@ -1,8 +1,9 @@
 """StreamingLLM's cache: the first tokens and a window of the last (Xiao et al. 2023, arXiv:2309.17453, section 3.2).
 
-Trained attention puts much weight on a text's first tokens, whatever they say: the softmax has to put it somewhere
-("attention sinks"). A window that drops them breaks the model; one that keeps four of them does not. These sinks are
-tokens of the text. `Decoder`'s own `attention_sinks` are another thing: learned scores that stand for no token.
+Trained attention puts much weight on the first tokens of a text, whatever they are, because softmax weights have to sum
+to 1 ("attention sinks"). A window that drops these tokens breaks the model; a window that keeps four of them does not.
+The sinks of this cache are tokens of the text. The `attention_sinks` of `Decoder` are something else: learned scores
+that belong to no token.
 """
 
 import torch
@@ -14,19 +15,20 @@ from course_lib.models.attention import rotate
 
 
 class SinkCache(Cache):
-    """Keep the first `sinks` tokens and the last `window` ones; what lies between them is dropped for good.
+    """Keeps the first `sinks` tokens and the last `window` tokens, and drops those in between.
 
-    Positions are those *in the cache*, as in the paper: with tokens 0, 1, 2, 3, 6, 7, 8 kept and token 9 to come, they
-    are at 0, 1, 2, 3, 4, 5, 6 and 7. Keys come with RoPE's rotation in them; since rotations add up, moving a key from
-    position p to q turns it by the angle of q - p. Each key is turned from what was stored, so errors do not add up.
+    Positions are those *in the cache*, as in the paper. If tokens 0, 1, 2, 3, 6, 7, 8 are kept and token 9 comes next,
+    their positions are 0, 1, 2, 3, 4, 5, 6 and 7. Keys contain RoPE's rotation. Rotations add up, so a key moves from
+    position p to q by a rotation through the angle of q - p. It always starts from the stored key, so errors do not
+    accumulate.
 
-    Until the first token is dropped, everything is as with a cache that keeps all.
+    Until the first token is dropped, the result is that of a cache that keeps all tokens.
 
     Args:
         frequencies: RoPE's angle for each pair of numbers at position 1, (head_dim / 2,).
         sinks: how many first tokens stay.
-        window: how many last tokens stay, the new ones included.
-        neighbours: whether the two numbers of a pair stand side by side, as in what `prepare` makes.
+        window: how many last tokens stay, including the new ones.
+        neighbours: whether the two numbers of a pair are side by side, as in models from `prepare`.
 
     Raises:
         CourseError: the window holds no token, or `sinks` is negative.
@@ -45,15 +47,15 @@ class SinkCache(Cache):
 
     @property
     def capacity(self) -> int:
-        """The most tokens that are kept."""
+        """The largest number of tokens that are kept."""
         return self.sinks + self.window
 
     def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Drop the oldest tokens after the sinks, so that the new ones fit; tell their positions in the cache.
+        """Drop the oldest tokens after the sinks so that the new ones fit, and give their positions in the cache.
 
         Args:
-            mask: has to be None: rows with padding have their sinks at different places.
-            positions: of the new tokens, (batch, time).
+            mask: has to be None, because rows with padding have their sinks at different positions.
+            positions: the positions of the new tokens, (batch, time).
 
         Returns:
             None, and the positions in the cache, (batch, time).
@@ -105,12 +107,14 @@ class SinkCache(Cache):
         return turn(keys, self._cos, self._sin), values
 
     def crop(self, length: int) -> None:
-        """Not possible: what was dropped to make room for a draft is gone."""
+        """Refuse: tokens that were dropped to make room for a draft are gone."""
         raise CourseError("A sink cache cannot be cropped: it has dropped what it would need. Use a static cache.")
 
 
 def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`models.attention.rotate` where the numbers of a pair are neighbours: (a, b) to (a cos - b sin, b cos + a sin).
+    """Rotate pairs of neighbouring numbers: (a, b) becomes (a cos - b sin, b cos + a sin).
+
+    `models.attention.rotate` does the same where the two numbers of a pair are half a head apart.
 
     Args:
         x: (batch, heads, time, head_dim).

@@ -1,4 +1,4 @@
-"""From the engine's pieces to an answer that is complete. `events` has those that come in parts."""
+"""Collect the engine's pieces into a complete answer. `events` has the answers that are sent in parts."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class Answer:
 
 
 class ClientGone(Exception):
-    """The client disconnected, so nobody reads the answer."""
+    """The client has disconnected, so nobody reads the answer."""
 
 
 async def pieces_of(call: Call, ticket: Ticket, metrics: Metrics) -> AsyncIterator[Piece]:

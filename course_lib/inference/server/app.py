@@ -37,14 +37,14 @@ def create_app(
     allowed_hosts: Iterable[str] = (),
     any_address: bool = False,
 ) -> FastAPI:
-    """The application of a server. It shuts the engine down when it stops.
+    """Make the application of a server. It shuts the engine down when it stops.
 
     Args:
-        engine: it answers.
-        tokenizer: the model's.
-        base: the name by which calls mean the base model.
-        limits: of a call (default: those of `Limits`).
-        api_key: what every call has to bring; None: nothing.
+        engine: the engine that answers.
+        tokenizer: the tokenizer of the model.
+        base: the name of the base model in calls.
+        limits: the limits of a call (default: those of `Limits`).
+        api_key: the key that every call has to contain; None for no key.
         allowed_hosts: see `Guard`.
         any_address: see `Guard`.
 

@@ -1,7 +1,7 @@
-"""Bodies of calls: strict JSON.
+"""The bodies of calls, as strict JSON.
 
-FastAPI would take the last of duplicate keys, NaN and infinities for numbers, and answer a NaN that should be an
-integer with status 500.
+FastAPI would accept duplicate keys and use the last one, would accept NaN and infinities as numbers, and would answer
+status 500 to a NaN in place of an integer.
 """
 
 import json
@@ -16,7 +16,7 @@ from course_lib.inference.server.problems import Problem
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text strictly.
 
     Args:
         body: the text in UTF-8.
@@ -25,7 +25,7 @@ def parse_json(body: bytes) -> Any:
         The value. Its numbers are finite, its objects have each key once, and its strings are text.
 
     Raises:
-        Problem: 400 where it is not JSON, 422 where it is JSON with a number or string that cannot be used.
+        Problem: with status 400 if the text is not JSON, and 422 if it has a number or string that cannot be used.
     """
     try:
         value = json.loads(
@@ -70,10 +70,10 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that takes strict JSON and nothing else.
+    """A route that accepts only strict JSON.
 
-    A page of another site can send a form or plain text without asking this server first, but no JSON: so the content
-    type is part of the protection against it.
+    A page of another site can send a form or plain text without asking this server first, but it cannot send JSON. So
+    the content type is part of the protection against such pages.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,11 +1,11 @@
-"""The engine: one thread that steps through what many clients ask for at once.
+"""The engine: one thread that computes the answers to many clients at once, step by step. For example::
 
     engine = load_engine("smollm2-135m-instruct", {"pirate": "runs/pirate"}, weights="int8")
     for piece in engine.submit(Request(prompt, max_new_tokens=64, adapter="pirate")):
         print(piece.text, end="")
 
-`scheduler` decides what a step reads, `rows` computes it, `prefixes` holds the pages. Left out: several processes or
-GPUs, and models other than Llamas; vLLM has those (`course serve --backend vllm`).
+`scheduler` decides which tokens a step reads, `rows` computes them, and `prefixes` holds the pages. Left out: several
+processes or GPUs, and models other than Llamas; vLLM has those (`course serve --backend vllm`).
 """
 
 import threading
@@ -30,10 +30,10 @@ class BatchingEngine:
     """An `Engine` with continuous batching over a paged cache. Its thread runs from the start until `shut_down`.
 
     Args:
-        model: a Llama, ours or transformers'. The adapters' layers are put into it.
-        tokenizer: the model's; None: answers are tokens without text.
-        adapters: the folder of each adapter, by the name that requests give.
-        settings: the limits.
+        model: a Llama, ours or transformers'. The layers of the adapters are put into it.
+        tokenizer: the tokenizer of the model; without one, answers are tokens without text.
+        adapters: the folder of each adapter, by the name that requests use.
+        settings: the limits of the engine.
         weights: the format of the base, see `prepare`.
 
     Raises:
@@ -64,16 +64,16 @@ class BatchingEngine:
         self._thread.start()
 
     def submit(self, request: Request) -> PieceQueue:
-        """Queue a request. Safe from any thread, and it does not wait.
+        """Queue a request without waiting for its answer. Any thread may call this.
 
         Args:
-            request: what is asked for.
+            request: the request.
 
         Returns:
-            Its ticket.
+            The ticket of the request, which yields the pieces of the answer.
 
         Raises:
-            QueueFull: too many wait.
+            QueueFull: too many requests wait.
             UnknownAdapter: the adapter's name is not known.
             TooLong: prompt and answer cannot fit.
             CourseError: the prompt is empty or holds ids that the model does not have, there is nothing to generate, a
@@ -128,11 +128,11 @@ class BatchingEngine:
                 self._changed.wait_for(lambda: self._woken or self._stopping)
 
     def statistics(self) -> dict[str, float]:
-        """Counts since the start and what is held now, for /metrics.
+        """Counts since the start and the present state, for /metrics.
 
         Returns:
-            Numbers by name; `pages_used` holds the running requests' pages, and `pages_kept` those that only wait for
-            another request that begins alike.
+            Numbers by name. `pages_used` counts the pages of running requests; `pages_kept` counts pages that are kept
+            for a later request with the same beginning.
         """
         scheduler, pages = self.scheduler, self.scheduler.pages
         kept = pages.kept
@@ -152,15 +152,15 @@ class BatchingEngine:
         }
 
     def drop_kept_prefixes(self) -> None:
-        """Give back the pages that only wait for another request that begins alike."""
+        """Free the pages that are kept for later requests with the same beginning."""
         with self._stepping:
             self.scheduler.pages.drop_kept()
 
     def shut_down(self, finish: bool = True) -> None:
-        """Take no more requests, finish those that were taken (or cancel them), and stop the engine's thread.
+        """Accept no more requests, finish or cancel the accepted ones, and stop the engine's thread.
 
         Args:
-            finish: False ends them with "cancelled".
+            finish: whether to finish accepted requests; otherwise they end with "cancelled".
         """
         with self._changed:
             self._stopping = True
@@ -178,16 +178,16 @@ def load_engine(
     settings: EngineSettings | None = None,
     weights: str = "float32",
 ) -> BatchingEngine:
-    """An engine for a model by name or folder.
+    """Start an engine for a model, by its name or folder.
 
     Args:
         model: see `models.pretrained.load`.
-        adapters: as for `BatchingEngine`, like those that follow.
-        settings: see there.
-        weights: see there.
+        adapters: as for `BatchingEngine`.
+        settings: as for `BatchingEngine`.
+        weights: as for `BatchingEngine`.
 
     Returns:
-        The engine, which runs.
+        The running engine.
 
     Raises:
         CourseError: the model or an adapter cannot be loaded or mixed.

@@ -1,8 +1,9 @@
-"""What stands before every route: who may ask, from where, and how large a body may be.
+"""The checks before every route: who may call, from where, and how large a body may be.
 
-A server on loopback can still be reached by the pages that its user's browser shows. Three checks keep them out:
+Pages in the user's browser can reach a server on loopback, too. Three checks keep them out:
 
-- A page of another site names itself in the header Origin, which has to match Host. No CORS header is ever sent.
+- A request from a page of another site has that site in its Origin header, which has to match Host. The server never
+  sends a CORS header.
 - With DNS rebinding, such a page makes its own name point at 127.0.0.1; then Origin and Host match. So a name in Host
   has to be a known one. An address is not a name and cannot be rebound.
 - Without an API key, only connections that arrive on a loopback address are answered, whatever uvicorn was told to
@@ -32,13 +33,13 @@ HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 
 
 class Guard:
-    """The ASGI application around the application.
+    """The ASGI application that wraps the application of the server and checks every call.
 
     Args:
-        app: the application.
-        limits: of bodies.
+        app: the application of the server.
+        limits: the limits of bodies.
         metrics: where calls are counted.
-        api_key: None: everybody on this machine may ask.
+        api_key: the key that calls need; without one, everybody on this machine may call.
         allowed_hosts: names in the header Host that are accepted besides localhost and addresses.
         any_address: answer on other addresses than loopback, even without an API key.
     """

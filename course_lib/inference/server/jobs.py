@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens so far, what it holds of the cache, and how its next token is chosen."""
+"""One request inside the engine: its tokens so far, its part of the cache, and the choice of its next token."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from course_lib.inference.server.tickets import PieceQueue
 
 
 class Job:
-    """A request on its way.
+    """A request that is being answered.
 
-    It draws from a generator of its own, so that its draws do not depend on who else is served.
+    It has a random generator of its own, so its draws do not depend on other requests.
 
     Args:
-        request: what was asked for.
-        ticket: where the pieces go.
-        ends: the model's end tokens.
-        tokenizer: the model's; None: answers have no text.
+        request: the request.
+        ticket: receives the pieces of the answer.
+        ends: the end tokens of the model.
+        tokenizer: the tokenizer of the model; without one, answers have no text.
 
     Raises:
-        CourseError: a stop text cannot be looked for.
+        CourseError: there are stop texts but no tokenizer.
     """
 
     def __init__(self, request: Request, ticket: PieceQueue, ends: set[int], tokenizer: ModelTokenizer | None):
@@ -43,16 +43,16 @@ class Job:
 
     @property
     def generated(self) -> int:
-        """How many tokens were added."""
+        """The number of new tokens."""
         return len(self.tokens) - len(self.request.prompt)
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is chosen as it is."""
+        """Whether the next token is simply the likeliest one."""
         return self.request.sampling.temperature == 0 and self.request.sampling.repetition_penalty == 1
 
     def choose(self, logits: Tensor) -> int:
-        """The next token by the request's settings; logits are (vocabulary,)."""
+        """Choose the next token with the settings of the request; logits are (vocabulary,)."""
         sampling = self.request.sampling
         if sampling.repetition_penalty != 1:
             if self._seen is None:
@@ -61,7 +61,7 @@ class Job:
         return int(sampling.choose(logits[None], self._seen, self._generator))
 
     def take(self, token: int) -> None:
-        """Add the chosen token to the answer, and hand on what has become certain."""
+        """Add the chosen token to the answer, and send the pieces that have become certain."""
         if token in self.ends:
             self._hand_on([], "stop")
             return
@@ -77,11 +77,11 @@ class Job:
             self.ticket.put(Piece(tuple(certain), text, reason))
 
     def end(self, reason: str, error: str | None = None) -> None:
-        """End the answer before its time.
+        """End the answer early.
 
         Args:
             reason: "cancelled" or "error".
-            error: a sentence, for an error.
+            error: a sentence that explains an error.
         """
         self.done = True
         self.ticket.put(Piece(finish_reason=reason, error=error))

@@ -1,15 +1,15 @@
-"""Several LoRA adapters on one base, each row of a batch with its own.
+"""Several LoRA adapters on one base, where each row of a batch has its own adapter.
 
-Side by side, the A of all adapters make one matrix and their B another, and a row's own adapter is chosen in between:
+The A of all adapters, side by side, make one matrix, and their B make another. A mask in between selects the adapter of
+each row:
 
     y = W x + B_all (mask * A_all x)        A_all: (S, in), B_all: (out, S), S the sum of all ranks
 
-The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products for any number of
-adapters, always of the same shape, and a row's result does not depend on its neighbours' adapters. S-LoRA
-(arXiv:2311.03285) and Punica (arXiv:2310.18547) have a kernel that reads the row's own A and B alone, which pays with
-hundreds of adapters.
+The mask is 1 at the ranks of the row's adapter and 0 elsewhere. So a batch takes two products of the same shape for any
+number of adapters, and the result of a row does not depend on the adapters of other rows. S-LoRA (arXiv:2311.03285) and
+Punica (arXiv:2310.18547) have a kernel that reads only the row's own A and B, which pays off with hundreds of adapters.
 
-The products are those of a prepared model: q, k and v in one, gate and up in one, and the norm's weights in the matrix.
+The products are those of a prepared model: q, k and v in one, gate and up in one, with the norms' weights folded in.
 """
 
 import math
@@ -46,9 +46,9 @@ class Stack:
     """All adapters at one product.
 
     Attributes:
-        A: (in, S), with the norm's weights in it.
-        B: (S, out), with the scaling in it.
-        owner: whose each of the S ranks is, the adapter's number, (S,).
+        A: (in, S), including the weights of the norm.
+        B: (S, out), including the scaling.
+        owner: the number of the adapter to which each of the S ranks belongs, (S,).
     """
 
     A: Tensor
@@ -56,7 +56,7 @@ class Stack:
     owner: Tensor
 
     def mask(self, adapters: Tensor) -> Tensor:
-        """Which ranks each row uses: adapter numbers (R,), -1 for none, to (R, S) of ones and zeros."""
+        """Turn the adapter number of each row, (R,) with -1 for none, into a mask of its ranks, (R, S)."""
         return (adapters[:, None] == self.owner).float()
 
     def added_to(self, y: Tensor, x: Tensor, mask: Tensor) -> Tensor:
@@ -76,18 +76,18 @@ class Stack:
 def prepare_mixed(
     model: nn.Module, adapters: Mapping[str, Path | str], weights: str = "float32"
 ) -> tuple[PreparedDecoder, list[dict[str, Stack]]]:
-    """The base made fast, and all adapters beside it.
+    """Prepare a base for fast decoding, and stack all adapters beside it.
 
     Args:
-        model: a Llama; the adapters' layers are put into it and stay there, switched off.
-        adapters: the folder of each, by name.
+        model: a Llama; the layers of the adapters are put into it and stay there, switched off.
+        adapters: the folder of each adapter, by name.
         weights: the format of the base, see `prepare`.
 
     Returns:
-        The base, and for each of its blocks the stacks by product, without those that no adapter changes.
+        The base, and for each of its blocks the stacks of those products that an adapter changes.
 
     Raises:
-        CourseError: a folder is not an adapter for this base, or not one that can be mixed with others.
+        CourseError: a folder is not an adapter for this base, or its kind cannot be mixed with others.
     """
     for name, folder in adapters.items():
         kind = readable_config(folder)["peft_type"]

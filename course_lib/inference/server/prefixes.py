@@ -1,9 +1,9 @@
-"""Pages that requests share: the pool, and the full pages that are kept for the next request that begins alike.
+"""Pages that requests share: the pool, and full pages that are kept for later requests with the same beginning.
 
-The keys and values of a token depend on the adapter and on all tokens before it. So a full page is known by its
-adapter, the page before it and its own tokens. A request with the same ones takes the page instead of computing it
-(vLLM calls this automatic prefix caching). A page that no request uses stays until its room is needed; the page whose
-last use lies furthest back goes first.
+The keys and values of a token depend on the adapter and on all tokens before it. So the key of a full page consists of
+its adapter, the page before it and its own tokens. A request with the same key takes the page instead of computing it
+(vLLM calls this automatic prefix caching). A page that no request uses is kept until its room is needed; the least
+recently used page is dropped first.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ Key = tuple[object, tuple[int, ...]]  # the page before (its number, or the adap
 
 @dataclass
 class Held:
-    """What one request holds of the cache.
+    """The part of the cache that one request holds.
 
     Attributes:
-        adapter: the name of the adapter that computes its keys and values; None: the base.
-        table: its pages.
-        chain: the number of each full page of it under which the page is known; see `SharedPages`.
+        adapter: the name of the adapter that computes its keys and values; None for the base.
+        table: the pages of the request.
+        chain: the number under which each of its full pages is known; see `SharedPages`.
     """
 
     adapter: str | None = None
@@ -31,11 +31,11 @@ class Held:
 
 
 class SharedPages:
-    """A pool of pages with the kept ones.
+    """A pool of pages, including those that are kept for later requests.
 
     Args:
-        pages: how many there are.
-        page_size: tokens in each.
+        pages: the number of pages.
+        page_size: the number of tokens in a page.
     """
 
     def __init__(self, pages: int, page_size: int):
@@ -131,7 +131,7 @@ class SharedPages:
         self.pool.free(page)
 
     def release(self, held: Held) -> None:
-        """Give back a row's pages; the kept ones among them count as used just now."""
+        """Free the pages of a row; those that are kept count as used just now."""
         for number in reversed(held.chain):  # the first page last: it is of use without the others, not they without it
             if number in self._key_of:
                 key = self._key_of[number]
@@ -140,28 +140,28 @@ class SharedPages:
         held.chain.clear()
 
     def drop_kept(self) -> None:
-        """Give back all kept pages."""
+        """Free all kept pages."""
         for key in list(self._kept):
             self._forget(key)
 
     @property
     def kept(self) -> int:
-        """How many pages are held for later requests alone."""
+        """The number of pages that are held only for later requests."""
         return sum(self.pool.references[page.pages[0]] == 1 for _, page in list(self._kept.values()))
 
     @property
     def available(self) -> int:
-        """How many pages a request could get without taking them from another one."""
+        """The number of pages that a request could get without taking them from another request."""
         return self.pool.free_pages + self.kept
 
     def check(self, held: Sequence[Held]) -> None:
-        """The invariants, for tests: see `PagePool.check`.
+        """Check the invariants, for tests; see `PagePool.check`.
 
         Args:
-            held: what all requests hold.
+            held: the parts that all requests hold.
 
         Raises:
-            AssertionError: one does not hold.
+            AssertionError: an invariant is violated.
         """
         self.pool.check([each.table for each in held] + [page for _, page in self._kept.values()])
         assert self._key_of == {number: key for key, (number, _) in self._kept.items()}
