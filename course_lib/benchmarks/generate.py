@@ -5,6 +5,7 @@ the machine falls on all of them.
 """
 
 import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +18,14 @@ import torch
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, kv_bytes_per_token, prepare, prompt_ids
 from course_lib.inference.caches import StaticCache
+from course_lib.inference.compiled import CompiledStep, require_compiler
 from course_lib.inference.generate import decode_steps
+from course_lib.inference.prepared import PreparedDecoder
 from course_lib.inference.stopping import Row
 
-PEER = "transformers float32"  # what every ratio is taken against
+PEER = "transformers float32"  # what every contender is compared with
+LLAMA = "llama.cpp 4-bit"  # what ours are compared with besides
+COMPILED = ", compiled"
 # Shapes whose cache sizes are published, as (layers, width of all heads of keys), beside what 16 bits take.
 PUBLISHED = {"OPT-13B": (40, 5120), "Llama-2-7B": (32, 4096), "Llama-3-8B": (32, 1024)}
 
@@ -113,6 +118,7 @@ def bench_generate(
     compile: bool = False,
     cache_off: bool = True,
     llama_cpp: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Tokens a second, time to the first token and for each further one, and bytes, of all contenders.
 
@@ -122,62 +128,98 @@ def bench_generate(
         max_new_tokens: how many tokens to add.
         threads: how many threads torch may use.
         rounds: how often each contender runs, after once to warm up.
-        formats: the weight formats of `prepare`.
+        formats: the weight formats of `prepare`; transformers runs in bfloat16 too where that is one of them.
         batch_size: how many rows are generated at once, all of the same prompt.
-        compile: compile our prepared models.
+        compile: our prepared models also take part compiled.
         cache_off: also generate without a cache, once each.
-        llama_cpp: the folder where node-llama-cpp was installed: llama.cpp on the packaged 4-bit file takes part, with
-            one thread and with `threads`.
+        llama_cpp: where node-llama-cpp was installed: llama.cpp takes part, with one thread and with `threads`.
+        progress: is given a line after each run, since on a busy machine all of them take minutes.
 
     Returns:
         Figures by name.
 
     Raises:
-        CourseError: the prompt is empty, or there is nothing to generate.
+        CourseError: the prompt is empty, there is nothing to generate, or there is no compiler for `compile`.
     """
     from course_lib.models.pretrained import load, load_model
 
+    if compile:
+        require_compiler()
     torch.set_num_threads(threads)
     peer, tokenizer = load(model)
     ids = prompt_ids(tokenizer, prompt)
     if not ids or max_new_tokens < 2 or batch_size < 1:
         raise CourseError("bench generate needs a prompt, at least 2 new tokens and at least one row.")
+    progress(f"loaded {model}; preparing its weights as {', '.join(formats)}")
+    prepared = _prepare_all(peer, formats, compile)
     rows = [ids] * batch_size
-    prepared = {f"ours {name}": prepare(peer, name, compile) for name in formats}
-    contenders: dict[str, Contender] = {PEER: theirs(peer, rows, max_new_tokens)}
-    half = load_model(model, "bfloat16")
-    contenders["transformers bfloat16"] = theirs(half, rows, max_new_tokens)
-    contenders["ours unprepared"] = ours(peer, rows, max_new_tokens)
-    contenders |= {name: ours(each, rows, max_new_tokens) for name, each in prepared.items()}
+    contenders = {PEER: theirs(peer, rows, max_new_tokens)}
+    if "bfloat16" in formats:
+        contenders["transformers bfloat16"] = theirs(load_model(model, "bfloat16"), rows, max_new_tokens)
+    models = {"ours unprepared": peer} | prepared
+    contenders |= {name: ours(each, rows, max_new_tokens) for name, each in models.items()}
     figures: dict[str, float] = {"prompt tokens": len(ids), "new tokens": max_new_tokens, "rows": batch_size}
     with contextlib.ExitStack() as stack:
-        if llama_cpp is not None:
-            contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
-        figures |= _compare(contenders, rounds)
+        contenders |= _llama_cpp(stack, llama_cpp, model, ids, max_new_tokens, threads)
+        figures |= _compare(contenders, rounds, progress)
     if cache_off:
-        off = {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
-        off |= {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items()}
-        figures |= _without_cache(off, figures)
+        off = {name: ours(each, rows, max_new_tokens, "none") for name, each in prepared.items() if each.step is None}
+        off |= {PEER: theirs(peer, rows, max_new_tokens, use_cache=False)}
+        figures |= _without_cache(off, figures, progress)
+    return figures | _of_prepared(prepared, figures) | cache_sizes(peer, ids, max_new_tokens)
+
+
+def _of_prepared(prepared: dict[str, PreparedDecoder], figures: dict[str, float]) -> dict[str, float]:
+    """What a token reads, how fast by the times in `figures`, and how long compiling took."""
+    found = {}
     for name, each in prepared.items():
-        figures[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
-        figures[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
-    return figures | cache_sizes(next(iter(prepared.values()), peer), ids, max_new_tokens)
+        if each.step is not None:
+            found[f"{name}, seconds to compile"] = sum(each.step.seconds.values())
+        found[f"{name}, MB read a token"] = each.weight_bytes() / 1e6
+        found[f"{name}, GB/s"] = each.weight_bytes() / 1e6 / figures[f"{name}, ms a token"]
+    return found
 
 
-def _without_cache(contenders: dict[str, Contender], figures: dict[str, float]) -> dict[str, float]:
+def _prepare_all(model: Any, formats: Sequence[str], compile: bool) -> dict[str, PreparedDecoder]:
+    """A prepared model in each format, and beside it the compiled one, which shares its weights.
+
+    Args:
+        model: what to prepare.
+        formats: of the weights.
+        compile: whether there is a compiled one of each.
+
+    Returns:
+        Models by the names of the contenders.
+    """
+    prepared = {}
+    for weights in formats:
+        plain = prepare(model, weights)
+        prepared[f"ours {weights}"] = plain
+        if compile:
+            compiled = copy.copy(plain)
+            compiled.step = CompiledStep(compiled)
+            prepared[f"ours {weights}{COMPILED}"] = compiled
+    return prepared
+
+
+def _without_cache(
+    contenders: dict[str, Contender], figures: dict[str, float], progress: Callable[[str], None]
+) -> dict[str, float]:
     """The speeds without a cache, run once each, and what the cache of `figures` gains over them."""
     found = {}
     for name, contender in contenders.items():
-        speed = contender().tokens_per_s
+        speed = _told(name + ", cache off", contender, progress).tokens_per_s
         found[f"{name}, cache off, tok/s"] = speed
         found[f"{name}, cache on / off"] = figures[f"{name}, tok/s"] / speed
     return found
 
 
 def _llama_cpp(
-    stack: contextlib.ExitStack, folder: Path, model: str, ids: list[int], new: int, threads: int
+    stack: contextlib.ExitStack, folder: Path | None, model: str, ids: list[int], new: int, threads: int
 ) -> dict[str, Contender]:
-    """llama.cpp with one thread and with `threads`, each in a process that ends with `stack`."""
+    """llama.cpp on the packaged 4-bit file with one thread and with `threads`, in processes that end with `stack`."""
+    if folder is None:
+        return {}
     from course_lib.benchmarks.llama_cpp import LlamaCpp
     from course_lib.models.pretrained import PACKAGED
 
@@ -185,7 +227,7 @@ def _llama_cpp(
     if gguf is None:
         raise CourseError(f"llama.cpp reads the packaged file of {', '.join(PACKAGED)}, and {model} has none here.")
     return {
-        f"llama.cpp 4-bit, threads {count}": stack.enter_context(LlamaCpp(folder, gguf, ids, new, count))
+        f"{LLAMA}, threads {count}": stack.enter_context(LlamaCpp(folder, gguf, ids, new, count))
         for count in sorted({1, threads})
     }
 
@@ -218,22 +260,37 @@ def plot_generate(figures: dict[str, float], path: Path) -> None:
     plt.close(figure)
 
 
-def _compare(contenders: dict[str, Contender], rounds: int) -> dict[str, float]:
+def _told(name: str, contender: Contender, progress: Callable[[str], None]) -> Run:
+    """One run, and a line about it."""
+    started = time.perf_counter()
+    run = contender()
+    progress(f"{name}: {time.perf_counter() - started:.1f} s")
+    return run
+
+
+def _compare(contenders: dict[str, Contender], rounds: int, progress: Callable[[str], None]) -> dict[str, float]:
     """Run all in turn, back and forth, and take medians; ratios within each round."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
-    for each in contenders.values():
-        each()
+    for name, each in contenders.items():
+        _told(f"warm-up, {name}", each, progress)
     for number in range(rounds):
         order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
         for name in order:
-            runs[name].append(contenders[name]())
+            runs[name].append(_told(f"round {number + 1} of {rounds}, {name}", contenders[name], progress))
     figures = {}
+    of_llama = [name for name in runs if name.startswith(LLAMA)]
     for name, of in runs.items():
         figures[f"{name}, tok/s"] = statistics.median(run.tokens_per_s for run in of)
         figures[f"{name}, first token ms"] = 1e3 * statistics.median(run.first_s for run in of)
         figures[f"{name}, ms a token"] = statistics.median(run.token_ms for run in of)
-        ratios = [run.tokens_per_s / other.tokens_per_s for run, other in zip(of, runs[PEER], strict=True)]
-        figures[f"{name} / {PEER}"] = statistics.median(ratios)
+        others = [PEER]
+        if name.startswith("ours"):
+            others += of_llama
+        if name.endswith(COMPILED):
+            others.append(name.removesuffix(COMPILED))
+        for other in others:
+            pairs = zip(of, runs[other], strict=True)
+            figures[f"{name} / {other}"] = statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in pairs)
     return figures
 
 

@@ -1,18 +1,20 @@
-"""Serving through the engine: several clients at once beside one after another, and the time to the first token.
+"""Serving: several clients at once beside one after another, and the time to the first token, also over HTTP.
 
 Both ways run on one engine, in turn, and the ratio is the median over the rounds. `generate` with the same prepared
 model stands beside them: it pads no rows and uses no pages, so it shows what the engine costs a client that is alone.
+The same requests then go to a `course serve` in a process of its own: see `http_load`.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 
+from course_lib.benchmarks.http_load import Call, Served, ServerProcess, load_over_http
+from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.inference import generate
 from course_lib.inference.server.engine import BatchingEngine
@@ -30,21 +32,6 @@ OPENINGS = (
     "A farmer has 17 sheep, buys 12 more and sells 9 of them. How many sheep does the farmer have now?",
     "Summarise: the engine reads one token of each running request in a step and shares the rest out to the prompts.",
 )
-
-
-@dataclass(frozen=True)
-class Served:
-    """One answer.
-
-    Attributes:
-        first_s: seconds from the request to its first token.
-        total_s: seconds until the last one.
-        tokens: how many there were.
-    """
-
-    first_s: float
-    total_s: float
-    tokens: int
 
 
 def ask(engine: BatchingEngine, request: Request) -> Served:
@@ -92,6 +79,8 @@ def bench_serve(
     threads: int,
     rounds: int,
     formats: Sequence[str] = ("float32", "bfloat16", "int8", "int4"),
+    over_http: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Tokens a second of clients at once and one after another, and how long they wait for the first token.
 
@@ -103,29 +92,40 @@ def bench_serve(
         threads: how many threads torch may use.
         rounds: how often both ways are timed.
         formats: the weight formats of `prepare`.
+        over_http: also start a server for each format, and time the same requests from outside.
+        progress: is given a line for each figure when it is known.
 
     Returns:
         Figures by name.
 
     Raises:
-        CourseError: the model is not a Llama.
+        CourseError: the model is not a Llama, or the server could not be started.
     """
     from course_lib.models.pretrained import load
 
     torch.set_num_threads(threads)
     base, tokenizer = load(model)
     prompts = [tuple(tokenizer(OPENINGS[n % len(OPENINGS)] + " " * (n // 8))["input_ids"]) for n in range(clients)]
-    figures: dict[str, float] = {"clients": clients, "new tokens": max_new_tokens}
+    calls = mixed_calls(tokenizer, max_new_tokens, requests)
+    figures: dict[str, float] = {"clients": clients, "requests": requests, "new tokens": max_new_tokens}
     for weights in formats:
+        if over_http:  # first, so that what is missing for a server is said before minutes have gone by
+            _add(figures, weights, _over_http(model, weights, calls, clients, threads), progress)
         settings = EngineSettings(max_batch=clients, max_queue=max(requests, clients), keep_prefixes=False)
         engine = BatchingEngine(base, tokenizer, settings=settings, weights=weights)
         try:
-            measured = _throughput(engine, prompts, max_new_tokens, rounds)
-            measured |= _first_tokens(engine, prompts, max_new_tokens, requests)
+            _add(figures, weights, _throughput(engine, prompts, max_new_tokens, rounds), progress)
+            _add(figures, weights, _first_tokens(engine, calls, clients), progress)
         finally:
             engine.shut_down(finish=False)
-        figures |= {f"{weights}, {name}": value for name, value in measured.items()}
     return figures
+
+
+def _add(figures: dict[str, float], weights: str, measured: dict[str, float], progress: Callable[[str], None]) -> None:
+    """Put what was measured among the figures, and say it at once: the other formats take minutes."""
+    for name, value in measured.items():
+        figures[f"{weights}, {name}"] = value
+        progress(f"{weights}, {name}: {value:,.4g}")
 
 
 def _throughput(engine: BatchingEngine, prompts: Sequence[tuple[int, ...]], new: int, rounds: int) -> dict[str, float]:
@@ -158,12 +158,43 @@ def _together(engine: BatchingEngine, requests: Sequence[Request]) -> list[Serve
         return list(clients.map(lambda request: ask(engine, request), requests))
 
 
-def _first_tokens(
-    engine: BatchingEngine, prompts: Sequence[tuple[int, ...]], new: int, requests: int
-) -> dict[str, float]:
+def _first_tokens(engine: BatchingEngine, calls: Sequence[Call], clients: int) -> dict[str, float]:
     """Milliseconds to the first token while all clients are busy, each sending its next request after its answer."""
-    asked = [Request(prompts[n % len(prompts)], 1 + (7 * n) % new, ignore_end=True) for n in range(requests)]
-    with ThreadPoolExecutor(len(prompts)) as clients:
-        served = list(clients.map(lambda request: ask(engine, request), asked))
+    asked = [Request(call.prompt, call.new, ignore_end=True) for call in calls]
+    with ThreadPoolExecutor(clients) as threads:
+        served = list(threads.map(lambda request: ask(engine, request), asked))
+    return _waits(served)
+
+
+def _over_http(model: str, weights: str, calls: Sequence[Call], clients: int, threads: int) -> dict[str, float]:
+    """The same requests to a server in a process of its own: tokens a second, and the times to the first token."""
+    longest = max(2, *(call.new for call in calls))
+    limits = {"max-batch": clients, "max-queue": max(len(calls), clients), "max-new-tokens": longest}
+    options = [word for name, value in limits.items() for word in (f"--{name}", str(value))]
+    with ServerProcess(model, ["--weights", weights, *options], threads) as server:
+        served, seconds = load_over_http(server.port, calls, clients)
+    speed = {"tok/s": sum(each.tokens for each in served) / seconds}
+    return {f"over HTTP, {name}": value for name, value in (speed | _waits(served)).items()}
+
+
+def mixed_calls(tokenizer: ModelTokenizer, new: int, requests: int) -> list[Call]:
+    """Requests of unlike lengths, so that prompts are read while other answers are generated.
+
+    Each begins with its number. A server keeps the pages of prompts that it has read, and prompts that began alike
+    would cost it next to nothing.
+
+    Args:
+        tokenizer: of the model.
+        new: the most tokens of an answer.
+        requests: how many.
+
+    Returns:
+        Prompts and the lengths of their answers.
+    """
+    texts = [f"{n}. {OPENINGS[n % len(OPENINGS)]}" for n in range(requests)]
+    return [Call(tuple(tokenizer(text)["input_ids"]), 1 + (7 * n) % new) for n, text in enumerate(texts)]
+
+
+def _waits(served: Sequence[Served]) -> dict[str, float]:
     waits = [1e3 * each.first_s for each in served]
     return {"first token p50 ms": quantile(waits, 0.5), "first token p99 ms": quantile(waits, 0.99)}

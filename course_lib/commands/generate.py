@@ -1,6 +1,7 @@
 """`course generate`: continue a text, with any of the caches."""
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +41,11 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
     parser.add_argument(
         "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
     )
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="torch.compile each step, which takes up to minutes first. On a busy processor without AMX we measured no "
+        "gain; course bench generate --compile measures yours",
+    )  # fmt: skip
     _add_cache(parser)
     add_sampling(parser)
     parser.epilog = other_names("generate", parser._option_string_actions)
@@ -99,15 +105,16 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.adapter:
         require_adapter(args.adapter)
     from course_lib.data import chat_text
-    from course_lib.inference import make_cache, prepare, prompt_ids, stream
+    from course_lib.inference import make_cache, prompt_ids, stream
 
+    if args.compile:
+        _refuse_to_compile(name, args.device)
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
     model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
-    if args.weights:
-        model = prepare(model, args.weights)
     prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
     ids = prompt_ids(tokenizer, prompt, args.chat)
     _refuse_too_much(len(ids) + args.max_new_tokens, model.config, name, args.max_pages)
+    model, compiling = _prepared(model, args, len(ids) + args.max_new_tokens)
     cache = make_cache(name, model, len(ids) + args.max_new_tokens, **options)
     new: list[int] = []
     keep: dict[str, Any] = {"cache": cache or "none", "new_tokens": new}
@@ -116,8 +123,38 @@ def run_generate(args: argparse.Namespace) -> int:
     print("" if args.chat else printable(args.prompt), end="", flush=True)
     for piece in pieces:
         print(printable(piece), end="", flush=True)
-    print(f"\n\n{speed(len(new), time.perf_counter() - started)}, cache {name}{_forgotten(cache)}")
+    print(f"\n\n{speed(len(new), time.perf_counter() - started)}, cache {name}{compiling}{_forgotten(cache)}")
     return 0
+
+
+def _refuse_to_compile(cache: str, device: str) -> None:
+    """CourseError where --compile cannot be done: said before anything is loaded."""
+    from course_lib.inference.compiled import require_compiler
+
+    if cache != "static":
+        raise CourseError(f"--compile is for --cache static, and the cache is {cache}. Leave one of them out.")
+    if device != "cpu":
+        raise CourseError(f"--compile is for --device cpu, and the device is {device}. Leave --compile out.")
+    require_compiler()
+
+
+def _prepared(model: Any, args: argparse.Namespace, tokens: int) -> tuple[Any, str]:
+    """The model as --weights and --compile want it, and how long compiling took, in words.
+
+    Args:
+        model: as it was loaded.
+        args: of the command line.
+        tokens: of prompt and answer together.
+    """
+    from course_lib.inference import prepare
+
+    if not (args.weights or args.compile):
+        return model, ""
+    prepared = prepare(model, args.weights or "float32", args.compile)
+    if prepared.step is None:
+        return prepared, ""
+    print("compiling, which may take some minutes ...", file=sys.stderr, flush=True)
+    return prepared, f"; compiling took {prepared.step.ahead(tokens):.1f} s before"
 
 
 def _refuse_too_much(tokens: int, config: Any, cache: str, max_pages: int | None) -> None:

@@ -3,19 +3,52 @@
 torch.compile fuses the operations between the products into a few kernels, and Python makes one call for each token
 instead of about six hundred. The shapes must not change. So the step attends to the whole capacity of the static cache,
 with -inf where it is not filled, and the capacity is rounded up so that few different ones occur. Each shape is
-compiled once, which takes one to three minutes for SmolLM2's thirty layers.
+compiled once. That takes between a quarter of a minute and three minutes for SmolLM2's thirty layers.
+
+It does not pay on every processor: measure yours with ``course bench generate --compile``. The step gets faster where a
+token waits for the small operations, and not where it waits for the products, which keep their kernels. We measured
+SmolLM2 on one thread of an EPYC with AVX-512 and without AMX, while other programs used the machine. The compiled
+float32, int8 and int4 models were 1.06, 1.05 and 0.99 times as fast as the plain ones (medians of five rounds; an
+earlier single run gave 0.95 for float32 and 0.57 for int8). The products took about 88 % of a plain step in int8, and
+attention over 256 places cost three times as much as over thirty. So there was no gain, and compiling took 14 to 25 s
+for each format.
 """
 
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from course_lib.inference.caches import StaticCache
+from course_lib.errors import CourseError
+from course_lib.inference.caches import StaticCache, make_cache
+from course_lib.inference.generate import generate
 
 if TYPE_CHECKING:
     from course_lib.inference.prepared import PreparedDecoder
+
+
+def missing_compiler() -> str | None:
+    """The C++ compiler that torch.compile would call and that is not installed; None where it is.
+
+    torch takes the program that the variable CXX names, or g++ (on macOS clang++).
+    """
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    return name if shutil.which(name) is None else None
+
+
+def require_compiler() -> None:
+    """CourseError where there is no C++ compiler for torch.compile."""
+    if (name := missing_compiler()) is not None:
+        raise CourseError(
+            f"torch.compile needs a C++ compiler, and there is no {name} here. Install it (sudo apt install g++), set "
+            "the variable CXX to another one, or go on without compiling."
+        )
 
 
 class CompiledStep:
@@ -23,11 +56,31 @@ class CompiledStep:
 
     Args:
         model: the model to compile.
+
+    Attributes:
+        seconds: how long compiling took, by (rows, the cache's capacity).
     """
 
     def __init__(self, model: "PreparedDecoder"):
         self.model = model
-        self.run = torch.compile(self._run, dynamic=False, fullgraph=True)
+        self.seconds: dict[tuple[int, int], float] = {}
+        self._compiled: dict[tuple[int, int], Callable[..., Tensor]] = {}
+
+    def ahead(self, tokens: int, rows: int = 1) -> float:
+        """Compile now for a static cache of so many tokens, so that no answer waits for it.
+
+        Args:
+            tokens: of prompt and answer together.
+            rows: of the batch.
+
+        Returns:
+            The seconds that compiling took; 0 where this shape had been compiled before.
+        """
+        before = sum(self.seconds.values())
+        cache = make_cache("static", self.model, tokens)
+        assert cache is not None
+        generate(self.model, [[0]] * rows, 2, cache=cache, eos_token_id=())
+        return sum(self.seconds.values()) - before
 
     def takes(self, time: int, cache: Any) -> bool:
         """Whether the compiled step can do this pass: it needs one new token per row and a static cache with tokens.
@@ -49,6 +102,9 @@ class CompiledStep:
 
         Returns:
             (batch, vocabulary).
+
+        Raises:
+            CourseError: the compiler failed.
         """
         start = cache.get_seq_length()
         bias = torch.full((len(tokens), 1, 1, cache.capacity), -torch.inf)
@@ -56,8 +112,29 @@ class CompiledStep:
         if mask is not None:
             bias[..., : start + 1].masked_fill_(mask[:, None, None] == 0, -torch.inf)
         x = F.embedding(tokens[:, 0], self.model.embedding)  # (B, C)
-        logits = self.run(x, torch.view_as_real(turns), bias, torch.tensor([start]), cache.buffers())
+        inputs = x, torch.view_as_real(turns), bias, torch.tensor([start]), cache.buffers()
+        shape = len(tokens), cache.capacity
+        logits = self._compiled[shape](*inputs) if shape in self._compiled else self._first(shape, inputs)
         cache.advance(1)
+        return logits
+
+    def _first(self, shape: tuple[int, int], inputs: tuple[Any, ...]) -> Tensor:
+        """Compile for a new shape, and take the step."""
+        # Without isolate_recompiles all shapes of all models would count together, and torch gives up at the ninth.
+        # Any, because torch 2.13's typed overloads do not list that argument.
+        compile: Any = torch.compile
+        run = compile(self._run, dynamic=False, fullgraph=True, isolate_recompiles=True)
+        started = time.perf_counter()
+        try:
+            logits = run(*inputs)
+        except RuntimeError as error:  # what torch's own compilers raise, whatever it is that failed below them
+            first_line = str(error).strip().partition("\n")[0]
+            raise CourseError(
+                f"torch.compile failed: {first_line[:300]} It needs a C++ compiler and Python's headers (sudo apt "
+                "install g++ python3-dev). Or go on without compiling."
+            ) from error
+        self.seconds[shape] = time.perf_counter() - started
+        self._compiled[shape] = run
         return logits
 
     def _run(self, x: Tensor, turns: Tensor, bias: Tensor, place: Tensor, buffers: list[tuple[Tensor, ...]]) -> Tensor:

@@ -12,7 +12,6 @@ and measures what each format costs.
 """
 
 import math
-import shutil
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from course_lib.errors import CourseError
 from course_lib.inference.caches.making import rotary_frequencies
-from course_lib.inference.compiled import CompiledStep
+from course_lib.inference.compiled import CompiledStep, missing_compiler
 from course_lib.inference.products import PRODUCTS
 from course_lib.models.attention import full_attention_mask
 from course_lib.models.decoder import DecoderOutput
@@ -54,8 +53,8 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
         compile: whether torch.compile makes one function of a decoding step with the static cache (see `compiled`). The
-            first token of each batch size then takes a minute or more. Without a C++ compiler, a note is printed, and
-            nothing is compiled.
+            first token of each batch size then takes up to minutes, and later ones are not faster on every processor:
+            on one without AMX we measured no gain. Without a C++ compiler, a note is printed, and nothing is compiled.
 
     Returns:
         A model for `generate`, in evaluation mode.
@@ -76,8 +75,8 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         raise CourseError(f"weights is {weights!r}; choose one of {', '.join(FORMATS)}.")
     prepared = PreparedDecoder(_plain(model), weights)
     if compile:
-        if shutil.which("g++") is None and shutil.which("clang++") is None:
-            print("note: no C++ compiler is installed, so compile=True changes nothing. Install g++ for it.")
+        if (name := missing_compiler()) is not None:
+            print(f"note: no C++ compiler is installed ({name}), so compile=True changes nothing. Install g++ for it.")
         else:
             prepared.step = CompiledStep(prepared)
     return prepared.eval()

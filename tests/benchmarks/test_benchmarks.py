@@ -7,6 +7,7 @@ import pytest
 
 from course_lib.benchmarks.timing import paired
 from course_lib.cli import main
+from course_lib.inference.compiled import missing_compiler
 
 
 def test_pairs_alternate_and_the_ratio_is_that_of_the_pairs():
@@ -119,14 +120,15 @@ def test_quantiles_are_values_that_occurred():
 def test_bench_serve(model_folders, tmp_path, capsys):
     out = tmp_path / "b.json"
     options = ["--clients", "3", "--requests", "9", "--max-new-tokens", "8", "--pairs", "2", "--threads", "1"]
-    model = str(model_folders / "llama")
-    assert main(["bench", "serve", "--model", model, *options, "--weights", "float32", "int8", "--json", str(out)]) == 0
+    options += ["--weights", "float32", "int8", "--engine-only", "--json", str(out)]
+    assert main(["bench", "serve", "--model", str(model_folders / "llama"), *options]) == 0
     figures = json.loads(out.read_text())["figures"]
     assert figures["clients"] == 3
     for weights in ("float32", "int8"):
         assert figures[f"{weights}, clients at once, tok/s"] > 0
         assert figures[f"{weights}, at once / one after another"] > 0.5  # eight times as fast on an idle machine
         assert 0 < figures[f"{weights}, first token p50 ms"] <= figures[f"{weights}, first token p99 ms"]
+    assert not any("HTTP" in name for name in figures)
     assert "at once / generate, one after another" in capsys.readouterr().out
 
 
@@ -145,3 +147,24 @@ def test_bench_generate(model_folders, tmp_path, capsys):
     sizes = [figures[f"{name}, KiB a token in 16 bits"] for name in ("OPT-13B", "Llama-2-7B", "Llama-3-8B")]
     assert sizes == [800, 512, 128]
     assert "ours int4 / transformers float32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler() is not None, reason="torch.compile needs a C++ compiler")
+def test_bench_generate_compiled(model_folders, tmp_path, capsys):
+    """How long compiling took is a figure of its own, and is no part of the speed."""
+    out = tmp_path / "b.json"
+    options = ["--max-new-tokens", "4", "--pairs", "1", "--threads", "1", "--weights", "int8", "--cached-only"]
+    model = str(model_folders / "llama")
+    assert main(["bench", "generate", "--model", model, *options, "--compile", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["ours int8, compiled, seconds to compile"] > 0
+    for name in ("ours int8, tok/s", "ours int8, compiled, tok/s", "ours int8, compiled / ours int8"):
+        assert figures[name] > 0
+    assert not any("cache off" in name for name in figures)
+
+
+def test_bench_generate_does_not_compile_without_a_compiler(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["bench", "generate", "--model", "no-such-model", "--compile"]) == 2
+    assert "there is no no-such-compiler here" in capsys.readouterr().err

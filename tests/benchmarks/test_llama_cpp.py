@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_lib.benchmarks.generate import plot_generate
+from course_lib.benchmarks.generate import Run, _compare, plot_generate
 from course_lib.benchmarks.llama_cpp import LlamaCpp
 from course_lib.errors import CourseError
 
@@ -52,6 +52,28 @@ def test_what_is_missing_comes_with_its_cure(tmp_path, monkeypatch, folder):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CourseError, match="there is no node here"):
         LlamaCpp(tmp_path, tmp_path / "model.gguf", [1], 5, 1)
+
+
+def test_ours_are_compared_with_it_round_by_round():
+    """The median of the rounds' ratios, and not the ratio of medians: 2, 1 and 4 here."""
+    runs = {"transformers float32": [9, 1, 1, 1], "ours int4": [9, 4, 2, 8], "llama.cpp 4-bit, threads 1": [9, 2, 2, 2]}
+    lines = []
+
+    def contender(speeds):
+        waiting = iter(speeds)
+        return lambda: Run(0.5, 1 / next(waiting), 1, 1)
+
+    contenders = {name: contender(speeds) for name, speeds in runs.items()}
+    figures = _compare(contenders, 3, lines.append)
+    assert figures["ours int4 / llama.cpp 4-bit, threads 1"] == pytest.approx(2)
+    assert figures["ours int4 / transformers float32"] == pytest.approx(4)
+    assert "transformers float32 / llama.cpp 4-bit, threads 1" not in figures
+    # One line for each run, the warm-up's too: whoever waits sees what runs
+    assert [line.partition(":")[0] for line in lines[2:4]] == [
+        "warm-up, llama.cpp 4-bit, threads 1",
+        "round 1 of 3, transformers float32",
+    ]
+    assert len(lines) == 12
 
 
 def test_the_plot(tmp_path):

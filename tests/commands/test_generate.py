@@ -7,6 +7,7 @@ import pytest
 from tiny_runs import course
 
 from course_lib.inference import complete
+from course_lib.inference.compiled import missing_compiler
 from course_lib.models.pretrained import load
 
 # python -m src.paged_attention is course generate
@@ -70,6 +71,27 @@ def test_prepared_weights(base, capsys):
     plain, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8)
     prepared, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8, "--weights", "float32")
     assert plain == prepared
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler() is not None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_give_the_same_text_and_their_time_is_said(base, capsys):
+    words = ["--model", base, "--prompt", "The ", "--max-new-tokens", 8]
+    plain, _ = generated(capsys, *words)
+    compiled, report = generated(capsys, *words, "--compile")
+    assert compiled == plain
+    assert re.search(r"tokens/s, cache static; compiling took [\d.]+ s before$", report)
+
+
+def test_what_cannot_be_compiled_is_refused_before_anything_is_loaded(monkeypatch, capsys):
+    words = ["generate", "--model", "no-such-model", "--prompt", "The ", "--compile"]
+    assert course(*words, "--max-pages", 6) == 2
+    assert "--compile is for --cache static, and the cache is paged." in capsys.readouterr().err
+    assert course(*words, "--device", "cuda") == 2
+    assert "--compile is for --device cpu, and the device is cuda." in capsys.readouterr().err
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert course(*words) == 2
+    assert "needs a C++ compiler, and there is no no-such-compiler here" in capsys.readouterr().err
 
 
 def test_an_adapter_finds_its_base(base, adapter, capsys):

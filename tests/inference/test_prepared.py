@@ -1,7 +1,6 @@
 """The model made for decoding: the same logits in float32, and what the other formats cost."""
 
 import copy
-import shutil
 
 import pytest
 import torch
@@ -128,21 +127,6 @@ def test_what_cannot_be_prepared_is_refused():
         prepare(our_llama(attention_sinks=True))
     with pytest.raises(CourseError, match="cannot be packed in four bits"):
         Int4Product(torch.zeros(16, 40))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_is_the_same():
-    model = our_llama()
-    expected = generate(model, [[5, 9, 31]], 12, eos_token_id=())
-    assert generate(prepare(model, compile=True), [[5, 9, 31]], 12, eos_token_id=()) == expected
-
-
-def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    model = our_llama()
-    assert generate(prepare(model, compile=True), [[5]], 3) == generate(model, [[5]], 3)
-    assert "no C++ compiler is installed" in capsys.readouterr().out
 
 
 # In four bits only because the packaged weights were there before: see `products`.
