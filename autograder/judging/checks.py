@@ -57,6 +57,7 @@ def checks(name: str, source: str) -> tuple[Check, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=256)
 def worth(source: str) -> dict[str, float]:
     """The points of a cell's properties, by their names; empty where it does not tell them apart.
 
@@ -122,10 +123,16 @@ def imports(sources: Iterable[str]) -> str:
     Args:
         sources: The cells.
     """
-    nodes = [node for source in sources for node in ast.parse(source).body]
-    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    return "\n".join(line for source in sources for line in _imports(source))
 
 
+@lru_cache(maxsize=256)
+def _imports(source: str) -> tuple[str, ...]:
+    nodes = ast.parse(source).body
+    return tuple(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+@lru_cache(maxsize=256)
 def functions_of(source: str) -> str:
     """A cell's functions, without the rest of it.
 
