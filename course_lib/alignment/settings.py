@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
-from course_lib.finetuning.settings import DATA, LORA_MODES, RUN, Settings
+from course_lib.finetuning.settings import ADAPTER, DATA, LORA_MODES, RUN, Settings
 from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
 from course_lib.options import option
 from course_lib.suggestions import similar_paths
@@ -20,6 +20,8 @@ MIX = ("worked=0.45", "sums=0.25", "stories=0.1", "exercises=0.1", "prose=0.1")
 REFERENCES = ("adapter-off", "copy", "cached")
 LOSS = "the preference loss"
 SOURCE = "a file or folder of records, or a generated data set: instructions, preferences"
+# What the help of `course sft` and `course dpo` says about defaults that are not those of `course train`.
+ONE_PASS = MappingProxyType({"steps": "by --epochs", "epochs": "1", "too_long": "skip"})
 BETA = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0}
 
 
@@ -29,6 +31,16 @@ class PretrainSettings(Settings):
 
     STAGE = "pretrain"
     RATES = MappingProxyType(dict.fromkeys(Settings.RATES, 1e-3))
+    SHOWN = MappingProxyType(
+        {
+            "lr": "1e-3",
+            "grad_accum_steps": "1",
+            "keep": "2",
+            "seq_len": "128",
+            "tokenizer": "one that is learnt from the mix",
+        }
+    )
+    UNSHOWN = (ADAPTER,)
 
     mode: str = "full"  # without `option`, the command does not offer these
     dataset: str = "mix"
@@ -101,6 +113,7 @@ class SFTSettings(Settings):
 
     STAGE = "sft"
     LORA_STEPS = 0
+    SHOWN = ONE_PASS | {"seq_len": "what 99 in 100 records need, up to 1024; with --packing 512"}
 
     dataset: str = option("instructions", SOURCE, group=DATA, metavar="SOURCE")
     packing: bool = option(
@@ -123,6 +136,10 @@ class DPOSettings(Settings):
     STAGE = "dpo"
     LORA_STEPS = 0
     RATES = MappingProxyType({"lora": 5e-5, "qlora": 5e-5, "full": 1e-6, "butterfly": 5e-5, "butterfly-block": 5e-5})
+    SHOWN = ONE_PASS | {
+        "lr": "full: 1e-6; else 5e-5",
+        "seq_len": "for a prompt and one answer, what 99 in 100 pairs need, up to 1024",
+    }
 
     dataset: str = option("preferences", SOURCE, group=DATA, metavar="SOURCE")
     train_on: str = "response"  # without `option`, the command does not offer these

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import course
 
+from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
+from course_lib.finetuning.settings import complete
 from course_lib.training import read_log
 
 QUESTIONS = [f"Which lamp is number {n}?" for n in range(24)]
@@ -188,6 +190,30 @@ def test_a_generated_set_needs_no_file(models, capsys):
         options = ["--dry-run", "--seq-len", 128, "--too-long", "skip"]
         assert course(verb, "--model", models / "llama", *options) == 0
         assert f"data: {name}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "values"),
+    [
+        (PretrainSettings, ["learning rate (1e-3)", "tokens in a row (128)"], {"full": 1e-3}),
+        (SFTSettings, ["learning rate (lora, qlora: 3e-4; butterflies: 1e-4; full: 5e-5)", "steps (by --epochs)"],
+         {"lora": 3e-4, "qlora": 3e-4, "butterfly": 1e-4, "full": 5e-5}),
+        (DPOSettings, ["learning rate (full: 1e-6; else 5e-5)", "steps (by --epochs)"],
+         {"lora": 5e-5, "qlora": 5e-5, "butterfly": 5e-5, "full": 1e-6}),
+    ],
+)  # fmt: skip
+def test_the_help_says_the_defaults_of_its_own_command(capsys, kind, lines, values):
+    with pytest.raises(SystemExit):
+        course(kind.STAGE, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for line in lines:
+        assert line in text
+    for mode, lr in values.items():
+        chosen = complete({"mode": mode}, kind)
+        assert chosen.lr == lr
+        if kind is not PretrainSettings:
+            assert (chosen.steps, chosen.epochs) == (None, 1.0)
+    assert ("--rank" in text) == (kind is not PretrainSettings)  # pretraining has no adapter
 
 
 # --- what is refused, with nothing lost ---
