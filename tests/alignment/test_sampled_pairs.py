@@ -153,6 +153,8 @@ def test_problems_come_from_generators_and_from_records(tmp_path):
     [
         ({"samples": 1}, "at least 2 answers"),
         ({"temperature": 0.0}, "without chance"),
+        ({"temperature": float("nan")}, "temperature=nan is not possible"),
+        ({"top_p": 0.0}, "top_p=0.0 is not possible"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"limit": 0}, "at least 1"),
         ({"template": "plain"}, "chat or instruction"),

@@ -142,6 +142,7 @@ def test_every_option_reaches_the_command(capsys):
         (["train", "--dataset", "{answers}", "--output", "out", "--head", "tokens"], "--head tokens is for --kind"),
         (["train", "--dataset", "{answers}", "--output", "out", "--lm-weight", "1"], "for --head tokens"),
         (["train", "--dataset", "{answers}", "--output", "out", "--vocab-size", "9"], "--vocab-size 9"),
+        (["train", "--output", "out", "--limit", "2"], "too few problems to share out: 1 to train on, 1 to choose by"),
         (["train", "--output", "out", "--epochs", "0"], "--epochs 0 is not possible. It has to be at least 1"),
         (["train", "--output", "out", "--limit", "0"], "--limit 0 is not possible"),
         (["train", "--output", "out", "--seq-len", "0"], "--seq-len 0 is not possible"),
@@ -237,6 +238,8 @@ def test_problems_without_a_pair_are_counted_and_named(models, tmp_path, monkeyp
         (["--output", "pairs.jsonl", "--problems", "word_problem"], "Did you mean word_problems?"),
         (["--output", "pairs.jsonl", "--samples", "1"], "at least 2 answers"),
         (["--output", "pairs.jsonl", "--temperature", "0"], "without chance"),
+        (["--output", "pairs.jsonl", "--top-p", "0"], "top_p=0.0 is not possible"),
+        (["--output", "pairs.jsonl", "--pairs-per-problem", "0"], "--pairs-per-problem 0 is not possible"),
         (["--output", "pairs.jsonl", "--adapter", "none"], "There is no adapter none"),
     ],
 )
