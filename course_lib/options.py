@@ -119,7 +119,7 @@ def check_options(settings: Any) -> None:
         if value is None or not about:
             continue
         given, kind = f"{flag_of(each.name)} {value}", value_type(kinds[each.name])
-        if not _is_of_kind(value, kind):
+        if not is_of_kind(value, kind):
             raise CourseError(f"{given} is not possible. It has to be {KINDS[kind]}.")
         if about["choices"] and value not in about["choices"]:
             raise CourseError(f"{given} is not possible. Choose one of {', '.join(about['choices'])}.")
@@ -127,7 +127,13 @@ def check_options(settings: Any) -> None:
             _check_number(given, value, about)
 
 
-def _is_of_kind(value: Any, kind: type) -> bool:
+def is_of_kind(value: Any, kind: type) -> bool:
+    """Whether a value is of a type, as settings mean it: a whole number counts as a number, and true as neither.
+
+    Args:
+        value: from a command line, a profile or a program.
+        kind: see `value_type`.
+    """
     if kind is tuple:
         return isinstance(value, tuple | list)
     if isinstance(value, bool) or kind is bool:  # True is an int to Python
