@@ -222,6 +222,10 @@ class TestEvaluate:
         [
             (("--problems", 0), "--problems 0"),
             (("--temperature", 0), "--temperature 0"),
+            (("--temperature", "inf"), "--temperature inf"),
+            (("--threads", -1), "--threads -1 is not possible. Give at least 0"),
+            (("--sinks", -1), "--sinks -1 is not possible. Give at least 0"),
+            (("--long-tokens", 3), "--long-tokens 3 is not possible. Give at least 64"),
             (("--perplexity-on", "storiess"), "no corpus 'storiess'"),
             (("--verifier", "./none"), "--verifier ./none"),
         ],
