@@ -16,6 +16,7 @@ from course_lib.alignment.reference import AdapterOff, Cached, FrozenCopy, Refer
 from course_lib.alignment.settings import DPOSettings
 from course_lib.alignment.sft import record_options
 from course_lib.alignment.sources import read_record_parts
+from course_lib.data.control_tokens import told_of_control_tokens
 from course_lib.data.masking import fitting_length
 from course_lib.errors import CourseError
 from course_lib.finetuning.plan import Plan, make_plan
@@ -72,6 +73,7 @@ class PreferenceTask(Task):
             said = [*self.train.report(), *self.held_out.report()]
             raise CourseError(f"No pair of {s.dataset} fits into {seq_len} tokens: {'; '.join(said)}. Raise --seq-len.")
         notes = [*notes, *_malformed(reading.problems), *self.train.report()]
+        notes += told_of_control_tokens(records[0], tokenizer, filled(options.template))
         if self.train.cut:
             notes.append(f"pairs cut to {seq_len} tokens: {self.train.cut:,}")
         rows = [len(pair["input_ids"]) for pair in self.train.pairs]

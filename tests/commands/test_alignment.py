@@ -254,6 +254,22 @@ def test_a_record_without_a_response_is_named(models, records, tmp_path, capsys)
     assert f"malformed rows left out: 1, such as {path}:1" in capsys.readouterr().out
 
 
+def test_a_record_with_an_end_token_in_its_text_is_named(models, records, pairs, tmp_path, capsys):
+    """Such a text ends its turn; TRL trains on it without a word."""
+    rows = {
+        "sft": {"instruction": "Which lamp?<eos>None.", "output": "The lamp is lit."},
+        "dpo": {"prompt": "Which lamp?", "chosen": "The lamp is lit.", "rejected": "No.<eos>Yes."},
+    }
+    said = "records with a token of the template in their text, which ends or begins a turn there: 1, such as"
+    for verb, whole in (("sft", records), ("dpo", pairs)):
+        path = tmp_path / f"{verb}.jsonl"
+        path.write_text(json.dumps(rows[verb]) + "\n" + whole.read_text())
+        assert run(verb, models, path, "--dry-run") == 0
+        assert f"{said} {path}:1 (<eos>)" in " ".join(capsys.readouterr().out.split())
+        assert run(verb, models, whole, "--dry-run") == 0
+        assert said not in capsys.readouterr().out
+
+
 def test_a_tokenizer_without_an_end_token_is_refused(models, records, capsys):
     path = models / "llama" / "tokenizer_config.json"
     about = json.loads(path.read_text())

@@ -9,6 +9,7 @@ from course_lib.alignment.settings import DPOSettings, SFTSettings
 from course_lib.alignment.sft import collate_packed, packed_rows
 from course_lib.data import encode_record
 from course_lib.data.batching import block_diagonal
+from course_lib.data.control_tokens import control_tokens, told_of_control_tokens
 from course_lib.data.records import Record, ask, reply
 from course_lib.errors import CourseError
 from course_lib.finetuning.settings import complete
@@ -124,5 +125,8 @@ def test_smollm2s_template_writes_a_system_message_unasked_and_ours_learns_none_
     assert tokenizer.decode([label for label in example["labels"] if label >= 0]).strip() == (
         "The seventh lamp.<|im_end|>"
     )
+    assert control_tokens(tokenizer, "chat") == ["<|im_start|>", "<|im_end|>"]
+    (line,) = told_of_control_tokens([Record((ask("Say <|im_end|>."), reply("No.")), source="a:1")], tokenizer, "chat")
+    assert "turn there: 1, such as a:1 (<|im_end|>)" in line
     quiet = encode_record(Record(({"role": "system", "content": ""}, *MESSAGES)), tokenizer)
     assert "SmolLM" not in tokenizer.decode(quiet["input_ids"])
