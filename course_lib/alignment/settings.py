@@ -10,7 +10,7 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.settings import ADAPTER, DATA, LORA_MODES, RUN, Settings
 from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
 from course_lib.options import option
-from course_lib.suggestions import similar_paths
+from course_lib.suggestions import did_you_mean, similar_paths
 
 if TYPE_CHECKING:
     from course_lib.data.mixture import DataConfig
@@ -68,12 +68,20 @@ class PretrainSettings(Settings):
     )
 
     def check(self) -> None:
-        """Refuse a mix that cannot be read, and a GPT-2 baseline for a shape that is a GPT-2 already.
+        """Refuse a mix that cannot be read, an unknown shape, and a GPT-2 baseline for one that is a GPT-2 already.
 
         Raises:
-            CourseError: see `data_config`; or the mode trains an adapter, which needs a trained base.
+            CourseError: see `data_config`; or there is no such shape; or the mode trains an adapter, which needs a
+                trained base.
         """
         self.data_config()
+        # Another name may be the hub's, which is looked up later.
+        meant_as_shape = self.model.startswith(("tiny", "modern")) and "/" not in self.model
+        if meant_as_shape and self.model not in CONFIGS and not Path(self.model).is_dir():
+            raise CourseError(
+                f"--model {self.model}: there is no such shape. Choose one of {', '.join(CONFIGS)}."
+                f"{did_you_mean(self.model, CONFIGS)}"
+            )
         if self.mode != "full":
             raise CourseError(f"Pretraining trains all weights: --mode {self.mode} is for a base that has learnt.")
         if self.family == "gpt2" and self.model in CONFIGS and CONFIGS[self.model].model_type == "gpt2":

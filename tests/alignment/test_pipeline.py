@@ -274,7 +274,7 @@ class TestRefusals:
             ('kind = "encoder"', 'kind = "encoder"\nlr = "fast"', "lr='fast'.*a number"),
             ("worked = 0.6", 'worked = "most"', "gives worked the share most"),
             ("tokens_target = 2_048", 'tokens_target = "all"', "tokens_target='all'.*a whole number"),
-            ("tiny-llama", "tiny-lama", "model='tiny-lama' .* is no shape.*Did you mean tiny-llama"),
+            ("tiny-llama", "tiny-lama", "--model tiny-lama: there is no such shape.*Did you mean tiny-llama"),
             ("vocab_size = 320", "vocab_size = 10", "--vocab-size 10 is not possible"),
             ("vocab_size = 320", "vocab_size = 320\nthreads = -1", "--threads -1 is not possible"),
             ("vocab_size = 320", "vocab_size = 320\ncost = 3", r"cost=3 in the table \[pipeline\].*a table"),

@@ -94,6 +94,7 @@ class TestPretrain:
             (("--dataset-mix", "workedd=1"), "no corpus 'workedd'"),
             (("--dataset-mix", "keepers_log=1", "--tokens-target", 500_000), "keepers_log has .* passes"),
             (("--model", "tiny-gpt", "--family", "gpt2"), "tiny-gpt is a GPT-2 already"),
+            (("--model", "tinyllama"), "--model tinyllama: there is no such shape"),
             (("--tokens-target", 10), "do not fill a row of 64"),
             (("--steps", 10), "no option --steps"),
         ],

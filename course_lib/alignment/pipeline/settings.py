@@ -7,15 +7,12 @@ The tables of the training stages have the settings of the stage's own command: 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
 from course_lib.errors import CourseError
 from course_lib.execution.profile import profile_path, read_profile
 from course_lib.finetuning.settings import Settings, complete, setting_names
-from course_lib.models.config import CONFIGS
-from course_lib.models.pretrained import PACKAGED
 from course_lib.options import KINDS as IN_WORDS
 from course_lib.options import is_of_kind, value_type
 from course_lib.suggestions import did_you_mean
@@ -233,12 +230,6 @@ def _check(settings: PipelineSettings) -> None:
     DataConfig(**settings.data_config)
     decided = {name: getattr(settings, name) for name in ("model", "vocab_size", "threads", "device")}
     complete(decided, PretrainSettings)
-    is_name = settings.model in CONFIGS or settings.model in PACKAGED or "/" in settings.model
-    if not (is_name or Path(settings.model).is_dir()):
-        raise CourseError(
-            f"model={settings.model!r} in the table [pipeline] is no shape. Choose one of {', '.join(CONFIGS)}."
-            f"{did_you_mean(settings.model, CONFIGS)}"
-        )
     for name in settings.evaluation.perplexity_on:
         check_corpus(name)
     for stage, kind in KINDS.items():
