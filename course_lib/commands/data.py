@@ -7,7 +7,7 @@ from pathlib import Path
 from course_lib.commands import Subparsers, prepare, require_adapter
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
-from course_lib.suggestions import did_you_mean
+from course_lib.suggestions import did_you_mean, similar_paths
 
 MOST_SHOWN = 2000  # characters of a turn that are printed
 
@@ -161,6 +161,10 @@ def _refuse_outputs(output: Path, samples: Path, resume: bool) -> None:
     if samples.exists() and not resume:
         raise CourseError(
             f"{samples} holds the samples of an earlier run: --resume continues it; or choose another --output."
+        )
+    if resume and not samples.exists():
+        raise CourseError(
+            f"There is nothing to resume: {samples} is not there.{similar_paths(samples)} Leave --resume out to begin."
         )
 
 
