@@ -9,6 +9,7 @@ from torch import nn
 from course_lib.adapters.files import load_adapter, readable_config, tensor_shapes
 from course_lib.adapters.peft_settings import DEFAULTS as LORA_DEFAULTS
 from course_lib.adapters.peft_settings import is_relative
+from course_lib.adapters.trained_on import in_words
 from course_lib.alignment.guard import DivergenceGuard
 from course_lib.alignment.objective import PreferenceObjective, evaluate_preferences
 from course_lib.alignment.pairs import Pairs, collate_pairs, encode_pairs
@@ -18,6 +19,7 @@ from course_lib.alignment.sft import record_options
 from course_lib.alignment.sources import read_record_parts
 from course_lib.data.masking import fitting_length
 from course_lib.errors import CourseError
+from course_lib.finetuning.export import other_bases, quantization_of_adapter
 from course_lib.finetuning.plan import Plan, make_plan
 from course_lib.finetuning.record_source import MOST_FITTED, with_progress
 from course_lib.finetuning.settings import Settings
@@ -35,6 +37,7 @@ class PreferenceTask(Task):
     def __init__(self) -> None:
         self.train, self.held_out, self.template = Pairs(), Pairs(), ""
         self.preference: PreferenceObjective | None = None
+        self.notes: list[str] = []  # about the adapter that the run goes on from
         self.metrics: dict[str, float] = {}  # of the newest evaluation
 
     def read(self, s: Settings, tokenizer: Any, positions: int | None) -> Source:
@@ -149,7 +152,7 @@ class PreferenceTask(Task):
         smoothing = f", label smoothing {s.label_smoothing:g}" if s.label_smoothing else ""
         margin = f", gamma {s.gamma:g}" if s.loss_type == "simpo" else ""
         held = about[s.reference] if s.reference else "none"
-        return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}"]
+        return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}", *self.notes]
 
     def describe(self, loss: float) -> str:
         """A held-out preference loss, in words."""
@@ -185,7 +188,20 @@ def plan_dpo(settings: DPOSettings) -> Plan:
     task = PreferenceTask()
     if settings.adapter is not None:
         settings = with_shape_of(settings, settings.adapter)
+        task.notes = _about_the_base(settings, Path(filled(settings.adapter)))
     return make_plan(settings, task.read, task)
+
+
+def _about_the_base(settings: DPOSettings, adapter: Path) -> list[str]:
+    """A line where the adapter goes on another base than the one it was trained on: it is allowed, and seldom meant."""
+    notes = [
+        f"note: {name} was trained on {other}, and goes on here on {settings.model}"
+        for name, other in other_bases(settings.model, {str(adapter): adapter}).items()
+    ]
+    how = quantization_of_adapter(adapter, adapter)
+    if how is not None and settings.mode == "lora":
+        notes.append(f"note: {adapter} was trained on a base in 4 bits ({in_words(how)}), which --mode qlora keeps")
+    return notes
 
 
 def with_shape_of(settings: DPOSettings, adapter: str) -> DPOSettings:

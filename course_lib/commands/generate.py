@@ -217,12 +217,14 @@ def load_with_adapter(model: str | None, adapter: Path | None, device: str = "cp
     if adapter is None:
         return load(model or DEFAULT, device=device)
     from course_lib.adapters import load_adapter
-    from course_lib.finetuning.export import as_adapter, named_base, quantization_of_adapter
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, quantization_of_adapter
     from course_lib.finetuning.model import load_qlora_base
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = as_adapter(adapter, Path(scratch))
         base = model or named_base(folder)
+        for name, other in other_bases(base, {str(adapter): folder}).items():
+            print(f"note: {name} was trained on {other}, and is put on {base} here", file=sys.stderr, flush=True)
         how = quantization_of_adapter(adapter, folder)
         if how is None:
             loaded, tokenizer = load(base, device=device)
