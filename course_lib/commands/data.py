@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from course_lib.commands import Subparsers, prepare, require_adapter
+from course_lib.commands import Subparsers, prepare, require_adapter, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
 from course_lib.suggestions import did_you_mean, similar_paths
@@ -114,6 +114,7 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     refuse_missing_path("--problems", args.problems)
     if args.adapter:
         require_adapter(args.adapter)
+    require_model(args.model)
     from tqdm import tqdm
 
     from course_lib.alignment.sampled_pairs import SampleFile, SamplingPlan, make_pairs, read_problems, sample_all

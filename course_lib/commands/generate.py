@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_text
+from course_lib.commands import Subparsers, printable, require_adapter, require_model, require_text
 from course_lib.errors import CourseError
 from course_lib.vocabulary import other_names
 
@@ -104,6 +104,7 @@ def run_generate(args: argparse.Namespace) -> int:
         raise CourseError("A --stop text is empty; each needs at least one character.")
     if args.adapter:
         require_adapter(args.adapter)
+    require_model(args.model)
     from course_lib.data import chat_text
     from course_lib.inference import make_cache, prompt_ids, stream
 
