@@ -104,12 +104,12 @@ def run_generate(args: argparse.Namespace) -> int:
         raise CourseError("A --stop text is empty; each needs at least one character.")
     if args.adapter:
         require_adapter(args.adapter)
+    if args.compile:
+        _refuse_to_compile(name, args.device)
     require_model(args.model)
     from course_lib.data import chat_text
     from course_lib.inference import make_cache, prompt_ids, stream
 
-    if args.compile:
-        _refuse_to_compile(name, args.device)
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
     model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
     prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
