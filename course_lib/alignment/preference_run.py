@@ -67,13 +67,14 @@ class PreferenceTask(Task):
             encode_pairs(with_progress(part), tokenizer, template=filled(options.template)) for part in records
         )
         if not (whole.pairs and whole_held_out.pairs):
-            said = [*whole.report(), *whole_held_out.report()]
-            raise CourseError(f"No pair of {s.dataset} can be used: {'; '.join(said)}.")
+            which, said = ("held-out ", whole_held_out.report()) if whole.pairs else ("", whole.report())
+            raise CourseError(f"No {which}pair of {s.dataset} can be used: {'; '.join(said)}.")
         seq_len, too_long = self._limit(s, whole, positions), s.too_long or "skip"
         self.train, self.held_out = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
         if not (self.train.pairs and self.held_out.pairs):
-            said = [*self.train.report(), *self.held_out.report()]
-            raise CourseError(f"No pair of {s.dataset} fits into {seq_len} tokens: {'; '.join(said)}. Raise --seq-len.")
+            which, said = ("held-out ", self.held_out.report()) if self.train.pairs else ("", self.train.report())
+            told = "; ".join(said)
+            raise CourseError(f"No {which}pair of {s.dataset} fits into {seq_len} tokens: {told}. Raise --seq-len.")
         notes = [*notes, *_malformed(reading.problems), *self.train.report()]
         if self.train.cut:
             notes.append(f"pairs cut to {seq_len} tokens: {self.train.cut:,}")
