@@ -60,9 +60,11 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
 
     Args:
         parser: the parser of a command.
-        settings: the dataclass. Fields that were not made by `option` are left out.
+        settings: the dataclass. Fields that were not made by `option` are left out. Its class may have SHOWN, what the
+            help says about defaults that a subclass has changed, and UNSHOWN, the headings of options that it refuses.
     """
     kinds = typing.get_type_hints(settings)
+    shown, unshown = getattr(settings, "SHOWN", {}), getattr(settings, "UNSHOWN", ())
     groups: dict[str, Any] = {}
     for each in fields(settings):
         if not each.metadata:
@@ -70,7 +72,10 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
         title = each.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(flag_of(each.name), **_argument(each, kinds[each.name]))
+        keywords = _argument(each, kinds[each.name], shown.get(each.name))
+        if title in unshown:
+            keywords["help"] = argparse.SUPPRESS  # it is still parsed, so that a sentence can refuse it
+        groups[title].add_argument(flag_of(each.name), **keywords)
 
 
 def flag_of(name: str) -> str:
@@ -78,10 +83,10 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _argument(each: Field, kind: Any) -> dict[str, Any]:
-    """The keywords of `add_argument` for one field of type `kind`."""
+def _argument(each: Field, kind: Any, shown: str | None = None) -> dict[str, Any]:
+    """The keywords of `add_argument` for one field of type `kind`; `shown` goes before the field's own."""
     about, default = each.metadata, each.default
-    shown = about["shown"]
+    shown = about["shown"] if shown is None else shown
     if shown is None and default is not None and default is not False:
         shown = f"{default:g}" if isinstance(default, float) else str(default)
     help_text = about["help"] + (f" ({shown})" if shown else "")
@@ -114,7 +119,7 @@ def check_options(settings: Any) -> None:
         if value is None or not about:
             continue
         given, kind = f"{flag_of(each.name)} {value}", value_type(kinds[each.name])
-        if not _is_of_kind(value, kind):
+        if not is_of_kind(value, kind):
             raise CourseError(f"{given} is not possible. It has to be {KINDS[kind]}.")
         if about["choices"] and value not in about["choices"]:
             raise CourseError(f"{given} is not possible. Choose one of {', '.join(about['choices'])}.")
@@ -122,7 +127,13 @@ def check_options(settings: Any) -> None:
             _check_number(given, value, about)
 
 
-def _is_of_kind(value: Any, kind: type) -> bool:
+def is_of_kind(value: Any, kind: type) -> bool:
+    """Whether a value is of a type, as settings mean it: a whole number counts as a number, and true as neither.
+
+    Args:
+        value: from a command line, a profile or a program.
+        kind: see `value_type`.
+    """
     if kind is tuple:
         return isinstance(value, tuple | list)
     if isinstance(value, bool) or kind is bool:  # True is an int to Python

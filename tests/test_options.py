@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_the_help_has_headings_and_defaults():
         assert shown in text
     assert "be quick --" in text, "a switch has no default to show"
     assert "--plain" not in text
+
+
+class Narrower(Settings):
+    """A command with a default of its own, and without the options of one heading."""
+
+    SHOWN = MappingProxyType({"size": "8"})
+    UNSHOWN = ("two",)
+
+
+def test_a_subclass_says_its_own_defaults_and_hides_what_it_refuses():
+    parser = argparse.ArgumentParser(prog="x")
+    add_options(parser, Narrower)
+    text = " ".join(parser.format_help().split())
+    assert "how large (8)" in text
+    assert "which (a-b)" in text
+    assert "two:" not in text
+    assert "--rate" not in text
+    assert vars(parser.parse_args(["--rate", "0.1"])) == {"rate": 0.1}  # a command can refuse it in a sentence
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from course_lib.alignment.reference import AdapterOff, Cached, FrozenCopy, Refer
 from course_lib.alignment.settings import DPOSettings
 from course_lib.alignment.sft import record_options
 from course_lib.alignment.sources import read_record_parts
+from course_lib.data.control_tokens import told_of_control_tokens
 from course_lib.data.masking import fitting_length
 from course_lib.errors import CourseError
 from course_lib.finetuning.export import other_bases, quantization_of_adapter
@@ -76,6 +77,7 @@ class PreferenceTask(Task):
             told = "; ".join(said)
             raise CourseError(f"No {which}pair of {s.dataset} fits into {seq_len} tokens: {told}. Raise --seq-len.")
         notes = [*notes, *_malformed(reading.problems), *self.train.report()]
+        notes += told_of_control_tokens(records[0], tokenizer, filled(options.template))
         if self.train.cut:
             notes.append(f"pairs cut to {seq_len} tokens: {self.train.cut:,}")
         rows = [len(pair["input_ids"]) for pair in self.train.pairs]

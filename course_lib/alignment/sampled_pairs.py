@@ -5,6 +5,7 @@ all right or all wrong gives no pair; such problems are counted and named.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -83,10 +84,13 @@ class SamplingPlan:
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise CourseError(f"samples={self.samples}: a pair needs at least 2 answers to a problem.")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise CourseError(
-                f"temperature={self.temperature}: without chance all answers to a problem are the same. Give 0.7 or 1."
+                f"temperature={self.temperature} is not possible: it is above 0, for without chance all answers to a "
+                "problem are the same. Give 0.7 or 1."
             )
+        if not 0 < self.top_p <= 1:
+            raise CourseError(f"top_p={self.top_p} is not possible: it is above 0 and at most 1, which takes all.")
         if self.max_new_tokens < 1 or (self.limit is not None and self.limit < 1):
             raise CourseError(f"max_new_tokens={self.max_new_tokens}, limit={self.limit}: both are at least 1.")
         if self.template not in ("chat", "instruction"):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
 from course_lib.finetuning.folder import base_beside, refuse_foreign_base
-from course_lib.finetuning.settings import DATA, LORA_MODES, RUN, Settings
+from course_lib.finetuning.settings import ADAPTER, DATA, LORA_MODES, RUN, Settings
 from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
 from course_lib.options import option
-from course_lib.suggestions import similar_paths
+from course_lib.suggestions import did_you_mean, similar_paths
 
 if TYPE_CHECKING:
     from course_lib.data.mixture import DataConfig
@@ -22,6 +22,8 @@ MIX = ("worked=0.45", "sums=0.25", "stories=0.1", "exercises=0.1", "prose=0.1")
 REFERENCES = ("adapter-off", "copy", "cached")
 LOSS = "the preference loss"
 SOURCE = "a file or folder of records, or a generated data set: instructions, preferences"
+# What the help of `course sft` and `course dpo` says about defaults that are not those of `course train`.
+ONE_PASS = MappingProxyType({"steps": "by --epochs", "epochs": "1", "too_long": "skip"})
 BETA = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0}
 
 
@@ -31,6 +33,16 @@ class PretrainSettings(Settings):
 
     STAGE = "pretrain"
     RATES = MappingProxyType(dict.fromkeys(Settings.RATES, 1e-3))
+    SHOWN = MappingProxyType(
+        {
+            "lr": "1e-3",
+            "grad_accum_steps": "1",
+            "keep": "2",
+            "seq_len": "128",
+            "tokenizer": "one that is learnt from the mix",
+        }
+    )
+    UNSHOWN = (ADAPTER,)
 
     mode: str = "full"  # without `option`, the command does not offer these
     dataset: str = "mix"
@@ -58,12 +70,20 @@ class PretrainSettings(Settings):
     )
 
     def check(self) -> None:
-        """Refuse a mix that cannot be read, and a GPT-2 baseline for a shape that is a GPT-2 already.
+        """Refuse a mix that cannot be read, an unknown shape, and a GPT-2 baseline for one that is a GPT-2 already.
 
         Raises:
-            CourseError: see `data_config`; or the mode trains an adapter, which needs a trained base.
+            CourseError: see `data_config`; or there is no such shape; or the mode trains an adapter, which needs a
+                trained base.
         """
         self.data_config()
+        # Another name may be the hub's, which is looked up later.
+        meant_as_shape = self.model.startswith(("tiny", "modern")) and "/" not in self.model
+        if meant_as_shape and self.model not in CONFIGS and not Path(self.model).is_dir():
+            raise CourseError(
+                f"--model {self.model}: there is no such shape. Choose one of {', '.join(CONFIGS)}."
+                f"{did_you_mean(self.model, CONFIGS)}"
+            )
         if self.mode != "full":
             raise CourseError(f"Pretraining trains all weights: --mode {self.mode} is for a base that has learnt.")
         if self.family == "gpt2" and self.model in CONFIGS and CONFIGS[self.model].model_type == "gpt2":
@@ -103,6 +123,7 @@ class SFTSettings(Settings):
 
     STAGE = "sft"
     LORA_STEPS = 0
+    SHOWN = ONE_PASS | {"seq_len": "what 99 in 100 records need, up to 1024; with --packing 512"}
 
     dataset: str = option("instructions", SOURCE, group=DATA, metavar="SOURCE")
     packing: bool = option(
@@ -125,6 +146,10 @@ class DPOSettings(Settings):
     STAGE = "dpo"
     LORA_STEPS = 0
     RATES = MappingProxyType({"lora": 5e-5, "qlora": 5e-5, "full": 1e-6, "butterfly": 5e-5, "butterfly-block": 5e-5})
+    SHOWN = ONE_PASS | {
+        "lr": "full: 1e-6; else 5e-5",
+        "seq_len": "for a prompt and one answer, what 99 in 100 pairs need, up to 1024",
+    }
 
     dataset: str = option("preferences", SOURCE, group=DATA, metavar="SOURCE")
     train_on: str = "response"  # without `option`, the command does not offer these

@@ -161,6 +161,13 @@ def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: b
     Raises:
         CourseError: a part has no right or no wrong answers, or training fails.
     """
+    if not (parts.train and parts.test):
+        all_parts = (parts.train, parts.validation, parts.test)
+        train, choose, judge = (len({each.problem for each in part}) for part in all_parts)
+        raise CourseError(
+            f"These are too few problems to share out: {train} to train on, {choose} to choose by and {judge} to judge "
+            "by. Give answers to more problems, ten at least, or another --seed."
+        )
     for answers in (parts.train, parts.test):
         check_trainable(answers)
     verifier = new_verifier(settings, parts.train)

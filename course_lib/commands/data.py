@@ -112,6 +112,8 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     """Sample, judge, pair; print what came out and which problems gave nothing."""
     samples_path = args.output.with_suffix(".samples.jsonl")
     _refuse_outputs(args.output, samples_path, args.resume)
+    if args.pairs_per_problem < 1:  # said now, and not after all answers have been sampled
+        raise CourseError(f"--pairs-per-problem {args.pairs_per_problem} is not possible. It has to be at least 1.")
     refuse_missing_path("--model", args.model or "")
     refuse_missing_path("--problems", args.problems)
     if args.adapter:

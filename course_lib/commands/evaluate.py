@@ -1,11 +1,16 @@
 """`course evaluate`: what a decoder of our own can do, as the pipeline measures it."""
 
 import argparse
+import math
 from pathlib import Path
 
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
+from course_lib.options import flag_of
+
+LEAST = {name: 1 for name in ("problems", "samples", "max_new_tokens", "batch_size", "window")}
+LEAST |= {"long_tokens": 64, "sinks": 0, "threads": 0}  # a long text has two blocks at least
 
 DESCRIPTION = """Evaluate a decoder of our own: exact match on held-out problems with its 95 % interval, best-of-N,
 majority vote and pass@N, perplexity on held-out text, and a text beyond the window with attention sinks on and off.
@@ -56,10 +61,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Measure, print a summary, and write the JSON file."""
     refuse_missing_path("--model", args.model)
     refuse_missing_path("--verifier", args.verifier or "")
-    for name in ("problems", "samples", "max_new_tokens", "batch_size", "long_tokens", "window"):
-        if getattr(args, name) < 1:
-            raise CourseError(f"--{name.replace('_', '-')} {getattr(args, name)} is not possible. Give at least 1.")
-    if not args.temperature > 0:
+    for name, least in LEAST.items():
+        if getattr(args, name) < least:
+            raise CourseError(f"{flag_of(name)} {getattr(args, name)} is not possible. Give at least {least}.")
+    if not 0 < args.temperature < math.inf:
         raise CourseError(f"--temperature {args.temperature} draws no samples that differ. Give a number above 0.")
     import torch
 

@@ -46,7 +46,8 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser, PretrainSettings, "runs/pretrain-mix")
-    parser.epilog = EPILOG + other_names("pretrain", parser._option_string_actions)
+    listed = [flag for flag, action in parser._option_string_actions.items() if action.help != argparse.SUPPRESS]
+    parser.epilog = EPILOG + other_names("pretrain", listed)
     parser.set_defaults(run=lambda args: run_stage(args, Stage(PretrainSettings, _check_mix, _plan)))
 
 

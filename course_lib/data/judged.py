@@ -101,7 +101,10 @@ def read_judged(path: str | Path, malformed: str = "refuse") -> JudgedReading:
                 raise CourseError(f"{where}: {problem}. (malformed='skip' keeps the other rows.)") from problem
             reading.problems.append(f"{where}: {problem}")
     if not reading.answers:
-        raise CourseError(f"{path} has no judged answer that could be read. {reading}.")
+        raise CourseError(
+            f"{path} has no judged answer with text in it; {len(reading.problems):,} of its rows are malformed. Give a "
+            "file with answers, see course verifier train --help."
+        )
     return reading
 
 

@@ -51,7 +51,7 @@ class DataConfig:
         if not self.dataset_mix:
             raise CourseError("dataset_mix names no corpus: give at least one, such as { keepers_log = 1.0 }.")
         for name, share in self.dataset_mix.items():
-            if not share > 0:
+            if not isinstance(share, int | float) or not share > 0:
                 raise CourseError(f"dataset_mix gives {name} the share {share}. A share is above 0: leave it out.")
             check_corpus(name)
         if self.tokens_target < 1:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from course_lib.data.control_tokens import told_of_control_tokens
 from course_lib.data.masking import Encoded, encode_records, fitting_length
 from course_lib.data.parts import read_folder
 from course_lib.data.reading import Reading, read_records
@@ -71,6 +72,7 @@ def encode_source(
         which, cure = ("held-out ", "give a larger --seq-len") if train.examples else ("", longer or "raise it")
         raise CourseError(f"No {which}record of {name} leaves a response within {seq_len} tokens: {cure}.")
     notes += [*_left_out(reading, whole, train), *([longer] if longer else [])]
+    notes += told_of_control_tokens(reading.records[: options.max_train or None], tokenizer, template)
     wanted = min(len(held_out), options.max_eval or len(held_out))
     if lost := wanted - len(evaluated.examples):
         notes.append(f"held-out records left out, too long or unusable: {lost:,} of {wanted:,}")

@@ -4,10 +4,11 @@ A setting is declared here once: its name is the command's option, the key in ru
 too, the Trainer's. To add one, add a field, and use it where it counts.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
@@ -37,12 +38,16 @@ class Settings:
         STAGE: the command, which run.json tells where it is not "train".
         RATES: the learning rate of each mode.
         LORA_STEPS: the steps of a LoRA run where neither steps nor epochs are given; 0: one pass.
+        SHOWN: what the command's help says about defaults that are not those of `course train`.
+        UNSHOWN: the headings of options that the command's help leaves out, because the command refuses them.
     """
 
-    # Without annotations these are no fields.
+    # Without annotations, or with ClassVar, these are no fields.
     STAGE = "train"
     RATES = MappingProxyType({"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4})
     LORA_STEPS = 500
+    SHOWN: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    UNSHOWN: ClassVar[tuple[str, ...]] = ()
 
     mode: str = option(
         "lora",

@@ -22,6 +22,7 @@ TOKENIZER = {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "ad
 TOKENIZER |= {"merges.txt", "chat_template.jinja", "chat_template.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 STAGE = "course_stage"  # in the config.json of a decoder that one of our stages has trained
+VERIFIER = "course_verifier"  # the model_type of a verifier: no architecture of transformers, so AutoModel refuses it
 LFS_POINTER = b"version https://git-lfs"
 
 # Patterns of prefixes that wrappers put into names, and the wrappers.
@@ -39,6 +40,43 @@ def stage_of(directory: Path | str) -> str | None:
     """The stage that trained our own decoder of a folder: "pretrain", "sft", "dpo"; None for any other model."""
     try:
         return json.loads(Path(directory, CONFIG).read_text(encoding="utf-8")).get(STAGE)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def refuse_what_is_no_model(directory: Path) -> None:
+    """Refuse a folder of ours that somebody may take for a language model's: of an adapter, a verifier, a checkpoint.
+
+    Args:
+        directory: the folder that was given as a model.
+
+    Raises:
+        CourseError: in one sentence, what the folder holds and what to give instead.
+    """
+    if _model_type(directory) == VERIFIER:
+        raise CourseError(
+            f"{directory} holds a verifier, which judges answers and writes none: give the model that it was made "
+            "from, or use it with course verifier score."
+        )
+    if (directory / CONFIG).is_file():
+        return
+    if (directory / "adapter_config.json").is_file():
+        raise CourseError(
+            f"{directory} holds an adapter and not a whole model: give its base as the model and the folder as "
+            "--adapter, or make one model of both with course merge."
+        )
+    if (directory / "weights.safetensors").is_file():
+        raise CourseError(
+            f"{directory} holds a checkpoint, from which a run goes on with --resume: give the folder of the finished "
+            f"run, {directory.absolute().parent.parent}."
+        )
+    if (directory / "run.json").is_file():
+        raise CourseError(f"{directory} holds a run that has not written its model yet: finish it with --resume.")
+
+
+def _model_type(directory: Path) -> str | None:
+    try:
+        return json.loads((directory / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
 

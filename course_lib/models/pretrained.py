@@ -28,6 +28,7 @@ from course_lib.models.folder import (
     check_loaded,
     foreign_prefixes,
     one_model,
+    refuse_what_is_no_model,
     renamings,
     say_prefixes,
     tensor_names,
@@ -248,6 +249,7 @@ def available() -> dict[str, str]:
 
 
 def _checked_directory(path: Path) -> Path:
+    refuse_what_is_no_model(path)
     if not (path / "config.json").is_file():
         raise CourseError(f"{path} holds no config.json, so it is not a model directory in the Hugging Face layout.")
     if not any(path.glob("*.safetensors")):

@@ -28,7 +28,7 @@ from course_lib.files import apply_umask
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import device_of
-from course_lib.models.folder import CONFIG, WEIGHTS, move_model, open_weights
+from course_lib.models.folder import CONFIG, VERIFIER, WEIGHTS, move_model, open_weights
 from course_lib.models.pretrained import load_tokenizer
 from course_lib.models.verifier_networks import (
     ANSWER,
@@ -39,7 +39,6 @@ from course_lib.models.verifier_networks import (
     VerifierConfig,
 )
 
-MODEL_TYPE = "course_verifier"  # no architecture of transformers: its AutoModel refuses the folder
 TOKENIZER, BPE_FILE = "tokenizer", "bpe_tokenizer.json"
 
 Encoded = dict[str, list[int]]
@@ -223,7 +222,7 @@ class Verifier:
             raise CourseError(f"{folder} holds a model already: choose another folder, or pass overwrite=True.")
         folder.mkdir(parents=True, exist_ok=True)
         reference = _save_tokenizer(self.tokenizer, folder)
-        settings = {"model_type": MODEL_TYPE, "tokenizer": reference} | asdict(self.config)
+        settings = {"model_type": VERIFIER, "tokenizer": reference} | asdict(self.config)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
             state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
             save_file(state, Path(staging, WEIGHTS), metadata={"format": "pt"})
@@ -335,7 +334,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         kind = settings.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CourseError(f"{path} cannot be read ({first_line(error)}).") from error
-    if kind != MODEL_TYPE:
+    if kind != VERIFIER:
         raise CourseError(
             f"{folder} holds a model of type {kind!r} and no verifier: course verifier train --kind decoder --model "
             f"{folder} makes one of it."

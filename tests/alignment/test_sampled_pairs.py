@@ -187,6 +187,8 @@ def test_rows_that_say_themselves_that_they_are_held_out(tmp_path):
     [
         ({"samples": 1}, "at least 2 answers"),
         ({"temperature": 0.0}, "without chance"),
+        ({"temperature": float("nan")}, "temperature=nan is not possible"),
+        ({"top_p": 0.0}, "top_p=0.0 is not possible"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"limit": 0}, "at least 1"),
         ({"template": "plain"}, "chat or instruction"),

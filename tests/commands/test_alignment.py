@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import course
 
+from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
+from course_lib.finetuning.settings import complete
 from course_lib.training import read_log
 
 QUESTIONS = [f"Which lamp is number {n}?" for n in range(24)]
@@ -232,6 +234,30 @@ def test_a_generated_set_needs_no_file(models, capsys):
         assert f"data: {name}: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "lines", "values"),
+    [
+        (PretrainSettings, ["learning rate (1e-3)", "tokens in a row (128)"], {"full": 1e-3}),
+        (SFTSettings, ["learning rate (lora, qlora: 3e-4; butterflies: 1e-4; full: 5e-5)", "steps (by --epochs)"],
+         {"lora": 3e-4, "qlora": 3e-4, "butterfly": 1e-4, "full": 5e-5}),
+        (DPOSettings, ["learning rate (full: 1e-6; else 5e-5)", "steps (by --epochs)"],
+         {"lora": 5e-5, "qlora": 5e-5, "butterfly": 5e-5, "full": 1e-6}),
+    ],
+)  # fmt: skip
+def test_the_help_says_the_defaults_of_its_own_command(capsys, kind, lines, values):
+    with pytest.raises(SystemExit):
+        course(kind.STAGE, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for line in lines:
+        assert line in text
+    for mode, lr in values.items():
+        chosen = complete({"mode": mode}, kind)
+        assert chosen.lr == lr
+        if kind is not PretrainSettings:
+            assert (chosen.steps, chosen.epochs) == (None, 1.0)
+    assert ("--rank" in text) == (kind is not PretrainSettings)  # pretraining has no adapter
+
+
 # --- what is refused, with nothing lost ---
 
 
@@ -268,6 +294,22 @@ def test_a_record_without_a_response_is_named(models, records, tmp_path, capsys)
     path.write_text(json.dumps({"instruction": "Which lamp?", "output": ""}) + "\n" + records.read_text())
     assert run("sft", models, path, "--dry-run") == 0
     assert f"malformed rows left out: 1, such as {path}:1" in capsys.readouterr().out
+
+
+def test_a_record_with_an_end_token_in_its_text_is_named(models, records, pairs, tmp_path, capsys):
+    """Such a text ends its turn; TRL trains on it without a word."""
+    rows = {
+        "sft": {"instruction": "Which lamp?<eos>None.", "output": "The lamp is lit."},
+        "dpo": {"prompt": "Which lamp?", "chosen": "The lamp is lit.", "rejected": "No.<eos>Yes."},
+    }
+    said = "records with a token of the template in their text, which ends or begins a turn there: 1, such as"
+    for verb, whole in (("sft", records), ("dpo", pairs)):
+        path = tmp_path / f"{verb}.jsonl"
+        path.write_text(json.dumps(rows[verb]) + "\n" + whole.read_text())
+        assert run(verb, models, path, "--dry-run") == 0
+        assert f"{said} {path}:1 (<eos>)" in " ".join(capsys.readouterr().out.split())
+        assert run(verb, models, whole, "--dry-run") == 0
+        assert said not in capsys.readouterr().out
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(models, records, capsys):

@@ -94,6 +94,7 @@ class TestPretrain:
             (("--dataset-mix", "workedd=1"), "no corpus 'workedd'"),
             (("--dataset-mix", "keepers_log=1", "--tokens-target", 500_000), "keepers_log has .* passes"),
             (("--model", "tiny-gpt", "--family", "gpt2"), "tiny-gpt is a GPT-2 already"),
+            (("--model", "tinyllama"), "--model tinyllama: there is no such shape"),
             (("--tokens-target", 10), "do not fill a row of 64"),
             (("--steps", 10), "no option --steps"),
         ],
@@ -222,6 +223,10 @@ class TestEvaluate:
         [
             (("--problems", 0), "--problems 0"),
             (("--temperature", 0), "--temperature 0"),
+            (("--temperature", "inf"), "--temperature inf"),
+            (("--threads", -1), "--threads -1 is not possible. Give at least 0"),
+            (("--sinks", -1), "--sinks -1 is not possible. Give at least 0"),
+            (("--long-tokens", 3), "--long-tokens 3 is not possible. Give at least 64"),
             (("--perplexity-on", "storiess"), "no corpus 'storiess'"),
             (("--verifier", "./none"), "--verifier ./none"),
         ],

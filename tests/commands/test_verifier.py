@@ -92,8 +92,8 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(answers, tmp_path, monke
     assert train(answers, tmp_path / "cut", *options) == 2
     assert "--resume continues it" in capsys.readouterr().err
     assert train(answers, tmp_path / "cut", "--epochs", 4, "--checkpoint-every", 2, "--resume") == 2
-    assert "begun with epochs 3, not 4" in capsys.readouterr().err
-    assert train(answers, tmp_path / "cut", *options, "--resume") == 0
+    assert "begun with --epochs 3, not 4: leave --epochs out" in capsys.readouterr().err
+    assert course("verifier", "train", "--output", tmp_path / "cut", "--resume") == 0  # with the run's own settings
     whole, resumed = (Verifier.load(tmp_path / name).score("Lamp 7?", "yes") for name in ("whole", "cut"))
     assert resumed == whole
     assert train(answers, tmp_path / "cut", *options, "--resume") == 2
@@ -145,6 +145,13 @@ def test_every_option_reaches_the_command(capsys):
         (["train", "--dataset", "{answers}", "--output", "out", "--head", "tokens"], "--head tokens is for --kind"),
         (["train", "--dataset", "{answers}", "--output", "out", "--lm-weight", "1"], "for --head tokens"),
         (["train", "--dataset", "{answers}", "--output", "out", "--vocab-size", "9"], "--vocab-size 9"),
+        (["train", "--output", "out", "--limit", "2"], "too few problems to share out: 1 to train on, 1 to choose by"),
+        (["train", "--output", "out", "--epochs", "0"], "--epochs 0 is not possible. It has to be at least 1"),
+        (["train", "--output", "out", "--limit", "0"], "--limit 0 is not possible"),
+        (["train", "--output", "out", "--seq-len", "0"], "--seq-len 0 is not possible"),
+        (["train", "--output", "out", "--weight-decay", "-1"], "--weight-decay -1.0 is not possible"),
+        (["train", "--output", "out", "--lr", "nan"], "--lr nan is not possible. It has to be above 0"),
+        (["train", "--output", "out", "--encoder-dropout", "1"], "--encoder-dropout 1 is not possible"),
         (["score", "{models}/none", "--problem", "a", "--answer", "b"], "There is no verifier"),
         (["score", "{models}/llama", "--problem", "a", "--answer", "b"], "model of type 'llama' and no verifier"),
         (["score", "{models}/llama", "--problem", "a"], "Give --problem and --answer, or --input"),
@@ -238,6 +245,8 @@ def test_problems_without_a_pair_are_counted_and_named(models, tmp_path, monkeyp
         (["--output", "pairs.jsonl", "--problems", "word_problem"], "Did you mean word_problems?"),
         (["--output", "pairs.jsonl", "--samples", "1"], "at least 2 answers"),
         (["--output", "pairs.jsonl", "--temperature", "0"], "without chance"),
+        (["--output", "pairs.jsonl", "--top-p", "0"], "top_p=0.0 is not possible"),
+        (["--output", "pairs.jsonl", "--pairs-per-problem", "0"], "--pairs-per-problem 0 is not possible"),
         (["--output", "pairs.jsonl", "--adapter", "none"], "There is no adapter none"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_malformed_row_is_named_or_skipped(tmp_path, row, said):
 def test_what_is_no_file_of_answers_is_refused(tmp_path):
     with pytest.raises(CourseError, match="There is no file"):
         read_judged(tmp_path / "none.jsonl")
-    with pytest.raises(CourseError, match="no judged answer that could be read"):
+    with pytest.raises(CourseError, match="no judged answer with text in it; . of its rows are malformed"):
         read_judged(write(tmp_path / "empty.jsonl", {"settings": {}}))
     with pytest.raises(CourseError, match="malformed='drop'"):
         read_judged(tmp_path / "none.jsonl", malformed="drop")

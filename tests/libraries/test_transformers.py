@@ -249,7 +249,8 @@ def test_an_option_outlives_its_call():
     package="transformers",
     happens="A control token that a user types becomes the real control token",
     expected="Text from outside is text: only the template writes control tokens.",
-    instead="Encode what users write with `split_special_tokens=True`, or refuse control tokens in it.",
+    instead="Encode what users write with `split_special_tokens=True`, or refuse control tokens in it. `course sft` "
+    "and `course dpo` name records that have them.",
     chapter="01_datasets",
 )
 def test_a_typed_control_token_is_the_real_one():

@@ -17,7 +17,7 @@ from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.folder import INDEX, WEIGHTS, foreign_prefixes, plain_name, weight_files
 from course_lib.models.huggingface import load_decoder, save_decoder
-from course_lib.models.pretrained import load_model
+from course_lib.models.pretrained import load_model, load_tokenizer, resolve
 
 TOKENS = torch.arange(10)[None]
 SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -305,3 +305,27 @@ def test_a_tied_config_with_two_matrices(tmp_path, capfd):
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(model.lm_head.weight)
     loads(tmp_path, model)  # the head alone fills both
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"config.json": '{"model_type": "course_verifier"}', "model.safetensors": ""},
+            "holds a verifier, which judges",
+        ),
+        (
+            {"adapter_config.json": "{}", "adapter_model.safetensors": ""},
+            "holds an adapter and not a whole model: give",
+        ),
+        ({"weights.safetensors": "", "state.json": "{}"}, "holds a checkpoint, from which a run goes on with --resume"),
+        ({"run.json": "{}", "log.jsonl": ""}, "holds a run that has not written its model yet: finish it"),
+        ({"notes.txt": ""}, "holds no config.json"),
+    ],
+)
+def test_a_folder_of_another_kind_says_what_it_holds(tmp_path, files, said):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for read in (resolve, load_tokenizer):
+        with pytest.raises(CourseError, match=said):
+            read(tmp_path)

@@ -53,10 +53,11 @@ def first_loss(trainer):
         return float(trainer._compute_loss(trainer.model, batch, False))
 
 
-def pissa():
+def decomposed(init):
+    """An adapter that begins as a part of the base: "pissa" or "olora"."""
     from peft import LoraConfig
 
-    return LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    return LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=init, task_type="CAUSAL_LM")
 
 
 def logits(model):
@@ -66,18 +67,19 @@ def logits(model):
 
 @pytest.mark.library(
     package="PEFT",
-    happens="With PiSSA, `disable_adapter` and `unload` give the remainder of the base, and not the base",
+    happens="With PiSSA and OLoRA, `disable_adapter` and `unload` give the remainder of the base, and not the base",
     expected="Switching the adapter off gives the model that was loaded.",
     instead="Load the base again, or load the adapter with `course_lib.adapters.load_adapter`, which turns it into "
     "plain LoRA.",
     chapter="04_merging",
 )
-def test_pissa_has_no_base_to_go_back_to_and_ours_has(llama, tmp_path):
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_pissa_has_no_base_to_go_back_to_and_ours_has(llama, tmp_path, init):
     """PEFT's `unload` and `disable_adapter` leave the remainder of the base. Ours is put on the base as it is."""
     from peft import get_peft_model
 
     before, ours = logits(llama), copy.deepcopy(llama)
-    theirs = get_peft_model(llama, pissa())
+    theirs = get_peft_model(llama, decomposed(init))
     torch.testing.assert_close(logits(theirs), before, atol=1e-4, rtol=0)
     theirs.save_pretrained(tmp_path)
     with theirs.disable_adapter():
@@ -91,15 +93,16 @@ def test_pissa_has_no_base_to_go_back_to_and_ours_has(llama, tmp_path):
 
 @pytest.mark.library(
     package="TRL",
-    happens="DPO with a PiSSA adapter takes the remainder of the base as its reference",
+    happens="DPO with a PiSSA or OLoRA adapter takes the remainder of the base as its reference",
     expected="The reference is the base: the first loss is 0.6931.",
     instead="Pass `ref_model=`, or precompute the reference’s log-probabilities with the base.",
     chapter="07_preferences",
 )
-def test_with_pissa_trls_reference_is_the_remainder(llama, tokenizer, tmp_path):
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_with_pissa_trls_reference_is_the_remainder(llama, tokenizer, tmp_path, init):
     """The first loss of DPO is ln 2 where policy and reference are one: TRL's is not, ours is."""
     ours = copy.deepcopy(llama)
-    trainer = dpo_trainer(llama, tokenizer, tmp_path, peft_config=pissa())
+    trainer = dpo_trainer(llama, tokenizer, tmp_path, peft_config=decomposed(init))
     assert abs(first_loss(trainer) - LN_2) > 1e-5
     trainer.model.save_pretrained(tmp_path / "adapter")
 

@@ -245,6 +245,8 @@ def long_context(subject: Subject, how: Evaluation) -> dict[str, Any] | None:
 
 def _long_text(subject: Subject, how: Evaluation) -> list[int]:
     """Held-out documents end to end, without the tokens that end them: one long text."""
+    if how.long_tokens < 2 * LONG_BLOCK:
+        raise CourseError(f"long_tokens={how.long_tokens} is too short for a long text: give {2 * LONG_BLOCK} or more.")
     ids: list[int] = []
     for document in corpus_documents(how.perplexity_on[0], "held_out", seed=18):
         ids += subject.tokenizer(document + " ")["input_ids"]

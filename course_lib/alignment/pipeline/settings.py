@@ -4,14 +4,17 @@ The tables of the training stages have the settings of the stage's own command: 
 `course sft --lr` is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
 from course_lib.errors import CourseError
 from course_lib.execution.profile import profile_path, read_profile
 from course_lib.finetuning.settings import Settings, complete, setting_names
+from course_lib.options import KINDS as IN_WORDS
+from course_lib.options import is_of_kind, value_type
 from course_lib.suggestions import did_you_mean
 
 KINDS: dict[str, type[Settings]] = {
@@ -166,6 +169,9 @@ def load_pipeline(profile: str, seed: int = 0, overrides: Sequence[str] = ()) ->
     table = dict(top["pipeline"])
     known = {"cost", "threads", "model", "vocab_size", "data_config", "problems", "evaluation", "verifier", *KINDS}
     _refuse_unknown("pipeline", table, known)
+    for name in known - {"threads", "model", "vocab_size"}:
+        if not isinstance(table.get(name, {}), dict):
+            raise CourseError(f"{name}={table[name]!r} in the table [pipeline] is not possible. It has to be a table.")
     settings = PipelineSettings(
         profile=profile_path(profile).stem,
         seed=seed,
@@ -187,6 +193,7 @@ def _filled(kind: type, table: Mapping[str, Any], name: str) -> Any:
     """A dataclass from a table of the profile."""
     given = table.get(name, {})
     _refuse_unknown(f"pipeline.{name}", given, {each.name for each in fields(kind)})
+    _check_kinds(f"pipeline.{name}", kind, given)
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
@@ -199,6 +206,18 @@ def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> No
             )
 
 
+def _check_kinds(where: str, kind: type, given: Mapping[str, Any]) -> None:
+    """CourseError where a value is of another type than its setting."""
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        wanted = value_type(hints[name])
+        if not is_of_kind(value, wanted):
+            raise CourseError(
+                f"{name}={value!r} in the table [{where}] is not possible. It has to be "
+                f"{IN_WORDS.get(wanted, 'a table')}."
+            )
+
+
 def _check(settings: PipelineSettings) -> None:
     """CourseError where a value of any stage is not possible: before the first stage, and not after the third."""
     from course_lib.data.mixture import DataConfig, check_corpus
@@ -207,7 +226,10 @@ def _check(settings: PipelineSettings) -> None:
     _refuse_unknown("pipeline.data_config", settings.data_config, known)
     if missing := {"dataset_mix", "tokens_target"} - settings.data_config.keys():
         raise CourseError(f"[pipeline.data_config] lacks {min(missing)}. Copy the table from one of our profiles.")
+    _check_kinds("pipeline.data_config", DataConfig, settings.data_config)
     DataConfig(**settings.data_config)
+    decided = {name: getattr(settings, name) for name in ("model", "vocab_size", "threads", "device")}
+    complete(decided, PretrainSettings)
     for name in settings.evaluation.perplexity_on:
         check_corpus(name)
     for stage, kind in KINDS.items():
@@ -220,15 +242,18 @@ def _check(settings: PipelineSettings) -> None:
 def _check_numbers(settings: PipelineSettings) -> None:
     """CourseError where a number of problems or samples is below 1, or a share or temperature is out of its range."""
     shares = {"short_share": settings.problems.short_share}
-    for name, value in (asdict(settings.problems) | asdict(settings.evaluation)).items():
-        least = 0 if name == "solutions" else 1
-        if isinstance(value, int) and value < least:
-            raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It has to be at least {least}.")
+    for part in (settings.problems, settings.evaluation, settings.verifier):
+        for each in fields(part):
+            value, least = getattr(part, each.name), 0 if each.name == "solutions" else 1
+            if each.type is int and value < least:
+                raise CourseError(
+                    f"{each.name}={value} in the table [pipeline] is not possible. It has to be at least {least}."
+                )
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise CourseError(f"{name}={value} in the table [pipeline] is not possible. It is a share from 0 to 1.")
     for temperature in (settings.problems.temperature, settings.evaluation.temperature):
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise CourseError(f"temperature={temperature} draws no samples that differ: give one above 0.")
     _check_verifier(settings.verifier)
     earlier = settings.problems.sft + settings.problems.pairs
@@ -248,6 +273,8 @@ def _check_verifier(verifier: VerifierTraining) -> None:
             f"head={verifier.head!r} of a verifier of kind {verifier.kind!r} is not possible. Choose one of "
             f"{', '.join(heads[verifier.kind])}."
         )
+    if not 0 < verifier.lr < math.inf:
+        raise CourseError(f"lr={verifier.lr} of the verifier is not possible. It has to be above 0.")
     if verifier.lm_weight < 0 or (verifier.lm_weight and verifier.head != "tokens"):
         raise CourseError(
             f"lm_weight={verifier.lm_weight} with head={verifier.head!r} is not possible. It is 0 or more, and above 0 "
