@@ -161,10 +161,15 @@ class Judge:
     ) -> Verdict:
         """Judge a part after some cells. Where a check ends the process, the other properties get another one."""
         failed: dict[str, Verdict] = {}
+        spare = 1
         while True:
-            before = len(failed)
+            before = dict(failed)
             complaint = self._begun_and_checked(session, test, part, cells, own, failed)
-            if not session.ended or "" in failed or len(failed) == before or self.clock.left <= 0:
+            if session.blameless and spare:
+                failed, spare = before, spare - 1
+                self.ended.pop(part.id or "", None)
+                continue
+            if not session.ended or "" in failed or len(failed) == len(before) or self.clock.left <= 0:
                 break
         verdict = _summed(part, worth(test.source), failed)
         if verdict.message and complaint:
