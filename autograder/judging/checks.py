@@ -133,6 +133,15 @@ def _imports(source: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
+def functions(source: str) -> set[str]:
+    """The names of a cell's functions.
+
+    Args:
+        source: One of the assignment's own cells.
+    """
+    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def functions_of(source: str) -> str:
     """A cell's functions, without the rest of it.
 
