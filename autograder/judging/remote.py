@@ -15,6 +15,7 @@ from autograder.judging.session import Reference, Session
 
 MARK = "_judge_target"
 TITLE = "_judge_title"
+CALLED_BY_NAME = ("method", "function")
 ANSWER = "your answer"  # what a message calls a helper of the checks, which nobody was asked to write
 SIGNATURE = "_judge_signature"
 
@@ -54,7 +55,10 @@ class Remote:
         if name.startswith("__"):
             raise AttributeError(name)
         session, target, _ = _held(self)
-        return _answer(session, session.ask(do="get", target=target, name=name))
+        found = _answer(session, session.ask(do="get", target=target, name=name))
+        if isinstance(found, Remote) and _held(found)[2] in CALLED_BY_NAME:
+            object.__setattr__(found, TITLE, name)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         session, target, _ = _held(self)

@@ -137,6 +137,11 @@ def test_the_input_that_is_told_is_the_one_that_was_given():
     assert verdict.called.startswith("the input was 16, {'input_ids': [10, ")
 
 
+def test_a_method_is_told_by_its_name():
+    answer = "class InstructionFormatter:\n    def format(self, a, b, c):\n        return a\n"
+    assert judged("datasets", "format", answer).called.startswith("the call was format('Translate to French', ")
+
+
 def test_attributes_that_lie_do_not_help():
     lying = (
         "class Zeros:\n    def __getattr__(self, name):\n        return np.zeros((5, 7))\n\n"
