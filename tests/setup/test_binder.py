@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jupyter_sessions import jupyter_lab
+from lab_server import jupyter_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 2e9
