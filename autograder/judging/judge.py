@@ -102,12 +102,16 @@ class Judge:
     def verdicts(self) -> list[Verdict]:
         """Judge all parts, in order, but those that a person grades."""
         found, parts = [], [part for part in notebook.parts(self.whole) if not part.manual]
-        for part in parts:  # what has much to import does so while the first parts are judged
-            self._session(self._test(part)).launch()
+        self.launch(parts)
         for part in parts:
             found.append(self.verdict(part))
             self.tell(found[-1])
         return found
+
+    def launch(self, parts: list[notebook.Part]) -> None:
+        """Start the processes for some parts: what has much to import does so while the first parts are judged."""
+        for part in parts:
+            self._session(self._test(part)).launch()
 
     @property
     def flagged(self) -> list[str]:
