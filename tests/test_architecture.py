@@ -1,6 +1,7 @@
 """The house rules on imports, read from the sources (see "The rooms" in CONTRIBUTING.md)."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -109,3 +110,11 @@ def test_the_page_about_the_rooms_says_what_the_test_holds():
 def test_no_file_is_longer_than_a_reading():
     for path in (path for folder in ("course_lib", "autograder", "tests") for path in modules(folder)):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_no_file_of_the_tests_hides_a_package():
+    """pytest puts the folders of tests at the front of the path: tests/NAME.py would be what `import NAME` finds."""
+    installed = importlib.metadata.packages_distributions().keys() | sys.stdlib_module_names
+    folders = {path.parent for name in ("test_*.py", "conftest.py") for path in (ROOT / "tests").rglob(name)}
+    helpers = [path for folder in folders for path in folder.glob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in helpers if path.stem in installed] == []

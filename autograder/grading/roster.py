@@ -1,4 +1,5 @@
-"""Who takes the course: a CSV file of one's own, or as Canvas and Moodle export it."""
+"""Who takes the course: a CSV file of one's own, the one of `nbgrader db student import`, or as Canvas and Moodle
+export it."""
 
 import csv
 import io
@@ -15,6 +16,7 @@ COLUMNS = {
     "sis_id": ("sis user id", "sis id", "id number"),
     "section": ("section", "groups", "group"),
 }
+NBGRADER = ("id", "first_name", "last_name")  # columns of nbgrader's file, where "id" has the folder's name
 CANVAS = "sis login id"  # in a file of Canvas, where the column "Student" has the name
 SKIPPED = ("points possible", "student, test")  # rows of Canvas that are nobody
 
@@ -36,7 +38,7 @@ def read_roster(path: Path) -> dict[str, Person]:
 
     Args:
         path: A CSV file with a header. The students' names in the course are in the first of the columns student,
-            SIS Login ID, Username, login, user and student id that is there.
+            SIS Login ID, Username, login, user and student id that is there; in nbgrader's own file, in the column id.
 
     Raises:
         CourseError: The file is absent, has no such column, or has a student twice.
@@ -50,6 +52,8 @@ def read_roster(path: Path) -> dict[str, Person]:
     columns = {field: _column(header, names) for field, names in COLUMNS.items()}
     if canvas:
         columns["student"] = header[CANVAS]
+    if not columns["student"] and header.keys() >= set(NBGRADER):
+        columns["student"], columns["lms_id"] = header["id"], ""
     if not columns["student"]:
         wanted = ", ".join(COLUMNS["student"])
         raise CourseError(f"The roster {path} has no column with the students: name one of its columns {wanted}.")
@@ -78,7 +82,8 @@ def _person(row: dict, columns: dict[str, str], header: dict[str, str], canvas: 
 
     name = value(header["student"]) if canvas and "student" in header else ""
     name = name or value(_column(header, ("name", "full name", "student name")))
-    name = name or f"{value(header.get('first name', ''))} {value(_column(header, ('last name', 'surname')))}".strip()
+    first, last = _column(header, ("first name", "first_name")), _column(header, ("last name", "last_name", "surname"))
+    name = name or f"{value(first)} {value(last)}".strip()
     found = {field: value(column) for field, column in columns.items()}
     if not found["student"] or name.lower() in SKIPPED:
         return None

@@ -118,7 +118,7 @@ def asked_for(source: str) -> frozenset[str]:
 
 
 def imports(sources: Iterable[str]) -> str:
-    """The import statements at the top level of some cells.
+    """The import statements at the top level of some cells, and what they lead PyTorch to import later.
 
     Args:
         sources: The cells.
@@ -126,13 +126,28 @@ def imports(sources: Iterable[str]) -> str:
     return "\n".join(line for source in sources for line in _imports(source))
 
 
+# the first one imports 800 modules, which takes as long as PyTorch itself; each part would do so in its own process
+FIRST_OPTIMISER = "import torch; torch.optim.SGD([torch.zeros(1)], lr=1.0)"
+
+
 @lru_cache(maxsize=256)
 def _imports(source: str) -> tuple[str, ...]:
     nodes = ast.parse(source).body
-    return tuple(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    found = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    makes_one = "torch.optim" in source and "import torch" in found
+    return (*found, FIRST_OPTIMISER) if makes_one else tuple(found)
 
 
 @lru_cache(maxsize=256)
+def functions(source: str) -> set[str]:
+    """The names of a cell's functions.
+
+    Args:
+        source: One of the assignment's own cells.
+    """
+    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def functions_of(source: str) -> str:
     """A cell's functions, without the rest of it.
 

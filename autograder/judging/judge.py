@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 
 from autograder import notebook
-from autograder.judging.checks import Check, asked_for, checks, forbidden, functions_of, imports, worth
-from autograder.judging.remote import Remote
+from autograder.judging.checks import Check, asked_for, checks, forbidden, functions, functions_of, imports, worth
+from autograder.judging.remote import ANSWER, Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES
 from autograder.judging.warm import Warm
@@ -27,6 +27,7 @@ from autograder.sandbox.limits import Limits
 from autograder.student.explain import advice
 from course_lib.errors import printable
 
+GIVEN = "given: "  # `worker.GIVEN`: a cell of the assignment's own, which no message about an error points to
 LONGEST = 2000  # characters of a message
 SECONDS = 20  # that a cell may take where the assignment does not say it
 WHOLE = 6  # how many times what a cell may take a submission may take
@@ -36,9 +37,10 @@ WHOLE = 6  # how many times what a cell may take a submission may take
 class Verdict:
     """What became of one part.
 
-    part: which. points: what it gets. message: why it does not get all, "" where it does. called: the call that the
-    message is about. hint: what the assignment says to that. hidden: whether a hidden test failed. reached: False where
-    the time for the submission was over before. cell: what the part's own cell complained about.
+    part: which. points: what it gets. message: why it does not get all, "" where it does. called: the call or the
+    input that the message is about, in words. hint: what the assignment says to that. hidden: whether a hidden test
+    failed. reached: False where the time for the submission was over before. cell: what the part's own cell complained
+    about.
     """
 
     part: notebook.Part
@@ -100,12 +102,16 @@ class Judge:
     def verdicts(self) -> list[Verdict]:
         """Judge all parts, in order, but those that a person grades."""
         found, parts = [], [part for part in notebook.parts(self.whole) if not part.manual]
-        for part in parts:  # what has much to import does so while the first parts are judged
-            self._session(self._test(part)).launch()
+        self.launch(parts)
         for part in parts:
             found.append(self.verdict(part))
             self.tell(found[-1])
         return found
+
+    def launch(self, parts: list[notebook.Part]) -> None:
+        """Start the processes for some parts: what has much to import does so while the first parts are judged."""
+        for part in parts:
+            self._session(self._test(part)).launch()
 
     @property
     def flagged(self) -> list[str]:
@@ -161,10 +167,15 @@ class Judge:
     ) -> Verdict:
         """Judge a part after some cells. Where a check ends the process, the other properties get another one."""
         failed: dict[str, Verdict] = {}
+        spare = 1
         while True:
-            before = len(failed)
+            before = dict(failed)
             complaint = self._begun_and_checked(session, test, part, cells, own, failed)
-            if not session.ended or "" in failed or len(failed) == before or self.clock.left <= 0:
+            if session.blameless and spare:
+                failed, spare = before, spare - 1
+                self.ended.pop(part.id or "", None)
+                continue
+            if not session.ended or "" in failed or len(failed) == len(before) or self.clock.left <= 0:
                 break
         verdict = _summed(part, worth(test.source), failed)
         if verdict.message and complaint:
@@ -187,7 +198,7 @@ class Judge:
             complaint = self._begin(session, cells, own)
             asked = asked_for(test.source) | self.asked
             for name in asked - names.keys() - vars(builtins).keys():
-                names[name] = Remote(session, name)
+                names[name] = Remote(session, name, title=ANSWER if name in self.helpers else name)
             self._check(session, test, part, names, failed)
             return complaint
         finally:
@@ -251,6 +262,11 @@ class Judge:
         return names
 
     @cached_property
+    def helpers(self) -> set[str]:
+        """The functions of the assignment's own that the checks call beside the answers."""
+        return {name for cell in self.whole.cells if _is_beside(cell) for name in functions(cell.source)}
+
+    @cached_property
     def asked(self) -> set[str]:
         """What the assignment's own cells use here, which may be beside the answers."""
         ours = [cell.source for cell in self.whole.cells if _is_setup(cell) and not _is_beside(cell)]
@@ -263,13 +279,15 @@ class Judge:
         for number, cell in enumerate(self._before(test)):
             if notebook.is_test(cell):
                 own = set()
-            elif cell.cell_type == "code" and (_is_students(cell) or (_is_setup(cell) and not _is_ours_alone(cell))):
+            elif cell.cell_type == "code" and _is_students(cell):
                 name = notebook.grade_id(cell) or f"your own cell {number + 1}"
                 cells.append((name, _python(cell.source)))
                 if notebook.is_solution(cell):
                     own.add(name)
+            elif _is_setup(cell) and not _is_ours_alone(cell):
+                cells.append((f"{GIVEN}{notebook.grade_id(cell)}", _python(cell.source)))
         for cell in filter(_is_beside, self._before(test)):  # whatever else these names have come to mean
-            cells.append((f"{notebook.grade_id(cell)} again", functions_of(cell.source)))
+            cells.append((f"{GIVEN}{notebook.grade_id(cell)} again", functions_of(cell.source)))
         return cells, own
 
 
@@ -364,12 +382,14 @@ def _message(error: Exception) -> str:
 
 
 def _call(called: Any) -> str:
-    """The last call of an answer, as one would write it."""
+    """The last call of an answer, as one would write it, or what its input was."""
     if called is None:
         return ""
     name, arguments, named = called
     shown = [shortened(each) for each in arguments] + [f"{key}={shortened(each)}" for key, each in named.items()]
-    return _tidy(f"{name}({', '.join(shown)})")
+    if name == ANSWER:  # a helper of the checks calls it
+        return _tidy(f"the input was {', '.join(shown)}") if shown else ""
+    return _tidy(f"the call was {name}({', '.join(shown)})")
 
 
 def _tidy(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import copy
 import inspect
 import re
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from autograder.judging import wire
 from autograder.judging.session import Reference, Session
 
 MARK = "_judge_target"
+TITLE = "_judge_title"
+CALLED_BY_NAME = ("method", "function")
+ANSWER = "your answer"  # what a message calls a helper of the checks, which nobody was asked to write
 SIGNATURE = "_judge_signature"
 
 
@@ -23,8 +27,19 @@ class Remote:
     is neither true nor false: what counts is decided by data alone.
     """
 
-    def __init__(self, session: Session, target: str | int, kind: str = "function") -> None:
+    def __init__(
+        self, session: Session, target: str | int, kind: str = "function", title: str = "your function"
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            session: The process.
+            target: Its name or number there.
+            kind: The name of its type.
+            title: What a message calls it.
+        """
         object.__setattr__(self, MARK, (session, target, kind))
+        object.__setattr__(self, TITLE, title)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         session, target, _ = _held(self)
@@ -32,6 +47,7 @@ class Remote:
         reply = session.ask(do="call", target=target, args=list(arguments), named=named)
         changed = _value(session, reply.get("changed"))
         if changed is not None:
+            session.called = copy.deepcopy(session.called)  # a message tells what the input was
             _write_back([list(arguments), named], changed)
         return _answer(session, reply)
 
@@ -39,7 +55,10 @@ class Remote:
         if name.startswith("__"):
             raise AttributeError(name)
         session, target, _ = _held(self)
-        return _answer(session, session.ask(do="get", target=target, name=name))
+        found = _answer(session, session.ask(do="get", target=target, name=name))
+        if isinstance(found, Remote) and _held(found)[2] in CALLED_BY_NAME:
+            object.__setattr__(found, TITLE, name)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         session, target, _ = _held(self)
@@ -62,8 +81,7 @@ class Remote:
 
     @property
     def __name__(self) -> str:
-        target = _held(self)[1]
-        return target if isinstance(target, str) else "your function"
+        return object.__getattribute__(self, TITLE)
 
     @property
     def __signature__(self) -> inspect.Signature:

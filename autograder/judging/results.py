@@ -51,8 +51,9 @@ def explained(verdict: Verdict) -> str:
 def details(verdict: Verdict) -> list[str]:
     """What is said besides the message: the call that it is about, and the assignment's hint."""
     said = []
-    if verdict.called and not verdict.cell and verdict.called not in verdict.message:
-        said.append(f"the call was {verdict.called}")
+    call = verdict.called.removeprefix("the call was ")
+    if call and not verdict.cell and call not in verdict.message:
+        said.append(verdict.called)
     if verdict.hint and not verdict.cell:
         said.append(f"hint: {verdict.hint}")
     return said

@@ -76,6 +76,7 @@ class Session:
         self.called: tuple | None = None  # the last call: name, arguments, and named ones
         self.late = False  # whether it was too slow
         self.ended = ""  # why the current part has no process any more
+        self.blameless = False  # whether that was the end of the process that was forked, which nobody can reach
 
     def __enter__(self) -> "Session":
         return self
@@ -101,13 +102,13 @@ class Session:
         try:
             return self._run(cells)
         except Ended:
-            if not used or self.cell or self.late:
+            if not self.blameless and (not used or self.cell or self.late):
                 raise
-        return self._run(cells)  # an earlier part had ended it, and only now does that show
+        return self._run(cells)  # an earlier part had ended it, and only now does that show; or it was nobody's fault
 
     def _run(self, cells: list[tuple[str, str]]) -> dict[str, dict]:
         """Run a part's cells in the process that there is, or else in a new one."""
-        self.cell, self.ended, self.late = "", "", False
+        self.cell, self.ended, self.late, self.blameless = "", "", False, False
         self.launch()
         if not self.ready:
             self._await()
@@ -168,9 +169,10 @@ class Session:
     def _await(self) -> None:
         """Wait until the process is ready."""
         # a slow disk is not the submission's fault, of whose code nothing has run yet
-        left, self.clock.deadline = self.clock.left, STARTING
+        left = self.clock.left
         why: object = "this system allows no namespaces"
         for _ in range(STARTS):
+            self.clock.deadline = STARTING
             self.launch()
             try:
                 if "refused" not in self._receive():
@@ -182,7 +184,7 @@ class Session:
                 self.warm.renew(self.stage)
         else:
             raise CourseError(NOT_STARTED.format(why=why))
-        self.clock.left, self.ready, self.ended = left, True, ""
+        self.clock.left, self.ready, self.ended, self.late = left, True, "", False
         self.clock.begin()
 
     def _send(self, request: dict[str, Any]) -> None:
@@ -254,6 +256,7 @@ class Session:
         """What to raise where the process is of no use any more: it is ended, and the next part has a new one."""
         assert self.running is not None
         self.ended = self.running.stopped or why
+        self.blameless = isinstance(self.running, Fork) and not self.late and self.running.orphaned()
         self.close()
         return Ended(self.ended)
 

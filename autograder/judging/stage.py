@@ -51,8 +51,8 @@ class Stage:
         given = folder / "given" / "autograder"
         (folder / "site").mkdir(parents=True)
         given.mkdir(parents=True)
-        for name in ("apart.py", "wire.py", "worker.py"):
-            shutil.copy(PACKAGE / "judging" / name, folder)
+        for name in ("judging/apart.py", "judging/wire.py", "judging/worker.py", "sandbox/calls.py"):
+            shutil.copy(PACKAGE / name, folder)
         shutil.copy(PACKAGE / "checks.py", given)
         (given / "__init__.py").touch()
         (given / "own.py").write_text(OWN)

@@ -18,7 +18,7 @@ from typing import IO
 from autograder.judging.stage import INSIDE, Stage
 from autograder.sandbox.limits import Limits
 from autograder.sandbox.process import GOING, Sandbox, Watched, python
-from autograder.sandbox.usage import children
+from autograder.sandbox.usage import alive, children
 
 START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.keep({folder!r}, {scratch}, {imports!r})"
 
@@ -106,6 +106,7 @@ class Keeper:
         with theirs:
             self.sandbox = Sandbox(program, limits, stage.seen, control=theirs)
         self.last: Fork | None = None
+        self.pid: int | None = None  # once it is known
 
     def idle(self) -> bool:
         """Whether it runs, and its last fork is gone."""
@@ -119,9 +120,13 @@ class Keeper:
     def forks(self) -> list[int]:
         """The ids of its children: the last one is the newest."""
         for first in children(self.sandbox.process.pid):  # bwrap's child waits for orphans, and its child is the keeper
-            for keeper in children(first)[:1]:
-                return children(keeper)
+            for self.pid in children(first)[:1]:
+                return children(self.pid)
         return []
+
+    def died(self) -> bool:
+        """Whether it has ended by itself, or was killed by somebody else."""
+        return self.pid is not None and not alive(self.pid)
 
     def close(self) -> None:
         """End it, and all that it has forked."""
@@ -156,11 +161,16 @@ class Fork(Watched):
         os.close(theirs_out)
         self.watch()
 
+    def orphaned(self) -> bool:
+        """Whether the keeper has died, whom no submission can reach, and this fork with it."""
+        return self.keeper.died()
+
     def close(self) -> None:
         """End it, wait until it is gone, and close the pipes."""
         if self.ended.is_set():
             return
-        self.ended.set()
+        with self.looking:  # a look that has begun could otherwise end the next fork
+            self.ended.set()
         self.stdin.close()
         self._kill()
         self.gone = self._at_end()

@@ -29,6 +29,7 @@ from typing import Any
 
 import wire  # type: ignore[import-not-found]  # beside this file
 
+GIVEN = "given: "  # how the names of cells begin that nobody was asked to write
 MOST_ITEMS = 100_000  # of a generator
 
 
@@ -162,7 +163,7 @@ def described(error: BaseException) -> dict[str, Any]:
         text = f"(its message cannot be read: {type(worse).__name__})"
     where = ""
     for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith("<"):
+        if frame.filename.startswith("<") and not frame.filename.startswith(f"<{GIVEN}"):
             where = f"line {frame.lineno} of {frame.filename[1:-1]}"
     if isinstance(error, SyntaxError) and error.lineno:
         text, where = str(error.msg), f"line {error.lineno}"

@@ -54,7 +54,7 @@ def _version(bwrap: str) -> str:
     return found[0] if found else "0.0"
 
 
-def command(program: list[str], limits: Limits, seen: dict[Path, str]) -> list[str]:
+def command(program: list[str], limits: Limits, seen: dict[Path, str], refused: int | None = None) -> list[str]:
     """`program` in a sandbox: no network, no processes but its own, a read-only system, and a scratch folder in memory.
 
     Of the file system it sees /usr, the interpreter, and `seen`. The packages of this course are hidden where they lie
@@ -64,6 +64,8 @@ def command(program: list[str], limits: Limits, seen: dict[Path, str]) -> list[s
         program: What to run, with paths as they are inside.
         limits: The scratch folder's size, and the limits of a single process.
         seen: Files and folders that it may read, and where it has them.
+        refused: A file descriptor with the filter of `calls`; None for a program that is trusted, which may then make
+            namespaces for others.
     """
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     options += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
@@ -76,6 +78,8 @@ def command(program: list[str], limits: Limits, seen: dict[Path, str]) -> list[s
         options += ["--ro-bind", str(outside), inside]
     # without these, both could be written to without a limit
     options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH]
+    if refused is not None:
+        options += ["--remount-ro", "/proc", "--seccomp", str(refused)]
     return [require(), *options, "--", *_limited(limits), *program]
 
 

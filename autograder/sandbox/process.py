@@ -7,12 +7,13 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from autograder.sandbox import bubblewrap
+from autograder.sandbox import bubblewrap, calls
 from autograder.sandbox.limits import Limits
 from autograder.sandbox.usage import alive, children, exceeded
 
@@ -88,6 +89,8 @@ class Watched:
         """The watchdog."""
         while not self.ended.wait(OFTEN) and (top := self.top()) is not None:
             with self.looking:
+                if self.ended.is_set():  # what is there now is the next one's
+                    return
                 why = exceeded(top, self.limits) if top else ""
                 if time.monotonic() - self.started > self.limits.wall:
                     why = f"it took over {self.limits.wall:g} seconds"
@@ -124,19 +127,26 @@ class Sandbox(Watched):
         """
         super().__init__(limits)
         self.sandboxed = sandbox
-        line = bubblewrap.command(program, limits, seen or {}) if sandbox else program
-        self.process = subprocess.Popen(
+        with _refusals(sandbox and control is None) as refused:
+            line = bubblewrap.command(program, limits, seen or {}, *refused) if sandbox else program
+            self.process = self._started(line, control, errors, refused)
+        self.first: list[int] = []  # the sandbox's first process, once it is known
+        if control is None:
+            self.watch()
+
+    def _started(
+        self, line: list[str], control: socket.socket | None, errors: int, refused: list[int]
+    ) -> subprocess.Popen:
+        return subprocess.Popen(
             line,
             stdin=control.fileno() if control else subprocess.PIPE,
             stdout=subprocess.DEVNULL if control else subprocess.PIPE,
             stderr=errors,
             # the sandbox's first process is bwrap itself, whose environment can be read inside
-            env=bubblewrap.ENVIRONMENT if sandbox else _plain_environment(),
+            env=bubblewrap.ENVIRONMENT if self.sandboxed else _plain_environment(),
             start_new_session=True,
+            pass_fds=refused,
         )
-        self.first: list[int] = []  # the sandbox's first process, once it is known
-        if control is None:
-            self.watch()
 
     @property
     def stdin(self) -> IO[bytes]:
@@ -190,6 +200,22 @@ class Sandbox(Watched):
         except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
             return False
         return True
+
+
+@contextlib.contextmanager
+def _refusals(wanted: bool) -> Iterator[list[int]]:
+    """A file descriptor with the filter of calls, where one is wanted and this machine has one."""
+    program = calls.refusals() if wanted else b""
+    if not program:
+        yield []
+        return
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(program)
+        yield [reading]
+    finally:
+        os.close(reading)
 
 
 def run(program: list[str], limits: Limits, seen: dict[Path, str] | None = None, *, sandbox: bool = True) -> Result:

@@ -128,6 +128,7 @@ def _judged(
     about, outcomes = whole.metadata["course"], list[Outcome]()
     about["seconds_per_cell"] = min(about.get("seconds_per_cell", SECONDS), timeout)
     with Judge(whole, sandbox=False) as judge:
+        judge.launch(parts)
         for part in parts:
             with _said_when_slow(part, judge.clock.part, say):
                 verdict = judge.verdict(part)

@@ -30,6 +30,7 @@ from course_lib.adapters.peft_settings import (
     initialisation,
     is_relative,
     is_selected,
+    say_unknown,
     what_is_there,
 )
 from course_lib.adapters.trained_on import quantization_record, refuse_other_quantization
@@ -136,6 +137,7 @@ def load_adapter(model: nn.Module, directory: Path | str, name: str = "default")
     saved = _read(weights)
     refuse_merged(model)
     if config["peft_type"] == "LORA":
+        say_unknown(directory, config)
         return _load_lora(model, directory, DEFAULTS | config, saved, name)
     return _load_butterfly(model, directory, config, saved)
 
@@ -224,10 +226,7 @@ def _without_copies(model: nn.Module, saved: dict[str, torch.Tensor]) -> dict[st
     kept = {}
     for key, tensor in saved.items():
         weight = own.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
-        same = (
-            weight is not None and weight.shape == tensor.shape and torch.equal(weight.cpu(), tensor.to(weight.dtype))
-        )
-        if not same:
+        if weight is None or weight.shape != tensor.shape or not torch.equal(weight.cpu(), tensor.to(weight.dtype)):
             kept[key] = tensor
     return kept
 

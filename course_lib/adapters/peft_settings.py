@@ -20,6 +20,7 @@ refused by name. The rules are those of PEFT 0.21.2; tests/adapters/test_peft_se
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ WHY_NOT = {
     "lora_ga": "gradients of the data it was given",
     "loftq": "a quantisation of the base",
 }
+# Settings that do not change what A and B mean: about the base's name and the file, about how A and B began, or read
+# elsewhere in this package.
+HARMLESS = set(
+    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules fan_in_fan_out "
+    "inference_mode layers_pattern layers_to_transform loftq_config lora_ga_config megatron_core peft_type "
+    "peft_version qalora_group_size revision runtime_config task_type velora_config".split()
+)
 # Kinds of values of the settings that are read here. PEFT writes them so; a file edited by hand may not have them.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "peft_type": ((str,), "a text"),
@@ -133,6 +141,25 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         "path_initial_model_for_weight_conversion, or, where the changed base was saved, give that base and set "
         "init_lora_weights to true in adapter_config.json."
     )
+
+
+def say_unknown(folder: Path, config: Mapping[str, Any]) -> None:
+    """Print a line on stderr about settings that nobody here knows: a newer PEFT may mean another sum than s B A.
+
+    Args:
+        folder: of the adapter.
+        config: its settings.
+    """
+    known = HARMLESS | DEFAULTS.keys() | UNREADABLE.keys()
+    unknown = [f"{name} = {_short(value)}" for name, value in config.items() if value and name not in known]
+    if unknown:
+        version = config.get("peft_version", "of another version")
+        print(
+            f"note: {folder} has settings that are unknown here: {', '.join(unknown)}. It was saved by PEFT {version}: "
+            "compare what it says with what it says there.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def is_selected(config: Mapping[str, Any], name: str) -> bool:

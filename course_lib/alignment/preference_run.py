@@ -9,6 +9,7 @@ from torch import nn
 from course_lib.adapters.files import load_adapter, readable_config, tensor_shapes
 from course_lib.adapters.peft_settings import DEFAULTS as LORA_DEFAULTS
 from course_lib.adapters.peft_settings import is_relative
+from course_lib.adapters.trained_on import in_words
 from course_lib.alignment.guard import DivergenceGuard
 from course_lib.alignment.objective import PreferenceObjective, evaluate_preferences
 from course_lib.alignment.pairs import Pairs, collate_pairs, encode_pairs
@@ -19,6 +20,7 @@ from course_lib.alignment.sources import read_record_parts
 from course_lib.data.control_tokens import told_of_control_tokens
 from course_lib.data.masking import fitting_length
 from course_lib.errors import CourseError
+from course_lib.finetuning.export import other_bases, quantization_of_adapter
 from course_lib.finetuning.plan import Plan, make_plan
 from course_lib.finetuning.record_source import MOST_FITTED, with_progress
 from course_lib.finetuning.settings import Settings
@@ -36,6 +38,7 @@ class PreferenceTask(Task):
     def __init__(self) -> None:
         self.train, self.held_out, self.template = Pairs(), Pairs(), ""
         self.preference: PreferenceObjective | None = None
+        self.notes: list[str] = []  # about the adapter that the run goes on from
         self.metrics: dict[str, float] = {}  # of the newest evaluation
 
     def read(self, s: Settings, tokenizer: Any, positions: int | None) -> Source:
@@ -65,13 +68,14 @@ class PreferenceTask(Task):
             encode_pairs(with_progress(part), tokenizer, template=filled(options.template)) for part in records
         )
         if not (whole.pairs and whole_held_out.pairs):
-            said = [*whole.report(), *whole_held_out.report()]
-            raise CourseError(f"No pair of {s.dataset} can be used: {'; '.join(said)}.")
+            which, said = ("held-out ", whole_held_out.report()) if whole.pairs else ("", whole.report())
+            raise CourseError(f"No {which}pair of {s.dataset} can be used: {'; '.join(said)}.")
         seq_len, too_long = self._limit(s, whole, positions), s.too_long or "skip"
         self.train, self.held_out = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
         if not (self.train.pairs and self.held_out.pairs):
-            said = [*self.train.report(), *self.held_out.report()]
-            raise CourseError(f"No pair of {s.dataset} fits into {seq_len} tokens: {'; '.join(said)}. Raise --seq-len.")
+            which, said = ("held-out ", self.held_out.report()) if self.train.pairs else ("", self.train.report())
+            told = "; ".join(said)
+            raise CourseError(f"No {which}pair of {s.dataset} fits into {seq_len} tokens: {told}. Raise --seq-len.")
         notes = [*notes, *_malformed(reading.problems), *self.train.report()]
         notes += told_of_control_tokens(records[0], tokenizer, filled(options.template))
         if self.train.cut:
@@ -151,7 +155,7 @@ class PreferenceTask(Task):
         smoothing = f", label smoothing {s.label_smoothing:g}" if s.label_smoothing else ""
         margin = f", gamma {s.gamma:g}" if s.loss_type == "simpo" else ""
         held = about[s.reference] if s.reference else "none"
-        return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}"]
+        return [f"loss: {s.loss_type}, beta {s.beta:g}{smoothing}{margin}; reference: {held}", *self.notes]
 
     def describe(self, loss: float) -> str:
         """A held-out preference loss, in words."""
@@ -187,7 +191,20 @@ def plan_dpo(settings: DPOSettings) -> Plan:
     task = PreferenceTask()
     if settings.adapter is not None:
         settings = with_shape_of(settings, settings.adapter)
+        task.notes = _about_the_base(settings, Path(filled(settings.adapter)))
     return make_plan(settings, task.read, task)
+
+
+def _about_the_base(settings: DPOSettings, adapter: Path) -> list[str]:
+    """A line where the adapter goes on another base than the one it was trained on: it is allowed, and seldom meant."""
+    notes = [
+        f"note: {name} was trained on {other}, and goes on here on {settings.model}"
+        for name, other in other_bases(settings.model, {str(adapter): adapter}).items()
+    ]
+    how = quantization_of_adapter(adapter, adapter)
+    if how is not None and settings.mode == "lora":
+        notes.append(f"note: {adapter} was trained on a base in 4 bits ({in_words(how)}), which --mode qlora keeps")
+    return notes
 
 
 def with_shape_of(settings: DPOSettings, adapter: str) -> DPOSettings:

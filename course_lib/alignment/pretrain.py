@@ -12,7 +12,7 @@ import numpy as np
 from course_lib.alignment.settings import PretrainSettings
 from course_lib.data.mixture import DataConfig, corpus_documents, read_mixture
 from course_lib.errors import CourseError
-from course_lib.finetuning.model import is_scratch
+from course_lib.finetuning.naming import is_scratch
 from course_lib.finetuning.plan import Plan, make_plan
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.source import Source, pad_id

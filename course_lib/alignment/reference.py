@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from course_lib.adapters.layers import adapted_layers, disable_adapters
 from course_lib.alignment.pairs import Pairs, collate_pairs, pair_log_probs
 from course_lib.errors import CourseError
+from course_lib.files import apply_umask
 from course_lib.models.devices import device_of
 from course_lib.models.fingerprint import fingerprint
 
@@ -188,7 +189,7 @@ def save_reference(path: Path, values: Tensor, key: dict[str, str], template: st
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({"log_probs": values.contiguous()}, temporary, metadata=key | {"template": template})
-    temporary.replace(path)
+    apply_umask(temporary).replace(path)
     return path
 
 

@@ -17,10 +17,10 @@ from typing import Any
 from torch import nn
 
 from course_lib.alignment.reranking import Samples
+from course_lib.alignment.sources import records_of_split
 from course_lib.data.formats import check_format
 from course_lib.data.generators import check_answer, check_instruction, instruction_set, word_problems
 from course_lib.data.generators.judged import same_number
-from course_lib.data.reading import read_records
 from course_lib.data.records import ask
 from course_lib.data.templates import InstructionFormatter, chat_text
 from course_lib.data.tokenizers import ModelTokenizer
@@ -56,7 +56,7 @@ class SamplingPlan:
         model: the name or the folder of the model.
         adapter: the folder of an adapter, or "".
         problems: the name of a generated set, or a file of records.
-        split: the split of a generated set.
+        split: the split of a generated set or of a folder: "train" or "held_out".
         limit: how many problems are used; None for all of them.
         samples: the number of answers to each problem.
         temperature: the temperature of the draws.
@@ -154,7 +154,7 @@ def read_problems(plan: SamplingPlan, format: str = "auto") -> list[CheckedProbl
     if plan.problems in PROBLEM_SETS:
         return PROBLEM_SETS[plan.problems](plan.split, plan.limit, plan.seed)
     check_format(format)
-    records = read_records(Path(plan.problems).expanduser(), format).records[: plan.limit]
+    records = records_of_split(Path(plan.problems).expanduser(), plan.split, format)[: plan.limit]
     with_answer = [record for record in records if record.answer is not None and len(record.messages) == 2]
     if not with_answer:
         raise CourseError(

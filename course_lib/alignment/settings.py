@@ -1,5 +1,6 @@
 """The settings of `course pretrain`, `course sft` and `course dpo`: those of `course train` and their own. No torch."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.alignment.loss_types import LOSS_TYPES, check_loss
 from course_lib.errors import CourseError
+from course_lib.finetuning.folder import base_beside, refuse_foreign_base
 from course_lib.finetuning.settings import ADAPTER, DATA, LORA_MODES, RUN, Settings
 from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
 from course_lib.options import option
@@ -174,8 +176,8 @@ class DPOSettings(Settings):
     )
     adapter: str | None = option(
         None,
-        "go on from this LoRA adapter, one of course sft for example: it has the layers and the rank, and a frozen "
-        "copy of it is the reference",
+        "go on from this LoRA adapter, one of course sft for example: it has the layers, the rank and, without "
+        "--model, the base; a frozen copy of it is the reference",
         group=RUN,
         metavar="DIR",
     )
@@ -210,6 +212,22 @@ class DPOSettings(Settings):
                 "--reference cached holds the values of the base, and with --adapter the reference is the adapter as "
                 "it came: give copy, or leave --reference out."
             )
+
+    def own_model(self) -> str | None:
+        """With --adapter the base that it was trained on: on another one it says something else."""
+        if self.adapter is None:
+            return super().own_model()
+        adapter = Path(self.adapter)
+        if beside := base_beside(adapter):
+            return beside
+        try:
+            name = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # a damaged file is refused where it is read, and one that names no base takes the default
+        if not isinstance(name, str) or not name:
+            return None
+        refuse_foreign_base(adapter, name, "--model")
+        return name
 
     def own_defaults(self) -> dict[str, Any]:
         """beta and the reference, which depend on the loss and the mode."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from course_lib.data.formats import check_format, parse_map, parse_row
 from course_lib.data.generators import instruction_set, preference_pairs
-from course_lib.data.reading import Reading
+from course_lib.data.parts import read_folder
+from course_lib.data.reading import Reading, read_records
 from course_lib.data.records import Record
 from course_lib.data.rows import ENDINGS_IN_WORDS
 from course_lib.errors import CourseError
@@ -65,6 +66,36 @@ def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[
         return read_parts(path, options)
     train, held_out = (generated_records(name, split) for split in ("train", "held_out"))
     return Reading(train), held_out, [f"generated; its held-out questions are about other facts: {len(held_out):,}"]
+
+
+def records_of_split(path: Path, split: str, format: str = "auto") -> list[Record]:
+    """Read one split of a file or folder of records. What is held out is no training data here either.
+
+    Args:
+        path: the file or folder.
+        split: "train" or "held_out", which is the validation part or else the test part.
+        format: see `read_records`.
+
+    Returns:
+        The records. A file whose rows do not say what they are for is taken whole, as it was named.
+
+    Raises:
+        CourseError: nothing of that split is there.
+    """
+    source: Path | list[Path] = path
+    if path.is_dir():
+        folder = read_folder(path)
+        source = folder.training if split == "train" else folder.held_out[1]
+        if not source:
+            raise CourseError(f"{path} has no part that is held out: leave --split out to take all of it.")
+    records = read_records(source, format).records
+    marked = {part: [each for each in records if each.part == part] for part in ("validation", "test")}
+    if split == "held_out":
+        return marked["validation"] or marked["test"] or records
+    records = [each for each in records if each.part in ("", "train")]
+    if not records:
+        raise CourseError(f"All rows of {path} say that they are held out: --split held_out takes them.")
+    return records
 
 
 def generated_records(name: str, split: str) -> list[Record]:

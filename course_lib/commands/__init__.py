@@ -26,6 +26,18 @@ def require_adapter(path: Path) -> None:
     raise CourseError(f"There is no adapter {path}.{hint}")
 
 
+def require_model(name: str | None) -> None:
+    """Raise CourseError where there is no model of that name; None passes. torch is not imported for it.
+
+    Args:
+        name: a model's name or folder. What only the hub has is fetched.
+    """
+    if name is not None:
+        from course_lib.models.pretrained import resolve
+
+        resolve(name)
+
+
 def require_text(text: str, where: str) -> None:
     """Raise CourseError where bytes that are not UTF-8 are in a text: Python hands them on as halves of characters.
 

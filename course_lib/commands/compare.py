@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, printable, require_adapter
+from course_lib.commands import Subparsers, printable, require_adapter, require_model
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
 from course_lib.vocabulary import other_names
@@ -79,6 +79,7 @@ def run_compare(args: argparse.Namespace) -> int:
         raise CourseError(f"{args.html} exists, and this command did not write it. Choose another name, or --force.")
     for adapter in args.adapter:
         require_adapter(adapter)
+    require_model(args.base)
     from course_lib.adapters.trained_on import in_words
     from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
     from course_lib.finetuning.export import as_adapter, common_base, other_bases, quantization_of_adapter

@@ -4,10 +4,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from course_lib.commands import Subparsers, prepare, require_adapter
+from course_lib.commands import Subparsers, prepare, require_adapter, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
-from course_lib.suggestions import did_you_mean
+from course_lib.suggestions import did_you_mean, similar_paths
 
 MOST_SHOWN = 2000  # characters of a turn that are printed
 
@@ -87,7 +87,9 @@ def _add_preferences(actions: Subparsers) -> None:
     make.add_argument("--model", metavar="NAME", help="a name or a folder (the adapter's base, or SmolLM2)")
     make.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter's folder, a checkpoint or a .pt file")
     make.add_argument("--problems", default="word_problems", metavar="SOURCE", help="see above (word_problems)")
-    make.add_argument("--split", default="train", choices=("train", "held_out"), help="of a generated set (train)")
+    make.add_argument(
+        "--split", default="train", choices=("train", "held_out"), help="of a generated set or a folder (train)"
+    )
     make.add_argument("--format", default="auto", metavar="NAME", help="of a file of records (told by its keys)")
     make.add_argument("--limit", type=int, metavar="N", help="the first N problems (all)")
     make.add_argument("--samples", type=int, default=8, metavar="N", help="answers to each problem (8)")
@@ -116,10 +118,12 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     refuse_missing_path("--problems", args.problems)
     if args.adapter:
         require_adapter(args.adapter)
+    require_model(args.model)
     from tqdm import tqdm
 
     from course_lib.alignment.sampled_pairs import SampleFile, SamplingPlan, make_pairs, read_problems, sample_all
     from course_lib.commands.generate import load_with_adapter
+    from course_lib.data.parts import read_folder
     from course_lib.data.tokenizers import has_chat_template
     from course_lib.models.pretrained import DEFAULT
 
@@ -130,6 +134,8 @@ def run_make_preferences(args: argparse.Namespace) -> int:
         template=args.template or "chat",
         **{name: getattr(args, name) for name in names},
     )
+    if (folder := Path(args.problems).expanduser()).is_dir():
+        print("\n".join(read_folder(folder).report()), flush=True)
     problems = read_problems(plan, args.format)
     model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
     if args.template is None and not has_chat_template(tokenizer):
@@ -163,6 +169,10 @@ def _refuse_outputs(output: Path, samples: Path, resume: bool) -> None:
     if samples.exists() and not resume:
         raise CourseError(
             f"{samples} holds the samples of an earlier run: --resume continues it; or choose another --output."
+        )
+    if resume and not samples.exists():
+        raise CourseError(
+            f"There is nothing to resume: {samples} is not there.{similar_paths(samples)} Leave --resume out to begin."
         )
 
 

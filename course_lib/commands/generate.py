@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_text
+from course_lib.commands import Subparsers, printable, require_adapter, require_model, require_text
 from course_lib.errors import CourseError
 from course_lib.vocabulary import other_names
 
@@ -104,11 +104,12 @@ def run_generate(args: argparse.Namespace) -> int:
         raise CourseError("A --stop text is empty; each needs at least one character.")
     if args.adapter:
         require_adapter(args.adapter)
+    if args.compile:
+        _refuse_to_compile(name, args.device)
+    require_model(args.model)
     from course_lib.data import chat_text
     from course_lib.inference import make_cache, prompt_ids, stream
 
-    if args.compile:
-        _refuse_to_compile(name, args.device)
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
     model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
     prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
@@ -217,12 +218,14 @@ def load_with_adapter(model: str | None, adapter: Path | None, device: str = "cp
     if adapter is None:
         return load(model or DEFAULT, device=device)
     from course_lib.adapters import load_adapter
-    from course_lib.finetuning.export import as_adapter, named_base, quantization_of_adapter
+    from course_lib.finetuning.export import as_adapter, named_base, other_bases, quantization_of_adapter
     from course_lib.finetuning.model import load_qlora_base
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = as_adapter(adapter, Path(scratch))
         base = model or named_base(folder)
+        for name, other in other_bases(base, {str(adapter): folder}).items():
+            print(f"note: {name} was trained on {other}, and is put on {base} here", file=sys.stderr, flush=True)
         how = quantization_of_adapter(adapter, folder)
         if how is None:
             loaded, tokenizer = load(base, device=device)

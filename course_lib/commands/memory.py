@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
+from course_lib.models.config import CONFIGS
+from course_lib.models.published import PUBLISHED, known_shapes
 from course_lib.vocabulary import DTYPES, HALF_DTYPES, MODES, QUANT_TYPES, canonical_value
 
 if TYPE_CHECKING:
@@ -73,9 +75,9 @@ def _count(text: str) -> int:
 def run_memory(args: argparse.Namespace) -> int:
     """Print the table, and write the JSON file where one is asked for."""
     refuse_missing_path("MODEL", args.model)
+    _require_shape(args.model)
     from course_lib.finetuning.memory import MemorySettings, estimate_memory
     from course_lib.finetuning.model import known_shape
-    from course_lib.models.published import PUBLISHED
     from course_lib.quantization.tensor import check_kind
 
     check_kind(args.quant_type, args.block_size)
@@ -105,6 +107,16 @@ def run_memory(args: argparse.Namespace) -> int:
         given = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
         write_json(args.json, {"settings": given, "parameters": parameters} | estimate.as_dict())
     return 0
+
+
+def _require_shape(name: str) -> None:
+    """Raise CourseError where no shape of that name is known here and no model is found. torch is not imported."""
+    if Path(name).is_dir() or name.lower() in (*PUBLISHED, *CONFIGS):
+        return
+    try:
+        require_model(name)
+    except CourseError as error:
+        raise CourseError(f"{error} {known_shapes()}") from error
 
 
 def _adapt(model: Any, args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, require_adapter
+from course_lib.commands import Subparsers, require_adapter, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
 from course_lib.vocabulary import DTYPES, canonical_value, other_names
@@ -65,6 +65,7 @@ def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
     refuse_filled(args.output)
     require_adapter(args.adapter)
+    require_model(args.base)
     from course_lib.adapters import load_adapter, merge, save_merged
     from course_lib.adapters.files import readable_config
     from course_lib.finetuning.export import as_adapter, named_base, other_bases, quantization_of_adapter

@@ -5,7 +5,8 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
 from course_lib.finetuning.folder import CHECKPOINTS, claim, clear
+from course_lib.finetuning.naming import find_model
 from course_lib.finetuning.settings import GPT2, Settings, check_files, setting_names
 from course_lib.options import add_options, filled
 from course_lib.vocabulary import HALF_DTYPES, other_names
@@ -150,6 +152,8 @@ def run_stage(args: argparse.Namespace, stage: Stage) -> int:
     settings, known = claim(folder, explicit, args.resume, args.force, stage.settings)
     check_files(settings)
     stage.check_data(settings)
+    with _told_of_gpt2(settings, args):
+        find_model(settings)
 
     from course_lib.training.distributed import finish, start
 
@@ -193,12 +197,8 @@ def _train(
     choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    try:
+    with _told_of_gpt2(settings, args):
         plan = stage.make_plan(settings)
-    except CourseError as error:
-        if settings.model == GPT2 and "model" not in vars(args):
-            raise CourseError(f"{error} (--target-modules names layers of GPT-2, so --model is {GPT2}.)") from error
-        raise
     say(header(plan, world.size))
     if args.dry_run:
         say(memory_table(plan))
@@ -220,6 +220,17 @@ def _train(
     if world.is_main:
         say(closing(summary, folder))
     return 0
+
+
+@contextmanager
+def _told_of_gpt2(settings: Settings, args: argparse.Namespace) -> Iterator[None]:
+    """Inside, a CourseError about a model that nobody has named says why it is GPT-2."""
+    try:
+        yield
+    except CourseError as error:
+        if settings.model == GPT2 and "model" not in vars(args):
+            raise CourseError(f"{error} (--target-modules names layers of GPT-2, so --model is {GPT2}.)") from error
+        raise
 
 
 def header(plan: "Plan", processes: int = 1) -> str:

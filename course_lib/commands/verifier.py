@@ -10,7 +10,7 @@ from course_lib.commands import Subparsers, printable
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
 from course_lib.options import flag_of
-from course_lib.suggestions import did_you_mean
+from course_lib.suggestions import did_you_mean, similar_paths
 from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
@@ -216,7 +216,8 @@ def _begun_with(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         begun = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         stage, before = begun.get("stage"), NEWER | dict(begun["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(f"{folder} holds no run to resume: leave --resume out to begin one there.") from error
+        hint = similar_paths(folder) if not folder.exists() else ""
+        raise CourseError(f"{folder} holds no run to resume.{hint} Leave --resume out to begin one there.") from error
     if stage != "verifier":
         raise CourseError(f"{folder} holds a run of course {stage}, and course verifier cannot continue it.")
     for name, value in given.items():

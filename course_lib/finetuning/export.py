@@ -15,7 +15,7 @@ from course_lib.adapters.guide import archive_as_adapter
 from course_lib.adapters.trained_on import as_record, recorded_quantization
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled, write_json
-from course_lib.finetuning.folder import BASE, RUN, stored_settings
+from course_lib.finetuning.folder import BASE, RUN, base_beside, refuse_foreign_base, stored_settings
 from course_lib.models.pretrained import PACKAGED, resolve
 
 
@@ -70,19 +70,12 @@ def named_base(folder: Path) -> str:
     name = _base_in_file(folder)
     if not name:
         raise CourseError(f"{folder} does not say which model it belongs to: give --base.")
-    like_a_folder = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    if like_a_folder and not Path(name).is_dir():
-        raise CourseError(
-            f"{Path(folder) / CONFIG} names the base {name}, a folder that is not on this machine: give --base with "
-            "that model's folder or name here."
-        )
+    refuse_foreign_base(Path(folder), name, "--base")
     return name
 
 
 def _base_in_file(folder: Path) -> str | None:
-    if (Path(folder) / BASE / "config.json").is_file():  # wherever the run's folder has been moved
-        return str(Path(folder) / BASE)
-    return adapter_config(folder).get("base_model_name_or_path")
+    return base_beside(Path(folder)) or adapter_config(folder).get("base_model_name_or_path")
 
 
 def common_base(adapters: Mapping[str, Path]) -> str:

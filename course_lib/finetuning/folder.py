@@ -201,6 +201,27 @@ def stored_settings(known: dict) -> dict:
     return stored
 
 
+def base_beside(adapter: Path) -> str | None:
+    """The untrained model that a run has made for its adapter, wherever the run's folder has been moved."""
+    return str(adapter / BASE) if (adapter / BASE / "config.json").is_file() else None
+
+
+def refuse_foreign_base(adapter: Path, name: str, option: str) -> None:
+    """CourseError where the base that an adapter names is a folder of another machine.
+
+    Args:
+        adapter: the adapter's folder.
+        name: of the base, as the adapter's file has it.
+        option: the option of the command that names the base.
+    """
+    like_a_folder = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    if like_a_folder and not Path(name).is_dir():
+        raise CourseError(
+            f"{adapter / 'adapter_config.json'} names the base {name}, a folder that is not on this machine: give "
+            f"{option} with that model's folder or name here."
+        )
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run left in `folder`, by its names, and nothing else.
 

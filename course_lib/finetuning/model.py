@@ -19,6 +19,7 @@ from course_lib.data.tokenizers import Tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.finetuning.folder import BASE
+from course_lib.finetuning.naming import is_scratch, needs_no_files
 from course_lib.finetuning.settings import Settings
 from course_lib.finetuning.weights import load_state_dict
 from course_lib.models.config import CONFIGS, DecoderConfig
@@ -31,16 +32,6 @@ from course_lib.options import filled
 from course_lib.quantization import load_dequantized, load_quantized, stored_quantization
 from course_lib.training.master_weights import round_weights
 from course_lib.vocabulary import HALF_DTYPES
-
-HUB_NAMES = {"distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m"}  # in CONFIGS and on the hub
-
-
-def is_scratch(settings: Settings) -> bool:
-    """Whether the model begins with random weights: a shape of ours, or --from-scratch for one that the hub has too."""
-    if settings.from_scratch and settings.model not in CONFIGS:
-        raise CourseError(f"There is no shape {settings.model!r} to train from scratch: {', '.join(CONFIGS)}.")
-    known = settings.model in CONFIGS and settings.model not in HUB_NAMES and not Path(settings.model).is_dir()
-    return settings.from_scratch or known
 
 
 def scratch_config(settings: Settings, tokenizer: Tokenizer) -> DecoderConfig:
@@ -69,10 +60,9 @@ def shape_of(settings: Settings, tokenizer: Tokenizer) -> Any:
     Raises:
         CourseError: there is no such model, or it does not continue text.
     """
-    # The file has the weights, and we know the shape.
-    named = settings.weights is not None and settings.model in CONFIGS and not Path(settings.model).is_dir()
-    if is_scratch(settings) or named:
-        ours = CONFIGS[settings.model] if named else scratch_config(settings, tokenizer)
+    if needs_no_files(settings):
+        # With a file of weights the vocabulary is that of the named shape.
+        ours = CONFIGS[settings.model] if settings.weights else scratch_config(settings, tokenizer)
         return without_weights(transformers_config(ours), settings.dtype, settings.model)
     model = without_weights(resolve(settings.model), settings.dtype, settings.model)
     refuse_other_base(settings)
@@ -149,7 +139,7 @@ def known_shape(name: str, dtype: str = "float32") -> Any:
     Raises:
         CourseError: there is no such model.
     """
-    from course_lib.models.published import PUBLISHED
+    from course_lib.models.published import PUBLISHED, known_shapes
 
     lower = name.lower()
     if Path(name).is_dir():
@@ -163,8 +153,7 @@ def known_shape(name: str, dtype: str = "float32") -> Any:
     try:
         return without_weights(resolve(name), dtype, name)
     except CourseError as error:
-        shapes = ", ".join([*PUBLISHED, *CONFIGS])
-        raise CourseError(f"{error} Shapes that `course memory` knows by name: {shapes}.") from error
+        raise CourseError(f"{error} {known_shapes()}") from error
 
 
 def with_adapter_shape(settings: Settings, model: nn.Module) -> Settings:

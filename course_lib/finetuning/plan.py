@@ -12,7 +12,8 @@ from torch import nn
 from course_lib.adapters import adapted_layers
 from course_lib.errors import CourseError
 from course_lib.finetuning.memory import MemoryEstimate, MemorySettings, estimate_memory
-from course_lib.finetuning.model import adapt, is_scratch, shape_of, with_adapter_shape
+from course_lib.finetuning.model import adapt, shape_of, with_adapter_shape
+from course_lib.finetuning.naming import is_scratch
 from course_lib.finetuning.settings import Settings, shared_settings
 from course_lib.finetuning.source import Source, largest_id
 from course_lib.finetuning.sources import MicroBatches, read_source

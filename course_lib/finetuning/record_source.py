@@ -59,7 +59,8 @@ def encode_source(
         for records in (reading.records[: options.max_train or None], held_out[: options.max_eval or None])
     )
     if not (whole.examples and whole_held_out.examples):
-        raise CourseError(f"No record of {name} can be used: {[*whole.problems, *whole_held_out.problems][0]}")
+        which, problems = ("held-out ", whole_held_out.problems) if whole.examples else ("", whole.problems)
+        raise CourseError(f"No {which}record of {name} can be used: {problems[0]}")
     too_long = options.too_long or "skip"
     fitting = fitting_length(whole.lengths, 1.0 if too_long == "error" else SHARE)
     seq_len = options.seq_len or min(fitting, MOST_FITTED, options.positions or MOST_FITTED)
@@ -68,8 +69,8 @@ def encode_source(
         raise CourseError(f"{name}: {longer}.")
     train, evaluated = (each.within(seq_len, too_long) for each in (whole, whole_held_out))
     if not (train.examples and evaluated.examples):
-        cure = longer or "raise it"
-        raise CourseError(f"No record of {name} leaves a response within {seq_len} tokens: {cure}.")
+        which, cure = ("held-out ", "give a larger --seq-len") if train.examples else ("", longer or "raise it")
+        raise CourseError(f"No {which}record of {name} leaves a response within {seq_len} tokens: {cure}.")
     notes += [*_left_out(reading, whole, train), *([longer] if longer else [])]
     notes += told_of_control_tokens(reading.records[: options.max_train or None], tokenizer, template)
     wanted = min(len(held_out), options.max_eval or len(held_out))

@@ -249,6 +249,10 @@ class Settings:
         """The values of a subclass's own settings that depend on others."""
         return {}
 
+    def own_model(self) -> str | None:
+        """The model that other settings decide where none is given; None: the default."""
+        return GPT2 if _are_gpt2s(self.target_modules) else None
+
 
 # Settings that change neither the losses nor what is written: they may differ when a run is resumed.
 FREE = {each.name for each in fields(Settings) if each.metadata["free"]}
@@ -276,8 +280,8 @@ def complete(explicit: dict[str, Any], kind: type[Settings] = Settings) -> Setti
     _check_together(given, explicit)
     given.check()
     missing = {name: value for name, value in _defaults(given).items() if getattr(given, name) is None}
-    if "model" not in explicit and _are_gpt2s(given.target_modules):
-        missing["model"] = GPT2
+    if "model" not in explicit and (decided := given.own_model()):
+        missing["model"] = decided
     if given.eval_strategy == "steps" and "eval_every" not in explicit:
         missing["eval_every"] = given.log_every  # as transformers' eval_steps follow its logging_steps
     settings = replace(given, **missing)

@@ -141,6 +141,14 @@ def _end_tokens(directory: Path) -> int | list[int] | None:
     return None
 
 
+def _ends_of(model: Decoder, tokenizer: ModelTokenizer | None) -> int | list[int] | None:
+    """The tokenizer's end token and those of the files that the model was loaded from, as config.json names them."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    known = named if isinstance(named, list) else [named]
+    ends = dict.fromkeys(end for end in (getattr(tokenizer, "eos_token_id", None), *known) if end is not None)
+    return list(ends) if len(ends) > 1 else next(iter(ends), None)
+
+
 def save_decoder(
     model: Decoder,
     directory: Path | str,
@@ -157,6 +165,7 @@ def save_decoder(
         model: without adapters.
         directory: a new one, or one to write over.
         tokenizer: as AutoTokenizer gives it; the ids of its special tokens go to config.json, where `generate` looks.
+            The end tokens that the model was loaded with stay: a chat model has one for the end of a turn besides.
         overwrite: whether a model that is there may be replaced.
         stage: the stage that trained it, which config.json tells: see `folder.stage_of`.
 
@@ -180,7 +189,8 @@ def save_decoder(
             tokenizer.save_pretrained(staging)
         save_file(_for_file(model), Path(staging, WEIGHTS), metadata={"format": "pt"})
         apply_umask(Path(staging, WEIGHTS))
-        ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "pad_token_id")}
+        ids["eos_token_id"] = _ends_of(model, tokenizer)
         dtype = str(model.model.embed_tokens.weight.dtype).removeprefix("torch.")
         about = config_settings(config) | ids | {"dtype": dtype} | ({STAGE: stage} if stage else {})
         Path(staging, CONFIG).write_text(json.dumps(about, indent=2))

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from course_lib.models.config import DecoderConfig
+from course_lib.models.config import CONFIGS, DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,8 @@ PUBLISHED = {
     "llama-3-8b": _llama_3(4096, 32, 32, 14_336),
     "llama-3-70b": _llama_3(8192, 80, 64, 28_672),
 }
+
+
+def known_shapes() -> str:
+    """A sentence with the names of all shapes, for an error."""
+    return f"Shapes that `course memory` knows by name: {', '.join([*PUBLISHED, *CONFIGS])}."

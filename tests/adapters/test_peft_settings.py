@@ -1,6 +1,7 @@
 """PEFT's settings: adapters of a changed base become plain ones, and what is not read here is named."""
 
 import copy
+import dataclasses
 import json
 import warnings
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from course_lib.adapters import disable_adapters, load_adapter, lora_layers, merge, save_adapter, save_merged, unmerge
 from course_lib.adapters.files import adapter_config, describe
+from course_lib.adapters.peft_settings import DEFAULTS, HARMLESS, UNREADABLE
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import load_model
 
@@ -266,6 +268,22 @@ def test_more_settings_are_named(setting, tiny_llama, tmp_path):
     change_config(tmp_path, **setting)
     with pytest.raises(CourseError, match=f"{next(iter(setting))} = "):
         load_adapter(tiny_llama, tmp_path)
+
+
+def test_settings_of_a_newer_peft_are_said(tiny_llama, tmp_path, capfd):
+    """They may change what A and B mean, and nobody here can know."""
+    saved_by_peft(tiny_llama, tmp_path)
+    load_adapter(tiny_llama, tmp_path, "first")
+    assert "unknown here" not in capfd.readouterr().err
+    change_config(tmp_path, use_better_lora=True, better_config=None, peft_version="9.1")
+    load_adapter(tiny_llama, tmp_path, "second")
+    said = f"note: {tmp_path} has settings that are unknown here: use_better_lora = True. It was saved by PEFT 9.1: "
+    assert said in capfd.readouterr().err
+
+
+def test_every_setting_of_this_peft_is_known():
+    known = HARMLESS | DEFAULTS.keys() | UNREADABLE.keys()
+    assert {each.name for each in dataclasses.fields(LoraConfig)} <= known
 
 
 def test_lora_on_the_head(tmp_path):

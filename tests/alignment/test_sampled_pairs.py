@@ -148,6 +148,40 @@ def test_problems_come_from_generators_and_from_records(tmp_path):
         read_problems(SamplingPlan("tiny", "word_problem"))
 
 
+def write_problems(path, *numbers, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": f"{n} + 0?", "answer": f"#### {n}"} | more for n in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prompts_of(path, split="train"):
+    return [each.prompt for each in read_problems(SamplingPlan("tiny", str(path), split=split))]
+
+
+def test_held_out_problems_are_no_training_pairs(tmp_path):
+    """GSM8K as the hub has it: pairs of its test part would make the test worthless."""
+    write_problems(tmp_path / "hub" / "main" / "train-00000-of-00001.jsonl", 1, 2)
+    write_problems(tmp_path / "hub" / "main" / "test-00000-of-00001.jsonl", 7, 8, 9)
+    assert prompts_of(tmp_path / "hub") == ["1 + 0?", "2 + 0?"]
+    assert prompts_of(tmp_path / "hub", "held_out") == ["7 + 0?", "8 + 0?", "9 + 0?"]
+    assert prompts_of(tmp_path / "hub" / "main" / "test-00000-of-00001.jsonl") == ["7 + 0?", "8 + 0?", "9 + 0?"]
+
+    write_problems(tmp_path / "plain" / "all.jsonl", 1, 2)
+    assert prompts_of(tmp_path / "plain") == ["1 + 0?", "2 + 0?"]
+    with pytest.raises(CourseError, match="no part that is held out"):
+        prompts_of(tmp_path / "plain", "held_out")
+
+
+def test_rows_that_say_themselves_that_they_are_held_out(tmp_path):
+    write_problems(tmp_path / "rows.jsonl", 7, split="test")
+    with pytest.raises(CourseError, match="All rows of .*rows.jsonl say that they are held out: --split held_out"):
+        prompts_of(tmp_path / "rows.jsonl")
+    assert prompts_of(tmp_path / "rows.jsonl", "held_out") == ["7 + 0?"]
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "1 + 0?", "answer": "#### 1", "split": "train"}) + "\n")
+    assert prompts_of(tmp_path / "rows.jsonl") == ["1 + 0?"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -152,6 +152,11 @@ class TestRoster:
         text = "First name,Last name,Username,Email address,ID number\nAnn,Ek,ann,a@x.org,S1\n"
         assert self.read(tmp_path, text) == {"ann": Person("ann", "Ann Ek", "a@x.org", "", "S1")}
 
+    def test_nbgraders_own_file(self, tmp_path):
+        """The one that the instructor's guide makes for `nbgrader db student import`."""
+        text = "id,first_name,last_name,email\nann,Ann,Ek,a@x.org\n"
+        assert self.read(tmp_path, text) == {"ann": Person("ann", "Ann Ek", "a@x.org")}
+
     def test_twice_or_without_students(self, tmp_path):
         with pytest.raises(CourseError, match="has 'ann' a second time in row 3"):
             self.read(tmp_path, "student\nann\nann\n")

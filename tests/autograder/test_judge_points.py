@@ -1,15 +1,17 @@
 """Points by property, objects beside the answers, and what a hostile answer makes of them: in the sandbox."""
 
 import copy
+import re
+import sys
 
 import pytest
 from submissions import appending, filled
 
 from autograder import course, notebook
 from autograder.checks import Points
-from autograder.judging.checks import checks, worth
+from autograder.judging.checks import checks, functions, imports, worth
 from autograder.judging.judge import Judge
-from autograder.judging.results import write_results
+from autograder.judging.results import explained, write_results
 from autograder.rebuild import rebuild
 from autograder.student.check import check
 
@@ -42,6 +44,18 @@ class TestCell:
             ("shape", True, "wrong when it is late"),
         ]
         assert worth(CELL) == {"shape": 1, "values": 2}
+
+    def test_imports_have_what_the_first_optimiser_imports(self):
+        """Each part's process would import it again, which took longer than all the rest of `finetuning`."""
+        cell = "import torch\nfrom torch import nn\n\ndef run(p):\n    return torch.optim.AdamW(p)\n"
+        assert imports([cell]).splitlines()[:2] == ["import torch", "from torch import nn"]
+        exec(imports([cell]), {})
+        before = set(sys.modules)
+        import torch
+
+        torch.optim.AdamW([torch.zeros(1)])
+        assert set(sys.modules) - before == set()
+        assert imports(["import numpy as np  # and not torch.optim"]) == "import numpy as np"
 
     def test_in_a_kernel_the_cell_goes_on_and_ends_with_a_number(self, capsys):
         points = Points(shape=1, values=2, edge_cases=0.5)
@@ -102,6 +116,43 @@ def test_what_runs_beside_the_answers_cannot_simply_be_replaced():
         judged("lora", "lora-parameters", "def lora_parameters(self):\n    return [self.A, self.B]\n", forged).points
         == 2
     )
+
+
+NAMES_NOTHING = {
+    "datasets parse": "def parse(self, formatted):\n    formatted = 1\n",
+    "datasets cut": "def cut(self, example):\n    example['input_ids'].clear()\n    return example\n",
+    "datasets example": "class FinetuneDataset:\n    def __init__(self, data, tokenizer, max_length=128): pass\n"
+    "    def example(self, record): pass\n",
+    "datasets example, wrong parameters": "class FinetuneDataset:\n    def __init__(self, data, tokenizer): pass\n"
+    "    def example(self): return {}\n",
+    "finetuning clip": "def clip_grad_norm(): return 1\n",
+    "merging merge": "def merge(self): return self.nothing\n",
+}
+
+
+@pytest.mark.parametrize("how", NAMES_NOTHING)
+def test_what_is_said_names_no_helper_of_the_checks(how):
+    """It is not among what the student has written: the message is about the answer, and says what its input was."""
+    name, part = how.split(",")[0].split()
+    verdict = judged(name, part, NAMES_NOTHING[how])
+    said = explained(verdict)
+    assert verdict.message
+    cells = [cell for cell in course.find(name).read().cells if cell.metadata.get("course", {}).get("beside")]
+    helpers = {helper for cell in cells for helper in functions(cell.source)}
+    assert "parsed" in helpers or len(helpers) > 8
+    for helper in helpers:
+        assert not re.search(rf"\b{helper}\(|\b{helper} (returned|changed)", said), said
+    assert "beside" not in said
+
+
+def test_the_input_that_is_told_is_the_one_that_was_given():
+    verdict = judged("datasets", "cut", NAMES_NOTHING["datasets cut"])
+    assert verdict.called.startswith("the input was 16, {'input_ids': [10, ")
+
+
+def test_a_method_is_told_by_its_name():
+    answer = "class InstructionFormatter:\n    def format(self, a, b, c):\n        return a\n"
+    assert judged("datasets", "format", answer).called.startswith("the call was format('Translate to French', ")
 
 
 def test_attributes_that_lie_do_not_help():

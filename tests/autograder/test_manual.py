@@ -68,6 +68,12 @@ def test_it_is_a_part_with_points():
     assert not any(part.manual for part in notebook.parts(course.find("datasets").read()))
 
 
+def test_three_assignments_have_one():
+    found = course.assignments()
+    asked = {name: [part.points for part in notebook.parts(each.read()) if part.manual] for name, each in found.items()}
+    assert {name: points for name, points in asked.items() if points} == {"cluster": [3], "dpo": [3], "sft": [3]}
+
+
 @pytest.mark.slow
 def test_check_names_it(tmp_path, capsys):
     path = put(filled(NAME), tmp_path / f"{NAME}.ipynb")

@@ -55,6 +55,7 @@ def test_merge_refuses(base, adapter, tmp_path, capsys):
         "There is no adapter": ["--adapter", tmp_path / "nowhere", "--output", tmp_path / "m"],
         "no such": ["--base", "no such model", "--adapter", folder, "--output", tmp_path / "m"],
     }
+    capsys.readouterr()  # of the fixture: transformers shows its progress while the base is loaded
     for said, arguments in cases.items():
         assert course("merge", *arguments) == 2
         error = capsys.readouterr().err

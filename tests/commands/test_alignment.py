@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import course
 
 from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
@@ -155,6 +155,48 @@ def test_a_run_from_an_adapter_can_be_resumed(models, records, pairs):
     (models / "run" / "summary.json").unlink()
     assert run("dpo", models, pairs, "--resume") == 0
     assert [record.loss for record in read_log(models / "run" / "log.jsonl")] == whole
+
+
+def test_an_adapter_brings_its_base(models, records, pairs, capsys):
+    """It means nothing on another base, so the default model is not taken for it in silence."""
+    assert run("sft", models, records, "--epochs", 1, output="tuned") == 0
+    options = ["--adapter", models / "tuned", "--dataset", pairs, "--steps", 1, "--threads", 1]
+    assert course("dpo", *options, "--output", models / "own") == 0
+    assert f"lora: {models / 'llama'}," in capsys.readouterr().out
+    assert json.loads((models / "own" / "run.json").read_text())["settings"]["model"] == str(models / "llama")
+    assert course("dpo", *options, "--output", models / "own", "--resume") == 0
+
+    shutil.copytree(models / "llama", models / "other")
+    weights = load_file(models / "other" / "model.safetensors")
+    save_file(
+        {name: 1.5 * each for name, each in weights.items()}, models / "other" / "model.safetensors", {"format": "pt"}
+    )
+    capsys.readouterr()
+    assert course("dpo", *options, "--model", models / "other", "--output", models / "moved") == 0
+    said = f"note: {models / 'tuned'} was trained on {models / 'llama'}, and goes on here on {models / 'other'}"
+    assert said in capsys.readouterr().out
+
+
+def test_an_adapter_whose_base_is_elsewhere(models, records, pairs, capsys):
+    assert run("sft", models, records, "--epochs", 1, output="tuned") == 0
+    path = models / "tuned" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "/home/ada/base"}))
+    capsys.readouterr()
+    assert course("dpo", "--adapter", models / "tuned", "--dataset", pairs, "--output", models / "run") == 2
+    assert f"{path} names the base /home/ada/base, a folder that is not on this machine: give --model" in (
+        capsys.readouterr().err
+    )
+    assert run("dpo", models, pairs, "--adapter", models / "tuned", "--steps", 1) == 0
+
+
+def test_an_adapter_of_qlora_is_told_about_its_4_bits(models, records, pairs, capsys):
+    assert run("sft", models, records, "--mode", "qlora", "--epochs", 1, output="tuned") == 0
+    options = ["--adapter", models / "tuned", "--steps", 1]
+    said = f"note: {models / 'tuned'} was trained on a base in 4 bits (nf4, blocks of 64 with double quantisation)"
+    assert run("dpo", models, pairs, *options, output="plain") == 0
+    assert said in capsys.readouterr().out
+    assert run("dpo", models, pairs, *options, "--mode", "qlora", output="kept") == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,15 @@ def test_an_adapter_finds_its_base(base, adapter, capsys):
     assert changed != plain
 
 
+def test_an_adapter_on_another_base_is_noted(base, adapter, capsys):
+    elsewhere = adapter("b", base_name="/home/ada/base")
+    options = ["--prompt", "The ", "--max-new-tokens", 2]
+    assert course("generate", "--model", base, "--adapter", elsewhere, *options) == 0
+    assert f"note: {elsewhere} was trained on /home/ada/base, and is put on {base} here" in capsys.readouterr().err
+    assert course("generate", "--model", base, "--adapter", adapter("notes"), *options) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,8 @@ COMMANDS = [
     ["train", "--output", "lora", *SHORT],
     ["train", "--mode", "full", "--output", "full", *SHORT],
     ["train", "--model", "tiny-gpt", "--tokenizer", "gpt2", "--output", "scratch", *SHORT],
+    ["sft", "--dataset", "records.jsonl", "--output", "sft", *SHORT, "--seq-len", 96],
+    ["dpo", "--dataset", "pairs.jsonl", "--reference", "cached", "--output", "dpo", *SHORT, "--seq-len", 96],
     ["adapters", "export", "lora/checkpoints/step_000001", "--output", "exported"],
     ["merge", "--adapter", "lora", "--output", "merged"],
     ["prepare", "--input", "notes.txt", "--output", "shards"],
@@ -42,6 +44,10 @@ COMMANDS = [
 def left(workspace):
     """The current folder after all commands that write, under umask 022."""
     (workspace / "notes.txt").write_text(TEXT)
+    pairs = [{"prompt": f"Lamp {n}?", "chosen": "Lit.", "rejected": "Out."} for n in range(6)]
+    answers = [{"prompt": each["prompt"], "response": each["chosen"]} for each in pairs]
+    for name, rows in {"pairs": pairs, "records": answers}.items():
+        (workspace / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = os.umask(0o022)
     try:
         for command in COMMANDS:

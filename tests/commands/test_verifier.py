@@ -98,6 +98,9 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(answers, tmp_path, monke
     assert resumed == whole
     assert train(answers, tmp_path / "cut", *options, "--resume") == 2
     assert "is finished" in capsys.readouterr().err
+    assert train(answers, tmp_path / "cutt", *options, "--resume") == 2
+    assert f"cutt holds no run to resume. Did you mean {tmp_path / 'cut'}?" in capsys.readouterr().err
+    assert not (tmp_path / "cutt").exists()
 
 
 def test_a_decoder_with_a_scalar_head(answers, models, tmp_path):
@@ -216,6 +219,10 @@ def test_nothing_is_written_over_and_a_cut_run_goes_on(models, tmp_path, even_is
     assert "--resume continues it" in capsys.readouterr().err
     assert make(models, tmp_path, "--temperature", 0.5, "--resume") == 2
     assert "begun with temperature 1.0, not 0.5" in capsys.readouterr().err
+    assert make(models, tmp_path, "--resume", output="pair.jsonl") == 2
+    error = capsys.readouterr().err
+    assert "There is nothing to resume: " in error
+    assert f"Did you mean {samples}?" in error
     assert make(models, tmp_path, "--resume") == 0
     assert (samples.read_text(), (tmp_path / "pairs.jsonl").read_text()) == (before, pairs)
 

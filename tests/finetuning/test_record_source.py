@@ -187,6 +187,11 @@ def test_one_record_that_the_template_refuses_is_left_out_and_named(tmp_path, to
     assert f"records left out: 1, such as {refused}" in source.notes
     with pytest.raises(CourseError, match="No record of .* can be used: .*rows.jsonl:1: The tokenizer's chat template"):
         read(write(path, [chats[3]] * 4), strict)
+    with pytest.raises(CourseError, match="No held-out record of .* can be used: .*rows.jsonl:9: The tokenizer's chat"):
+        read(write(path, [*chats[:3], *chats[4:], chats[3]]), strict)
+    long = {"messages": [{"role": "user", "content": "Q " * 90}, {"role": "assistant", "content": "A"}]}
+    with pytest.raises(CourseError, match="No held-out record of .* within 32 tokens: give a larger --seq-len"):
+        read(write(path, [*chats[:3], long]), strict, 32)
 
 
 def test_the_number_of_tokens_is_not_said_twice(unequal, tokenizer):

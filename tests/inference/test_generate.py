@@ -12,7 +12,8 @@ from course_lib.data import chat_text
 from course_lib.errors import CourseError
 from course_lib.evaluation import compare_adapters as comparing
 from course_lib.inference import CACHES, complete, end_tokens, generate, make_cache, prompt_ids
-from course_lib.models.huggingface import load_decoder
+from course_lib.models.decoder import Decoder
+from course_lib.models.huggingface import load_decoder, save_decoder
 from course_lib.models.pretrained import load_model
 
 WORDS = ["<pad>", "<s>", "</s>", "<|eot|>", "user", "assistant", "hi", "there", "you", "\n"]
@@ -82,6 +83,21 @@ def test_a_turns_end_that_generation_config_json_alone_names(tiny_llama, tmp_pat
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": named}))
     assert end_tokens(load(tmp_path), tokenizer()) == {2, 3}
+
+
+@pytest.mark.parametrize("named", [3, [2, 3]])
+@pytest.mark.parametrize("with_tokenizer", [False, True])
+def test_a_decoder_that_is_saved_again_still_ends_its_turns(tiny_llama, tmp_path, named, with_tokenizer):
+    """Such as one that was trained on: without the turn's end in its files, it would talk on."""
+    tiny_llama.generation_config.eos_token_id = named
+    tiny_llama.save_pretrained(tmp_path / "chat")
+    words = tokenizer()
+    save_decoder(load_decoder(tmp_path / "chat"), tmp_path / "again", words if with_tokenizer else None)
+    ends = end_tokens(tiny_llama, words if with_tokenizer else None)
+    assert end_tokens(load_decoder(tmp_path / "again")) == ends
+    assert end_tokens(load_model(tmp_path / "again")) == ends
+    save_decoder(Decoder(load_decoder(tmp_path / "chat").config), tmp_path / "new", words)
+    assert end_tokens(load_decoder(tmp_path / "new")) == {2}, "a model that was made here has its tokenizer's alone"
 
 
 def test_completions_end_where_the_turn_does():

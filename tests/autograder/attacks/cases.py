@@ -85,6 +85,9 @@ PROCESSES = {
 }
 
 FLOODS = {
+    "memory that belongs to no process": in_double(
+        "import os\nfiles = [os.memfd_create('x') for _ in range(30)]\nfor f in files: os.write(f, bytes(15 * 2**20))"
+    ),
     "memory": in_double("x = [bytearray(b'x' * 2**20) for _ in range(400)]"),
     "the scratch folder": in_double("for i in range(9): open(f'/tmp/{i}', 'wb').write(b'x' * 2**23)"),
     "many files": in_double("f = [open(f'/tmp/{i}', 'w') for i in range(500)]"),
