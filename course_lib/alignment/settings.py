@@ -123,7 +123,7 @@ class SFTSettings(Settings):
 
     STAGE = "sft"
     LORA_STEPS = 0
-    SHOWN = ONE_PASS | {"seq_len": "what 99 in 100 records need, up to 1024; with --packing 512"}
+    SHOWN = MappingProxyType(ONE_PASS | {"seq_len": "what 99 in 100 records need, up to 1024; with --packing 512"})
 
     dataset: str = option("instructions", SOURCE, group=DATA, metavar="SOURCE")
     packing: bool = option(
@@ -146,10 +146,13 @@ class DPOSettings(Settings):
     STAGE = "dpo"
     LORA_STEPS = 0
     RATES = MappingProxyType({"lora": 5e-5, "qlora": 5e-5, "full": 1e-6, "butterfly": 5e-5, "butterfly-block": 5e-5})
-    SHOWN = ONE_PASS | {
-        "lr": "full: 1e-6; else 5e-5",
-        "seq_len": "for a prompt and one answer, what 99 in 100 pairs need, up to 1024",
-    }
+    SHOWN = MappingProxyType(
+        ONE_PASS
+        | {
+            "lr": "full: 1e-6; else 5e-5",
+            "seq_len": "for a prompt and one answer, what 99 in 100 pairs need, up to 1024",
+        }
+    )
 
     dataset: str = option("preferences", SOURCE, group=DATA, metavar="SOURCE")
     train_on: str = "response"  # without `option`, the command does not offer these

@@ -4,11 +4,10 @@ A setting is declared here once: its name is the command's option, the key in ru
 too, the Trainer's. To add one, add a field, and use it where it counts.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
@@ -42,12 +41,12 @@ class Settings:
         UNSHOWN: the headings of options that the command's help leaves out, because the command refuses them.
     """
 
-    # Without annotations, or with ClassVar, these are no fields.
+    # Without annotations these are no fields, and not among __dataclass_fields__, as a ClassVar is.
     STAGE = "train"
     RATES = MappingProxyType({"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4})
     LORA_STEPS = 500
-    SHOWN: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    UNSHOWN: ClassVar[tuple[str, ...]] = ()
+    SHOWN = MappingProxyType(dict[str, str]())
+    UNSHOWN = tuple[str, ...]()
 
     mode: str = option(
         "lora",
