@@ -91,7 +91,7 @@ def test_messages_teach(tmp_path):
         "the formatted record has 76 characters, expected 75; it differs from character"
     )
     assert told["format"]["markers (2 of 4"].startswith("a record whose texts hold marker lines (one backslash more")
-    nothing = "example_with returned nothing: end it with `return` (print only shows a value)"
+    nothing = "your answer returned nothing: end it with `return` (print only shows a value)"
     assert told["example"] == {"ids (2 of 4": nothing, "labels (2 of 4": nothing}
     assert list(told["cut"]) == ["refusal (1 of 3"]
     assert "must raise a ValueError, and your code raised IndexError: max_length 6" in told["cut"]["refusal (1 of 3"]
