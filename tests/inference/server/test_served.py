@@ -110,8 +110,8 @@ def test_schemathesis_finds_no_5xx(folders, tmp_path):
 
 
 def test_a_second_ctrl_c_does_not_wait(folders):
-    with served("--model", folders["tiny"], "--max-answers", 200, "--max-queue", 200) as running:
-        call = {"model": "tiny", "prompt": "a", "max_tokens": 100, "n": 200, "ignore_eos": True}
+    with served("--model", folders["tiny"], "--max-answers", 2000, "--max-queue", 2000) as running:
+        call = {"model": "tiny", "prompt": "a", "max_tokens": 100, "n": 2000, "ignore_eos": True}  # takes far longer
         statuses = []
         asking = threading.Thread(
             target=lambda: statuses.append(
