@@ -119,10 +119,12 @@ class Keeper:
 
     def forks(self) -> list[int]:
         """The ids of its children: the last one is the newest."""
-        for first in children(self.sandbox.process.pid):  # bwrap's child waits for orphans, and its child is the keeper
-            for self.pid in children(first)[:1]:
-                return children(self.pid)
-        return []
+        first = children(self.sandbox.process.pid)  # bwrap's child, which waits for orphans
+        keeper = children(first[0]) if first else []
+        if not keeper:
+            return []
+        self.pid = keeper[0]
+        return children(self.pid)
 
     def died(self) -> bool:
         """Whether it has ended by itself, or was killed by somebody else."""
