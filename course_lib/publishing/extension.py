@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 CHAPTER = re.compile(r"notebooks/(\d\d)_")
 FIRST_APPENDIX = 90
 NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:%|[kKMGT]i?B|ms|s|min|h)(?![\w/]))")
-CODE_WORD = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)')
+CODE_WORD = re.compile(r'<span class="pre">([^<]+)</span>')
+OPTION = re.compile(r"^--?\w+")  # how an option begins: a browser would break after its hyphens
 LONG_WORD = 16  # characters of code, about half a line of a phone
 MAY_BREAK_AFTER = re.compile(r"(?<=[\w\])])([./_=,:]|-(?!-))(?=[\w(\[])")
 NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")  # scripts in a page, and the search page's own, call them
@@ -91,12 +92,15 @@ def finish_page(context: dict[str, Any]) -> None:
         if name and not name.endswith(NEEDED_AT_ONCE) and "async" not in script.attributes:
             script.attributes["defer"] = "defer"
     if context.get("body"):
-        context["body"] = CODE_WORD.sub(lambda word: _with_breaks(word[0]), context["body"])
+        context["body"] = CODE_WORD.sub(lambda found: _word_of_code(found[1]), context["body"])
 
 
-def _with_breaks(word: str) -> str:
-    """A long word of code with an invisible place to break after each mark that joins two of its parts."""
-    return word if len(word) < LONG_WORD else MAY_BREAK_AFTER.sub(r"\1<wbr>", word)
+def _word_of_code(word: str) -> str:
+    """A word of code in HTML. A long one may break after each mark that joins two of its parts, a short one nowhere."""
+    if len(word) < LONG_WORD:
+        return f'<span class="pre">{word}</span>'
+    parts = MAY_BREAK_AFTER.sub(r"\1<wbr>", OPTION.sub(r'<span class="whole">\g<0></span>', word))
+    return f'<span class="pre long">{parts}</span>'
 
 
 def readable_docstring(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
