@@ -15,6 +15,8 @@ AXE = ROOT / "build/axe/node_modules/axe-core/axe.min.js"  # .ci/run installs it
 HEAVIEST = 3_000_000  # bytes of a page with all that it loads
 FIRST = 1_100_000  # bytes before text can be shown: the page itself and its style sheets (fonts swap in later)
 
+SEARCH = ("searchtools.js", "language_data.js", "searchindex.js")
+
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 if "COURSE_BOOK_HTML" not in os.environ:  # one worker: they share the book that is built for them
     pytestmark.append(pytest.mark.xdist_group("browser"))
@@ -54,6 +56,34 @@ def test_page_keeps_within_its_weight(visit, server, html, page):
     assert f"{page}.html" in bytes_of
     assert sum(bytes_of.values()) <= HEAVIEST, sorted(bytes_of.items(), key=lambda each: -each[1])[:5]
     assert sum(size for path, size in bytes_of.items() if path.endswith((".html", ".css"))) <= FIRST
+
+
+AT_ONCE = 12_000  # bytes: Sphinx's options, and the helpers that scripts within a page call
+
+
+@pytest.mark.parametrize("page", ["index", "notebooks/08_kv_cache", "api/course_lib.adapters", "search"])
+def test_scripts_do_not_hold_up_the_first_paint(visit, html, page):
+    """A browser shows nothing before a script in the head has run, unless the script is deferred."""
+    opened = visit(page)
+    script = "[...document.head.querySelectorAll('script[src]')].filter(s => !s.defer && !s.async).map(s => s.src)"
+    holding_up = [urlsplit(url).path.lstrip("/") for url in opened.evaluate(script)]
+    if page == "search":  # it has nothing to show before its index, but what it finds
+        holding_up = [path for path in holding_up if Path(path).name not in SEARCH]
+    assert sum((html / path).stat().st_size for path in holding_up) <= AT_ONCE, holding_up
+    assert opened.errors == []
+
+
+@pytest.mark.parametrize("page", ["index", "assignments/index", "cluster", "runs", "serving", "architecture"])
+def test_tables_of_prose_fit_a_phone(visit, page):
+    """A table that is too wide becomes cards, each cell of which names its column."""
+    opened = visit(page, "phone")
+    opened.evaluate("document.fonts.ready.then(() => null)")
+    tables = ".bd-article .pst-scrollable-table-container"
+    wide = f"[...document.querySelectorAll('{tables}')].filter(t => t.scrollWidth > t.clientWidth + 1).length"
+    opened.page.wait_for_function(f"{wide} === 0")
+    if page == "assignments/index":
+        labels = "[...document.querySelectorAll('table.stacked tbody tr')[0].cells].map(c => c.dataset.label ?? '')"
+        assert opened.evaluate(labels) == ["", "after chapter", "you write", "parts", "points", "time"]
 
 
 def test_what_is_wider_than_a_phone_says_that_it_scrolls(visit):
