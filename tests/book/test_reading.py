@@ -115,6 +115,18 @@ def test_equations_are_numbered_by_chapter_and_not_hidden_behind_their_numbers(v
     assert link.get_attribute("href").startswith("#equation-")
 
 
+@pytest.mark.parametrize(
+    "page", ["assignments/lora", "assignments/qlora", "assignments/kv_cache", "notebooks/08_kv_cache"]
+)
+def test_the_hint_below_a_wide_equation_leaves_it_its_width(visit, page):
+    opened = visit(page, "phone")
+    opened.page.wait_for_selector("mjx-container[display='true'] mjx-math")
+    opened.evaluate("MathJax.startup.promise.then(() => null)")
+    script = """[...document.querySelectorAll('.bd-article mjx-container[display="true"]')]
+      .filter(box => box.clientWidth < 0.8 * box.closest('section').clientWidth).map(box => box.innerText)"""
+    assert opened.evaluate(script) == []
+
+
 def test_figures_have_numbered_captions_and_stay_vectors(visit):
     opened = visit("notebooks/03_lora")
     captions = opened.evaluate("[...document.querySelectorAll('.cell_output figcaption')].map(c => c.innerText)")
