@@ -122,7 +122,7 @@ class BFloat16Product(_Packed):
 
 
 class Int8Product(_Packed):
-    """W in eight bits, with a scale for each row: w = q * scale, and scale = the largest absolute value of the row / 127.
+    """W in eight bits, with a scale for each row: w = q * scale, scale = the largest absolute value of the row / 127.
 
     The kernel is `torch._weight_int8pack_mm`.
 
