@@ -21,6 +21,7 @@
       for (const row of table.tBodies[0].rows) {
         [...row.cells].forEach((cell, place) => {
           if (place && headings[place]) cell.dataset.label = headings[place];
+          cell.classList.toggle("blank", !cell.textContent.trim());
         });
       }
       table.classList.add("stacked");
