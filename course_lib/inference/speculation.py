@@ -231,6 +231,11 @@ def generate_speculatively(
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     if not len(prompt) or guesses < 1:
         raise CourseError("Speculation needs a prompt of at least one token, and at least one guess for each pass.")
+    if not all(isinstance(token, int) for token in prompt):
+        raise CourseError(
+            "Speculation continues one prompt, a list of token ids: rows would keep different numbers of guesses. "
+            "Call it once for each prompt, or generate for a batch."
+        )
     if cache in ("none", "sink"):
         raise CourseError(f"Speculation takes guesses back, which the cache {cache!r} cannot. Use the static one.")
     refuse_too_long(model, len(prompt), max_new_tokens)
