@@ -78,7 +78,7 @@ def save_adapter(
     }
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt"} | quantization_record(layers, _linear_layers_of(model))
+    metadata = {"format": "pt"} | quantization_record(_linear_layers_of(model))
     save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata=metadata)
     apply_umask(directory / f"{WEIGHTS}.tmp")
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
@@ -190,7 +190,7 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
     saved = _without_copies(model, saved)
     _refuse_misfits(directory, _shapes(model, layers, config["r"]), saved)
-    refuse_other_quantization(directory / WEIGHTS, layers, _linear_layers_of(model))
+    refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
     if is_relative(config):
         keys = {path: PREFIX + _outside(model, path) for path in layers}
         config, saved = as_plain_lora(directory, layers, config, saved, keys)
@@ -241,7 +241,7 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
             raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
         wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
     _refuse_misfits(directory, wanted, saved)
-    refuse_other_quantization(directory / WEIGHTS, layers, _linear_layers_of(model))
+    refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
     if not present:
         inject_butterfly(model, list(layers), *sizes)
     _copy(_state(model, dict(butterfly_layers(model))), saved)

@@ -40,20 +40,17 @@ def quantization_of(layer: Any) -> dict[str, Any] | None:
     return about | {"dtype": str(about["dtype"]).removeprefix("torch.")}
 
 
-def quantization_record(layers: Mapping[str, nn.Module], everywhere: Mapping[str, nn.Module]) -> dict[str, str]:
+def quantization_record(layers: Mapping[str, nn.Module]) -> dict[str, str]:
     """The entry for the metadata of an adapter's file; empty where the base is not in 4 bits.
 
     Args:
-        layers: those that the adapter is on, by name.
-        everywhere: all linear layers of the model by their names in files. Those in full precision are recorded.
-
-    Returns:
-        What `recorded_quantization` reads.
+        layers: all linear layers of the model by their names in files. Those in full precision are recorded, whether
+            the adapter is on them or not.
     """
     found = next((about for layer in layers.values() if (about := quantization_of(layer))), None)
     if found is None:
         return {}
-    return as_record(found | {"skip": [name for name, layer in everywhere.items() if quantization_of(layer) is None]})
+    return as_record(found | {"skip": [name for name, layer in layers.items() if quantization_of(layer) is None]})
 
 
 def as_record(about: dict[str, Any]) -> dict[str, str]:
@@ -89,15 +86,12 @@ def recorded_quantization(weights: Path) -> dict[str, Any] | None:
     return trained_on
 
 
-def refuse_other_quantization(
-    weights: Path, layers: Mapping[str, nn.Module], everywhere: Mapping[str, nn.Module]
-) -> None:
+def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) -> None:
     """Check that an adapter trained on a base in 4 bits goes on the same kind of base, or on one in full precision.
 
     Args:
         weights: the adapter's file of tensors.
-        layers: those that it is to go on, by name.
-        everywhere: all linear layers of the model by their names in files.
+        layers: all linear layers of the model by their names in files.
 
     Raises:
         CourseError: a layer is in 4 bits of another kind, or other layers are in 4 bits than in training.
@@ -105,23 +99,26 @@ def refuse_other_quantization(
     trained_on = recorded_quantization(weights)
     if trained_on is None:
         return
-    for name, layer in layers.items():
-        here = quantization_of(layer)
+    found = {name: quantization_of(layer) for name, layer in layers.items()}
+    for name, here in found.items():
         if here is not None and any(here[key] != trained_on[key] for key in CODES):
             raise CourseError(
                 f"{weights} was trained on a base in {in_words(trained_on)}, and {name} here is in {in_words(here)}: "
                 "quantise the base in the same way, or load it in full precision."
             )
-    in_4_bits = {name: quantization_of(layer) is not None for name, layer in everywhere.items()}
-    if "skip" not in trained_on or not any(in_4_bits.values()):
-        return
-    for name in _inner(in_4_bits):
-        stayed = any(_ends_with(name, end) or _ends_with(end, name) for end in trained_on["skip"])
-        if stayed == in_4_bits[name]:
+    if "skip" in trained_on and any(found.values()):
+        _refuse_other_layers(weights, trained_on["skip"], found)
+
+
+def _refuse_other_layers(weights: Path, skip: list[str], found: Mapping[str, dict[str, Any] | None]) -> None:
+    """CourseError where a layer that was left in full precision is in 4 bits here, or the other way round."""
+    for name in _inner(found):
+        stayed = any(_ends_with(name, end) or _ends_with(end, name) for end in skip)
+        if stayed == (found[name] is not None):
             then, now = ("full precision", "4 bits") if stayed else ("4 bits", "full precision")
             raise CourseError(
                 f"{weights} was trained on a base with {name} in {then}, and here it is in {now}: quantise the base "
-                f"with skip={trained_on['skip']}, or load all of it in full precision."
+                f"with skip={skip}, or load all of it in full precision."
             )
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from course_lib.adapters import inject_lora, load_adapter, save_adapter
+from course_lib.adapters import inject_lora, load_adapter, merge, save_adapter
 from course_lib.adapters.lora import lora_layers
 from course_lib.adapters.trained_on import in_words
 from course_lib.errors import CourseError
@@ -75,10 +75,10 @@ def test_bitsandbytes_layers_count_too(qlora_folder, tmp_path):
         load_adapter(model, qlora_folder)
 
 
-SKIPS = [("lm_head", "mlp.down_proj"), ("q_proj", "lm_head"), ()]
+SKIPS = {"down_proj": ("lm_head", "down_proj"), "adapted": ("lm_head", "q_proj", "v_proj"), "nothing": ()}
 
 
-@pytest.fixture(scope="module", params=SKIPS, ids=["down_proj", "q_proj", "nothing"])
+@pytest.fixture(scope="module", params=SKIPS.values(), ids=SKIPS)
 def trained(request, tmp_path_factory):
     """A base of two blocks, an adapter that was trained on it with these layers left out, and the logits of both."""
     folder = tmp_path_factory.mktemp("skipped")
@@ -100,15 +100,18 @@ def test_the_layers_left_out_are_left_out_again(trained):
         load_adapter(model, folder / "adapter")
         torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-5)
     in_4_bits = {name for name, module in again.named_modules() if isinstance(module, Linear4bit)}
-    assert len(in_4_bits) == 15 - (2 if len(skip) == 2 else 0) - ("lm_head" in skip)
+    assert len(in_4_bits) == 15 - 2 * len([name for name in skip if name != "lm_head"]) - ("lm_head" in skip)
     without = load_dequantized(folder / "base", **{key: value for key, value in how.items() if key != "skip"})
     load_adapter(without, folder / "adapter")
     assert (without(IDS).logits - expected).abs().max() > 1e-3  # another set of layers is another model
+    for model in (again, plain):
+        merge(model)
+        torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_base_with_other_layers_in_4_bits_is_refused(trained):
     folder, skip, _ = trained
-    if len(skip) == 2:
+    if skip:
         said = r"with model.layers.0.\S+ in full precision, and here it is in 4 bits: quantise the base with skip=\["
         model = load_quantized(folder / "base")
     else:
