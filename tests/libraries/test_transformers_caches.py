@@ -21,9 +21,9 @@ GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def llama(seed=0, words=100, layers=2):
+def llama(seed=0, words=100, layers=2, **changes):
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=words, num_hidden_layers=layers)).eval()
+    return LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=words, num_hidden_layers=layers, **changes)).eval()
 
 
 def continued(model, new, **options):
@@ -135,3 +135,44 @@ def probability_of(model, prompt, pair):
     logits = model(torch.tensor([[*prompt, *pair]])).logits[0, len(prompt) - 1 : -1]
     p = logits.softmax(dim=-1)
     return float(p[0, pair[0]] * p[1, pair[1]])
+
+
+@pytest.mark.library(
+    package="transformers",
+    happens="After a padded prompt, a step whose mask covers only the new token is silently wrong",
+    expected="The cache knows what was padding, so the mask of the new token is enough, or there is an error.",
+    instead="Pass a mask over all columns, those in the cache included: append a 1 to each row before each step. "
+    "`generate` does so, theirs and that of `course_lib.inference`.",
+    chapter="08_kv_cache",
+)
+@torch.no_grad()
+def test_a_step_after_a_padded_prompt_needs_the_whole_mask():
+    model = llama(initializer_range=0.3)  # large weights, so that attention decides
+    ids, mask = torch.tensor([[0, 0, 0, 5, 6], [1, 2, 3, 4, 5]]), torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+    new, position = torch.tensor([[7], [8]]), torch.tensor([[2], [5]])
+    alone = model(torch.tensor([[5, 6, 7]])).logits[0, -1]
+
+    def after(step_mask):
+        cache = DynamicCache()
+        model(ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), past_key_values=cache)
+        return model(new, attention_mask=step_mask, position_ids=position, past_key_values=cache).logits[0, -1]
+
+    whole = torch.cat([mask, torch.ones(2, 1, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(after(whole), alone, rtol=1e-3, atol=1e-4)
+    for short in (torch.ones(2, 1, dtype=torch.long), None):
+        assert (after(short) - alone).abs().max() > 0.1
+
+
+@pytest.mark.library(
+    package="transformers",
+    happens="`generate` without a length adds 20 tokens to the prompt, however long the prompt is",
+    expected="It goes on to an end token, or `max_length=20` counts the prompt as it says.",
+    instead="Always pass `max_new_tokens`. `course_lib.inference.generate` has no default for it.",
+    chapter="08_kv_cache",
+)
+@pytest.mark.parametrize("length", [3, 30])
+def test_twenty_new_tokens_by_default(length):
+    prompt = torch.arange(1, length + 1)[None]
+    assert llama().generate(prompt, **GREEDY).shape[1] == length + 20
+    with pytest.raises(TypeError, match="max_new_tokens"):
+        generate(llama(), prompt.tolist())
