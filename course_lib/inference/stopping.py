@@ -43,10 +43,10 @@ class Row:
         if token in self.ends:
             return self.finish()
         self.tokens.append(token)
-        for sequence in self.stop:
-            if self.tokens[-len(sequence) :] == sequence:
-                del self.tokens[-len(sequence) :]
-                return self.finish()
+        found = [len(sequence) for sequence in self.stop if self.tokens[-len(sequence) :] == sequence]
+        if found:
+            del self.tokens[-max(found) :]  # of several that end here, the text ends before the first one begins
+            return self.finish()
         return self._release(len(self.tokens) - self._held_back())
 
     def _held_back(self) -> int:

@@ -50,6 +50,10 @@ def test_a_row_holds_back_what_may_become_a_stop_sequence():
     row = Row({9}, [[1, 2, 3]])
     assert [row.add(token) for token in (4, 1, 9)] == [[4], [], [1]]
     assert (row.done, row.tokens, row.add(4)) == (True, [4, 1], [])
+    for stop in ([[2, 3], [1, 2, 3]], [[1, 2, 3], [2, 3]]):  # the order of the sequences does not matter
+        row = Row({9}, stop)
+        assert [row.add(token) for token in (4, 1, 2, 3)] == [[4], [], [], []]
+        assert (row.done, row.tokens) == (True, [4])
     with pytest.raises(CourseError, match="stop sequence is empty"):
         Row((), [[]])
 
