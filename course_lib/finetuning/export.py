@@ -53,8 +53,11 @@ def quantization_of_adapter(path: Path, folder: Path) -> dict[str, Any] | None:
     if known is None:
         return None
     known = {"dtype": run["dtype"] if run else "float32"} | known
-    names = ("quant_type", "block_size", "double_quant", "dtype", "skip")  # the last one only in newer files
-    return {name: known[name] for name in names if name in known}
+    names = ["quant_type", "block_size", "double_quant", "dtype"]
+    # Older files do not say which layers were left out. It was the head, and the same has to be equal.
+    if known.get("skip", ["lm_head"]) != ["lm_head"]:
+        names.append("skip")
+    return {name: known[name] for name in names}
 
 
 def _quantization_of_run(run: dict) -> dict[str, Any]:

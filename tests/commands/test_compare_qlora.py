@@ -80,7 +80,7 @@ def test_the_file_alone_says_how(trained, tmp_path, capsys):
     for name in (WEIGHTS, "adapter_config.json"):
         shutil.copy(trained / "int4" / name, alone)
     expected = {"quant_type": "int4", "block_size": 64, "double_quant": False, "dtype": "float32"}
-    assert quantization_of_adapter(alone, alone) == expected | {"skip": ["lm_head"]}
+    assert quantization_of_adapter(alone, alone) == expected
     assert course("merge", "--adapter", alone, "--output", tmp_path / "merged") == 0
     assert "that the base's INT4 stands for" in capsys.readouterr().out
     # Versions before 0.3 did not write it into the file; then the run's settings count.
