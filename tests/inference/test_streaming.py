@@ -58,6 +58,16 @@ def test_a_row_holds_back_what_may_become_a_stop_sequence():
         Row((), [[]])
 
 
+@pytest.mark.parametrize("stop", ["ab", ["ab"], [7, 8]])
+def test_a_stop_that_could_never_be_found_is_refused(tiny_llama, stop):
+    with pytest.raises(CourseError, match="is not a list of token ids"):
+        generate(tiny_llama, [[5, 6]], 2, stop=stop)
+    if stop == ["ab"]:
+        return
+    with pytest.raises(CourseError, match="is not a list of token ids|is one text"):
+        list(stream(tiny_llama, Bytes(), [5, 6], 2, stop=stop))
+
+
 def test_generation_stops_at_a_sequence(tiny_llama):
     free = generate(tiny_llama, [[5, 6]], 12, eos_token_id=())[0]
     place = next(at for at in range(2, 11) if free[at : at + 2] not in (free[at - 1 : at + 1], free[at - 2 : at]))
