@@ -241,7 +241,7 @@ def _refuse_impossible(prompt: Sequence[int], guesses: int, cache: str) -> None:
     """Raise CourseError for what `generate_speculatively` cannot do."""
     if not len(prompt) or guesses < 1:
         raise CourseError("Speculation needs a prompt of at least one token, and at least one guess for each pass.")
-    if not all(isinstance(token, int) for token in prompt):
+    if any(isinstance(token, list | tuple) or getattr(token, "ndim", 0) for token in prompt):
         raise CourseError(
             "Speculation continues one prompt, a list of token ids: rows would keep different numbers of guesses. "
             "Call it once for each prompt, or generate for a batch."
