@@ -9,7 +9,7 @@ import builtins
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from unittest import mock
 
@@ -349,6 +349,7 @@ def _summed(part: notebook.Part, shares: dict[str, float], failed: dict[str, Ver
     return Verdict(part, points, "\n".join(said), first.called, first.hint, hidden)
 
 
+@lru_cache(maxsize=256)  # each part has the cells of all parts above it
 def _python(source: str) -> str:
     """A cell as Python, without IPython's magic commands."""
     try:
