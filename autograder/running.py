@@ -101,9 +101,10 @@ class CellRunner:
             await super().async_execute_cell(cell, cell_index, **options)  # type: ignore[misc]
         except DeadKernelError:
             self.stopped = f"{named(cell)} ended its kernel"
-            notebook.add_error(
-                cell, ENDED, f"{self.stopped} (a call of os._exit, too much memory, or a crash in compiled code)"
-            )
+            why = "a call of os._exit, too much memory, or a crash in compiled code"
+            if limit := self.why_ended():
+                self.stopped, why = f"{self.stopped}: {limit}", "a limit of the sandbox"
+            notebook.add_error(cell, ENDED, f"{self.stopped} ({why})")
         except CellTimeoutError:  # it was interrupted, and went on
             self.stopped = f"{named(cell)} took over {self.limit_of(cell):g} seconds and could not be interrupted"
             notebook.add_error(cell, TOO_LONG, self.stopped)
@@ -112,6 +113,10 @@ class CellRunner:
             slow.cancel()
 
     execute_cell = run_sync(async_execute_cell)  # what nbconvert calls
+
+    def why_ended(self) -> str:
+        """Which limit ended the kernel, in words; "" where none is known."""
+        return ""
 
     async def _say_when_slow(self, cell: Cell) -> None:
         await asyncio.sleep(QUIET)

@@ -1,7 +1,7 @@
 """The instructor's grading: nbgrader's autograde over a class, where one odd submission costs nobody else anything.
 
-Judged assignments run in a sandbox, and the judge decides (`autograder.judging`). The others run with our rights, and
-their tests in the submission's own process: grade only what you would run.
+Submissions run in a sandbox. Of judged assignments the judge decides (`autograder.judging`). The tests of the others run
+in the submission's own process (`classic`), so that a submission could forge its score.
 
 The tests run in `jobs` processes at once (`evaluate`), and a single one (`worker`) books what came of them.
 """
@@ -64,7 +64,7 @@ def grade(
         submissions: By student, as `collect.find_submissions` finds them.
         state: The course's folder, where nbgrader has its gradebook.
         force: Grade again also what did not change.
-        sandbox: False to run also judged submissions with our own rights; each report says so.
+        sandbox: False to run submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
         parts: The grade ids of parts to judge again in any case.
         feedback: Whether to write the feedback pages.
@@ -81,10 +81,9 @@ def grade(
     with _at_work(assignment, state, say) as (nbgrader, at):
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
-        judged = is_judged(template)
-        if judged and sandbox:
+        if sandbox:
             bubblewrap.require()
-        run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox or not judged)
+        run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox)
         run.tests = list(nbgrader.ask(task="tests"))[0]["sources"]
         for submission in submissions.values():
             run.stage(submission)
@@ -165,7 +164,7 @@ class _Run:
     state: Path
     staged: Path  # a temporary folder in nbgrader's layout
     journal: Journal
-    sandbox: bool = True  # False where a judged assignment is graded without it
+    sandbox: bool = True  # False where it is graded without it
     notes: dict[str, str] = field(default_factory=dict)  # of the students who are staged
     problems: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)  # the assignment's own cells, with the hidden tests
