@@ -33,14 +33,14 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     pieces, added = _sorted_out(submission, template)
 
     whole = copy.deepcopy(template)
-    whole.cells = [_own(source) for source in added[None]]
+    whole.cells = list(added[None])
     for cell in copy.deepcopy(template.cells):
         name = notebook.grade_id(cell)
         if name is not None and notebook.is_solution(cell):
             cell.source = _answer(cell, pieces.get(name, []), submission)
         whole.cells.append(cell)
         if name is not None:
-            whole.cells += [_own(source) for source in added.get(name, [])]
+            whole.cells += added.get(name, [])
     return whole
 
 
@@ -59,14 +59,15 @@ def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
     return {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
 
 
-def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[str]]]:
-    """The sources of the template's tracked cells by grade id (several where a cell was split), and those of the
+def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[Cell]]]:
+    """The sources of the template's tracked cells by grade id (several where a cell was split), and fresh copies of the
     student's own code cells by the grade id of the cell that they follow. Text that a student added right behind an
-    answer in words belongs to it."""
+    answer in words belongs to it, and text below a task is kept."""
     tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
     given = {cell.source.strip() for cell in template.cells if cell.cell_type == "markdown"}
     pieces: dict[str, list[str]] = {}
-    added: dict[str | None, list[str]] = {None: []}
+    tasks = {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
+    added: dict[str | None, list[Cell]] = {None: []}
     last, before = None, None
     for cell in submission.cells:
         if is_injected(cell):
@@ -80,9 +81,9 @@ def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, lis
         if name is not None and name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
             last, before = name, cell
             pieces.setdefault(name, []).append(cell.source)
-        elif cell.cell_type == "code":
+        elif cell.cell_type == "code" or (last in tasks and _is_text(cell, given)):
             before = None
-            added.setdefault(last, []).append(cell.source)
+            added.setdefault(last, []).append(_own(cell))
     return pieces, added
 
 
@@ -110,8 +111,14 @@ def _answer(cell: Cell, pieces: list[str], submission: Notebook) -> str:
     return "" if written else cell.source
 
 
-def _own(source: str) -> Cell:
-    """A student's own code as a fresh cell: no metadata and no outputs."""
+def _is_text(cell: Cell, given: set[str]) -> bool:
+    """Whether the student wrote it: text that does not come with the assignment."""
+    return cell.cell_type == "markdown" and cell.source.strip() not in given
+
+
+def _own(cell: Cell) -> Cell:
+    """A student's own code or text as a fresh cell: no metadata and no outputs."""
     import nbformat
 
-    return nbformat.v4.new_code_cell(source)
+    made = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
+    return made(cell.source)

@@ -43,7 +43,7 @@ class SandboxedKernel(ThisInterpreter):
             options: jupyter_client's own.
         """
         self.stack = ExitStack()
-        place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST else None  # noqa: S108
+        place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST else None
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-", dir=place))
         super().__init__(transport="ipc", connection_file=f"{folder}/k.json", **options)
         self.limits, self.seen, self.packages = limits, seen, packages
