@@ -7,6 +7,7 @@ cells before it keep their results, and the ones behind it say that they were no
 import asyncio
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,7 @@ class CellRunner:
 
     async def _run(self, cell: Cell, cell_index: int, options: dict[str, Any]) -> None:
         self.tell("start", cell, "")
-        slow = asyncio.ensure_future(self._say_when_slow(cell))
+        slow, started = asyncio.ensure_future(self._say_when_slow(cell)), time.monotonic()
         try:
             await super().async_execute_cell(cell, cell_index, **options)  # type: ignore[misc]
         except DeadKernelError:
@@ -107,6 +108,8 @@ class CellRunner:
             notebook.add_error(cell, ENDED, f"{self.stopped} ({why})")
         except CellTimeoutError:  # it was interrupted, and went on
             self.stopped = f"{named(cell)} took over {self.limit_of(cell):g} seconds and could not be interrupted"
+            if time.monotonic() - started < self.limit_of(cell):
+                self.stopped = f"the output of {named(cell)} did not arrive: it may have printed too much at once"
             notebook.add_error(cell, TOO_LONG, self.stopped)
             await self.km.shutdown_kernel(now=True)  # type: ignore[attr-defined]
         finally:

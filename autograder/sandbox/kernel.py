@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from autograder.sandbox.bubblewrap import SCRATCH
 from autograder.sandbox.limits import Limits
@@ -27,7 +27,7 @@ INSIDE = "/kernel"  # where the sandbox has what the kernel needs
 COURSE, FILES, START = f"{INSIDE}/course", f"{INSIDE}/files", f"{INSIDE}/start_kernel.py"
 WORK = f"{SCRATCH}/work"  # beside what libraries write into the home, which is SCRATCH
 LONGEST = 80  # bytes of a folder's name: with the socket's, the kernel allows 107
-WAITING = 16  # messages that may wait for us on each line
+WAITING = 8  # messages that may wait for us on each line
 
 
 class SandboxedKernel(ThisInterpreter):
@@ -37,7 +37,7 @@ class SandboxedKernel(ThisInterpreter):
         """Prepare it.
 
         Args:
-            limits: What it may use. No message of more than `output` bytes is taken from it.
+            limits: What it may use. No message of more than twice `output` bytes is taken from it.
             seen: Files and folders that it may read, and where it has them.
             packages: Which of these folders hold installed packages.
             options: jupyter_client's own.
@@ -47,11 +47,10 @@ class SandboxedKernel(ThisInterpreter):
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-", dir=place))
         super().__init__(transport="ipc", connection_file=f"{folder}/k.json", **options)
         self.limits, self.seen, self.packages = limits, seen, packages
-        # what the kernel says waits in our memory until we read it
-        self.context.setsockopt(zmq.MAXMSGSIZE, limits.output)
-        self.context.setsockopt(zmq.RCVHWM, WAITING)
         self.kernel_id = Path(folder).name
-        self.provisioner = Provisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+        self.provisioner = self.process = Provisioner(
+            kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
+        )
 
     def start_in(self, folder: str) -> Sandbox:
         """Start the process.
@@ -92,27 +91,39 @@ class SandboxedKernel(ThisInterpreter):
             )
         return self.stack.enter_context(sandbox)
 
+    def client(self, **options: Any) -> Any:
+        """Our end of the lines to it: what the kernel says waits in our memory until we read it.
+
+        Args:
+            options: jupyter_client's own.
+        """
+        client = super().client(**options)
+        client.context.setsockopt(zmq.MAXMSGSIZE, 2 * self.limits.output)  # a larger message cuts the line
+        client.context.setsockopt(zmq.RCVHWM, WAITING)
+        return client
+
     def stop(self, why: str) -> None:
         """End the kernel and everything that it has started.
 
         Args:
             why: What to remember as the reason.
         """
-        if self.provisioner.sandbox is not None:
-            self.provisioner.sandbox.stop(why)
+        if self.process.sandbox is not None:
+            self.process.sandbox.stop(why)
 
     @property
     def stopped(self) -> str:
         """Which limit it exceeded, in words; "" where it exceeded none."""
-        return self.provisioner.sandbox.settled() if self.provisioner.sandbox else ""
+        return self.process.sandbox.settled() if self.process.sandbox else ""
 
     @property
     def complaint(self) -> str:
         """What its process had said when it ended; "" where it runs, or has said nothing."""
-        sandbox = self.provisioner.sandbox
-        if sandbox is None or sandbox.process.poll() is None or sandbox.process.stderr.closed:
+        sandbox = self.process.sandbox
+        said = sandbox.process.stderr if sandbox is not None and sandbox.process.poll() is not None else None
+        if said is None or said.closed:
             return ""
-        return sandbox.process.stderr.read(2000).decode(errors="replace").strip()
+        return said.read(2000).decode(errors="replace").strip()
 
     def close(self) -> None:
         """End whatever is left of it, and remove its sockets."""
