@@ -20,7 +20,9 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
 
     Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. An
     answer whose cell was split is put together again. A cell that the student added stays behind the tracked cell that
-    it followed. Cells that lost their metadata are recognised by their text (`recognise.restored`).
+    it followed, and behind the template's code there that has no grade id: a student may have edited a copy of that,
+    such as a header that asks for a name. Cells that lost their metadata are recognised by their text
+    (`recognise.restored`).
 
     Args:
         template: The released notebook.
@@ -33,15 +35,33 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     pieces, added = _sorted_out(submission, template)
 
     whole = copy.deepcopy(template)
-    whole.cells = list(added[None])
-    for cell in copy.deepcopy(template.cells):
-        name = notebook.grade_id(cell)
-        if name is not None and notebook.is_solution(cell):
-            cell.source = _answer(cell, pieces.get(name, []), submission)
-        whole.cells.append(cell)
-        if name is not None:
-            whole.cells += added.get(name, [])
+    whole.cells = []
+    for name, given in _stretches(copy.deepcopy(template.cells)):
+        if name is not None and notebook.is_solution(given[0]):
+            given[0].source = _answer(given[0], pieces.get(name, []), submission)
+        own = added.get(name, [])
+        code = [number for number, cell in enumerate(given, start=1) if cell.cell_type == "code"]
+        behind = max([int(name is not None), *code])
+        above = [cell for cell in given[:behind] if not _is_kept(cell, own)]
+        whole.cells += [*above, *own, *given[behind:]]
     return whole
+
+
+def _stretches(cells: list[Cell]) -> list[tuple[str | None, list[Cell]]]:
+    """The cells in stretches: each tracked cell with the untracked ones behind it, by its grade id. The first stretch
+    has no tracked cell, and may be empty."""
+    found: list[tuple[str | None, list[Cell]]] = [(None, [])]
+    for cell in cells:
+        if notebook.grade_id(cell) is not None:
+            found.append((notebook.grade_id(cell), []))
+        found[-1][1].append(cell)
+    return found
+
+
+def _is_kept(cell: Cell, own: list[Cell]) -> bool:
+    """Whether an untracked cell of code is among those that the student has, so that it need not be there twice."""
+    untracked = cell.cell_type == "code" and notebook.grade_id(cell) is None
+    return untracked and cell.source.strip() in {other.source.strip() for other in own}
 
 
 def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
