@@ -11,7 +11,7 @@ NO_SANDBOX = (
     "GRADED WITHOUT A SANDBOX: the submission's code ran with the grader's rights and could read and change its files."
 )
 
-FORGEABLE = "its tests ran in the submission's own process, so this score could be forged"
+FORGEABLE = "the tests ran in the submission's own process, so a score could be forged"
 
 
 def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool = True) -> None:

@@ -5,6 +5,7 @@ What is tried here is harmless by construction: the floods are small, the child 
 
 import contextlib
 import csv
+import html
 import io
 import os
 import shutil
@@ -235,6 +236,9 @@ def test_nbgraders_own_course_grades_the_same_and_is_marked(tmp_path):
     assert expected["hacker", "correct_sum_of_squares"] == (0.5, 0.5, False)
     assert expected["bitdiddle", "correct_squares"] == (0, 1, False)
     assert (ours / "source/ps1-problem1/jupyter.png").is_file()
+
+    assert main(["grades", "report", "ps1-problem1", "--course", str(ours)]) == 0
+    assert FORGEABLE in html.unescape((ours / "report-ps1-problem1.html").read_text())
 
     assert graded(ours, "ps1")[0] == 2
     with pytest.raises(CourseError, match="name one of ps1-problem1, ps1-problem2"):
