@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
@@ -19,7 +20,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from autograder.sandbox.bubblewrap import SCRATCH
 from autograder.sandbox.limits import Limits
-from autograder.sandbox.process import Sandbox, python
+from autograder.sandbox.process import GOING, Sandbox, python
 from autograder.sandbox.usage import children, tree
 from course_lib.execution.notebooks.kernel import ThisInterpreter
 
@@ -27,6 +28,7 @@ INSIDE = "/kernel"  # where the sandbox has what the kernel needs
 COURSE, FILES, START = f"{INSIDE}/course", f"{INSIDE}/files", f"{INSIDE}/start_kernel.py"
 WORK = f"{SCRATCH}/work"  # beside what libraries write into the home, which is SCRATCH
 LONGEST = 80  # bytes of a folder's name: with the socket's, the kernel allows 107
+KEPT = 2000  # bytes of the errors of a process that does not start
 WAITING = 8  # messages that may wait for us on each line
 
 
@@ -47,6 +49,8 @@ class SandboxedKernel(ThisInterpreter):
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-", dir=place))
         super().__init__(transport="ipc", connection_file=f"{folder}/k.json", **options)
         self.limits, self.seen, self.packages = limits, seen, packages
+        self.said = bytearray()  # the beginning of what the process itself prints as errors
+        self.readers: list[threading.Thread] = []
         self.kernel_id = Path(folder).name
         self.provisioner = self.process = Provisioner(
             kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
@@ -89,6 +93,12 @@ class SandboxedKernel(ThisInterpreter):
                 errors=subprocess.PIPE,
                 handed=tuple(handed.values()),
             )
+        self.readers = [
+            threading.Thread(target=_read, args=(pipe, kept), daemon=True)
+            for pipe, kept in ((sandbox.stdout, bytearray()), (sandbox.process.stderr, self.said))
+        ]
+        for reader in self.readers:
+            reader.start()
         return self.stack.enter_context(sandbox)
 
     def client(self, **options: Any) -> Any:
@@ -120,14 +130,28 @@ class SandboxedKernel(ThisInterpreter):
     def complaint(self) -> str:
         """What its process had said when it ended; "" where it runs, or has said nothing."""
         sandbox = self.process.sandbox
-        said = sandbox.process.stderr if sandbox is not None and sandbox.process.poll() is not None else None
-        if said is None or said.closed:
+        if sandbox is None or sandbox.process.poll() is None:
             return ""
-        return said.read(2000).decode(errors="replace").strip()
+        for reader in self.readers:
+            reader.join(GOING)
+        return self.said[:KEPT].decode(errors="replace").strip()
 
     def close(self) -> None:
         """End whatever is left of it, and remove its sockets."""
         self.stack.close()
+
+
+def _read(pipe: IO[bytes], kept: bytearray) -> None:
+    """Read what the process prints outside of the notebook to its end, so that it never waits for us.
+
+    Args:
+        pipe: Its output or errors.
+        kept: Where the beginning goes.
+    """
+    with suppress(ValueError):  # the pipe was closed
+        while piece := pipe.read1(65536):  # type: ignore[attr-defined] # a pipe is buffered
+            if len(kept) < KEPT:
+                kept += piece
 
 
 class Provisioner(LocalProvisioner):

@@ -18,6 +18,7 @@ import nbformat
 import nbgrader
 import pytest
 from nbgrader.api import Gradebook
+from traitlets.config import Config
 
 from autograder import course
 from autograder.grading.classic import SandboxedExecute
@@ -119,6 +120,8 @@ def test_what_an_honest_one_does_works(tmp_path):
         "import threading\nt = threading.Thread(target=print, args=('thread',)); t.start(); t.join()",
         "1 / 0",
         "'after'",
+        "import os\nfor stream in (sys.__stdout__, sys.__stderr__):\n"
+        "    for _ in range(20): stream.write('x' * 10_000); stream.flush()",
     )
     assert ran.said(0).startswith("(42, ")
     assert ran.said(0).endswith("[['a', 'b'], ['1', '2']])")
@@ -131,7 +134,7 @@ def test_what_an_honest_one_does_works(tmp_path):
     assert (ran.said(4), ran.said(5), ran.said(6)) == ("array([0, 1, 2])", "[1. 1.]", "'there'")
     assert "per loop" in ran.said(7)
     assert ran.said(8) == "thread"
-    assert ran.errors()[9:] == [["ZeroDivisionError"], []]
+    assert ran.errors()[9:] == [["ZeroDivisionError"], [], []]
 
 
 REST = "; import time; time.sleep(50)"  # a flood that is not stopped is found out
@@ -161,6 +164,11 @@ def test_a_message_that_is_far_too_large_is_never_read(tmp_path):
     assert ran.errors()[1:] == [[TOO_LONG], [NOT_REACHED]]
     assert ran.execute.stopped.endswith("did not arrive: it may have printed too much at once")
     assert ran.execute.printed < 2**20
+
+
+def test_the_limits_can_be_set_in_nbgraders_configuration():
+    chosen = SandboxedExecute(config=Config({"SandboxedExecute": {"memory_mib": 300, "tasks": 40}}))
+    assert (chosen.memory_mib, chosen.tasks, chosen.output_mib) == (300, 40, 16)
 
 
 def test_a_kernel_that_cannot_start_says_so_and_what_to_try(tmp_path, monkeypatch):
