@@ -1,4 +1,7 @@
-"""An engine for the models that `engine` cannot batch, such as GPT-2, and for butterfly adapters: one after another."""
+"""An engine for models that `engine` cannot batch, such as GPT-2, and for butterfly adapters.
+
+It answers one request after another.
+"""
 
 import contextlib
 import threading
@@ -22,16 +25,16 @@ from course_lib.inference.stopping import Row, end_tokens
 
 
 class PlainEngine:
-    """An `Engine` that answers one request at a time, in the order of their arrival.
+    """An `Engine` that answers one request at a time, in the order of arrival.
 
     Args:
-        model: any model that `generate` takes. The adapters' layers are put into it.
-        tokenizer: the model's.
-        adapters: the folder of each adapter, by the name that requests give.
-        max_queue: requests that wait at most.
+        model: any model that `generate` takes. The layers of the adapters are put into it.
+        tokenizer: the tokenizer of the model.
+        adapters: the folder of each adapter, by the name that requests use for it.
+        max_queue: how many requests wait at most.
 
     Raises:
-        CourseError: an adapter does not fit the model, or the others.
+        CourseError: an adapter does not fit the model or the other adapters.
     """
 
     def __init__(
@@ -61,19 +64,19 @@ class PlainEngine:
         """Queue a request.
 
         Args:
-            request: what is asked for.
+            request: the request.
 
         Returns:
-            Its ticket.
+            A ticket, from which the answer can be read.
 
         Raises:
-            QueueFull: too many wait.
-            UnknownAdapter: the adapter's name is not known.
-            TooLong: prompt and answer cannot fit.
-            CourseError: the prompt is empty, there is nothing to generate, or the engine is stopping.
+            QueueFull: too many requests wait already.
+            UnknownAdapter: the engine holds no adapter of that name.
+            TooLong: prompt and answer together cannot fit.
+            CourseError: the prompt is empty, the request asks for no new token, or the engine is stopping.
         """
         check_request(request, self.adapters, self.max_positions)
-        ticket = PieceQueue(lambda: None)  # the thread looks at every step
+        ticket = PieceQueue(lambda: None)  # nothing to wake: the thread looks for a cancellation at every step
         with self._changed:
             if self._stopping:
                 raise CourseError("The engine is stopping and takes no more requests.")
@@ -87,6 +90,7 @@ class PlainEngine:
         return ticket
 
     def _run(self) -> None:
+        """Answer requests until the engine stops and none is left; this is the engine's thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
@@ -112,17 +116,19 @@ class PlainEngine:
 
     @contextlib.contextmanager
     def _chosen(self, adapter: str | None) -> Iterator[None]:
-        """Inside, the model is the base or has the adapter on."""
+        """Within the block, the model is the base alone or has the adapter switched on."""
         if adapter is None:
             with disable_adapters(self.model):
                 yield
             return
-        if adapter in adapter_names(self.model):  # a butterfly has no name: it is the only one
+        if adapter in adapter_names(self.model):  # a butterfly has no name, because it is always the only adapter
             set_adapter(self.model, adapter)
         yield
 
     def _answer(self, request: Request, ticket: PieceQueue) -> None:
-        row, answer = Row(() if request.ignore_end else self._ends), Answer(self.tokenizer, request.stop)
+        """Generate the answer, and hand over each piece as soon as it is certain."""
+        row = Row(() if request.ignore_end else self._ends)
+        answer = Answer(self.tokenizer, request.stop)
         cache = "dynamic" if request.use_cache else "none"
         prompts, new = [list(request.prompt)], request.max_new_tokens
         for (fresh,) in decode_steps(self.model, prompts, new, [row], request.sampling, cache, request.seed):
@@ -141,14 +147,14 @@ class PlainEngine:
         ticket.put(Piece(tuple(tokens), text, "stop" if ended else "length"))
 
     def statistics(self) -> dict[str, float]:
-        """Counts since the start, and how many requests run and wait."""
+        """What has been counted since the start, and how many requests run and wait now."""
         return {**self._counts, "waiting": len(self._waiting)}
 
     def shut_down(self, finish: bool = True) -> None:
-        """Take no more requests, finish those that were taken (or cancel them), and stop the thread.
+        """Take no more requests, and stop the thread once the requests that it has taken have ended.
 
         Args:
-            finish: False ends them with "cancelled".
+            finish: answer those requests to their end; False ends them with "cancelled".
         """
         with self._changed:
             self._stopping, self._finish = True, finish
