@@ -64,6 +64,7 @@ def test_a_bad_partition_is_refused_in_slurms_words(submit, project, capsys):
     assert main(["submit", "01", "--profile", "test.toml", "--partition", "gpu-b200"]) == 2
     assert "sbatch refused: " in (said := capsys.readouterr().err)
     assert "invalid partition" in said
+    assert "`sinfo -s` lists them" in said
     assert not list((project / "build" / "jobs").glob("*"))  # nothing half submitted is left
 
 
