@@ -78,7 +78,10 @@ class Cluster:
         self.run_daemon("slurmctld", "-D")
         for node in ("n1", "n2"):
             self.run_daemon("slurmd", "-D", "-N", node)
-        self.wait(lambda: self.ask("sinfo", "-h", "-N", "-p", "gpu-a100", "-o", "%T").split() == ["idle", "idle"], "both nodes idle")
+        self.wait(
+            lambda: self.ask("sinfo", "-h", "-N", "-p", "gpu-a100", "-o", "%T").split() == ["idle", "idle"],
+            "both nodes idle",
+        )
 
     def before_slurmctld(self):
         """What else has to run: nothing, where there is no accounting."""
