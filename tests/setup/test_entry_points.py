@@ -41,9 +41,10 @@ def test_one_button_ends_with_a_report(clone):
     assert (clone / report[1] / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "queue", "nodes"),
-    [("tacc_a100", "gpu-a100-dev", 2), ("tacc_gh200", "gh-dev", 2), ("tacc_h100_lonestar6", "gpu-h100", 1)],
+    [("tacc_gh200", "gh-dev", 2), ("tacc_h100_lonestar6", "gpu-h100", 1)],
 )
 def test_what_tries_a_machine(clone, profile, queue, nodes):
     """The smallest pipeline, and then the profile's own pretraining under torchrun with a folder of its own."""
