@@ -20,7 +20,7 @@ REFUSALS = {
     r"[Ii]nvalid account": "Give an account of your own with --account: "
     "`sacctmgr -n show associations user=$USER format=account%30` lists them.",
     r"invalid partition": "Give a queue that exists with --partition: `sinfo -s` lists them.",
-    r"configuration source": "Slurm is installed here, but this machine belongs to no cluster: submit from a login node.",
+    r"configuration source": "Slurm is installed here, but belongs to no cluster: submit from a login node.",
     r"time limit is invalid|PartitionTimeLimit": "Give less with --time: `sinfo -s` shows each queue's limit.",
 }
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")

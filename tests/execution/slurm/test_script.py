@@ -233,7 +233,7 @@ class TestSubmitting:
                 "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
                 "--time: ",
             ),
-            ("fatal: Could not establish a configuration source", "belongs to no cluster"),
+            ("fatal: Could not establish a configuration source", "to no cluster: "),
         ],
     )
     def test_a_refusal_says_what_to_do_next(self, slurm, tmp_path, refused, next_step):
