@@ -91,8 +91,8 @@ class Conversation:
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most is not None and prompt + new > most:
             raise CourseError(
-                f"The conversation has {prompt} tokens, and with {new} more it does not fit into the model's {most}. "
-                "/reset begins a new one."
+                f"The conversation's {prompt} tokens and {new} more for the answer do not fit into the model's {most}. "
+                "/reset begins a new one; --max-new-tokens says how many an answer may have."
             )
 
     @contextlib.contextmanager

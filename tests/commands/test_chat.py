@@ -83,7 +83,7 @@ def test_adapters(base, adapter, letters, monkeypatch, capsys):
     [
         (["/forget"], [], "There is no command /forget. /help lists them."),
         (["/adapter x"], [], "There is no adapter x here. There are: base."),
-        (["a" * 200], [], "does not fit into the model's 128. /reset begins a new one."),
+        (["a" * 200], [], "do not fit into the model's 128. /reset begins a new one; --max-new-tokens"),
         ([], ["--adapter", "a=nowhere"], "There is no adapter nowhere"),
         ([], ["--adapter", "=x"], "Write NAME=PATH"),
         ([], ["--top-p", "0"], "top_p is 0.0"),

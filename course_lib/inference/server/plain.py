@@ -1,8 +1,8 @@
 """An engine for the models that `engine` cannot batch, such as GPT-2, and for butterfly adapters: one after another."""
 
 import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ class PlainEngine:
         config: Any = model.config
         self.adapters, self.max_positions = tuple(adapters or ()), int(config.max_position_embeddings)
         self._ends = end_tokens(model, tokenizer)
-        self._queue: queue.SimpleQueue[tuple[Request, PieceQueue] | None] = queue.SimpleQueue()
+        self._waiting: deque[tuple[Request, PieceQueue]] = deque()
         self._counts = dict.fromkeys(
             ("running", "requests_total", "tokens_total", "prompt_tokens_total", "cancelled_total", "errors_total"), 0
         )
-        self._lock, self._stopping = threading.Lock(), False
-        self._finish = True
+        self._changed = threading.Condition()  # guards the queue and the next two
+        self._stopping, self._finish = False, True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -74,22 +74,28 @@ class PlainEngine:
         """
         check_request(request, self.adapters, self.max_positions)
         ticket = PieceQueue(lambda: None)  # the thread looks at every step
-        with self._lock:
+        with self._changed:
             if self._stopping:
                 raise CourseError("The engine is stopping and takes no more requests.")
-            waiting = self._queue.qsize()
+            waiting = sum(not queued.cancelled for _, queued in self._waiting)
             if waiting >= self.max_queue:
                 raise QueueFull(waiting, retry_after=1.0 + waiting)
             self._counts["requests_total"] += 1
             self._counts["prompt_tokens_total"] += len(request.prompt)
-            self._queue.put((request, ticket))
+            self._waiting.append((request, ticket))
+            self._changed.notify_all()
         return ticket
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            request, ticket = job
-            if not self._finish:
-                ticket.cancel()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return
+                request, ticket = self._waiting.popleft()
+            if ticket.cancelled or not self._finish:  # its prompt need not be read
+                self._cancel(ticket)
+                continue
             self._counts["running"] = 1
             try:
                 with self._chosen(request.adapter):
@@ -99,6 +105,10 @@ class PlainEngine:
                 sentence = f"The model failed on this request: {type(error).__name__}: {first_line(error)}"
                 ticket.put(Piece(finish_reason="error", error=sentence))
             self._counts["running"] = 0
+
+    def _cancel(self, ticket: PieceQueue) -> None:
+        self._counts["cancelled_total"] += 1
+        ticket.put(Piece(finish_reason="cancelled"))
 
     @contextlib.contextmanager
     def _chosen(self, adapter: str | None) -> Iterator[None]:
@@ -117,8 +127,7 @@ class PlainEngine:
         prompts, new = [list(request.prompt)], request.max_new_tokens
         for (fresh,) in decode_steps(self.model, prompts, new, [row], request.sampling, cache, request.seed):
             if ticket.cancelled or not self._finish:
-                self._counts["cancelled_total"] += 1
-                ticket.put(Piece(finish_reason="cancelled"))
+                self._cancel(ticket)
                 return
             tokens, text = answer.add(fresh)
             self._counts["tokens_total"] += len(fresh)
@@ -133,7 +142,7 @@ class PlainEngine:
 
     def statistics(self) -> dict[str, float]:
         """Counts since the start, and how many requests run and wait."""
-        return {**self._counts, "waiting": self._queue.qsize()}
+        return {**self._counts, "waiting": len(self._waiting)}
 
     def shut_down(self, finish: bool = True) -> None:
         """Take no more requests, finish those that were taken (or cancel them), and stop the thread.
@@ -141,8 +150,7 @@ class PlainEngine:
         Args:
             finish: False ends them with "cancelled".
         """
-        with self._lock:
-            self._stopping = True
-            self._finish = finish
-        self._queue.put(None)
+        with self._changed:
+            self._stopping, self._finish = True, finish
+            self._changed.notify_all()
         self._thread.join()
