@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from course_lib.adapters.files import CONFIG
 from course_lib.adapters.trained_on import in_words
 from course_lib.errors import CourseError
 from course_lib.finetuning.export import as_adapter, common_base, named_base, other_bases, quantization_of_adapter
 from course_lib.finetuning.model import load_qlora_base
+from course_lib.models.folder import is_adapter
 from course_lib.models.pretrained import DEFAULT, load
 
 
@@ -49,7 +49,7 @@ def find_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack)
         CourseError: the adapters belong to different bases, and `model` does not say which is meant.
     """
     given = dict(adapters)
-    if model is not None and (Path(model) / CONFIG).is_file() and not (Path(model) / "config.json").is_file():
+    if model is not None and is_adapter(Path(model)):
         folder = Path(model)
         if folder.resolve() not in [path.resolve() for path in given.values()]:
             given = {folder.resolve().name: folder} | given

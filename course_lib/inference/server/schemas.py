@@ -137,7 +137,12 @@ class Message(Body):
 class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(
+        min_length=1,
+        description="without a message of the system first, the model's template may write one, as SmolLM2's does; "
+        'one with the content "" keeps that away. A token of the template inside a text, such as <|im_end|>, is '
+        "read as that token and ends the message there",
+    )
     max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
 
 
