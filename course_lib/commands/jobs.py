@@ -79,19 +79,37 @@ def _list(found: dict[Path, dict[str, Any]]) -> int:
 
 
 def _logs(folder: Path, record: dict[str, Any], lines: int) -> int:
-    from course_lib.execution.slurm.causes import explain
+    from course_lib.execution.slurm.causes import verdict
     from course_lib.execution.slurm.jobs import outputs, states
 
-    written = outputs(folder)
-    if not written:
-        state = states(record["jobs"][:1])[record["jobs"][0]]
-        print(f"job {record['jobs'][0]} is {state} and has written nothing yet")
-    for path in written:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        print("\n".join([f"==> {path.name}", *text.splitlines()[-lines:]]))
-        if cause := explain(text):
-            print(f"course: this says: {cause.name}. {cause.advice}")
+    written: dict[str, list[Path]] = {number: [] for number in record["jobs"]}
+    for path in outputs(folder):  # 4711.out, or 4711_0.out of an array
+        written.setdefault(path.stem.partition("_")[0], []).append(path)
+    found = states(list(written))
+    for number, paths in written.items():
+        if not paths:
+            print(_silence(number, found[number]))
+        for path in paths:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            print("\n".join([f"==> {path.name}", *text.splitlines()[-lines:]]))
+            # The state of an array is that of one element only: its elements' outputs have to speak for themselves.
+            if said := verdict(text, "" if record["array"] else found[number]):
+                print(f"course: {said}")
     return 0
+
+
+def _silence(number: str, state: str) -> str:
+    """Why a job has no output."""
+    from course_lib.execution.slurm.jobs import why_it_waits
+
+    if state == "PENDING":
+        return f"job {number} is PENDING ({why_it_waits(number) or 'no reason given'}) and has written nothing yet"
+    if state == "CANCELLED":
+        return (
+            f"job {number} is CANCELLED and has written nothing: it was cancelled before it started, with `course jobs "
+            "cancel` or scancel, or because the job that it waited for did not end well"
+        )
+    return f"job {number} is {state} and has written nothing yet"
 
 
 def _collect(root: Path, folder: Path, record: dict[str, Any], to: Path | None) -> int:

@@ -55,7 +55,10 @@ def test_of_an_array_one_element_fails_and_what_depends_on_it_never_starts(clust
     (dependent,) = submit("01", "--after", array)
     assert sorted(cluster.wait_for(array)) == ["COMPLETED", "FAILED"], output(project)
     assert cluster.wait_for(dependent) == ["CANCELLED"]
-    assert "a bad chapter" in output(project)
+    assert main(["jobs", "logs", array]) == 0
+    assert "a bad chapter" in capsys.readouterr().out
+    assert main(["jobs", "logs", dependent]) == 0
+    assert "because the job that it waited for did not end well" in capsys.readouterr().out
     assert main(["jobs"]) == 0
     assert re.search(rf"{array}  FAILED", capsys.readouterr().out)
 
@@ -64,14 +67,21 @@ def test_a_bad_partition_is_refused_in_slurms_words(submit, project, capsys):
     assert main(["submit", "01", "--profile", "test.toml", "--partition", "gpu-b200"]) == 2
     assert "sbatch refused: " in (said := capsys.readouterr().err)
     assert "invalid partition" in said
+    assert "`sinfo -s` lists them" in said
     assert not list((project / "build" / "jobs").glob("*"))  # nothing half submitted is left
 
 
 def test_a_cancelled_job(cluster, submit, project, capsys):
-    first, second = submit("--legs", "2", "--lead", "60", "01", "--set", "slurm.time=00:05:00")
+    write_chapter(project / "notebooks" / "03_long.ipynb", "import time\ntime.sleep(600)")
+    first, second = submit("--legs", "2", "--lead", "60", "03", "--set", "slurm.time=00:05:00")
+    cluster.wait(lambda: f"job {first} on " in output(project), "the start of the first leg")
     assert main(["jobs", "cancel", second]) == 0
-    assert cluster.wait_for(second) == ["CANCELLED"]
-    assert cluster.wait_for(first)[0] in ("CANCELLED", "COMPLETED")
+    assert cluster.wait_for(first) == cluster.wait_for(second) == ["CANCELLED"]
+    capsys.readouterr()
+    assert main(["jobs", "logs", first]) == 0
+    said = capsys.readouterr().out
+    assert "the job was cancelled, with `course jobs cancel` or scancel" in said
+    assert f"job {second} is CANCELLED and has written nothing" in said
 
 
 def test_a_missing_module_is_named(cluster, submit, project):
@@ -120,7 +130,7 @@ class TestOutlivingTheLimit:
         cluster.wait(lambda: log.exists() and len(log.read_text().splitlines()) > 2, "the first steps")
         cluster.ask("scancel", "--batch", "--signal=USR1", job)
 
-    def test_a_chain_goes_on_from_the_checkpoint(self, cluster, submit, project, training, monkeypatch):
+    def test_a_chain_goes_on_from_the_checkpoint(self, cluster, submit, project, training, capsys):
         words, expected = training
         first, second = submit("--legs", "2", "--", *slowly(words, project), "--output", "out")
         self.interrupt(cluster, project, first)
@@ -129,6 +139,8 @@ class TestOutlivingTheLimit:
         assert 0 < len(losses(project / "out")) < STEPS
         assert cluster.wait_for(second) == ["COMPLETED"], output(project)
         assert losses(project / "out") == expected
+        assert main(["jobs", "logs", first]) == 0
+        assert capsys.readouterr().out.count("this says: time limit") == 1, "of the first leg, not of the second"
 
     def test_a_requeued_job_goes_on_from_the_checkpoint(self, cluster, submit, project, training):
         words, expected = training
@@ -175,7 +187,7 @@ def test_a_limit_of_two_minutes(cluster, submit, project, training):
     assert losses(project / "out") == expected
 
 
-def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training):
+def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training, capsys):
     """Slurm puts a job that may be requeued on another node, and it goes on from its last checkpoint."""
     words, expected = training
     (job,) = submit("--requeue", "--", *slowly(words, project), "--checkpoint-every", "3", "--output", "out")
@@ -186,6 +198,9 @@ def test_a_node_that_goes_down_in_the_middle(cluster, submit, project, training)
     # the daemon there is alive and reports back at once, but nothing new may start there
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     try:
+        cluster.wait(lambda: "DUE TO NODE FAILURE" in output(project), "the reason in the output")
+        assert main(["jobs", "logs", job]) == 0
+        assert "this says: bad node" in capsys.readouterr().out
         cluster.start_again(job)
         assert cluster.wait_for(job) == ["COMPLETED"], output(project)
     finally:
@@ -214,12 +229,14 @@ def test_a_full_disk_names_itself_and_the_run_goes_on_when_there_is_room(
     assert losses(out) == expected
 
 
-def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project):
+def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project, capsys):
     source = "import time\nx = bytearray(300_000_000)\ntime.sleep(30)"  # Slurm looks every two seconds
     write_chapter(project / "notebooks" / "03_large.ipynb", source)
     (job,) = submit("03", "--mem", "200M")
     assert cluster.wait_for(job)[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), output(project)
-    cluster.wait(lambda: "exceeded memory limit" in output(project), "the reason in the output", 20)
+    cluster.wait(lambda: "exceeded memory limit" in output(project), "the reason in the output")
+    assert main(["jobs", "logs", job]) == 0
+    assert "this says: out of memory. Halve batch_size" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", [[], ["--shard"]], ids=["data parallel", "sharded"])

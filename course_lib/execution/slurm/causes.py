@@ -84,6 +84,33 @@ def explain(output: str) -> Cause | None:
     return next((cause for cause in CAUSES if re.search(cause.pattern, output)), None)
 
 
+def verdict(output: str, state: str = "") -> str:
+    """Say in a sentence or two what a job died of.
+
+    Args:
+        output: what the job wrote. Where it was requeued, only its last start counts.
+        state: the job's state in Slurm, where it is known.
+
+    Returns:
+        The cause and what to do next; empty where the job ended well, still runs, or shows nothing that we know.
+
+    Example:
+        >>> verdict("job 7 on n1, start 0, now\\njob 7 ends with status 0")
+        ''
+    """
+    last = re.split(r"^job \d+ on \S+, start \d+, ", output, flags=re.MULTILINE)[-1]
+    if re.search(r"^job \d+ ends with status 0$|^an earlier leg has finished", last, re.MULTILINE):
+        return ""
+    if cause := explain(last):
+        return f"this says: {cause.name}. {cause.advice}"
+    if state == "CANCELLED" or re.search(r"CANCELLED AT \S+ \*\*\*", last):
+        return (
+            "the job was cancelled, with `course jobs cancel` or scancel, or by the site. What it saved is still "
+            "there: submit the same command again, with --resume for a training run."
+        )
+    return ""
+
+
 def recorded_endings() -> dict[str, Any]:
     """What jobs wrote when tests provoked each cause on a small cluster: {"about": ..., "endings": {cause: text}}."""
     return json.loads((files("course_lib.execution.slurm") / "endings.json").read_text(encoding="utf-8"))

@@ -15,6 +15,14 @@ from course_lib.execution.slurm.script import Job, check, render
 from course_lib.execution.slurm.site import Site
 from course_lib.files import write_json, write_whole
 
+# What sbatch says when it refuses a job (pattern), and what to do next.
+REFUSALS = {
+    r"[Ii]nvalid account": "Give an account of your own with --account: "
+    "`sacctmgr -n show associations user=$USER format=account%30` lists them.",
+    r"invalid partition": "Give a queue that exists with --partition: `sinfo -s` lists them.",
+    r"configuration source": "Slurm is installed here, but belongs to no cluster: submit from a login node.",
+    r"time limit is invalid|PartitionTimeLimit": "Give less with --time: `sinfo -s` shows each queue's limit.",
+}
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
 
@@ -36,7 +44,9 @@ def slurm(*command: str) -> str:
     if done.returncode:
         # TACC prints its refusals to stdout, below a banner.
         said = [line for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip(" -")]
-        raise CourseError(f"{command[0]} refused: " + " ".join(line.strip() for line in said[-4:]))
+        words = " ".join(line.strip() for line in said[-4:])
+        advice = [next_step for pattern, next_step in REFUSALS.items() if re.search(pattern, words)]
+        raise CourseError(" ".join([f"{command[0]} refused: {words}", *advice[:1]]))
     return done.stdout
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_lib.execution.slurm.causes import CAUSES, explain, recorded_endings
+from course_lib.execution.slurm.causes import CAUSES, explain, recorded_endings, verdict
 
 SAID = {
     "slurmstepd: error: *** JOB 7 ON c1 CANCELLED AT 2026-11-28T10:00:00 DUE TO TIME LIMIT ***": "time limit",
@@ -37,3 +37,28 @@ def test_each_recorded_ending_is_explained():
     endings = recorded_endings()["endings"]
     assert set(endings) == {cause.name for cause in CAUSES}
     assert {name: explain(text).name for name, text in endings.items()} == {name: name for name in endings}
+
+
+STARTED = "job 7 on n1, start {}, Sat Nov 28 14:28:11 UTC 2026\n"
+KILLED = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-28T16:48:56 {}***\n"
+
+
+def test_of_a_requeued_job_only_the_last_start_counts():
+    lost = STARTED.format(0) + KILLED.format("DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ")
+    assert verdict(lost).startswith("this says: bad node. Submit again")
+    assert verdict(lost + STARTED.format(1) + "step 10 | loss 3.89") == ""
+    assert verdict(lost + STARTED.format(1) + "job 7 ends with status 0") == ""
+    full = STARTED.format(1) + "OSError: [Errno 28] No space left on device\njob 7 ends with status 1"
+    assert verdict(lost + full).startswith("this says: full disk.")
+
+
+def test_a_job_that_ended_well_died_of_nothing():
+    """A warning that another try then overcame is no cause."""
+    assert verdict(STARTED.format(0) + "socket has timed out, trying again\njob 7 ends with status 0") == ""
+
+
+def test_a_cancelled_job_is_told_from_one_that_slurm_killed():
+    assert verdict(STARTED.format(0) + KILLED.format("")).startswith("the job was cancelled")
+    assert verdict(STARTED.format(0), "CANCELLED").startswith("the job was cancelled")
+    assert "StepId=1.batch exceeded memory limit" in (ended := recorded_endings()["endings"]["out of memory"])
+    assert verdict(ended, "CANCELLED").startswith("this says: out of memory.")

@@ -224,6 +224,25 @@ class TestSubmitting:
             submit(JOB, load_site("stampede3"), tmp_path / "jobs" / "a", tmp_path)
         assert not (tmp_path / "jobs" / "a").exists()
 
+    @pytest.mark.parametrize(
+        ("refused", "next_step"),
+        [
+            ("Batch job submission failed: Invalid account or account/partition combination specified", "--account: "),
+            ("invalid partition specified: gpu-b200", "--partition: "),
+            (
+                "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+                "--time: ",
+            ),
+            ("fatal: Could not establish a configuration source", "to no cluster: "),
+        ],
+    )
+    def test_a_refusal_says_what_to_do_next(self, slurm, tmp_path, refused, next_step):
+        slurm("sbatch", f"sbatch: error: {refused}", 1)
+        with pytest.raises(CourseError) as error:
+            submit(JOB, load_site("stampede3"), tmp_path / "jobs" / "a", tmp_path)
+        assert refused in str(error.value)
+        assert next_step in str(error.value)
+
     def test_a_refusal_to_cancel_is_said(self, slurm):
         slurm("scancel", "scancel: error: Kill job error on job id 2: Access/permission denied", 1)
         with pytest.raises(CourseError, match="scancel refused:.*permission denied"):
