@@ -148,6 +148,7 @@ def functions(source: str) -> set[str]:
     return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
 
+@lru_cache(maxsize=256)
 def functions_of(source: str) -> str:
     """A cell's functions, without the rest of it.
 

@@ -9,7 +9,7 @@ import builtins
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from unittest import mock
 
@@ -90,6 +90,8 @@ class Judge:
         self.sessions: dict[tuple[frozenset[str], str], Session] = {}
         self.lost: dict[str, str] = {}  # cells that ended their process, and how
         self.ended: dict[str, str] = {}  # parts whose checks ended their process, and how
+        self.names: dict[str, Any] = {"__name__": "__main__"}  # of the assignment's own cells, for its checks
+        self.run: set[int] = set()  # the ids of those of them that have been run here
         self.stack = ExitStack()
         self.warm = warm or self.stack.enter_context(Warm())
 
@@ -193,7 +195,7 @@ class Judge:
         failed: dict[str, Verdict],
     ) -> str:
         """Run the cells and then the checks of what has not failed yet; what the part's own cell complains about."""
-        names = self.names
+        names = self._names(test)
         try:
             complaint = self._begin(session, cells, own)
             asked = asked_for(test.source) | self.asked
@@ -251,15 +253,15 @@ class Judge:
             return Verdict(part, 0, f"a hidden test fails: {about}", hidden=True)
         return Verdict(part, 0, message, _call(session.called), check.note)
 
-    @cached_property
-    def names(self) -> dict[str, Any]:
-        """The names of the assignment's first cell, for its checks."""
-        names: dict[str, Any] = {"__name__": "__main__"}
-        for cell in self.whole.cells:
-            if _is_setup(cell) and not _is_beside(cell):
-                exec(compile(cell.source, "<setup>", "exec"), names)
-        names["check_own"] = lambda *answers: None  # what an answer may not use is not in its process
-        return names
+    def _names(self, test: Cell) -> dict[str, Any]:
+        """The names of the assignment's own cells above a test, for its checks. Each cell is run when it is first
+        needed: the first parts of an assignment do not wait for a library that only its last parts import."""
+        for cell in self._before(test):
+            if _is_setup(cell) and not _is_beside(cell) and id(cell) not in self.run:
+                self.run.add(id(cell))
+                exec(compile(cell.source, "<setup>", "exec"), self.names)
+        self.names["check_own"] = lambda *answers: None  # what an answer may not use is not in its process
+        return self.names
 
     @cached_property
     def helpers(self) -> set[str]:
@@ -349,6 +351,7 @@ def _summed(part: notebook.Part, shares: dict[str, float], failed: dict[str, Ver
     return Verdict(part, points, "\n".join(said), first.called, first.hint, hidden)
 
 
+@lru_cache(maxsize=256)  # each part has the cells of all parts above it
 def _python(source: str) -> str:
     """A cell as Python, without IPython's magic commands."""
     try:

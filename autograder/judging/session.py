@@ -82,7 +82,10 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self.ready and isinstance(self.running, Sandbox) and not self.sandbox and not self.running.settled():
+            self.warm.keep(self.running, self.stage, self.limits, self.imports)
+        else:
+            self.close()
 
     def begin(self, cells: list[tuple[str, str]]) -> dict[str, dict]:
         """Run a part's cells in a clean process.
@@ -160,6 +163,8 @@ class Session:
             return
         if self.sandbox and self.warm.possible:
             self.running = self.warm.fork(self.stage, self.limits, self.imports)
+        elif not self.sandbox and (kept := self.warm.kept(self.stage, self.limits, self.imports)):
+            self.running, self.ready, self.ended, self.late = kept, True, "", False
         else:
             folder = INSIDE if self.sandbox else str(self.stage.folder)
             program = python("-c", START.format(folder=folder, alone=self.sandbox, imports=self.imports))

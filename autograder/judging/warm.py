@@ -36,6 +36,7 @@ class Warm:
         self.folder = tempfile.TemporaryDirectory(prefix="course-judge-")
         self.stages: dict[tuple, Stage] = {}
         self.keepers: dict[tuple, Keeper] = {}
+        self.plain: dict[tuple, Sandbox] = {}
 
     def __enter__(self) -> "Warm":
         return self
@@ -72,6 +73,35 @@ class Warm:
             keeper = self.keepers[key] = Keeper(stage, limits, imports)
         return keeper.fork()
 
+    def keep(self, process: Sandbox, stage: Stage, limits: Limits, imports: str) -> None:
+        """Keep a process that runs without the sandbox for the next check of the same assignment. It has run no
+        submission's code itself.
+
+        Args:
+            process: It waits for a part to begin.
+            stage: What it sees.
+            limits: What it may use.
+            imports: What it has imported.
+        """
+        self.plain[stage.folder, limits, imports] = process
+
+    def kept(self, stage: Stage, limits: Limits, imports: str) -> Sandbox | None:
+        """The process that was kept, whose time begins anew; None where there is none, or where it has ended.
+
+        Args:
+            stage: As in `keep`.
+            limits: As in `keep`.
+            imports: As in `keep`.
+        """
+        process = self.plain.pop((stage.folder, limits, imports), None)
+        if process is None:
+            return None
+        process.started = time.monotonic()
+        if process.settled() or process.process.poll() is not None:
+            process.close()
+            return None
+        return process
+
     def renew(self, stage: Stage) -> None:
         """End the processes that see `stage`, so that the next fork is one of a new process.
 
@@ -85,7 +115,10 @@ class Warm:
         """End all of them, and remove their folders."""
         for keeper in self.keepers.values():
             keeper.close()
+        for process in self.plain.values():
+            process.close()
         self.keepers.clear()
+        self.plain.clear()
         self.folder.cleanup()
 
 

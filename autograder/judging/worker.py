@@ -17,6 +17,7 @@ IMPORTS are the import statements of the assignment's own cells, which this proc
 """
 
 import contextlib
+import gc
 import inspect
 import itertools
 import os
@@ -192,6 +193,8 @@ def prepare(folder: str, imports: str) -> None:
     import numpy  # noqa: F401
 
     exec(compile(imports, "<imports>", "exec"), {})
+    gc.collect()
+    gc.freeze()  # no collection in a part's process then goes through a large library's objects, and copies their pages
 
 
 def serve_parts(channel: Channel, alone: bool) -> None:

@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from autograder import course, notebook
 from autograder.judging.judge import SECONDS, Judge, is_judged
 from autograder.judging.results import details
+from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
 from autograder.rebuild import rebuild
 from autograder.recognise import assignment_of
@@ -38,6 +39,7 @@ def check(
     tell: Callable[[Outcome], object] = lambda outcome: None,
     say: Callable[[str], object] = lambda line: None,
     part: str | None = None,
+    warm: Warm | None = None,
 ) -> list[Outcome]:
     """Run the visible checks on the notebook at `path`, which is only read.
 
@@ -47,6 +49,7 @@ def check(
         tell: Called with the outcome of each part as soon as it is known.
         say: Called with a line of progress where there is nothing to tell for a while.
         part: The only part to check, by its number or its name; None for all of them.
+        warm: Processes with the imports done, for one check after the other; by default each has its own.
 
     Returns:
         The outcome of each part, in order.
@@ -59,7 +62,7 @@ def check(
     if part is not None:
         parts = [find_part(notebook.parts(whole), part)]
     if is_judged(whole) and hasattr(os, "fork"):  # elsewhere the tests run as nbgrader runs them
-        return _judged(whole, parts, timeout, tell, say)
+        return _judged(whole, parts, timeout, tell, say, warm)
     run = _Run(_up_to(whole, parts), timeout, tell, say)
     run.execute(path.resolve().parent)
     return run.outcomes
@@ -123,11 +126,12 @@ def _judged(
     timeout: int,
     tell: Callable[[Outcome], object],
     say: Callable[[str], object],
+    warm: Warm | None,
 ) -> list[Outcome]:
     """The visible checks of some parts as the judge runs them, on one's own machine without the sandbox."""
     about, outcomes = whole.metadata["course"], list[Outcome]()
     about["seconds_per_cell"] = min(about.get("seconds_per_cell", SECONDS), timeout)
-    with Judge(whole, sandbox=False) as judge:
+    with Judge(whole, sandbox=False, warm=warm) as judge:
         judge.launch(parts)
         for part in parts:
             with _said_when_slow(part, judge.clock.part, say):

@@ -107,6 +107,7 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from autograder.judging.warm import Warm
     from autograder.student.check import Outcome, check, find_notebook, manual_parts
     from autograder.student.watch import summary, watch
 
@@ -120,13 +121,14 @@ def _check(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    def run(tell: Any = lambda outcome: None) -> list[Outcome]:
-        return check(path, tell=tell, say=lambda line: say(f"      {line}"), part=args.part)
+    def run(tell: Any = lambda outcome: None, warm: Warm | None = None) -> list[Outcome]:
+        return check(path, tell=tell, say=lambda line: say(f"      {line}"), part=args.part, warm=warm)
 
     path = find_notebook(args.notebook)
     say(f"running {path} from the top in a fresh process")
     if args.watch:
-        watch(path, run, tell, say)
+        with Warm() as warm:
+            watch(path, lambda: run(warm=warm), tell, say)
         return 0
     outcomes = run(tell)
     say(f"\n{summary(outcomes)}; hidden tests decide the points.")

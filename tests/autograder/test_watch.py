@@ -12,6 +12,7 @@ import pytest
 from submissions import filled, put
 
 from autograder import course, notebook
+from autograder.judging.warm import Warm
 from autograder.student.check import Outcome, check, find_part
 from autograder.student.watch import changed, signature, summary
 from course_lib.errors import CourseError
@@ -57,6 +58,38 @@ def test_one_part_of_an_assignment_that_is_not_judged(tmp_path, monkeypatch):
     path = put(filled("datasets", answers=["format", "parse"], edit=edit), tmp_path / "x.ipynb")
     (outcome,) = check(path, part="2")
     assert (outcome.part.id, outcome.message) == ("check-parse", "")
+
+
+def test_a_check_goes_on_in_the_process_of_the_one_before(tmp_path):
+    """So `--watch` imports an assignment's libraries once; no part finds what an earlier one has left."""
+    edit = lambda part, source: f"import math\nassert not hasattr(math, 'seen')\nmath.seen = True\n{source}"  # noqa: E731
+    path = put(filled(NAME, answers=["top-p", "min-p"], edit=edit), tmp_path / "x.ipynb")
+    with Warm() as warm:
+        seen = []
+        for part in ("top-p", "min-p", "top-p"):
+            (outcome,) = check(path, part=part, warm=warm)
+            assert outcome.message == ""
+            seen.append([process.process.pid for process in warm.plain.values()])
+        put(filled(NAME, answers=[]), tmp_path / "x.ipynb")
+        (outcome,) = check(path, part="top-p", warm=warm)
+        assert outcome.message.startswith("NotImplementedError")
+        (kept,) = warm.plain.values()
+        assert seen == [[kept.process.pid]] * 3
+        kept.process.kill()
+        kept.process.wait()
+        (outcome,) = check(path, part="top-p", warm=warm)  # one that has died meanwhile is replaced
+        assert outcome.message.startswith("NotImplementedError")
+    assert kept.process.poll() is not None
+    assert not warm.plain
+
+
+def test_the_first_parts_wait_for_no_library_of_later_ones(tmp_path):
+    """PyTorch and transformers take seconds to import; here they are neither imported nor waited for."""
+    path = put(filled("lora", answers=["init"]), tmp_path / "x.ipynb")
+    code = "import sys; from pathlib import Path; from autograder.student.check import check"
+    code += f"; print(check(Path({str(path)!r}), part='1')[0].message, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_only_what_changed_is_told():
