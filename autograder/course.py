@@ -38,6 +38,9 @@ class Assignment:
 def assignments(state: Path | None = None) -> dict[str, Assignment]:
     """All assignments by name: those that the package carries, and those of the instructor's own course.
 
+    A folder of nbgrader's may hold several notebooks, none of which has the folder's name. Each is an assignment of its
+    own here: source/ps1/problem1.ipynb is "ps1-problem1".
+
     Args:
         state: The course's folder, whose `source` is looked at too; None: $COURSE_DIR, where it is set. Its own copy of
             an assignment counts more than the package's.
@@ -47,6 +50,9 @@ def assignments(state: Path | None = None) -> dict[str, Assignment]:
     for path in sorted(Path(own).resolve().glob("source/*/*.ipynb")) if own else []:
         if path.stem == path.parent.name:
             found[path.stem] = Assignment(path.stem, path)
+        elif not path.with_name(f"{path.parent.name}.ipynb").is_file():
+            name = f"{path.parent.name}-{path.stem}"
+            found.setdefault(name, Assignment(name, path))
     return dict(sorted(found.items()))
 
 
@@ -61,9 +67,20 @@ def find(name: str, state: Path | None = None) -> Assignment:
         CourseError: There is none; the message lists those that there are.
     """
     known = assignments(state)
+    several = [other for other in known if other.startswith(f"{name}-")]
+    if name not in known and several and _folder(state, name).is_dir():
+        raise CourseError(
+            f"{name} has several notebooks, and `course` takes each for an assignment of its own: name one of"
+            f" {', '.join(several)}."
+        )
     if name not in known:
         raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.{did_you_mean(name, known)}")
     return known[name]
+
+
+def _folder(state: Path | None, name: str) -> Path:
+    """Where an instructor's own course has the source of an assignment."""
+    return Path(state or os.environ.get("COURSE_DIR") or SOURCES.parent) / "source" / name
 
 
 def _are(known: dict) -> str:

@@ -101,6 +101,11 @@ def is_solution(cell: Cell) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("solution"))
 
 
+def is_task(cell: Cell) -> bool:
+    """Whether the cell sets a task, which the student answers in cells of their own below it, and a person grades."""
+    return bool(cell.metadata.get("nbgrader", {}).get("task"))
+
+
 def is_manual(cell: Cell) -> bool:
     """Whether the cell is an answer in words, which a person reads and grades."""
     return is_solution(cell) and bool(cell.metadata.nbgrader.get("grade"))
@@ -110,9 +115,10 @@ def parts(notebook: Notebook) -> list[Part]:
     """The graded parts in order; each is titled by the last heading above it."""
     found, title = [], ""
     for cell in notebook.cells:
-        if is_test(cell) or is_manual(cell):
+        text = cell.source.lstrip("- \n")  # headings may stand below a line
+        if cell.cell_type == "markdown" and not is_manual(cell) and text.startswith("#"):
+            title = text.splitlines()[0].lstrip("# ").split(" (")[0]
+        if is_test(cell) or is_manual(cell) or is_task(cell):
             graded = cell.metadata.nbgrader
-            found.append(Part(graded.grade_id, title, graded.points, is_manual(cell)))
-        elif cell.cell_type == "markdown" and cell.source.lstrip().startswith("#"):
-            title = cell.source.strip().splitlines()[0].lstrip("# ").split(" (")[0]
+            found.append(Part(graded.grade_id, title, graded.points, not is_test(cell)))
     return found

@@ -20,7 +20,9 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
 
     Order, tests and metadata come from the template, so that a deleted, duplicated or edited test changes nothing. An
     answer whose cell was split is put together again. A cell that the student added stays behind the tracked cell that
-    it followed. Cells that lost their metadata are recognised by their text (`recognise.restored`).
+    it followed, and behind the template's code there that has no grade id: a student may have edited a copy of that,
+    such as a header that asks for a name. Cells that lost their metadata are recognised by their text
+    (`recognise.restored`).
 
     Args:
         template: The released notebook.
@@ -33,15 +35,33 @@ def rebuild(template: Notebook, submission: Notebook) -> Notebook:
     pieces, added = _sorted_out(submission, template)
 
     whole = copy.deepcopy(template)
-    whole.cells = [_own(source) for source in added[None]]
-    for cell in copy.deepcopy(template.cells):
-        name = notebook.grade_id(cell)
-        if name is not None and notebook.is_solution(cell):
-            cell.source = _answer(cell, pieces.get(name, []), submission)
-        whole.cells.append(cell)
-        if name is not None:
-            whole.cells += [_own(source) for source in added.get(name, [])]
+    whole.cells = []
+    for name, given in _stretches(copy.deepcopy(template.cells)):
+        if name is not None and notebook.is_solution(given[0]):
+            given[0].source = _answer(given[0], pieces.get(name, []), submission)
+        own = added.get(name, [])
+        code = [number for number, cell in enumerate(given, start=1) if cell.cell_type == "code"]
+        behind = max([int(name is not None), *code])
+        above = [cell for cell in given[:behind] if not _is_kept(cell, own)]
+        whole.cells += [*above, *own, *given[behind:]]
     return whole
+
+
+def _stretches(cells: list[Cell]) -> list[tuple[str | None, list[Cell]]]:
+    """The cells in stretches: each tracked cell with the untracked ones behind it, by its grade id. The first stretch
+    has no tracked cell, and may be empty."""
+    found: list[tuple[str | None, list[Cell]]] = [(None, [])]
+    for cell in cells:
+        if notebook.grade_id(cell) is not None:
+            found.append((notebook.grade_id(cell), []))
+        found[-1][1].append(cell)
+    return found
+
+
+def _is_kept(cell: Cell, own: list[Cell]) -> bool:
+    """Whether an untracked cell of code is among those that the student has, so that it need not be there twice."""
+    untracked = cell.cell_type == "code" and notebook.grade_id(cell) is None
+    return untracked and cell.source.strip() in {other.source.strip() for other in own}
 
 
 def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
@@ -59,14 +79,15 @@ def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
     return {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
 
 
-def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[str]]]:
-    """The sources of the template's tracked cells by grade id (several where a cell was split), and those of the
+def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[Cell]]]:
+    """The sources of the template's tracked cells by grade id (several where a cell was split), and fresh copies of the
     student's own code cells by the grade id of the cell that they follow. Text that a student added right behind an
-    answer in words belongs to it."""
+    answer in words belongs to it, and text below a task is kept."""
     tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
     given = {cell.source.strip() for cell in template.cells if cell.cell_type == "markdown"}
     pieces: dict[str, list[str]] = {}
-    added: dict[str | None, list[str]] = {None: []}
+    tasks = {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
+    added: dict[str | None, list[Cell]] = {None: []}
     last, before = None, None
     for cell in submission.cells:
         if is_injected(cell):
@@ -80,9 +101,9 @@ def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, lis
         if name is not None and name in tracked and not (name in pieces and cell.source.lstrip().startswith("%%")):
             last, before = name, cell
             pieces.setdefault(name, []).append(cell.source)
-        elif cell.cell_type == "code":
+        elif cell.cell_type == "code" or (last in tasks and _is_text(cell, given)):
             before = None
-            added.setdefault(last, []).append(cell.source)
+            added.setdefault(last, []).append(_own(cell))
     return pieces, added
 
 
@@ -110,8 +131,14 @@ def _answer(cell: Cell, pieces: list[str], submission: Notebook) -> str:
     return "" if written else cell.source
 
 
-def _own(source: str) -> Cell:
-    """A student's own code as a fresh cell: no metadata and no outputs."""
+def _is_text(cell: Cell, given: set[str]) -> bool:
+    """Whether the student wrote it: text that does not come with the assignment."""
+    return cell.cell_type == "markdown" and cell.source.strip() not in given
+
+
+def _own(cell: Cell) -> Cell:
+    """A student's own code or text as a fresh cell: no metadata and no outputs."""
     import nbformat
 
-    return nbformat.v4.new_code_cell(source)
+    made = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
+    return made(cell.source)

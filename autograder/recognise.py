@@ -39,15 +39,17 @@ def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignme
 
 @lru_cache
 def _asked(path: Path, _changed: int) -> list[Cell]:
-    """The solution and test cells of a source; a class of two hundred does not read it two hundred times."""
-    code = [cell for cell in notebook.read(path).cells if cell.cell_type == "code"]
-    return [cell for cell in code if notebook.is_solution(cell) or notebook.is_test(cell)]
+    """The solution and test cells of a source, or where it has none in code, its answers in words; a class of two
+    hundred does not read it two hundred times."""
+    cells = notebook.read(path).cells
+    asked = [cell for cell in cells if notebook.is_solution(cell) or notebook.is_test(cell)]
+    return [cell for cell in asked if cell.cell_type == "code"] or asked
 
 
 def _share_by_id(submission: Notebook, asked: list[Cell]) -> float:
     """The share of the cells that are asked for whose grade ids the submission has."""
     there = {notebook.grade_id(cell) for cell in submission.cells} - {None}
-    return sum(notebook.grade_id(cell) in there for cell in asked) / len(asked)
+    return sum(notebook.grade_id(cell) in there for cell in asked) / max(1, len(asked))
 
 
 def _share_by_text(submission: Notebook, asked: list[Cell]) -> float:

@@ -7,6 +7,7 @@ cells before it keep their results, and the ones behind it say that they were no
 import asyncio
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,22 +97,29 @@ class CellRunner:
 
     async def _run(self, cell: Cell, cell_index: int, options: dict[str, Any]) -> None:
         self.tell("start", cell, "")
-        slow = asyncio.ensure_future(self._say_when_slow(cell))
+        slow, started = asyncio.ensure_future(self._say_when_slow(cell)), time.monotonic()
         try:
             await super().async_execute_cell(cell, cell_index, **options)  # type: ignore[misc]
         except DeadKernelError:
             self.stopped = f"{named(cell)} ended its kernel"
-            notebook.add_error(
-                cell, ENDED, f"{self.stopped} (a call of os._exit, too much memory, or a crash in compiled code)"
-            )
+            why = "a call of os._exit, too much memory, or a crash in compiled code"
+            if limit := self.why_ended():
+                self.stopped, why = f"{self.stopped}: {limit}", "a limit of the sandbox"
+            notebook.add_error(cell, ENDED, f"{self.stopped} ({why})")
         except CellTimeoutError:  # it was interrupted, and went on
             self.stopped = f"{named(cell)} took over {self.limit_of(cell):g} seconds and could not be interrupted"
+            if time.monotonic() - started < self.limit_of(cell):
+                self.stopped = f"the output of {named(cell)} did not arrive: it may have printed too much at once"
             notebook.add_error(cell, TOO_LONG, self.stopped)
             await self.km.shutdown_kernel(now=True)  # type: ignore[attr-defined]
         finally:
             slow.cancel()
 
     execute_cell = run_sync(async_execute_cell)  # what nbconvert calls
+
+    def why_ended(self) -> str:
+        """Which limit ended the kernel, in words; "" where none is known."""
+        return ""
 
     async def _say_when_slow(self, cell: Cell) -> None:
         await asyncio.sleep(QUIET)

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 MOST = 3  # suggestions in one sentence
+LEAST_BEGINNING = 4  # letters: fewer begin too many names
 ALIKE = 0.7  # of 1: less would let file names be alike by their ending alone
 
 
@@ -36,9 +37,13 @@ def similar_paths(path: Path, others: Iterable[str] = ()) -> str:
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:
-    """The names that are spelt like `name`, the closest first; capitals make no difference."""
-    by_lower_case = {each.lower(): each for each in known}
-    return [by_lower_case[each] for each in get_close_matches(name.lower(), by_lower_case, MOST, ALIKE)]
+    """The names that are spelt like `name`, the closest first, then those that begin with it, such as
+    "smollm2-135m-instruct" for "smollm2". Capitals make no difference."""
+    wanted, by_lower_case = name.lower(), {each.lower(): each for each in known}
+    found = get_close_matches(wanted, by_lower_case, MOST, ALIKE)
+    if len(wanted) >= LEAST_BEGINNING:
+        found += [each for each in by_lower_case if each.startswith(wanted) and each not in found]
+    return [by_lower_case[each] for each in found[:MOST]]
 
 
 def _as_question(names: Iterable[str]) -> str:

@@ -3,9 +3,9 @@
 #
 # Package: torch 2.13.0.
 # Guess: torch.optim.SGD([parameter]) makes some dictionaries; everything that it needs came with `import torch`.
-# Behaviour: the call imports torch._dynamo, more than 500 modules in all (822 here: SymPy, torch._inductor, torch.onnx,
-#   torch.distributed …), for a decorator; nothing is compiled. That takes some seconds, the second optimiser none.
-# Here: a command that trains pays these seconds at its first optimiser, after the model was loaded.
+# Behaviour: the call imports torch._dynamo, more than 500 modules in all (over 800 here: SymPy, torch._inductor, torch.onnx,
+#   torch.distributed …), for a decorator; nothing is compiled. That takes a second or more; the second optimiser imports nothing.
+# Here: a command that trains pays this time at its first optimiser, after the model was loaded.
 set -euo pipefail
 packages=(torch==2.13.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

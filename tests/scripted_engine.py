@@ -96,7 +96,7 @@ class ScriptedEngine:
         self.stopped = finish
 
 
-def wait_until(true, seconds=10.0):
+def wait_until(true, seconds=120.0):
     """Wait for something that another thread does."""
     until = time.monotonic() + seconds
     while not true():

@@ -9,6 +9,11 @@ def test_close_names_are_asked_for_and_others_are_not():
     assert did_you_mean("gpt", ["tinystories"]) == ""
 
 
+def test_the_beginning_of_a_name_is_enough():
+    assert did_you_mean("SmolLM2", ["gemma", "smollm2-135m-instruct"]) == " Did you mean smollm2-135m-instruct?"
+    assert did_you_mean("smo", ["smollm2-135m-instruct"]) == ""  # too short to tell
+
+
 def test_neighbours_of_a_path(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("")

@@ -64,7 +64,7 @@ def find_submissions(assignment: Assignment, folder: Path) -> dict[str, Submissi
 
 def _submission(assignment: Assignment, student: str, folder: Path, places: list[Path]) -> Submission | None:
     """The student's submission of this assignment; None where there are only folders of other assignments."""
-    others = course.assignments().keys() - {assignment.name}
+    others = _others(assignment).keys()
     files = [file for place in places for file in _files(place)]
     own = [file for file in files if file.relative_to(folder).parts[1:2] not in [(other,) for other in others]]
     if files and not own:
@@ -129,7 +129,13 @@ def _is_named_right(assignment: Assignment, file: Path, folder: Path) -> bool:
 
 def _known(assignment: Assignment) -> list[Assignment]:
     """The assignments that a notebook may be; this one as the course has it."""
-    return [assignment, *(other for other in course.assignments().values() if other.name != assignment.name)]
+    return [assignment, *_others(assignment).values()]
+
+
+def _others(assignment: Assignment) -> dict[str, Assignment]:
+    """The other assignments of the course in whose `source` this one lies, and of the package."""
+    known = course.assignments(assignment.path.resolve().parents[2])
+    return {name: other for name, other in known.items() if name != assignment.name}
 
 
 def _unknown(assignment: Assignment) -> str:

@@ -24,9 +24,9 @@ edited in COURSE/source, the same command judges the parts whose tests have chan
 
 The exit status is 0 where everything was graded, 1 where something was not, and 2 where nothing could be.
 
-Submissions of judged assignments run in a sandbox (bubblewrap), and the verdicts are decided outside of it; `course
-grade` says where an assignment is not judged. Those run as you, and their tests in the same process: grade only what
-you would run yourself, and hand out their feedback pages, which show the hidden tests, when nobody can submit any more.
+Submissions run in a sandbox (bubblewrap), and the verdicts on judged assignments are decided outside of it. `course
+grade` says where an assignment is not judged: its tests run in the submission's own process, so a submission can read
+the hidden tests and forge its score.
 
 examples:
   course grade lora                            grade what is in COURSE/submitted
@@ -72,8 +72,8 @@ gradebook of the assignment. Give the notebook to students, or put it into the e
 release_assignment NAME`."""
 
 FORGEABLE = (
-    "note: the tests of {name} ran in the submissions' own processes, with your rights. A submission could forge its"
-    " score: look at what you do not trust."
+    "note: the submissions of {name} ran {where}, and its tests ran in the submissions' own processes. A submission"
+    " could forge its score: look at what you do not trust."
 )
 
 
@@ -95,7 +95,7 @@ def add_parsers(subparsers: Subparsers) -> None:
     )
     grade.add_argument("--force", action="store_true", help="grade again also what did not change")
     grade.add_argument(
-        "--no-sandbox", action="store_true", help="run judged submissions with your own rights; every report says so"
+        "--no-sandbox", action="store_true", help="run submissions with your own rights; every report says so"
     )
     grade.add_argument("--no-feedback", action="store_true", help="write no feedback pages now; a later run does")
     grade.set_defaults(run=_grade)
@@ -185,8 +185,9 @@ def _conclude(assignment: "Assignment", grades: "list[Grade]", state: Path, args
 
     print(f"\n{summary(assignment, grades)}")
     if not is_judged(assignment.read()):
-        print(f"\n{FORGEABLE.format(name=assignment.name)}")
-    elif args.no_sandbox:
+        where = "with your rights" if args.no_sandbox else "in the sandbox"
+        print(f"\n{FORGEABLE.format(name=assignment.name, where=where)}")
+    if args.no_sandbox:
         print(f"\nWARNING: {NO_SANDBOX}")
     print(f"\ngrades: {state / f'grades-{assignment.name}.csv'}\nfeedback: {state / 'feedback'}")
 

@@ -22,7 +22,7 @@ from typing import Any
 from autograder import notebook
 from autograder.grading.events import private_output, serve
 from autograder.judging.judge import Judge, is_judged
-from autograder.judging.results import write_results
+from autograder.judging.results import say_unsandboxed, write_results
 from autograder.judging.secret import secret_seed
 from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
@@ -49,7 +49,7 @@ class Evaluator:
             student: Whose it is.
             whole: The file with the rebuilt submission.
             result: The file to write.
-            sandbox: Whether the judge, where it decides, runs the submission in the sandbox.
+            sandbox: Whether the submission runs in the sandbox.
             parts: The grade ids of the parts to judge; None for all of them.
             earlier: The file with the results of the other parts.
         """
@@ -58,7 +58,7 @@ class Evaluator:
             if is_judged(found):
                 self._judge(student, found, sandbox, parts)
             else:
-                self._run(student, found)
+                self._run(student, found, sandbox)
             if parts is not None:
                 keep_outputs(found, notebook.read(Path(earlier)), parts)
             notebook.write(found, Path(result))
@@ -77,20 +77,23 @@ class Evaluator:
         if judge.flagged:
             self.tell("flagged", student=student, text="; ".join(judge.flagged))
 
-    def _run(self, student: str, whole: Notebook) -> None:
-        """The tests run in the submission's own process, in an empty folder with what the assignment comes with."""
+    def _run(self, student: str, whole: Notebook, sandbox: bool) -> None:
+        """The tests run in the submission's own process, in a folder with what the assignment comes with."""
+        from autograder.grading.classic import SandboxedExecute
         from autograder.grading.converters import Execute
 
         def heard(event: str, _cell: Cell, text: str) -> None:
             if event in ("slow", "stopped"):
                 self.tell(event, student=student, text=text)
 
-        execute = Execute(parent=self._app)
+        execute = (SandboxedExecute if sandbox else Execute)(parent=self._app)
         execute.tell = heard
         with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
             ours = Path("source") / self.assignment
             shutil.copytree(ours, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
             execute.preprocess(whole, {"metadata": {"path": folder}})
+        if not sandbox:
+            say_unsandboxed(whole)
 
     @cached_property
     def _app(self) -> Any:

@@ -157,7 +157,8 @@ def sections(nb: Notebook) -> Iterator[Section]:
         if own and (cell.cell_type == "code" or notebook.is_solution(cell)):
             answer.append(cell)
         if name in parts:
-            comments = [each.metadata.get("nbgrader", {}).get("comment") for each in answer]
+            commented = [*answer, cell] if notebook.is_task(cell) else answer
+            comments = [each.metadata.get("nbgrader", {}).get("comment") for each in commented]
             said = [str(comment) for comment in comments if comment]
             yield Section(parts[name], graded.get("score"), _complaint(cell), answer, said)
             answer = []

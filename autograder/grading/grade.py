@@ -1,7 +1,7 @@
 """The instructor's grading: nbgrader's autograde over a class, where one odd submission costs nobody else anything.
 
-Judged assignments run in a sandbox, and the judge decides (`autograder.judging`). The others run with our rights, and
-their tests in the submission's own process: grade only what you would run.
+Submissions run in a sandbox. Of judged assignments the judge decides (`autograder.judging`). The tests of the others
+run in the submission's own process (`classic`), so that a submission could forge its score.
 
 The tests run in `jobs` processes at once (`evaluate`), and a single one (`worker`) books what came of them.
 """
@@ -29,7 +29,7 @@ from autograder.grading.process import NbgraderProcess, WorkerProcess
 from autograder.grading.progress import Lines
 from autograder.grading.report import Grade, write_csv
 from autograder.judging.judge import is_judged
-from autograder.judging.results import NO_SANDBOX
+from autograder.judging.results import FORGEABLE, NO_SANDBOX
 from autograder.notebook import Notebook
 from autograder.rebuild import rebuild
 from autograder.sandbox import bubblewrap
@@ -64,7 +64,7 @@ def grade(
         submissions: By student, as `collect.find_submissions` finds them.
         state: The course's folder, where nbgrader has its gradebook.
         force: Grade again also what did not change.
-        sandbox: False to run also judged submissions with our own rights; each report says so.
+        sandbox: False to run submissions with our own rights; each report says so.
         jobs: How many submissions are evaluated at the same time, each by a process with one thread.
         parts: The grade ids of parts to judge again in any case.
         feedback: Whether to write the feedback pages.
@@ -81,10 +81,9 @@ def grade(
     with _at_work(assignment, state, say) as (nbgrader, at):
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
-        judged = is_judged(template)
-        if judged and sandbox:
+        if sandbox:
             bubblewrap.require()
-        run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox or not judged)
+        run = _Run(assignment, template, state, at, Journal(assignment, state), sandbox)
         run.tests = list(nbgrader.ask(task="tests"))[0]["sources"]
         for submission in submissions.values():
             run.stage(submission)
@@ -137,14 +136,17 @@ def placed(assignment: Assignment, state: Path) -> Assignment:
     """The assignment as this course has it: its own copy, so that an update of the package changes nothing in a term.
 
     Args:
-        assignment: The assignment as the package has it, which is copied at the first grading.
+        assignment: The assignment as the package has it, or as one of several notebooks in a folder of the course's
+            `source`. It is copied at the first grading, with the files beside it.
         state: The course's folder.
 
     Returns:
         The assignment that lies in the course's `source` folder.
     """
-    own = state / "source" / assignment.name / assignment.path.name
+    own = state / "source" / assignment.name / f"{assignment.name}.ipynb"
     if not own.is_file():
+        beside = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
+        shutil.copytree(assignment.path.parent, own.parent, ignore=beside, dirs_exist_ok=True)
         write_whole(own, assignment.path.read_bytes())
     return Assignment(assignment.name, own)
 
@@ -165,7 +167,7 @@ class _Run:
     state: Path
     staged: Path  # a temporary folder in nbgrader's layout
     journal: Journal
-    sandbox: bool = True  # False where a judged assignment is graded without it
+    sandbox: bool = True  # False where it is graded without it
     notes: dict[str, str] = field(default_factory=dict)  # of the students who are staged
     problems: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)  # the assignment's own cells, with the hidden tests
@@ -294,6 +296,7 @@ class _Run:
         """
         student = submission.student
         said = [self.notes.get(student, submission.note), self.journal.get(student, "flagged")]
+        said.append("" if is_judged(self.template) else FORGEABLE)
         note = "; ".join(filter(None, [*said, "" if self.sandbox else NO_SANDBOX]))
         if student in self.problems:
             return Grade(student, problem=self.problems[student], note=note)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from autograder.course import Assignment
 from autograder.grading.statistics import ClassStatistics, PartStatistics
+from autograder.judging.judge import is_judged
+from autograder.judging.results import FORGEABLE
 from course_lib.files import write_whole
 
 WIDTH, ROW, LEFT, TOP = 640, 26, 220, 250  # of the figure, in pixels
@@ -39,10 +41,10 @@ def write_report(assignment: Assignment, found: ClassStatistics, folder: Path) -
     Returns:
         Both paths.
     """
-    drawn = figure(assignment.name, found)
+    drawn, marked = figure(assignment.name, found), "" if is_judged(assignment.read()) else f" Note: {FORGEABLE}."
     page = PAGE.format(
         title=escape(f"{assignment.name}: how the class did"),
-        summary=escape(described(found)),
+        summary=escape(described(found) + marked),
         figure=drawn,
         rows="\n".join(_row(number, part) for number, part in enumerate(found.parts, start=1)),
     )

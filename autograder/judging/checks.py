@@ -156,3 +156,24 @@ def functions_of(source: str) -> str:
         source: One of the assignment's own cells.
     """
     return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+
+
+@lru_cache(maxsize=256)  # each part has the cells of all parts above it
+def as_python(source: str) -> str:
+    """A cell as Python, without IPython's magic commands.
+
+    Args:
+        source: The cell.
+    """
+    try:
+        ast.parse(source)
+        return source
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if not any(line.lstrip().startswith(("%", "!")) for line in source.splitlines()):
+            return source
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        return TransformerManager().transform_cell(source)
+    except Exception:  # whatever it makes of odd text: the cell then fails there
+        return source

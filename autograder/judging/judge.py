@@ -4,19 +4,28 @@ The test cells of the assignment run here. What they call runs there, in the san
 submission can change what it answers, which is its right, and nothing else.
 """
 
-import ast
 import builtins
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from autograder import notebook
-from autograder.judging.checks import Check, asked_for, checks, forbidden, functions, functions_of, imports, worth
+from autograder.judging.checks import (
+    Check,
+    as_python,
+    asked_for,
+    checks,
+    forbidden,
+    functions,
+    functions_of,
+    imports,
+    worth,
+)
 from autograder.judging.remote import ANSWER, Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES
@@ -283,11 +292,11 @@ class Judge:
                 own = set()
             elif cell.cell_type == "code" and _is_students(cell):
                 name = notebook.grade_id(cell) or f"your own cell {number + 1}"
-                cells.append((name, _python(cell.source)))
+                cells.append((name, as_python(cell.source)))
                 if notebook.is_solution(cell):
                     own.add(name)
             elif _is_setup(cell) and not _is_ours_alone(cell):
-                cells.append((f"{GIVEN}{notebook.grade_id(cell)}", _python(cell.source)))
+                cells.append((f"{GIVEN}{notebook.grade_id(cell)}", as_python(cell.source)))
         for cell in filter(_is_beside, self._before(test)):  # whatever else these names have come to mean
             cells.append((f"{GIVEN}{notebook.grade_id(cell)} again", functions_of(cell.source)))
         return cells, own
@@ -349,23 +358,6 @@ def _summed(part: notebook.Part, shares: dict[str, float], failed: dict[str, Ver
     points = 0 if "" in failed else sum(share for name, share in shares.items() if name not in failed)
     hidden = any(verdict.hidden for verdict in failed.values())
     return Verdict(part, points, "\n".join(said), first.called, first.hint, hidden)
-
-
-@lru_cache(maxsize=256)  # each part has the cells of all parts above it
-def _python(source: str) -> str:
-    """A cell as Python, without IPython's magic commands."""
-    try:
-        ast.parse(source)
-        return source
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        if not any(line.lstrip().startswith(("%", "!")) for line in source.splitlines()):
-            return source
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    try:
-        return TransformerManager().transform_cell(source)
-    except Exception:  # whatever it makes of odd text: the cell then fails there
-        return source
 
 
 def _described(error: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ NO_SANDBOX = (
     "GRADED WITHOUT A SANDBOX: the submission's code ran with the grader's rights and could read and change its files."
 )
 
+FORGEABLE = "the tests ran in the submission's own process, so a score could be forged"
+
 
 def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool = True) -> None:
     """Put the verdicts into the notebook, in the place of whatever outputs it has.
@@ -32,8 +34,18 @@ def write_results(whole: Notebook, verdicts: Iterable[Verdict], *, sandbox: bool
             _give(cell, verdict)
         elif verdict.message:
             notebook.add_error(cell, NOT_REACHED if not verdict.reached else "AssertionError", explained(verdict))
+    if not sandbox:
+        say_unsandboxed(whole)
+
+
+def say_unsandboxed(whole: Notebook) -> None:
+    """Have a notebook, and so the feedback, say that it was graded without a sandbox.
+
+    Args:
+        whole: The notebook, which is changed.
+    """
     first = next((cell for cell in whole.cells if cell.cell_type == "code" and not notebook.is_test(cell)), None)
-    if not sandbox and first is not None:
+    if first is not None:
         import nbformat
 
         first.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=f"{NO_SANDBOX}\n"))

@@ -111,6 +111,7 @@ class Sandbox(Watched):
         sandbox: bool = True,
         errors: int = subprocess.DEVNULL,
         control: socket.socket | None = None,
+        handed: tuple[int, ...] = (),
     ) -> None:
         """Start it.
 
@@ -121,6 +122,7 @@ class Sandbox(Watched):
             sandbox: False to run it with our own rights, where only the watchdog limits it.
             errors: What becomes of its standard error, as in subprocess.Popen.
             control: A program that is trusted has this as its standard input, and no watchdog: its forks have theirs.
+            handed: File descriptors that it gets from us.
 
         Raises:
             CourseError: There is no bubblewrap.
@@ -129,13 +131,13 @@ class Sandbox(Watched):
         self.sandboxed = sandbox
         with _refusals(sandbox and control is None) as refused:
             line = bubblewrap.command(program, limits, seen or {}, *refused) if sandbox else program
-            self.process = self._started(line, control, errors, refused)
+            self.process = self._started(line, control, errors, [*refused, *handed])
         self.first: list[int] = []  # the sandbox's first process, once it is known
         if control is None:
             self.watch()
 
     def _started(
-        self, line: list[str], control: socket.socket | None, errors: int, refused: list[int]
+        self, line: list[str], control: socket.socket | None, errors: int, handed: list[int]
     ) -> subprocess.Popen:
         return subprocess.Popen(
             line,
@@ -145,7 +147,7 @@ class Sandbox(Watched):
             # the sandbox's first process is bwrap itself, whose environment can be read inside
             env=bubblewrap.ENVIRONMENT if self.sandboxed else _plain_environment(),
             start_new_session=True,
-            pass_fds=refused,
+            pass_fds=handed,
         )
 
     @property

@@ -8,7 +8,28 @@
     ".bd-article figure",
   ].join(", ");
 
+  const phone = window.matchMedia("(max-width: 576px)"); // as in book.css
+
+  // A table of prose that is too wide for a phone is shown row by row, each cell with the heading of its column.
+  const stack = () => {
+    for (const box of document.querySelectorAll(".bd-article .pst-scrollable-table-container")) {
+      const table = box.querySelector("table");
+      if (!table?.tHead) continue;
+      table.classList.remove("stacked"); // to measure it as it was written
+      if (!phone.matches || box.scrollWidth <= box.clientWidth + 1) continue;
+      const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+      for (const row of table.tBodies[0].rows) {
+        [...row.cells].forEach((cell, place) => {
+          if (place && headings[place]) cell.dataset.label = headings[place];
+          cell.classList.toggle("blank", !cell.textContent.trim());
+        });
+      }
+      table.classList.add("stacked");
+    }
+  };
+
   const mark = () => {
+    stack();
     for (const box of document.querySelectorAll(boxes)) {
       const wide = box.scrollWidth > box.clientWidth + 1;
       if (wide === box.hasAttribute("data-scrolls")) continue;

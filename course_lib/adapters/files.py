@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def save_adapter(
     }
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt"} | quantization_record(layers)
+    metadata = {"format": "pt"} | quantization_record(_linear_layers_of(model))
     save_file(_state(model, layers, name), directory / f"{WEIGHTS}.tmp", metadata=metadata)
     apply_umask(directory / f"{WEIGHTS}.tmp")
     (directory / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=2))
@@ -191,7 +190,7 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
     saved = _without_copies(model, saved)
     _refuse_misfits(directory, _shapes(model, layers, config["r"]), saved)
-    refuse_other_quantization(directory / WEIGHTS, layers)
+    refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
     if is_relative(config):
         keys = {path: PREFIX + _outside(model, path) for path in layers}
         config, saved = as_plain_lora(directory, layers, config, saved, keys)
@@ -242,7 +241,7 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
             raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
         wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
     _refuse_misfits(directory, wanted, saved)
-    refuse_other_quantization(directory / WEIGHTS, layers)
+    refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
     if not present:
         inject_butterfly(model, list(layers), *sizes)
     _copy(_state(model, dict(butterfly_layers(model))), saved)
@@ -307,6 +306,11 @@ def _outside(model: nn.Module, path: str) -> str:
     return name_in_file(path, model.config.model_type) if isinstance(model, Decoder) else path
 
 
+def _linear_layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """All linear layers by their names in files, wrapped or not."""
+    return {_outside(model, name): layer for name, layer in linear_layers(model).items()}
+
+
 def _here(model: nn.Module, targets: str | list[str]) -> str | list[str]:
     """A file's targets by our names; short names and patterns mean the same in both."""
     if not isinstance(model, Decoder) or isinstance(targets, str):
@@ -355,45 +359,3 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Tensor shapes from the file's header: the tensors themselves are not read."""
     with open_weights(weights_file(folder)) as file:
         return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dictionary
-
-
-@dataclass(frozen=True)
-class LayerChange:
-    """What an adapter does at one layer.
-
-    Attributes:
-        shape: the layer's size, "576 x 192" (out x in) for LoRA; empty for a butterfly, which does not say.
-        parameters: how many are trained.
-        size: of the change: the Frobenius norm of scaling * B A for LoRA, the root mean square of the angles, in
-            radians, for a butterfly.
-    """
-
-    shape: str
-    parameters: int
-    size: float
-
-
-def layer_changes(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, LayerChange]:
-    """What an adapter does at each of its layers, by the layer's name and in the order of the blocks.
-
-    Args:
-        config: the adapter's settings.
-        tensors: its weights, by their names in the file.
-
-    Returns:
-        One `LayerChange` for each layer.
-    """
-    changes = {}
-    for key, tensor in tensors.items():
-        layer = key.removeprefix(PREFIX)
-        if key.endswith(".lora_A.weight"):
-            A, B = tensor.float(), tensors[key.replace(".lora_A.", ".lora_B.")].float()
-            scaling = lora_scaling(config.get("lora_alpha", 8), config.get("r", 8), config.get("use_rslora", False))
-            size = scaling * (B @ A).norm().item()
-            shape = f"{B.shape[0]} x {A.shape[1]}"
-            changes[layer.removesuffix(".lora_A.weight")] = LayerChange(shape, A.numel() + B.numel(), size)
-        elif key.endswith(".butterfly.angles"):
-            size = tensor.float().square().mean().sqrt().item()
-            changes[layer.removesuffix(".butterfly.angles")] = LayerChange("", tensor.numel(), size)
-    in_order = sorted(changes, key=lambda name: [part.zfill(6) for part in name.split(".")])  # block 2 before block 10
-    return {name: changes[name] for name in in_order}

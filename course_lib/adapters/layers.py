@@ -120,9 +120,9 @@ def matching_layers(model: nn.Module, targets: Sequence[str] | str) -> dict[str,
 
     Args:
         model: a transformers model or our decoder, with or without adapters.
-        targets: a list holds names or ends of names: "c_attn", "self_attn.q_proj",
-            "model.layers.0.self_attn.q_proj". A string is a regular expression for the whole name:
-            r".*layers\\.[01]\\..*(q|v)_proj".
+        targets: a list holds names or ends of names: ``"c_attn"``, ``"self_attn.q_proj"``,
+            ``"model.layers.0.self_attn.q_proj"``. A string is a regular expression for the whole name, such as
+            ``.*layers\\.[01]\\..*(q|v)_proj``.
 
     Returns:
         The layers by their full names.

@@ -32,6 +32,7 @@ from transformers.pytorch_utils import Conv1D
 
 from course_lib.adapters.layers import AdaptedLayer
 from course_lib.errors import CourseError
+from course_lib.models.folder import VERIFIER, model_type
 
 # What PEFT assumes where a configuration says nothing
 DEFAULTS: dict[str, Any] = {
@@ -95,6 +96,8 @@ def what_is_there(folder: Path) -> str:
         return f"adapters in folders of their own ({', '.join(inside)}), of which one can be named"
     if (folder / "weights.safetensors").is_file():
         return "a checkpoint (course adapters export makes an adapter of it)"
+    if model_type(folder) == VERIFIER:
+        return "a verifier, which judges answers and changes none (course verifier score and rerank use it)"
     return "a whole model, which needs no base" if (folder / "config.json").is_file() else "no adapter"
 
 

@@ -1,12 +1,13 @@
 """How the base was quantised that an adapter was trained on: recorded in its file, and checked when it is loaded.
 
 An adapter of QLoRA has learned to make up for the errors of its base's codes as well. On a base in 4 bits of another
-kind it would meet other errors, and nothing would say so. The record is in the metadata of adapter_model.safetensors,
+kind, or with other layers left in full precision, it would meet other errors, and nothing would say so. The record is
+in the metadata of adapter_model.safetensors,
 since PEFT warns of keys in adapter_config.json that it does not know.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def quantization_of(layer: Any) -> dict[str, Any] | None:
     The dictionary has the names of `load_quantized`. Its dtype is that of the weight before quantisation.
     """
     base = layer.base if isinstance(layer, AdaptedLayer) else layer
+    if isinstance(layer, AdaptedLayer) and layer.original is not None:  # merged: this was the base until then
+        base = layer.original[0] if isinstance(layer.original[0], nn.Module) else base
     if isinstance(base, Linear4bit):
         found = (base.quant_type, base.block_size, base.nested_absmax is not None, base.dtype)
     elif (state := getattr(getattr(base, "weight", None), "quant_state", None)) is not None:
@@ -41,10 +44,13 @@ def quantization_record(layers: Mapping[str, nn.Module]) -> dict[str, str]:
     """The entry for the metadata of an adapter's file; empty where the base is not in 4 bits.
 
     Args:
-        layers: those that the adapter is on, by name.
+        layers: all linear layers of the model by their names in files. Those in full precision are recorded, whether
+            the adapter is on them or not.
     """
     found = next((about for layer in layers.values() if (about := quantization_of(layer))), None)
-    return as_record(found) if found else {}
+    if found is None:
+        return {}
+    return as_record(found | {"skip": [name for name, layer in layers.items() if quantization_of(layer) is None]})
 
 
 def as_record(about: dict[str, Any]) -> dict[str, str]:
@@ -59,8 +65,8 @@ def recorded_quantization(weights: Path) -> dict[str, Any] | None:
         weights: the adapter's file of tensors.
 
     Returns:
-        Kind, block size and double quantisation, and in newer files the dtype before; None where the file does not
-        say, as for a base that was not in 4 bits.
+        Kind, block size and double quantisation, and in newer files the dtype before and the layers that were left in
+        full precision; None where the file does not say, as for a base that was not in 4 bits.
 
     Raises:
         CourseError: the file is damaged.
@@ -85,24 +91,53 @@ def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) ->
 
     Args:
         weights: the adapter's file of tensors.
-        layers: those that it is to go on, by name.
+        layers: all linear layers of the model by their names in files.
 
     Raises:
-        CourseError: a layer is in 4 bits of another kind.
+        CourseError: a layer is in 4 bits of another kind, or other layers are in 4 bits than in training.
     """
     trained_on = recorded_quantization(weights)
     if trained_on is None:
         return
-    for name, layer in layers.items():
-        here = quantization_of(layer)
+    found = {name: quantization_of(layer) for name, layer in layers.items()}
+    for name, here in found.items():
         if here is not None and any(here[key] != trained_on[key] for key in CODES):
             raise CourseError(
                 f"{weights} was trained on a base in {in_words(trained_on)}, and {name} here is in {in_words(here)}: "
                 "quantise the base in the same way, or load it in full precision."
             )
+    if "skip" in trained_on and any(found.values()):
+        _refuse_other_layers(weights, trained_on["skip"], found)
+
+
+def _refuse_other_layers(weights: Path, skip: list[str], found: Mapping[str, dict[str, Any] | None]) -> None:
+    """CourseError where a layer that was left in full precision is in 4 bits here, or the other way round."""
+    for name in _inner(found):
+        stayed = any(_ends_with(name, end) or _ends_with(end, name) for end in skip)
+        if stayed == (found[name] is not None):
+            then, now = ("full precision", "4 bits") if stayed else ("4 bits", "full precision")
+            raise CourseError(
+                f"{weights} was trained on a base with {name} in {then}, and here it is in {now}: quantise the base "
+                f"with skip={skip}, or load all of it in full precision."
+            )
+
+
+def _inner(names: Iterable[str]) -> list[str]:
+    """Those of layers inside the network. Its head has another name in a model for another task, or there is none."""
+    return [name for name in names if "." in name]
+
+
+def _ends_with(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
 
 
 def in_words(about: dict[str, Any]) -> str:
     """How a base is quantised: "nf4, blocks of 64 with double quantisation"."""
     double = " with double quantisation" if about["double_quant"] else ""
-    return f"{about['quant_type']}, blocks of {about['block_size']}{double}"
+    stay = about.get("skip", [])
+    if not isinstance(stay, list):
+        raise TypeError(f"skip is a list of names, not {stay!r}")
+    plain = ""
+    if inner := _inner(stay):
+        plain = f", without {inner[0]}" + (f" and {len(inner) - 1} other layers" if len(inner) > 1 else "")
+    return f"{about['quant_type']}, blocks of {about['block_size']}{double}{plain}"

@@ -11,6 +11,7 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.folder import base_beside, refuse_foreign_base
 from course_lib.finetuning.settings import ADAPTER, DATA, LORA_MODES, RUN, Settings
 from course_lib.models.config import CONFIGS, DecoderConfig, gpt2_of_the_same_size
+from course_lib.models.folder import refuse_verifier
 from course_lib.options import option
 from course_lib.suggestions import did_you_mean, similar_paths
 
@@ -206,6 +207,7 @@ class DPOSettings(Settings):
         """Refuse an adapter that does not exist, or that other settings exclude."""
         if not Path(adapter).is_dir():
             raise CourseError(f"--adapter {adapter}: there is no such folder.{similar_paths(Path(adapter))}")
+        refuse_verifier(Path(adapter))
         if self.mode not in LORA_MODES:
             raise CourseError(
                 f"--adapter holds LoRA matrices: it goes with --mode lora or qlora, not with {self.mode}."

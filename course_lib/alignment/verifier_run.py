@@ -1,5 +1,6 @@
 """One run of `course verifier train`: it reads answers, trains a new verifier, and writes a folder."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,18 +68,37 @@ def read_answers(
         The answers.
 
     Raises:
-        CourseError: a source cannot be read, or a writer has no answers.
+        CourseError: a source cannot be read, all rows of it say that they are held out, or a writer has no answers.
     """
     answers: list[Judged] = []
     for source in sources:
         if source in GENERATORS and not Path(source).exists():
             answers += judged_answers(source, "train", limit, seed)
         else:
-            answers += read_judged(source).answers
+            answers += _not_held_out(source, read_judged(source).answers)
     known = sorted({each.author for each in answers if each.author})
     if missing := sorted(set(authors or ()) - set(known)):
         raise CourseError(f"--author {missing[0]}: nobody of that name wrote an answer. There are: {', '.join(known)}.")
     return [each for each in answers if authors is None or each.author in authors]
+
+
+def _not_held_out(source: str, answers: list[Judged]) -> list[Judged]:
+    """The answers without those whose rows say that they are for evaluation; a line tells how many are left out."""
+    kept = [each for each in answers if each.part in ("", "train")]
+    held_out = [each for each in answers if each.part not in ("", "train")]
+    if not kept:
+        raise CourseError(
+            f"All answers of {source} say that they are held out, such as {held_out[0].source} "
+            f'("{held_out[0].part}"): no verifier is trained on them. course verifier score --input judges them.'
+        )
+    if held_out:
+        print(
+            f"note: {len(held_out):,} answers of {source} say that they are held out and are left out, such as "
+            f'{held_out[0].source} ("{held_out[0].part}")',
+            file=sys.stderr,
+            flush=True,
+        )
+    return kept
 
 
 def read_samples(path: Path) -> list[Samples]:

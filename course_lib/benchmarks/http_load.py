@@ -6,24 +6,18 @@ all of the time, and on few cores the rest is taken from the server, so figures 
 """
 
 import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from typing import Any
 
+from course_lib.benchmarks.server_process import ServerProcess
 from course_lib.errors import CourseError
 
 NAME = "bench"  # the name by which calls mean the model
-START_S = 300.0  # a server has so many seconds to load its model
-ANSWER_S = 300.0  # and to send the next part of an answer
+ANSWER_S = 300.0  # a server has so many seconds to send the next part of an answer
 
 
 @dataclass(frozen=True)
@@ -54,81 +48,22 @@ class Call:
     new: int
 
 
-class ServerProcess:
-    """A `course serve` on a free port of this machine. Use it in a `with` statement.
+def course_serve(model: str, options: Sequence[str] = (), threads: int = 1) -> ServerProcess:
+    """Start a `course serve` on a free port of this machine.
 
     Args:
         model: a name or a folder.
         options: further words of its command line.
         threads: how many threads torch may use there.
 
+    Returns:
+        The server, which answers. Use it in a `with` statement.
+
     Raises:
-        CourseError: the server ended before it answered, or it did not answer in time. Its own words are passed on.
+        CourseError: as for `ServerProcess`.
     """
-
-    def __init__(self, model: str, options: Sequence[str] = (), threads: int = 1):
-        # A file and not a pipe: nobody reads while clients are served, and a full pipe would stop the server.
-        descriptor, path = tempfile.mkstemp(suffix=".log")
-        self.log = Path(path)
-        # Settings of another server, such as its API key, are not for this one.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("COURSE_SERVE_")}
-        environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-        words = ["serve", "--model", model, "--served-model-name", NAME, "--port", "0", *options]
-        with open(descriptor, "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "course_lib.cli", *words],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-        try:
-            self.port = self._wait_until_it_answers()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait_until_it_answers(self) -> int:
-        """The port, once /health says 200 there."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise CourseError(f"course serve ended before it could be asked anything: {self._last_words()}")
-            found = re.search(r"serving \S.* on http://[\d.]+:(\d+)", self.log.read_text(errors="replace"))
-            if found and _is_healthy(int(found[1])):
-                return int(found[1])
-            time.sleep(0.05)
-        raise CourseError(f"course serve did not answer within {START_S:.0f} s: {self._last_words()}")
-
-    def _last_words(self) -> str:
-        return self.log.read_text(errors="replace").strip()[-500:] or "it printed nothing"
-
-    def stop(self) -> None:
-        """End the process, gently first."""
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.unlink(missing_ok=True)
-
-    def __enter__(self) -> "ServerProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def _is_healthy(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):  # it does not listen yet
-        return False
-    finally:
-        connection.close()
+    words = ["serve", "--model", model, "--served-model-name", NAME, "--port", "0", *options]
+    return ServerProcess(words, environment={"OMP_NUM_THREADS": str(threads)})
 
 
 def ask_over_http(port: int, call: Call) -> Served:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from course_lib.benchmarks.http_load import Call, Served, ServerProcess, load_over_http
+from course_lib.benchmarks.http_load import Call, Served, course_serve, load_over_http
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 from course_lib.inference import generate
@@ -171,7 +171,7 @@ def _over_http(model: str, weights: str, calls: Sequence[Call], clients: int, th
     longest = max(2, *(call.new for call in calls))
     limits = {"max-batch": clients, "max-queue": max(len(calls), clients), "max-new-tokens": longest}
     options = [word for name, value in limits.items() for word in (f"--{name}", str(value))]
-    with ServerProcess(model, ["--weights", weights, *options], threads) as server:
+    with course_serve(model, ["--weights", weights, *options], threads) as server:
         served, seconds = load_over_http(server.port, calls, clients)
     speed = {"tok/s": sum(each.tokens for each in served) / seconds}
     return {f"over HTTP, {name}": value for name, value in (speed | _waits(served)).items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from course_lib.errors import CourseError
+from course_lib.models.folder import is_adapter, refuse_verifier
 from course_lib.suggestions import similar_paths
 
 # What `add_subparsers` returns and every `add_parser` receives; argparse has no public name for it.
@@ -15,8 +16,12 @@ Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def require_adapter(path: Path) -> None:
-    """Raise CourseError where an adapter does not exist, and name those that do. torch is not imported for it."""
+    """Raise CourseError where an adapter does not exist, and name those that do, or where a folder holds a verifier.
+
+    torch is not imported for it.
+    """
     if path.exists():
+        refuse_verifier(path)
         return
     hint = similar_paths(path)
     if not hint:
@@ -36,6 +41,16 @@ def require_model(name: str | None) -> None:
         from course_lib.models.pretrained import resolve
 
         resolve(name)
+
+
+def require_base(name: str | None) -> None:
+    """`require_model` for commands that also take an adapter's folder as the model: it stands for its base.
+
+    Args:
+        name: a model's name or folder, or an adapter's folder; None passes.
+    """
+    if name is not None and not is_adapter(Path(name)):
+        require_model(name)
 
 
 def require_text(text: str, where: str) -> None:

@@ -13,7 +13,7 @@ from course_lib.errors import CourseError
 from course_lib.suggestions import similar_paths
 
 if TYPE_CHECKING:
-    from course_lib.adapters.files import LayerChange
+    from course_lib.adapters.changes import LayerChange
 
 LORA_CHANGE = """change: how much the adapter adds to the weight of a layer, as the Frobenius norm of scaling * B A
 (the square root of the sum of all its squared entries). Before training it is 0."""
@@ -115,7 +115,8 @@ def run_info(args: argparse.Namespace) -> int:
     require_adapter(args.folder)
     from safetensors.torch import load_file
 
-    from course_lib.adapters.files import adapter_config, describe, layer_changes, tensor_shapes
+    from course_lib.adapters.changes import layer_changes
+    from course_lib.adapters.files import adapter_config, describe, tensor_shapes
     from course_lib.finetuning.export import run_settings
 
     config, shapes = adapter_config(args.folder), tensor_shapes(args.folder)

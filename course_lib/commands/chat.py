@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_text
+from course_lib.commands import Subparsers, printable, require_adapter, require_base, require_text
 from course_lib.commands.generate import FORMATS, add_sampling, sampling_of, speed
 from course_lib.errors import CourseError
 from course_lib.serve.settings import named_adapters
@@ -41,7 +41,11 @@ In the conversation:
         "--adapter", nargs="+", action="extend", default=[], metavar="NAME=PATH",
         help="adapters to switch to; without NAME= the folder's name counts. A single one answers from the start",
     )  # fmt: skip
-    parser.add_argument("--system", default="", metavar="TEXT", help="a message of the system before the conversation")
+    parser.add_argument(
+        "--system", metavar="TEXT",
+        help="a message of the system before the conversation; \"\" for an empty one. Without it the model's template "
+        "decides, and SmolLM2's writes one of its own",
+    )  # fmt: skip
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer (512)")
     parser.add_argument(
         "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
@@ -56,10 +60,11 @@ def run_chat(args: argparse.Namespace) -> int:
     """Load, then read lines until the end."""
     if args.max_new_tokens < 1:
         raise CourseError(f"--max-new-tokens is {args.max_new_tokens}; it has to be at least 1.")
-    require_text(args.system, "--system")
+    require_text(args.system or "", "--system")
     adapters = named_adapters(tuple(args.adapter))
     for path in adapters.values():
         require_adapter(path)
+    require_base(args.model)
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
     from course_lib.serve.conversation import Conversation
     from course_lib.serve.loading import load_base

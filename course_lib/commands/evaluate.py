@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
 from course_lib.options import flag_of
@@ -66,6 +66,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             raise CourseError(f"{flag_of(name)} {getattr(args, name)} is not possible. Give at least {least}.")
     if not 0 < args.temperature < math.inf:
         raise CourseError(f"--temperature {args.temperature} draws no samples that differ. Give a number above 0.")
+    require_model(args.model)
     import torch
 
     from course_lib.models.devices import choose_device

@@ -117,6 +117,7 @@ def run_generate(args: argparse.Namespace) -> int:
     _refuse_too_much(len(ids) + args.max_new_tokens, model.config, name, args.max_pages)
     model, compiling = _prepared(model, args, len(ids) + args.max_new_tokens)
     cache = make_cache(name, model, len(ids) + args.max_new_tokens, **options)
+    _note_beyond(len(ids) + args.max_new_tokens, model.config, cache)
     new: list[int] = []
     keep: dict[str, Any] = {"cache": cache or "none", "new_tokens": new}
     pieces = stream(model, tokenizer, ids, args.max_new_tokens, stop=args.stop, seed=args.seed, **keep, **sampling)
@@ -177,6 +178,24 @@ def _refuse_too_much(tokens: int, config: Any, cache: str, max_pages: int | None
         raise CourseError(
             f"{tokens} tokens of prompt and answer take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
             "Give a smaller --max-new-tokens, or a cache that forgets: --max-pages N, or --cache sink."
+        )
+
+
+def _note_beyond(tokens: int, config: Any, cache: Any) -> None:
+    """Say that a text can get longer than the model has learnt. Rotary positions go on, so nothing else would.
+
+    Args:
+        tokens: of the prompt and the answer together.
+        config: the model's.
+        cache: an empty one, or None. A sink cache counts positions within what it keeps.
+    """
+    most, kept = getattr(config, "max_position_embeddings", None), getattr(cache, "capacity", tokens)
+    if most is not None and min(tokens, kept) > most:
+        print(
+            f"note: prompt and answer may have {tokens} tokens, and the model was trained for {most}: what comes after "
+            "these is seldom good. A sink cache (--window N) keeps within them.",
+            file=sys.stderr,
+            flush=True,
         )
 
 

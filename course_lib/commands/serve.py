@@ -6,7 +6,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from course_lib.commands import Subparsers, require_adapter
+from course_lib.commands import Subparsers, require_adapter, require_base
 from course_lib.errors import CourseError
 from course_lib.options import add_options
 from course_lib.serve.settings import MODEL, NETWORK, PREFIX, ServeSettings, from_environment, named_adapters
@@ -65,6 +65,7 @@ def run_serve(args: argparse.Namespace) -> int:
     settings = from_environment(os.environ, **given)
     for path in named_adapters(settings.adapter).values():
         require_adapter(path)
+    require_base(settings.model)
     if settings.backend == "vllm":
         from course_lib.serve.vllm import serve_by_vllm
 

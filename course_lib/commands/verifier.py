@@ -57,6 +57,7 @@ vocabulary's. The decoder that wrote the answers understands them best. --head l
 --head tokens judges each token, beginning with the decoder's own confidence in it, and the worst token counts. There
 the blocks learn from --lm-weight times the language model's loss on right answers, and not from the judgement.
 
+Rows that say that they are held out, as in {"split": "test"}, are left out, and a line says how many there are.
 Problems are shared out, never answers: 7 in 10 train, 1 in 10 chooses the best weights and the temperature, and 2 in
 10 are for the numbers at the end. What is written: the verifier, run.json, log.jsonl, summary.json with AUC and
 calibration, reliability.png, and checkpoints/ for --resume.

@@ -96,13 +96,16 @@ def _wikitext_file(folder: Path, split: str) -> Path:
 
 
 def _read(path: Path) -> str:
-    """The text of a UTF-8 file."""
+    """The text of a UTF-8 file; CourseError where it holds nothing but white space."""
     refuse_stand_in(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         cure = cure_for(path.name) or ": save it as UTF-8"
         raise CourseError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}){cure}.") from error
+    if not text.strip():
+        raise CourseError(f"{path} holds no text: look whether it was saved whole, or name another file.")
+    return text
 
 
 def split_articles(text: str) -> list[str]:

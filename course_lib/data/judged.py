@@ -14,10 +14,11 @@ A final answer that stands on a line "A: 18" is written as GSM8K's "#### 18", an
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from course_lib.data.parts import part_of_row
 from course_lib.data.records import Malformed
 from course_lib.data.rows import file_rows
 from course_lib.errors import CourseError
@@ -42,6 +43,7 @@ class Judged:
         correct: whether it is right.
         author: who wrote it: a model's name, "reference", or a kind of mistake.
         source: where it came from ("file:line").
+        part: "train", "validation" or "test" where the row says what it is for, as in {"split": "test"}; else "".
     """
 
     problem: str
@@ -49,6 +51,7 @@ class Judged:
     correct: bool
     author: str = ""
     source: str = ""
+    part: str = ""
 
 
 @dataclass
@@ -95,7 +98,8 @@ def read_judged(path: str | Path, malformed: str = "refuse") -> JudgedReading:
         try:
             if isinstance(value, Malformed):
                 raise value
-            reading.answers += _row(value, where)
+            part, _ = part_of_row(value)
+            reading.answers += [replace(answer, part=part) for answer in _row(value, where)]
         except Malformed as problem:
             if malformed == "refuse":
                 raise CourseError(f"{where}: {problem}. (malformed='skip' keeps the other rows.)") from problem

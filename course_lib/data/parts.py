@@ -6,7 +6,7 @@ A part is told by a word in a file's name, or else in the name of a folder that 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -26,6 +26,7 @@ COMPOUNDS = ("", "set", "data", "split")  # trainset, testdata: written as one w
 PART_OF_WORD = {word + end: part for part, words in WORDS.items() for word in words for end in COMPOUNDS}
 # What `datasets` and its hub write beside the data; their rows are not records.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+ROW_FIELDS = ("split", "partition")  # in which a row itself says what it is for
 ONE_BY_ONE = 3  # files with names that differ by a number only are listed one by one up to this many
 
 
@@ -35,6 +36,20 @@ def part_named(name: str) -> str:
     words = (word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))
     found = [PART_OF_WORD[word] for word in words if word in PART_OF_WORD]
     return found[-1] if found else ""
+
+
+def part_of_row(row: object) -> tuple[str, str]:
+    """The part that a row's own field names, and that field; ("", "") where the row does not say what it is for.
+
+    Example:
+        >>> part_of_row({"problem": "2 + 3", "split": "dev"})
+        ('validation', 'split')
+    """
+    for key in ROW_FIELDS:
+        named = row.get(key) if isinstance(row, Mapping) else None
+        if isinstance(named, str) and (part := part_named(named)):
+            return part, key
+    return "", ""
 
 
 def part_of(path: PurePath) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from course_lib.data.formats import UnknownFormat, check_format, list_of_formats, parse_map, parse_row, renamed
 from course_lib.data.hub import load_hub
-from course_lib.data.parts import check_part, part_named, read_folder
+from course_lib.data.parts import check_part, part_named, part_of_row, read_folder
 from course_lib.data.records import Malformed, Record
 from course_lib.data.rows import ENDINGS, cure_for, file_rows
 from course_lib.data.trees import assemble_trees, is_flat_message
@@ -17,7 +17,6 @@ from course_lib.errors import CourseError
 from course_lib.suggestions import similar_paths
 
 SHOWN_PROBLEMS, SHOWN_FIELDS = 5, 8
-ROW_PARTS = ("split", "partition")  # fields in which a row itself says what it is for
 
 
 class Place(NamedTuple):
@@ -134,14 +133,11 @@ def _as_object(value: object) -> Mapping:
 
 
 def _own_part(value: object, unused: list[str]) -> str:
-    """The part that a row's own field names, as in {"split": "test"}; the field then counts as used."""
-    for key in ROW_PARTS:
-        named = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(named, str) and (part := part_named(named)):
-            if key in unused:
-                unused.remove(key)
-            return part
-    return ""
+    """The part that a row's own field names, or ""; the field then counts as used."""
+    part, key = part_of_row(value)
+    if key in unused:
+        unused.remove(key)
+    return part
 
 
 def _with_trees(rows: Iterable[tuple[Place, object]], keys: Mapping[str, str] | None) -> Iterator[tuple[Place, object]]:

@@ -40,8 +40,8 @@ def quantization_of_adapter(path: Path, folder: Path) -> dict[str, Any] | None:
         folder: the adapter's folder that `as_adapter` made of it.
 
     Returns:
-        The arguments of `load_quantized`; None where the base was in full precision, or where neither the file nor a
-        run beside it says anything else.
+        The arguments of `load_dequantized`; None where the base was in full precision, or where neither the file nor
+        a run beside it says anything else.
 
     Raises:
         CourseError: the adapter's file is damaged.
@@ -53,7 +53,11 @@ def quantization_of_adapter(path: Path, folder: Path) -> dict[str, Any] | None:
     if known is None:
         return None
     known = {"dtype": run["dtype"] if run else "float32"} | known
-    return {name: known[name] for name in ("quant_type", "block_size", "double_quant", "dtype")}
+    names = ["quant_type", "block_size", "double_quant", "dtype"]
+    # Older files do not say which layers were left out. It was the head, and the same has to be equal.
+    if known.get("skip", ["lm_head"]) != ["lm_head"]:
+        names.append("skip")
+    return {name: known[name] for name in names}
 
 
 def _quantization_of_run(run: dict) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Matrix products for decoding: x W^T with W in float32, bfloat16, eight or four bits.
 
-A token's pass reads every weight once and does two operations with each, so the bytes of the weights are what it costs.
-Each class packs a matrix once and multiplies with it often. torch's kernels for eight and four bits are fast with
-bfloat16 inputs alone (2.13: with float32 ones they fall back to a loop that is ten to a hundred times slower), so x is
-rounded to bfloat16 for them, and sums run in float32 inside.
+The pass of one token reads every weight once and does two operations with it, so its cost is the time to read the
+weights. Each class packs a matrix once and multiplies by it often. torch's kernels for eight and four bits are fast
+only with bfloat16 inputs: in torch 2.13, with float32 inputs they fall back to a loop that is ten to a hundred times
+slower. So x is rounded to bfloat16 for them; inside, the sums run in float32.
 
-A norm's weights stand before the matrix: W (w * n) = (W diag(w)) n. They are multiplied into W once, except in four
-bits, where neighbours share a scale: columns of unlike size would spoil it. SmolLM2's packaged weights come from a file
-of four bits in groups of 32, so packing them again costs 0.0002 nats a token; with the norms multiplied in, it was 0.3.
-Weights that were never in four bits lose more.
+The weights of a norm come before the matrix: W (w * n) = (W diag(w)) n. They are multiplied into W once. Four bits are
+the exception, because there neighbours share a scale, and columns of unlike size would spoil it. SmolLM2's packaged
+weights come from a file of four bits in groups of 32, so packing them again costs only 0.0002 nats per token; with the
+norms multiplied in, it was 0.3. Weights that were never in four bits lose more.
 
-Shapes: x is (rows, in), W (out, in), the result (rows, out) in float32; `columns` (in,) is multiplied onto x.
+Shapes: x is (rows, in), W is (out, in), the result is (rows, out) in float32; x is multiplied by `columns` (in,).
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from course_lib.errors import CourseError
 
 GROUP = 32  # numbers that share a scale and an offset, in four bits
-MANY_ROWS = 16  # from so many rows on, a packed matrix is unpacked for the product: the kernels for few are slow then
+ROWS = 16  # in four bits, the kernel takes rows by this many
+MANY_ROWS = 16  # from this many rows on, a matrix is unpacked first: the kernels for few rows would be slower
 
 
 def _scaled(weight: Tensor, columns: Tensor | None) -> Tensor:
@@ -32,13 +33,21 @@ def _scaled(weight: Tensor, columns: Tensor | None) -> Tensor:
 
 
 class Float32Product:
-    """W as it is, stored as (in, out): read row by row in a product with one row, it comes at full bandwidth.
+    """W in float32, stored as (in, out).
 
-    On the machine of the measurements, `F.linear` took 1.5 times as long with one row.
+    A product with one row of x then reads W row by row, at full bandwidth. On the machine of the measurements,
+    `F.linear` took 1.5 times as long with one row.
 
     Args:
-        weight: (out, in).
-        columns: (in,), or None for ones; likewise below.
+        weight: W, (out, in).
+        columns: what x is multiplied by, (in,); None stands for ones.
+
+    Example:
+        >>> product = Float32Product(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> product(torch.tensor([[1.0, 0.0]]))
+        tensor([[1., 3.]])
+        >>> product.added_to(torch.tensor([[10.0, 10.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([[11., 13.]])
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
@@ -57,16 +66,16 @@ class Float32Product:
         return self.weight.t()
 
     def tensors(self) -> list[Tensor]:
-        """What is stored."""
+        """The tensors that hold the matrix."""
         return [self.weight]
 
 
 class _Packed(ABC):
-    """A product in bfloat16 inputs, with the sum taken in float32."""
+    """A product with inputs in bfloat16 and its sum in float32."""
 
     @abstractmethod
     def _multiply(self, x: Tensor) -> Tensor:
-        """x W^T for few rows, bfloat16 to bfloat16."""
+        """x W^T for few rows; input and result are bfloat16."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -86,10 +95,10 @@ class _Packed(ABC):
 
 
 class BFloat16Product(_Packed):
-    """W rounded to bfloat16: half the bytes.
+    """W rounded to bfloat16, which takes half the bytes.
 
     Args:
-        weight: (out, in).
+        weight: W, (out, in).
         columns: as for `Float32Product`.
     """
 
@@ -100,7 +109,7 @@ class BFloat16Product(_Packed):
         return F.linear(x, self.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x W^T. Nothing has to be unpacked for many rows."""
+        """x W^T. This matrix need not be unpacked for many rows."""
         return self._multiply(x.bfloat16()).float()
 
     def matrix(self) -> Tensor:
@@ -108,16 +117,22 @@ class BFloat16Product(_Packed):
         return self.weight.float()
 
     def tensors(self) -> list[Tensor]:
-        """What is stored."""
+        """The tensors that hold the matrix."""
         return [self.weight]
 
 
 class Int8Product(_Packed):
-    """W in eight bits, a scale for each row: w = q * max over the row / 127 (`torch._weight_int8pack_mm`).
+    """W in eight bits, with a scale for each row: w = q * scale, scale = the largest absolute value of the row / 127.
+
+    The kernel is `torch._weight_int8pack_mm`.
 
     Args:
-        weight: (out, in).
+        weight: W, (out, in).
         columns: as for `Float32Product`.
+
+    Example:
+        >>> Int8Product(torch.tensor([[127.0, -64.0, 0.4]])).matrix()
+        tensor([[127., -64.,   0.]])
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
@@ -133,30 +148,31 @@ class Int8Product(_Packed):
         return self.q.float() * self.scales.float()[:, None]
 
     def tensors(self) -> list[Tensor]:
-        """What is stored."""
+        """The tensors that hold the matrix."""
         return [self.q, self.scales]
 
 
 class Int4Product(_Packed):
-    """W in four bits; every 32 neighbours in a row share a scale and an offset: w = (q - 8) * scale + zero.
+    """W in four bits. Every 32 neighbours in a row share a scale and an offset: w = (q - 8) * scale + zero.
 
-    With the smallest number at q = 0 and the largest at q = 15: scale = (max - min) / 15, zero = min + 8 * scale
-    (`torch._weight_int4pack_mm_for_cpu`).
+    The smallest of the 32 gets q = 0 and the largest q = 15, so scale = (max - min) / 15 and zero = min + 8 * scale.
+    The kernel is `torch._weight_int4pack_mm_for_cpu`.
 
     Args:
-        weight: (out, in), in divisible by 32 and out by 16.
-        columns: (in,), kept beside the matrix; or None.
+        weight: W, (out, in); `in` has to be divisible by 32, and `out` by 16.
+        columns: what x is multiplied by, (in,), kept beside the matrix; None stands for ones.
 
     Raises:
-        CourseError: it is not.
+        CourseError: the sizes of W are not divisible by these numbers.
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
         rows, width = weight.shape
         self.columns = columns
-        if width % GROUP or rows % 16:
+        if width % GROUP or rows % ROWS:
             raise CourseError(
-                f"A matrix of {rows} x {width} cannot be packed in four bits: {GROUP} has to divide {width}."
+                f"A matrix of {rows} x {width} cannot be packed in four bits: {GROUP} has to divide its {width} "
+                f"columns, and {ROWS} its {rows} rows. Use int8 or bfloat16 for this model."
             )
         groups = weight.detach().float().view(rows, -1, GROUP)  # (out, in / 32, 32)
         low, high = groups.amin(dim=-1), groups.amax(dim=-1)
@@ -172,13 +188,13 @@ class Int4Product(_Packed):
         return torch._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scale_zero)
 
     def matrix(self) -> Tensor:
-        """The weight as it is used, float32 (out, in): what the kernel makes of the unit vectors."""
+        """The weight as it is used, float32 (out, in): the kernel's results for the unit vectors."""
         unit = torch.eye(self.shape[1], dtype=torch.bfloat16)
         weight = torch._weight_int4pack_mm_for_cpu(unit, self.packed, GROUP, self.scale_zero).float().t()
         return weight if self.columns is None else weight * self.columns
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x W^T. The kernel is good for many rows too."""
+        """x W^T. This kernel is also fast for many rows."""
         return self._multiply(x).float()
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
@@ -186,7 +202,7 @@ class Int4Product(_Packed):
         return total + self._multiply(x)
 
     def tensors(self) -> list[Tensor]:
-        """What is stored."""
+        """The tensors that hold the matrix."""
         return [self.packed, self.scale_zero, *([] if self.columns is None else [self.columns])]
 
 

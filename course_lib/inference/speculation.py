@@ -222,23 +222,32 @@ def generate_speculatively(
     Example:
         >>> from course_lib.models.config import CONFIGS
         >>> from course_lib.models.decoder import Decoder
-        >>> _ = torch.manual_seed(0)
-        >>> model = Decoder(CONFIGS["tiny-llama"]).eval()
+        >>> _, model = torch.manual_seed(0), Decoder(CONFIGS["tiny-llama"]).eval()
         >>> done = generate_speculatively(model, [1, 2, 3], 6, DraftModel(model), guesses=2)
         >>> len(done.tokens), done.passes, done.acceptance  # a draft that is always right
         (6, 2, 1.0)
     """
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
-    if not len(prompt) or guesses < 1:
-        raise CourseError("Speculation needs a prompt of at least one token, and at least one guess for each pass.")
-    if cache in ("none", "sink"):
-        raise CourseError(f"Speculation takes guesses back, which the cache {cache!r} cannot. Use the static one.")
+    _refuse_impossible(prompt, guesses, cache)
     refuse_too_long(model, len(prompt), max_new_tokens)
     kept = make_cache(cache, model, len(prompt) + max_new_tokens + guesses + 1)
     assert kept is not None
     row = Row(end_tokens(model) if eos_token_id is None else as_set(eos_token_id), stop)
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-    return _speculate(model, list(prompt), max_new_tokens, draft, guesses, kept, row, settings, generator)
+    draws = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    return _speculate(model, list(prompt), max_new_tokens, draft, guesses, kept, row, settings, draws)
+
+
+def _refuse_impossible(prompt: Sequence[int], guesses: int, cache: str) -> None:
+    """Raise CourseError for what `generate_speculatively` cannot do."""
+    if not len(prompt) or guesses < 1:
+        raise CourseError("Speculation needs a prompt of at least one token, and at least one guess for each pass.")
+    if any(isinstance(token, list | tuple) or getattr(token, "ndim", 0) for token in prompt):
+        raise CourseError(
+            "Speculation continues one prompt, a list of token ids: rows would keep different numbers of guesses. "
+            "Call it once for each prompt, or generate for a batch."
+        )
+    if cache in ("none", "sink"):
+        raise CourseError(f"Speculation takes guesses back, which the cache {cache!r} cannot. Use the static one.")
 
 
 def _speculate(

@@ -16,6 +16,9 @@ class Row:
         ends: the end tokens.
         stop: sequences of tokens at which the text ends; neither they nor the end token belong to the text.
 
+    Raises:
+        CourseError: a stop sequence is empty, or is not one of ids.
+
     Example:
         >>> row = Row(ends=[0], stop=[[7, 8]])
         >>> row.add(5), row.add(7), row.add(9)  # 7 waits until 9 shows that it does not begin a stop sequence
@@ -25,6 +28,12 @@ class Row:
     """
 
     def __init__(self, ends: Iterable[int], stop: Sequence[Sequence[int]] = ()):
+        for sequence in stop:
+            if isinstance(sequence, str | int):  # the letters of a text would be compared with ids, and never be found
+                raise CourseError(
+                    f"The stop sequence {sequence!r} is not a list of token ids. Give lists of ids, such as [[7, 8]]; "
+                    "`stream` takes texts as well."
+                )
         self.ends, self.stop = set(ends), [list(sequence) for sequence in stop]
         if not all(self.stop):
             raise CourseError("A stop sequence is empty; each needs at least one token.")
@@ -43,10 +52,10 @@ class Row:
         if token in self.ends:
             return self.finish()
         self.tokens.append(token)
-        for sequence in self.stop:
-            if self.tokens[-len(sequence) :] == sequence:
-                del self.tokens[-len(sequence) :]
-                return self.finish()
+        found = [len(sequence) for sequence in self.stop if self.tokens[-len(sequence) :] == sequence]
+        if found:
+            del self.tokens[-max(found) :]  # of several that end here, the text ends before the first one begins
+            return self.finish()
         return self._release(len(self.tokens) - self._held_back())
 
     def _held_back(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from course_lib.data.tokenizers import ModelTokenizer
+from course_lib.errors import CourseError
 from course_lib.inference.caches import Cache
 from course_lib.inference.generate import decode_steps, prompt_ids
 from course_lib.inference.pieces import Answer
@@ -60,8 +61,8 @@ def stream(
     settings = SamplingSettings(temperature, top_k, top_p, min_p, repetition_penalty)
     ids = prompt_ids(tokenizer, prompt, from_template) if isinstance(prompt, str) else list(prompt)
     ends = end_tokens(model, tokenizer) if eos_token_id is None else as_set(eos_token_id)
-    row = Row(ends, [list(sequence) for sequence in stop if not isinstance(sequence, str)])
-    answer = Answer(tokenizer, [text for text in stop if isinstance(text, str)])
+    texts, sequences = _by_kind(stop)
+    row, answer = Row(ends, sequences), Answer(tokenizer, texts)
     for (fresh,) in decode_steps(model, [ids], max_new_tokens, [row], settings, cache, seed):
         certain, piece = answer.add(fresh, last=row.done)
         if new_tokens is not None:
@@ -70,3 +71,11 @@ def stream(
             yield piece
         if answer.stopped:
             return
+
+
+def _by_kind(stop: Sequence[str | Sequence[int]]) -> tuple[list[str], list[Sequence[int]]]:
+    """The texts and the token sequences among the stops."""
+    if isinstance(stop, str):
+        raise CourseError(f"stop={stop!r} is one text: give a list of texts, [{stop!r}].")
+    texts = [each for each in stop if isinstance(each, str)]
+    return texts, [each for each in stop if not isinstance(each, str)]

@@ -18,6 +18,7 @@ from typing import Any
 from course_lib.errors import CourseError, first_line
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name for it
 TOKENIZER = {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"}
 TOKENIZER |= {"merges.txt", "chat_template.jinja", "chat_template.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -53,14 +54,14 @@ def refuse_what_is_no_model(directory: Path) -> None:
     Raises:
         CourseError: in one sentence, what the folder holds and what to give instead.
     """
-    if _model_type(directory) == VERIFIER:
+    if model_type(directory) == VERIFIER:
         raise CourseError(
             f"{directory} holds a verifier, which judges answers and writes none: give the model that it was made "
             "from, or use it with course verifier score."
         )
     if (directory / CONFIG).is_file():
         return
-    if (directory / "adapter_config.json").is_file():
+    if is_adapter(directory):
         raise CourseError(
             f"{directory} holds an adapter and not a whole model: give its base as the model and the folder as "
             "--adapter, or make one model of both with course merge."
@@ -74,11 +75,26 @@ def refuse_what_is_no_model(directory: Path) -> None:
         raise CourseError(f"{directory} holds a run that has not written its model yet: finish it with --resume.")
 
 
-def _model_type(directory: Path) -> str | None:
+def model_type(directory: Path) -> str | None:
+    """What a folder's config.json says that the model is, such as "llama"; None where it says nothing."""
     try:
         return json.loads((directory / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a folder holds an adapter's settings and no model beside them."""
+    return (directory / ADAPTER_CONFIG).is_file() and not (directory / CONFIG).is_file()
+
+
+def refuse_verifier(adapter: Path) -> None:
+    """Raise CourseError where a verifier's folder was given as an adapter."""
+    if model_type(adapter) == VERIFIER:
+        raise CourseError(
+            f"{adapter} holds a verifier, which judges answers, and not an adapter, which changes them: give an "
+            "adapter's folder, or use the verifier with course verifier score or rerank."
+        )
 
 
 def plain_name(name: str) -> str:

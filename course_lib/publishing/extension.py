@@ -1,19 +1,27 @@
-"""The book's own Sphinx extension: numbers by chapter, readable docstrings, and where the search scorer is.
+"""The book's own Sphinx extension: numbers by chapter, readable docstrings, pages that appear at once and whose lines
+break where a typesetter would break them, and where the search scorer is.
 
 Sphinx itself can number figures and equations by section, but then it also writes section numbers before every heading.
 """
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from docutils.nodes import document
     from sphinx.application import Sphinx
     from sphinx.config import Config
     from sphinx.environment import BuildEnvironment
 
 CHAPTER = re.compile(r"notebooks/(\d\d)_")
 FIRST_APPENDIX = 90
+NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:%|[kKMGT]i?B|ms|s|min|h)(?![\w/]))")
+CODE_WORD = re.compile(r'<span class="pre">([^<]+)</span>')
+OPTION = re.compile(r"^--?\w+")  # how an option begins: a browser would break after its hyphens
+LONG_WORD = 16  # characters of code, about half a line of a phone
+MAY_BREAK_AFTER = re.compile(r"(?<=[\w\])])([./_=,:]|-(?!-))(?=[\w(\[])")
+NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")  # scripts in a page, and the search page's own, call them
 PAPER = re.compile(r"(?<![\w/:`])arXiv:(\d{4}\.\d{4,5})")
 
 
@@ -23,6 +31,9 @@ def setup(app: "Sphinx") -> dict[str, bool]:
     # Before napoleon, which takes the sections (Args:, Returns:) apart.
     app.connect("autodoc-process-docstring", readable_docstring, priority=400)
     app.connect("env-check-consistency", lambda _app, env: number_by_chapter(env))
+    app.connect("doctree-resolved", lambda _app, page, _name: keep_numbers_with_units(page))
+    # Last: other extensions add their scripts at the same event.
+    app.connect("html-page-context", lambda _app, _name, _template, context, _page: finish_page(context), priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -53,6 +64,43 @@ def number_by_chapter(env: "BuildEnvironment") -> None:
 def _mark(chapter: int) -> int | str:
     """A chapter's number; the appendices, 90 and on, have letters."""
     return chapter if chapter < FIRST_APPENDIX else chr(ord("A") + chapter - FIRST_APPENDIX)
+
+
+def keep_numbers_with_units(page: "document") -> None:
+    """Put a no-break space between a number and its unit in running text ("0.3 %", "4 GB"), code excepted."""
+    from docutils import nodes
+
+    for text in list(page.findall(nodes.Text)):
+        parent: Any = text.parent
+        if isinstance(parent, nodes.literal | nodes.literal_block | nodes.math | nodes.math_block | nodes.raw):
+            continue
+        if NUMBER_AND_UNIT.search(text):
+            parent.replace(text, nodes.Text(NUMBER_AND_UNIT.sub("\\1\N{NO-BREAK SPACE}", text)))
+
+
+def finish_page(context: dict[str, Any]) -> None:
+    """Change what a page's template is given: its scripts wait, and long names in its code may break.
+
+    A script in the head holds up the first paint until it has been fetched and run. Deferred ones run in the same order
+    once the page has been read, before `DOMContentLoaded`, which is what all of them wait for anyway.
+
+    Args:
+        context: Sphinx's values for the template; `script_files` and `body` are changed in place.
+    """
+    for script in context.get("script_files", []):
+        name = str(script.filename or "")  # empty: the script's text is in the page
+        if name and not name.endswith(NEEDED_AT_ONCE) and "async" not in script.attributes:
+            script.attributes["defer"] = "defer"
+    if context.get("body"):
+        context["body"] = CODE_WORD.sub(lambda found: _word_of_code(found[1]), context["body"])
+
+
+def _word_of_code(word: str) -> str:
+    """A word of code in HTML. A long one may break after each mark that joins two of its parts, a short one nowhere."""
+    if len(word) < LONG_WORD:
+        return f'<span class="pre">{word}</span>'
+    parts = MAY_BREAK_AFTER.sub(r"\1<wbr>", OPTION.sub(r'<span class="whole">\g<0></span>', word))
+    return f'<span class="pre long">{parts}</span>'
 
 
 def readable_docstring(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

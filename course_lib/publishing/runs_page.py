@@ -7,23 +7,27 @@ from course_lib.execution.notebooks.expected import band_text, flattened
 LONGEST = 60  # letters of a recorded text that the page shows
 
 
-def runs_page(metrics: list[dict], expected: Mapping[str, dict] | None = None) -> str:
+def runs_page(
+    metrics: list[dict], expected: Mapping[str, dict] | None = None, titles: Mapping[str, str] | None = None
+) -> str:
     """The page of the runs.
 
     Args:
         metrics: of each chapter.
         expected: the expected numbers by chapter, where there are any.
+        titles: what the book's table of contents calls each chapter; without a title it has its file's name.
 
     Returns:
         The page in Markdown.
     """
+    title = {m["chapter"]: (titles or {}).get(m["chapter"]) or m["chapter"].replace("_", " ") for m in metrics}
     rows = "\n".join(
-        f"| [{_title(m['chapter'])}](notebooks/{m['chapter']}.ipynb) | `{m['profile']}` | {_time(m['duration_s'])} "
+        f"| [{title[m['chapter']]}](notebooks/{m['chapter']}.ipynb) | `{m['profile']}` | {_time(m['duration_s'])} "
         f"| {m['peak_memory_bytes'] / 1e9:.2f} GB | {m['finished'][:10]} | `{(m['commit'] or 'none')[:10]}` |"
         for m in metrics
     )
     known = expected or {}
-    recorded = "\n\n".join(_chapter(m["chapter"], m["recorded"], known.get(m["chapter"])) for m in metrics)
+    recorded = "\n\n".join(_chapter(title[m["chapter"]], m["recorded"], known.get(m["chapter"])) for m in metrics)
     hardware = {k: v for k, v in metrics[0]["hardware"].items() if k != "memory_bytes"} if metrics else {}
     if metrics and metrics[0]["hardware"]["memory_bytes"]:
         hardware["memory"] = f"{metrics[0]['hardware']['memory_bytes'] / 2**30:.0f} GiB"
@@ -54,19 +58,14 @@ with what, and how far it may be off: `course run --check-expected` repeats the 
 """
 
 
-def _title(chapter: str) -> str:
-    """`03_lora` as a reader reads it."""
-    return chapter.replace("_", " ")
-
-
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _chapter(chapter: str, recorded: dict, expected: dict | None) -> str:
+def _chapter(title: str, recorded: dict, expected: dict | None) -> str:
     """A chapter's section: its numbers behind a fold, one line each."""
     values = flattened(recorded)
-    head = f"### {_title(chapter)}\n\n:::{{dropdown}} {len(values)} recorded values\n"
+    head = f"### {title}\n\n:::{{dropdown}} {len(values)} recorded values\n"
     return f"{head}{_values(values, expected)}\n:::"
 
 

@@ -40,17 +40,19 @@ def assemble(root: Path, runs: Path, sources: Path, repository: str | None = Non
         config = sources / "_config.yml"
         config.write_text(re.sub(r"(?m)^  url: .*$", lambda _: f"  url: {repository}", config.read_text(), count=1))
     _name_repository(sources)
-    chapters = re.findall(r"file: (notebooks/\w+)", (sources / "_toc.yml").read_text())
+    titles = dict(
+        re.findall(r"file: notebooks/(\w+)\n +title: (.+)", (sources / "_toc.yml").read_text(encoding="utf-8"))
+    )
     (sources / "notebooks").mkdir()
     terms = terms_of((sources / "glossary.md").read_text())
     metrics = []
-    for chapter in (Path(name).name for name in chapters):
+    for chapter in titles:
         notebook, measured = _executed(runs, chapter)
         check_numbers(notebook, measured, chapter)
         text = json.dumps(link_terms(page(notebook, chapter), terms))
         (sources / "notebooks" / f"{chapter}.ipynb").write_text(text)
         metrics.append(measured)
-    (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics)))
+    (sources / "runs.md").write_text(runs_page(metrics, _expected(root, metrics), titles))
     (sources / "parity.md").write_text(parity_page(ensure_rows(root)))
     (sources / "libraries.md").write_text(libraries_page(ensure_rows(root, "libraries")))
     _data_cards(sources / "data-sets.md")

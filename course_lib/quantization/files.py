@@ -4,8 +4,7 @@
 `save_quantized` writes is a folder that transformers loads with bitsandbytes, and `load_quantized` reads such folders
 too (`state` has the names; tests/quantization/test_files.py loads in both directions).
 
-Left out: our own decoder, and sharded saves. A model whose weights transformers renames or fuses while loading is
-loaded whole and then quantised.
+Left out: our own decoder, and sharded saves. A model that transformers changes while loading is loaded whole first.
 """
 
 import json
@@ -129,6 +128,7 @@ def load_dequantized(
     double_quant: bool = False,
     dtype: str = "float32",
     device: str = "cpu",
+    skip: Sequence[str] = ("lm_head",),
 ) -> Any:
     """Load the plain model that the base's 4 bits stand for. It is what an adapter of QLoRA was trained on.
 
@@ -136,12 +136,13 @@ def load_dequantized(
     are not there. Our codes are bitsandbytes', so that this serves adapters trained on either.
 
     Args:
-        name: as for `load_quantized`; it may be a checkpoint in 4 bits.
-        quant_type: as for `load_quantized`, and so are the next two.
-        block_size: weights that share a constant.
-        double_quant: whether the constants are quantised as well.
+        name: as for `load_quantized`, like the next three; it may be a checkpoint in 4 bits.
+        quant_type: see there.
+        block_size: see there.
+        double_quant: see there.
         dtype: what the weights were quantised from in training, and the dtype of the result.
         device: where the model goes.
+        skip: names or ends of names of layers that were not in 4 bits in training.
 
     Returns:
         A transformers model in evaluation mode, frozen, without any 4-bit layer.
@@ -149,7 +150,7 @@ def load_dequantized(
     Raises:
         CourseError: as for `load_quantized`.
     """
-    model = load_quantized(name, quant_type, block_size, double_quant, dtype=dtype, device=device)
+    model = load_quantized(name, quant_type, block_size, double_quant, skip, dtype, device)
     return dequantize_model(model, DTYPES[dtype])
 
 

@@ -22,14 +22,15 @@ class Conversation:
     Args:
         loaded: the base and its adapters, which are put on it.
         weights: prepare the model for a CPU with weights in this format; None: as it is.
-        system: a message of the system before all turns, or "".
+        system: a message of the system before all turns. None: the template decides, and some write one of their own,
+            as SmolLM2's does ("You are a helpful AI assistant named SmolLM …"); "" keeps that away.
         options: those of `stream`.
 
     Raises:
         CourseError: an adapter does not fit, or is called "base".
     """
 
-    def __init__(self, loaded: Loaded, weights: str | None = None, system: str = "", **options: Any):
+    def __init__(self, loaded: Loaded, weights: str | None = None, system: str | None = None, **options: Any):
         if BASE in loaded.adapters:
             raise CourseError(f"An adapter cannot be called {BASE} here. Give it another name: NAME=PATH.")
         self.model, self.tokenizer, self.weights, self.options = loaded.model, loaded.tokenizer, weights, options
@@ -38,7 +39,7 @@ class Conversation:
         self.model.eval()
         self.names = (BASE, *loaded.adapters)
         self.adapter = self.names[-1] if len(self.names) == 2 else BASE
-        self._system = [{"role": "system", "content": system}] if system else []
+        self._system = [] if system is None else [{"role": "system", "content": system}]
         self._prepared: dict[str, Any] = {}
         self.turns: list[dict[str, str]] = []
         self.new_tokens: list[int] = []  # of the last answer
@@ -85,14 +86,15 @@ class Conversation:
         if has_chat_template(self.tokenizer):
             return prompt_ids(self.tokenizer, chat_text(self.tokenizer, turns, True), from_template=True)
         # A model without a template has learnt no roles: the texts follow each other.
-        return prompt_ids(self.tokenizer, "\n".join(turn["content"] for turn in turns))
+        texts = [turn["content"] for turn in turns if turn["content"]]
+        return prompt_ids(self.tokenizer, "\n".join(texts))
 
     def _refuse_too_long(self, prompt: int, new: int) -> None:
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most is not None and prompt + new > most:
             raise CourseError(
-                f"The conversation has {prompt} tokens, and with {new} more it does not fit into the model's {most}. "
-                "/reset begins a new one."
+                f"The conversation's {prompt} tokens and {new} more for the answer do not fit into the model's {most}. "
+                "/reset begins a new one; --max-new-tokens says how many an answer may have."
             )
 
     @contextlib.contextmanager

@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from course_lib.adapters.files import CONFIG
+from course_lib.adapters.trained_on import in_words
 from course_lib.errors import CourseError
 from course_lib.finetuning.export import as_adapter, common_base, named_base, other_bases, quantization_of_adapter
 from course_lib.finetuning.model import load_qlora_base
+from course_lib.models.folder import is_adapter
 from course_lib.models.pretrained import DEFAULT, load
 
 
@@ -48,7 +49,7 @@ def find_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack)
         CourseError: the adapters belong to different bases, and `model` does not say which is meant.
     """
     given = dict(adapters)
-    if model is not None and (Path(model) / CONFIG).is_file() and not (Path(model) / "config.json").is_file():
+    if model is not None and is_adapter(Path(model)):
         folder = Path(model)
         if folder.resolve() not in [path.resolve() for path in given.values()]:
             given = {folder.resolve().name: folder} | given
@@ -85,7 +86,7 @@ def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack,
     hows = {name: quantization_of_adapter(given.get(name, folder), folder) for name, folder in folders.items()}
     kinds = {repr(how) for how in hows.values()}
     if len(kinds) > 1:
-        plain = ", ".join(f"{name}: {'none' if how is None else how['quant_type']}" for name, how in hows.items())
+        plain = ", ".join(f"{name}: {'none' if how is None else in_words(how)}" for name, how in hows.items())
         raise CourseError(
             f"These adapters were trained on differently quantised bases ({plain}), and one server has one base. "
             "Start a server for each kind."

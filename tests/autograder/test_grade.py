@@ -15,6 +15,7 @@ from autograder import course
 from autograder.grading.collect import find_submissions
 from autograder.grading.grade import grade
 from autograder.grading.report import table
+from autograder.judging.results import FORGEABLE
 
 NAME = "datasets"
 LIMIT = 8  # seconds for a cell; the slowest takes a tenth of one
@@ -174,7 +175,11 @@ class TestGrade:
         assert float(rows["half"]["total"]) == 6
         assert (rows["broken"]["total"], rows["exit"]["total"], rows["exit"]["check-grouped"]) == ("", "22.0", "")
         assert all(row["max"] == "30" for row in rows.values())
-        assert any(line.startswith("half") and line.endswith("  6") for line in graded.table.splitlines())
+        row = next(line for line in graded.table.splitlines() if line.startswith("half"))
+        points, _, note = row.partition("note: ")
+        assert points.rstrip().endswith("  6")
+        assert note == FORGEABLE
+        assert rows["half"]["note"] == FORGEABLE
         assert (graded.state / f"feedback/half/{NAME}/{NAME}.html").is_file()
         assert (graded.state / f"feedback/exit/{NAME}/{NAME}.html").is_file()
 

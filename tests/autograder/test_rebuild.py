@@ -63,6 +63,30 @@ class TestAnswers:
         names = [notebook.grade_id(cell) for cell in whole.cells]
         assert names.index("check-format") < found.index("helper = 1") < names.index("parse")
 
+    def test_code_without_a_grade_id_is_the_students_where_they_have_it(self, template):
+        """Such as nbgrader's header, which asks for a name: a test may look at it, and nbgrader takes the student's."""
+        header, given = nbformat.v4.new_code_cell('NAME = ""'), nbformat.v4.new_code_cell("print(1)")
+        whole = copy.deepcopy(template)
+        whole.cells = [header, *whole.cells[:3], given, *whole.cells[3:]]
+        assert [c.source for c in rebuild(whole, whole).cells] == [c.source for c in whole.cells]
+        answered = copy.deepcopy(whole)
+        answered.cells[0].source = 'NAME = "Ada"'
+        assert sources(rebuild(whole, answered))[None] == ['NAME = ""', 'NAME = "Ada"', "print(1)"]
+        assert sources(rebuild(whole, template))[None] == ['NAME = ""', "print(1)"]
+
+    def test_text_below_a_task_is_kept(self, template):
+        whole = copy.deepcopy(template)
+        task = nbformat.v4.new_markdown_cell("## State it", metadata={"nbgrader": {"grade_id": "task", "task": True}})
+        whole.cells = [*whole.cells, task, nbformat.v4.new_markdown_cell("The end.")]
+        answered = copy.deepcopy(whole)
+        answered.cells[-1:-1] = [nbformat.v4.new_markdown_cell("So it is."), nbformat.v4.new_code_cell("1 + 1")]
+        assert [c.source for c in rebuild(whole, answered).cells[-4:]] == [
+            "## State it",
+            "So it is.",
+            "1 + 1",
+            "The end.",
+        ]
+
     def test_the_submission_is_not_changed(self, template):
         submission = bare(filled())
         before = copy.deepcopy(submission)

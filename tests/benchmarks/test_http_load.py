@@ -1,13 +1,14 @@
 """Load over HTTP: a real server in its own process, and what a broken answer is taken for."""
 
 import json
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from course_lib.benchmarks import http_load
-from course_lib.benchmarks.http_load import Call, ServerProcess, ask_over_http, load_over_http
+from course_lib.benchmarks.http_load import Call, ask_over_http, course_serve, load_over_http
 from course_lib.benchmarks.serve import mixed_calls
 from course_lib.cli import main
 from course_lib.errors import CourseError
@@ -18,17 +19,18 @@ def test_a_real_server_answers_all_calls_of_several_clients(model_folders, monke
     """More clients than rows in a batch. A key for another server must not reach this one."""
     monkeypatch.setenv("COURSE_SERVE_API_KEY", "of-another-server")
     calls = [Call((5, 9, 31 + n % 7), 1 + n % 5) for n in range(24)]
-    with ServerProcess(str(model_folders / "llama"), ["--max-batch", "2", "--max-queue", "24"]) as server:
+    with course_serve(str(model_folders / "llama"), ["--max-batch", "2", "--max-queue", "24"]) as server:
         served, seconds = load_over_http(server.port, calls, clients=4)
+        assert server.process.stdin is not None
+        server.process.stdin.close()  # as the system does when this process is killed
+        assert server.process.wait(120) == 128 + signal.SIGTERM
     assert [each.tokens for each in served] == [call.new for call in calls]
     assert all(0 < each.first_s <= each.total_s <= seconds for each in served)
-    assert server.process.returncode is not None
-    assert not server.log.exists()
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(CourseError, match="ended before it could be asked anything: .*no-such-model"):
-        ServerProcess(str(tmp_path / "no-such-model"))
+        course_serve(str(tmp_path / "no-such-model"))
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ AXE = ROOT / "build/axe/node_modules/axe-core/axe.min.js"  # .ci/run installs it
 HEAVIEST = 3_000_000  # bytes of a page with all that it loads
 FIRST = 1_100_000  # bytes before text can be shown: the page itself and its style sheets (fonts swap in later)
 
+SEARCH = ("searchtools.js", "language_data.js", "searchindex.js")
+
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 if "COURSE_BOOK_HTML" not in os.environ:  # one worker: they share the book that is built for them
     pytestmark.append(pytest.mark.xdist_group("browser"))
@@ -56,6 +58,34 @@ def test_page_keeps_within_its_weight(visit, server, html, page):
     assert sum(size for path, size in bytes_of.items() if path.endswith((".html", ".css"))) <= FIRST
 
 
+AT_ONCE = 12_000  # bytes: Sphinx's options, and the helpers that scripts within a page call
+
+
+@pytest.mark.parametrize("page", ["index", "notebooks/08_kv_cache", "api/course_lib.adapters", "search"])
+def test_scripts_do_not_hold_up_the_first_paint(visit, html, page):
+    """A browser shows nothing before a script in the head has run, unless the script is deferred."""
+    opened = visit(page)
+    script = "[...document.head.querySelectorAll('script[src]')].filter(s => !s.defer && !s.async).map(s => s.src)"
+    holding_up = [urlsplit(url).path.lstrip("/") for url in opened.evaluate(script)]
+    if page == "search":  # it has nothing to show before its index, but what it finds
+        holding_up = [path for path in holding_up if Path(path).name not in SEARCH]
+    assert sum((html / path).stat().st_size for path in holding_up) <= AT_ONCE, holding_up
+    assert opened.errors == []
+
+
+@pytest.mark.parametrize("page", ["index", "assignments/index", "cluster", "runs", "serving", "architecture"])
+def test_tables_of_prose_fit_a_phone(visit, page):
+    """A table that is too wide becomes cards, each cell of which names its column."""
+    opened = visit(page, "phone")
+    opened.evaluate("document.fonts.ready.then(() => null)")
+    tables = ".bd-article .pst-scrollable-table-container"
+    wide = f"[...document.querySelectorAll('{tables}')].filter(t => t.scrollWidth > t.clientWidth + 1).length"
+    opened.page.wait_for_function(f"{wide} === 0")
+    if page == "assignments/index":
+        labels = "[...document.querySelectorAll('table.stacked tbody tr')[0].cells].map(c => c.dataset.label ?? '')"
+        assert opened.evaluate(labels) == ["", "after chapter", "you write", "parts", "points", "time"]
+
+
 def test_what_is_wider_than_a_phone_says_that_it_scrolls(visit):
     opened = visit("notebooks/03_lora", "phone")
     opened.page.wait_for_selector(".scroll-hint")
@@ -83,6 +113,18 @@ def test_equations_are_numbered_by_chapter_and_not_hidden_behind_their_numbers(v
     assert opened.evaluate(script) == []
     link = opened.page.locator("article a.reference.internal", has_text="(3.").first
     assert link.get_attribute("href").startswith("#equation-")
+
+
+@pytest.mark.parametrize(
+    "page", ["assignments/lora", "assignments/qlora", "assignments/kv_cache", "notebooks/08_kv_cache"]
+)
+def test_the_hint_below_a_wide_equation_leaves_it_its_width(visit, page):
+    opened = visit(page, "phone")
+    opened.page.wait_for_selector("mjx-container[display='true'] mjx-math")
+    opened.evaluate("MathJax.startup.promise.then(() => null)")
+    script = """[...document.querySelectorAll('.bd-article mjx-container[display="true"]')]
+      .filter(box => box.clientWidth < 0.8 * box.closest('section').clientWidth).map(box => box.innerText)"""
+    assert opened.evaluate(script) == []
 
 
 def test_figures_have_numbered_captions_and_stay_vectors(visit):

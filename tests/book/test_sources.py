@@ -70,6 +70,19 @@ def test_runs_page_prints_what_was_measured():
     assert "| memory | 16 GiB |" in text
 
 
+def test_runs_page_calls_chapters_as_the_table_of_contents_does():
+    metrics = {
+        "recorded": {"x": 1},
+        "hardware": {"memory_bytes": None},
+        "versions": {},
+        "chapter": "90_lora_laboratory",
+    }
+    metrics |= {"profile": "cpu", "duration_s": 1, "peak_memory_bytes": 1, "finished": "", "commit": ""}
+    text = runs_page([metrics], titles={"90_lora_laboratory": "A · A laboratory for LoRA"})
+    assert "| [A · A laboratory for LoRA](notebooks/90_lora_laboratory.ipynb) |" in text
+    assert "### A · A laboratory for LoRA\n" in text
+
+
 def test_runs_page_is_made_for_a_reader():
     """No dictionary, no sixteen digits, no text of a page's length, nothing that Markdown would take for a mark."""
     recorded = {"losses": {"q, v": {8: 2.345678912345678}, "all": [1.5, 2.5]}, "said": "a *word* | " * 30}
@@ -165,6 +178,21 @@ def test_links_into_a_chapter_name_headings_that_exist():
         headings = re.findall(r"(?m)^#{1,4} (.+)$", re.sub(r"```.*?```", "", prose, flags=re.S))
         known = {default_slugify(heading) for heading in headings}
         assert {anchor: page_ for anchor, page_ in anchors.items() if anchor not in known} == {}, chapter
+
+
+def test_landing_page_leads_to_what_newcomers_look_for():
+    """One click to the page, a second one to what it describes."""
+    landing = (find_root() / "book" / "index.md").read_text(encoding="utf-8")
+    for target in ("how-to-use", "assignments/index", "student-guide", "instructor-guide", "cluster", "serving"):
+        assert f"]({target}.md)" in landing
+    chapters = sorted(path.name for path in (find_root() / "notebooks").glob("*.ipynb"))
+    assert [name for name in chapters if f"](notebooks/{name})" not in landing] == []
+
+
+def test_teaching_notes_give_the_time_that_each_assignment_says():
+    notes = (find_root() / "book" / "teaching-notes.md").read_text(encoding="utf-8")
+    for row in assignment_rows():
+        assert f"{row['hours']:g} hours for the [assignment](assignments/{row['name']}.md)" in notes, row["name"]
 
 
 class TestTableOfAssignments:

@@ -10,7 +10,8 @@ from tiny_runs import course, loaded
 from torch import nn
 
 from course_lib.adapters import inject_butterfly, load_adapter, lora_layers, save_adapter
-from course_lib.adapters.files import LayerChange, describe, layer_changes
+from course_lib.adapters.changes import LayerChange, layer_changes
+from course_lib.adapters.files import describe
 from course_lib.cli import main
 from course_lib.finetuning.export import exported_config
 

@@ -216,6 +216,12 @@ def test_what_does_not_go_with_an_adapter_is_refused(models, records, pairs, cap
     assert re.search(said, capsys.readouterr().err)
 
 
+def test_a_verifier_is_no_adapter(models, pairs, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "course_verifier"}')
+    assert run("dpo", models, pairs, "--adapter", tmp_path) == 2
+    assert f"{tmp_path} holds a verifier, which judges answers, and not an adapter" in capsys.readouterr().err
+
+
 def test_pairs_without_a_signal_are_named(models, tmp_path, capsys):
     same = {"prompt": "Which?", "chosen": "This one.", "rejected": "This one."}
     empty = {"prompt": "Which?", "chosen": "This one.", "rejected": ""}

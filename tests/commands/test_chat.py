@@ -9,13 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_runs import course, loaded
 
 from course_lib.adapters import load_adapter
+from course_lib.adapters.files import adapter_config
 from course_lib.commands import printable
+from course_lib.errors import CourseError
 from course_lib.inference import complete
+from course_lib.models.pretrained import DEFAULT, resolve
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
@@ -56,6 +60,55 @@ def test_turns_follow_each_other_and_reset_forgets_them(chatty, letters, monkeyp
     assert printed.out == printable(answer("<system>be kind<user>a<assistant>")) + "\n"
 
 
+def test_the_template_writes_a_message_of_the_system_unless_one_is_given():
+    """SmolLM2's template does so, with and without a generation prompt, and many users do not know it."""
+    from transformers import AutoTokenizer
+
+    from course_lib.serve.conversation import Conversation
+    from course_lib.serve.loading import Loaded
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(DEFAULT), local_files_only=True)
+    model = SimpleNamespace(eval=lambda: None, config=SimpleNamespace(max_position_embeddings=2048))
+
+    def prompt(**system):
+        conversation = Conversation(Loaded(model, tokenizer, DEFAULT, {}), **system)
+        return tokenizer.decode(conversation._ids([*conversation.turns, {"role": "user", "content": "Hi"}]))
+
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    own = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    assert prompt() == own + asked
+    assert prompt(system="Be kind.") == "<|im_start|>system\nBe kind.<|im_end|>\n" + asked
+    assert "SmolLM" not in prompt(system="")
+    assert prompt(system="").endswith(asked)
+
+
+def test_an_empty_message_of_the_system_reaches_the_template(chatty, letters, monkeypatch, capsys):
+    words = ("--model", chatty, "--max-new-tokens", 6, "--system", "")
+    _, printed = chat(monkeypatch, capsys, ["a"], *words)
+    assert printed.out == printable(complete(loaded(chatty), letters, ["<system><user>a<assistant>"], 6)[0]) + "\n"
+
+
+@pytest.mark.parametrize("command", ["chat", "serve", "evaluate"])
+def test_a_mistyped_model_is_refused_before_torch_is_imported(command, capsys):
+    code = (
+        "import sys\nfrom course_lib.cli import main\n"
+        f"assert main(['{command}', '--model', 'smollm2']) == 2\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"Did you mean {DEFAULT}?" in done.stderr
+
+
+def test_a_verifier_is_named_where_an_adapter_is_expected(base, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "course_verifier"}')
+    status, printed = chat(monkeypatch, capsys, [], "--model", base, "--adapter", tmp_path)
+    assert status == 2
+    assert "holds a verifier, which judges answers" in printed.err
+    with pytest.raises(CourseError, match="holds a verifier, which judges answers"):
+        adapter_config(tmp_path)
+
+
 def test_adapters(base, adapter, letters, monkeypatch, capsys):
     folders = {name: adapter(name) for name in ("one", "two")}
 
@@ -83,7 +136,7 @@ def test_adapters(base, adapter, letters, monkeypatch, capsys):
     [
         (["/forget"], [], "There is no command /forget. /help lists them."),
         (["/adapter x"], [], "There is no adapter x here. There are: base."),
-        (["a" * 200], [], "does not fit into the model's 128. /reset begins a new one."),
+        (["a" * 200], [], "do not fit into the model's 128. /reset begins a new one; --max-new-tokens"),
         ([], ["--adapter", "a=nowhere"], "There is no adapter nowhere"),
         ([], ["--adapter", "=x"], "Write NAME=PATH"),
         ([], ["--top-p", "0"], "top_p is 0.0"),

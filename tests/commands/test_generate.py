@@ -67,6 +67,17 @@ def test_the_tokens_that_were_generated_are_counted(base, capsys):
     assert report.startswith("1 token in ")
 
 
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [([], True), (["--sinks", 3], True), (["--window", 20], False), (["--max-new-tokens", 3], False)],
+)
+def test_a_text_beyond_the_models_positions_is_noted(base, capsys, options, noted):
+    """The model has 128 positions, and the sink cache with its window of 252 leaves them as well."""
+    assert course("generate", "--model", base, "--prompt", "The keeper", "--max-new-tokens", 125, *options) == 0
+    said = "may have 135 tokens, and the model was trained for 128" in capsys.readouterr().err
+    assert said == noted
+
+
 def test_prepared_weights(base, capsys):
     plain, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8)
     prepared, _ = generated(capsys, "--model", base, "--prompt", "The ", "--max-new-tokens", 8, "--weights", "float32")

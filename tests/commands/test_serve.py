@@ -73,7 +73,7 @@ def test_the_old_programs_model_is_its_adapter_with_its_base(outputs, base):
 @pytest.mark.slow
 def test_uvicorn_by_itself_takes_all_but_what_follows_the_two_hyphens(outputs):
     (outputs / ".env").write_text("MODEL_PATH=outputs/qlora\nADAPTER_PATH=outputs/qlora\nCOURSE_SERVE_API_KEY=k\n")
-    program = ("-m", "uvicorn", *shlex.split(PLAIN)[1:])
+    program = ("uvicorn", *shlex.split(PLAIN)[1:])
     with served(program=program, cwd=outputs) as running:
         assert httpx.post(f"{running.url}/generate", json=REQUEST).status_code == 401
         headers = {"Authorization": "Bearer k"}

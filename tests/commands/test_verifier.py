@@ -72,6 +72,19 @@ def test_samples_without_verdicts_are_only_reranked(answers, tmp_path, capsys):
     assert printed.splitlines()[1].split()[1] in ("yes", "no")
 
 
+def test_rows_that_are_held_out_are_not_trained_on(answers, tmp_path, capsys):
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    some = write(tmp_path / "some.jsonl", [row | {"split": ("train", "test")[n < 20]} for n, row in enumerate(rows)])
+    assert train(some, tmp_path / "run", "--epochs", 1) == 0
+    printed = capsys.readouterr()
+    assert "80 answers; problems to train on" in printed.out
+    assert f'40 answers of {some} say that they are held out and are left out, such as {some}:1 ("test")' in printed.err
+    none = write(tmp_path / "none.jsonl", [row | {"split": "test"} for row in rows])
+    assert train(none, tmp_path / "other", "--epochs", 1) == 2
+    assert f"All answers of {none} say that they are held out" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_goes_on_and_a_finished_one_is_left_alone(answers, tmp_path, monkeypatch, capsys):
     from course_lib.alignment.verifier import Correctness
 

@@ -50,6 +50,13 @@ def test_one_answer_or_several_in_a_row(tmp_path):
     assert found[2].source.endswith("samples.jsonl:3")
 
 
+def test_a_row_says_what_it_is_for(tmp_path):
+    row = {"problem": "2 + 3", "answer": "5", "correct": True}
+    several = {"problem": "2 + 4", "answers": ["5", "6"], "correct": [False, True], "partition": "dev"}
+    path = write(tmp_path / "answers.jsonl", row, row | {"split": "test"}, row | {"split": "best"}, several)
+    assert [each.part for each in read_judged(path).answers] == ["", "test", "", "validation", "validation"]
+
+
 def test_a_table_has_its_truth_as_text(tmp_path):
     path = tmp_path / "answers.csv"
     path.write_text("problem,answer,correct\n2 + 3,5,True\n2 + 3,6,false\n")

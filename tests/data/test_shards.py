@@ -292,6 +292,14 @@ def test_wikitext_folders(tmp_path):
         read_corpus("tinystorys")
 
 
+@pytest.mark.parametrize("content", ["", " \n\n\t", "\ufeff"])
+def test_a_text_file_without_text_is_named(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CourseError, match=r"notes\.txt holds no text"):
+        read_corpus(path)
+
+
 def test_corpora_by_name(tmp_path, monkeypatch):
     """Recorded small files under the hub's names, read by `datasets` itself."""
     datasets = pytest.importorskip("datasets")

@@ -83,15 +83,25 @@ def test_transformers_own_loop_takes_our_caches(tiny_llama, make):
     assert ours.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("length", [7, -5])  # what stays, or what goes
 @pytest.mark.parametrize("make", [DynamicCache, lambda: StaticCache(64), lambda: PagedCache(4)])
-def test_after_a_crop_it_is_as_if_the_rest_had_never_been(make):
+def test_after_a_crop_it_is_as_if_the_rest_had_never_been(make, length):
     model, tokens, cache = our_llama(), torch.arange(1, 13)[None], make()
     model(tokens, past_key_values=cache)
-    cache.crop(7)
+    cache.crop(length)
     assert cache.get_seq_length() == 7
     other = torch.tensor([[50, 51]])
     expected = model(torch.cat([tokens[:, :7], other], dim=1)).logits[:, 7:]
     torch.testing.assert_close(model(other, past_key_values=cache).logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [DynamicCache, lambda: StaticCache(64), lambda: PagedCache(4)])
+@pytest.mark.parametrize(("length", "left"), [(0, 0), (12, 12), (99, 12), (-12, 0), (-99, 0)])
+def test_a_crop_leaves_no_less_than_nothing(make, length, left):
+    cache = make()
+    our_llama()(torch.arange(1, 13)[None], past_key_values=cache)
+    cache.crop(length)
+    assert cache.get_seq_length() == left
 
 
 def test_a_static_cache_says_when_it_is_full():

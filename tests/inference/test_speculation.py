@@ -202,6 +202,8 @@ def test_what_is_refused():
         generate_speculatively(model, PROMPT, 3, PromptLookup(), cache="sink")
     with pytest.raises(CourseError, match="at least one token"):
         generate_speculatively(model, [], 3, PromptLookup())
+    with pytest.raises(CourseError, match="continues one prompt.*generate for a batch"):
+        generate_speculatively(model, [[1, 2], [3, 4]], 3, PromptLookup())
     with pytest.raises(CourseError, match="Acceptance 1.5"):
         expected_speedup(1.5, 2)
     with pytest.raises(CourseError, match="1 <= shortest <= longest"):

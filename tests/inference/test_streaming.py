@@ -50,8 +50,22 @@ def test_a_row_holds_back_what_may_become_a_stop_sequence():
     row = Row({9}, [[1, 2, 3]])
     assert [row.add(token) for token in (4, 1, 9)] == [[4], [], [1]]
     assert (row.done, row.tokens, row.add(4)) == (True, [4, 1], [])
+    for stop in ([[2, 3], [1, 2, 3]], [[1, 2, 3], [2, 3]]):  # the order of the sequences does not matter
+        row = Row({9}, stop)
+        assert [row.add(token) for token in (4, 1, 2, 3)] == [[4], [], [], []]
+        assert (row.done, row.tokens) == (True, [4])
     with pytest.raises(CourseError, match="stop sequence is empty"):
         Row((), [[]])
+
+
+@pytest.mark.parametrize("stop", ["ab", ["ab"], [7, 8]])
+def test_a_stop_that_could_never_be_found_is_refused(tiny_llama, stop):
+    with pytest.raises(CourseError, match="is not a list of token ids"):
+        generate(tiny_llama, [[5, 6]], 2, stop=stop)
+    if stop == ["ab"]:
+        return
+    with pytest.raises(CourseError, match="is not a list of token ids|is one text"):
+        list(stream(tiny_llama, Bytes(), [5, 6], 2, stop=stop))
 
 
 def test_generation_stops_at_a_sequence(tiny_llama):

@@ -2,7 +2,15 @@
 
 from types import SimpleNamespace
 
-from course_lib.publishing.extension import number_by_chapter, readable_docstring
+from docutils import nodes
+from docutils.utils import new_document
+
+from course_lib.publishing.extension import (
+    finish_page,
+    keep_numbers_with_units,
+    number_by_chapter,
+    readable_docstring,
+)
 
 
 def test_chapters_count_for_themselves_and_other_pages_from_one():
@@ -40,3 +48,52 @@ def test_a_formula_keeps_its_lines():
 def test_sections_examples_and_marked_blocks_stay_as_they_are():
     text = "One.\n\n::\n\n    a\n    b\n\nArgs:\n    x: one.\n        Two.\n\nExample:\n    >>> f()\n    1"
     assert processed(text) == text
+
+
+class TestFinishedPage:
+    """What the template of a page is given."""
+
+    @staticmethod
+    def script(filename, **attributes):
+        return SimpleNamespace(filename=filename, attributes=attributes)
+
+    def test_scripts_wait_until_the_page_has_been_read(self):
+        options, tools = self.script("_static/documentation_options.js"), self.script("_static/doctools.js")
+        copying, inside, fetched = (
+            self.script("_static/copybutton.js"),
+            self.script("", body="let x"),
+            self.script("y.js"),
+        )
+        fetched.attributes["async"] = "async"
+        finish_page({"script_files": [options, tools, copying, inside, fetched]})
+        assert copying.attributes == {"defer": "defer"}
+        # What a script in the page needs, what is in the page, and what waits for nobody stay as they are.
+        assert options.attributes == tools.attributes == {}
+        assert inside.attributes == {"body": "let x"}
+        assert fetched.attributes == {"async": "async"}
+
+    def test_a_long_name_may_break_at_its_joints_and_nowhere_else(self):
+        short = '<code><span class="pre">--seed</span></code>'
+        context = {
+            "body": f'{short} <span class="pre">course_lib/tables.py</span> <span class="pre">--max-body-bytes</span>'
+        }
+        finish_page(context)
+        path = '<span class="pre long">course_<wbr>lib/<wbr>tables.<wbr>py</span>'
+        option = '<span class="pre long"><span class="whole">--max</span>-body-<wbr>bytes</span>'
+        assert context["body"] == f"{short} {path} {option}"
+
+    def test_a_page_without_a_body_is_left_alone(self):
+        context = {"script_files": []}
+        finish_page(context)
+        assert context == {"script_files": []}
+
+
+def test_a_number_stays_with_its_unit_in_text_and_not_in_code():
+    page = new_document("page")
+    paragraph = nodes.paragraph("", "About 0.3 % of 4 GB, in 12 s; chapter 3 shows 2 sheets. ")
+    paragraph += nodes.literal("", "sleep 5 s")
+    page += paragraph
+    keep_numbers_with_units(page)
+    assert page.astext().replace("\N{NO-BREAK SPACE}", "~") == (
+        "About 0.3~% of 4~GB, in 12~s; chapter 3 shows 2 sheets. sleep 5 s"
+    )

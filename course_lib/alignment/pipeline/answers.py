@@ -1,4 +1,4 @@
-"""Answers of a model to problems, greedy or sampled, many at a time, and judged by the exact check."""
+"""How a model answers problems, greedily or by sampling, many at a time, and how the exact check judges its answers."""
 
 import json
 import sys
@@ -22,11 +22,19 @@ Item = dict[str, Any]
 
 
 def prompt_of(tokenizer: Any, question: str) -> str:
-    """A question in the model's own template, up to where the answer begins.
+    """Write a question in the model's own template, up to where the answer begins.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model. Without a chat template, the instruction template is used.
         question: what is asked.
+
+    Returns:
+        The prompt.
+
+    Example:
+        >>> from course_lib.scratch import BPETokenizer
+        >>> prompt_of(BPETokenizer.train("2 + 3", 257), "What is 2 + 3?")
+        '### Instruction:\\nWhat is 2 + 3?\\n### Response:\\n'
     """
     if has_chat_template(tokenizer):
         return chat_text(tokenizer, [ask(question)], generation_prompt=True)
@@ -44,21 +52,21 @@ def write_answers(
     seed: int = 0,
     what: str = "answers",
 ) -> list[list[str]]:
-    """Answers to prompts; the arguments alone decide them.
+    """Let a model answer prompts. The arguments alone decide the answers.
 
     Args:
-        model: a decoder. On a CPU a Llama is made fast for decoding first.
-        tokenizer: the model's.
-        prompts: texts as the model takes them; no special token is added.
-        max_new_tokens: tokens of an answer.
-        samples: answers to each prompt.
-        temperature: 0: the likeliest token each time.
-        batch_size: answers that are written at a time.
-        seed: of the samples.
-        what: is shown beside the progress bar.
+        model: a decoder. On a CPU, a Llama is first prepared for fast decoding.
+        tokenizer: the tokenizer of the model.
+        prompts: the texts as the model takes them; no special token is added.
+        max_new_tokens: how many tokens an answer may have.
+        samples: how many answers each prompt gets.
+        temperature: the temperature of the samples; 0 takes the likeliest token each time.
+        batch_size: how many answers are written at a time.
+        seed: the seed of the samples.
+        what: the words beside the progress bar.
 
     Returns:
-        `samples` texts for each prompt, without the end token and without blanks at their ends.
+        A list of `samples` texts for each prompt, without the end token and without white space at their ends.
     """
     fast = _fast(model)
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
@@ -79,7 +87,7 @@ def write_answers(
 
 
 def _fast(model: Any) -> Any:
-    """The model, or what `prepare` makes of it where it can."""
+    """The model as `prepare` makes it fast, or the model itself where that is not possible."""
     plain = getattr(model.config, "model_type", "") == "llama" and not getattr(model.config, "attention_sinks", False)
     if plain and device_of(model).type == "cpu" and next(model.parameters()).dtype == torch.float32:
         return prepare(model)
@@ -87,14 +95,18 @@ def _fast(model: Any) -> Any:
 
 
 def judged(items: Sequence[Item], answers: Sequence[Sequence[str]]) -> list[Samples]:
-    """The answers to each problem with the verdict of the exact check.
+    """Judge the answers to each problem with the exact check.
 
     Args:
-        items: problems, with "question" and "answer".
-        answers: of each problem.
+        items: the problems, each with "question" and "answer".
+        answers: the answers to each problem.
 
     Returns:
-        `Samples` of each problem, as reranking, pairs and pass@k take them.
+        The `Samples` of each problem, as reranking, pairs and pass@k take them.
+
+    Example:
+        >>> judged([{"question": "What is 2 + 3?", "answer": "5"}], [["#### 5", "#### 6"]])[0].correct
+        (True, False)
     """
     return [
         Samples(item["question"], tuple(texts), tuple(is_right(item, text) for text in texts))
@@ -103,18 +115,27 @@ def judged(items: Sequence[Item], answers: Sequence[Sequence[str]]) -> list[Samp
 
 
 def share_right(samples: Sequence[Samples]) -> float:
-    """The share of all answers that is right."""
+    """The share of all answers that are right.
+
+    Example:
+        >>> share_right([Samples("2 + 3", ("5", "6"), (True, False)), Samples("2 + 4", ("6", "6"), (True, True))])
+        0.75
+    """
     return sum(sum(each.correct) for each in samples) / sum(len(each.correct) for each in samples)
 
 
 def judged_rows(samples: Sequence[Samples]) -> list[dict[str, Any]]:
-    """Answers and verdicts as `read_judged` reads them, each text of a problem once; empty ones are left out.
+    """Put answers and verdicts into rows that `read_judged` reads. Equal answers to a problem are kept once.
 
     Args:
-        samples: of each problem.
+        samples: the samples of each problem. Empty answers are left out.
 
     Returns:
-        {"problem", "answers", "correct"} of each problem that has an answer.
+        A row {"problem", "answers", "correct"} for each problem that has an answer.
+
+    Example:
+        >>> judged_rows([Samples("2 + 3", ("5", "", "5"), (True, False, True))])
+        [{'problem': '2 + 3', 'answers': ['5'], 'correct': [True]}]
     """
     rows = []
     for each in samples:
@@ -129,6 +150,9 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
     Args:
         path: the file.
-        rows: one for each line.
+        rows: the rows, one for each line.
+
+    Returns:
+        The path.
     """
     return write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

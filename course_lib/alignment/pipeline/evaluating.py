@@ -34,7 +34,7 @@ class Subject:
     Attributes:
         name: "base", "sft", "dpo" or "baseline".
         model: the decoder.
-        tokenizer: its own.
+        tokenizer: the tokenizer of the model.
     """
 
     name: str
@@ -43,15 +43,20 @@ class Subject:
 
 
 def share_of(right: float, problems: int, name: str = "") -> dict[str, Any]:
-    """A share with its 95 % interval, for JSON.
+    """Compute a share with its 95 % interval, for JSON.
 
     Args:
-        right: how many were right.
-        problems: of how many.
-        name: of the way of choosing.
+        right: how many problems were solved.
+        problems: how many problems there were.
+        name: the name of the way of choosing.
 
     Returns:
-        {"value", "low", "high", "problems"}.
+        {"value", "low", "high", "problems"}. The interval is Wilson's.
+
+    Example:
+        >>> found = share_of(50, 100)
+        >>> round(found["low"], 3), found["value"], round(found["high"], 3)
+        (0.404, 0.5, 0.596)
     """
     share = Share(name, right, problems)
     low, high = share.interval
@@ -66,18 +71,18 @@ def evaluate_model(
     verifier: Verifier | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All numbers of one model.
+    """Measure everything about one model.
 
     Args:
         subject: the model.
-        items: held-out problems.
+        items: the held-out problems.
         problems: how answers are written.
         how: what is measured.
-        verifier: chooses among the samples; None: it is not measured.
-        seed: of the samples.
+        verifier: the verifier that chooses among the samples; with None, this is not measured.
+        seed: the seed of the samples.
 
     Returns:
-        What `*_eval.json` says.
+        What the model's file `*_eval.json` says.
     """
     model, tokenizer = subject.model, subject.tokenizer
     model.eval()
@@ -112,13 +117,13 @@ def evaluate_model(
 def selections(
     groups: Sequence[Samples], scores: Sequence[Sequence[float]] | None, count: int, temperature: float
 ) -> dict[str, Any]:
-    """How many problems the ways of choosing among N answers solve, and pass@k.
+    """Compute how many problems each way of choosing among N answers solves, and pass@k.
 
     Args:
         groups: the answers to each problem.
-        scores: the verifier's; None: without it.
-        count: N.
-        temperature: of the samples.
+        scores: the verifier's scores; None where there is no verifier.
+        count: how many answers there are to each problem, N.
+        temperature: the temperature at which they were sampled.
 
     Returns:
         {"count", "temperature", "one", "majority", "verifier", "weighted_vote", "pass_at"}.
@@ -136,14 +141,19 @@ def selections(
 
 
 def judgements(groups: Sequence[Samples], scores: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """Every sampled answer with its verdict and its score, for the verifier's own evaluation.
+    """List every sampled answer with its verdict and its score, for the verifier's own evaluation.
 
     Args:
         groups: the answers to each problem.
-        scores: the verifier's.
+        scores: the verifier's scores of these answers.
 
     Returns:
-        {"problem", "answers", "correct", "scores"} of each problem; empty answers are left out.
+        A row {"problem", "answers", "correct", "scores"} for each problem. Empty answers are left out.
+
+    Example:
+        >>> rows = judgements([Samples("2 + 3", ("5", ""), (True, False))], [[0.9, 0.2]])
+        >>> rows[0]["answers"], rows[0]["scores"]
+        (['5'], [0.9])
     """
     rows = []
     for group, own in zip(groups, scores, strict=True):
@@ -160,16 +170,16 @@ def judgements(groups: Sequence[Samples], scores: Sequence[Sequence[float]]) -> 
 
 
 def plain_prompt(subject: Subject, items: Sequence[dict], problems: Problems, how: Evaluation) -> dict[str, Any]:
-    """Exact match where the question alone is the prompt: a base has never seen the template.
+    """Measure exact match with the question alone as the prompt, because a base has never seen the template.
 
     Args:
         subject: the base.
-        items: held-out problems.
+        items: the held-out problems.
         problems: how answers are written.
-        how: the batch size.
+        how: the settings that say how many answers are written at a time.
 
     Returns:
-        See `share_of`. An answer is what stands on the line of the question and on the next two.
+        The share, see `share_of`. The answer is taken from the line of the question and the next two lines.
     """
     texts = write_answers(
         subject.model, subject.tokenizer, [item["question"] for item in items], problems.max_new_tokens,
@@ -180,14 +190,14 @@ def plain_prompt(subject: Subject, items: Sequence[dict], problems: Problems, ho
 
 
 def text_perplexity(subject: Subject, name: str, most_tokens: int) -> dict[str, Any]:
-    """Perplexity on the held-out part of a corpus, in rows that do not overlap, as WikiText-2's is measured.
+    """Measure perplexity on the held-out part of a corpus, in rows that do not overlap, as is usual for WikiText-2.
 
     Perplexities of models with other tokenizers cannot be compared by token; by word they can.
 
     Args:
         subject: the model.
         name: the corpus, see `DataConfig`.
-        most_tokens: read at most so many.
+        most_tokens: how many tokens are read at most.
 
     Returns:
         {"tokens", "loss", "perplexity", "word_perplexity"}; the loss is in nats a token.
@@ -210,18 +220,18 @@ def text_perplexity(subject: Subject, name: str, most_tokens: int) -> dict[str, 
 
 
 def long_context(subject: Subject, how: Evaluation) -> dict[str, Any] | None:
-    """The perplexity of a long text, read token by token with a window, with and without attention sinks.
+    """Measure the perplexity of a long text that is read through a window, with and without attention sinks.
 
-    "on" keeps the first tokens and a window, "off" a window of as many tokens in all, and "all" every token, whose
-    positions then go beyond those of the training. See `inference.long_text`, and arXiv:2309.17453.
+    "on" keeps the first tokens and a window. "off" keeps a window of the same number of tokens in all. "all" keeps
+    every token, so positions go beyond those of the training. See `inference.long_text`, and arXiv:2309.17453.
 
     Args:
         subject: the model.
         how: the length of the text, the sinks and the window.
 
     Returns:
-        {"tokens", "sinks", "window", "on", "off", "all", "on_by_quarter", "off_by_quarter"}: perplexities, and those of
-        each quarter of the text; None for a GPT-2, whose positions cannot be moved.
+        {"tokens", "sinks", "window", "on", "off", "all", "on_by_quarter", "off_by_quarter"}: the perplexities of the
+        text and of each quarter of it; None for a GPT-2, whose positions cannot be moved.
     """
     model = subject.model
     if model.config.model_type == "gpt2":
@@ -244,7 +254,7 @@ def long_context(subject: Subject, how: Evaluation) -> dict[str, Any] | None:
 
 
 def _long_text(subject: Subject, how: Evaluation) -> list[int]:
-    """Held-out documents end to end, without the tokens that end them: one long text."""
+    """Join held-out documents, without the tokens that end them, into one long text."""
     if how.long_tokens < 2 * LONG_BLOCK:
         raise CourseError(f"long_tokens={how.long_tokens} is too short for a long text: give {2 * LONG_BLOCK} or more.")
     ids: list[int] = []
@@ -264,7 +274,7 @@ def _perplexity(losses: torch.Tensor) -> float:
 
 
 def _by_kind(items: Sequence[dict], first: Sequence[Samples]) -> dict[str, float]:
-    """Exact match of each kind of problem."""
+    """The share of right greedy answers for each kind of problem."""
     found: dict[str, list[bool]] = {}
     for item, each in zip(items, first, strict=True):
         found.setdefault(item.get("kind", "all"), []).append(each.correct[0])
@@ -277,7 +287,7 @@ def _examples(
     scores: Sequence[Any],
     groups: Sequence[Samples] | None = None,
 ) -> list[dict[str, Any]]:
-    """The first problems with their greedy answer, their samples and the verifier's scores."""
+    """The first problems, each with its greedy answer, its samples and the verifier's scores."""
     shown = []
     for number in range(min(SHOWN, len(items))):
         own = groups[number] if groups is not None else None
@@ -296,5 +306,17 @@ def _examples(
 
 
 def settings_of(problems: Problems, how: Evaluation) -> dict[str, Any]:
-    """What decides an evaluation, for a fingerprint."""
+    """Collect what decides an evaluation, for a fingerprint.
+
+    Args:
+        problems: how answers are written.
+        how: what is measured.
+
+    Returns:
+        {"problems", "evaluation"}, as dictionaries.
+
+    Example:
+        >>> settings_of(Problems(), Evaluation(samples=4))["evaluation"]["samples"]
+        4
+    """
     return {"problems": asdict(problems), "evaluation": asdict(how)}

@@ -1,4 +1,4 @@
-"""Does a checkpoint work on a small machine? It is loaded, generates, and answers a batch of problems."""
+"""Check that a checkpoint works on a small machine: it is loaded, continues a text and answers a batch of problems."""
 
 import time
 from pathlib import Path
@@ -33,22 +33,22 @@ def check_inference(
 ) -> dict[str, Any]:
     """Load a checkpoint, let it continue a text and answer a batch of problems, and write down that it did.
 
-    The file says nothing of how well: whether the answers are right is measured by the evaluation.
+    The file does not say how good the answers are: the evaluation measures that.
 
     Args:
-        model: the folder of a decoder, trained anywhere.
-        output: `inference_ok.json`.
-        device: where it is to run.
-        trained_on: the profile of the training, if it is known.
-        items: problems with "question" and "answer"; None: eight of the development part.
-        seed: of those eight.
+        model: the folder of a decoder, which may have been trained on another machine.
+        output: the path of `inference_ok.json`.
+        device: the device that the model runs on here.
+        trained_on: the profile that the model was trained with, if it is known.
+        items: problems with "question" and "answer"; None takes eight from the development part.
+        seed: the seed that chooses those eight.
 
     Returns:
-        What the file says.
+        {"ok", "right", "load_seconds"}. The file says more.
 
     Raises:
-        CourseError: the model cannot be loaded, or its logits are not finite. The file is not written then, and an
-            older one is removed.
+        CourseError: the model cannot be loaded, or its logits are not finite. Then no file is written, and an older
+            one is removed.
     """
     output.unlink(missing_ok=True)
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def _refuse_broken(decoder: Decoder, tokenizer: Any, model: Path) -> None:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Where the check ran."""
+    """What the check ran on: device, hardware, versions and peak memory."""
     return {
         "device": device,
         "hardware": hardware(),

@@ -1,4 +1,4 @@
-"""A report as blocks, written twice: Markdown with pictures beside it, and one HTML page with everything in it."""
+"""A report made of blocks. It is written as Markdown with pictures beside it, and as one HTML page that holds all."""
 
 import base64
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Text that is shown as it is: what a model wrote."""
+    """Text that is shown unchanged, such as what a model wrote."""
 
     text: str
 
@@ -41,8 +41,8 @@ class Table:
     """A table.
 
     Attributes:
-        head: names of the columns.
-        rows: cells, as texts.
+        head: the names of the columns.
+        rows: the cells of each row, as texts.
     """
 
     head: Sequence[str]
@@ -54,9 +54,9 @@ class Picture:
     """A picture.
 
     Attributes:
-        name: of its file.
-        svg: the picture.
-        alt: what it shows, for those who cannot see it.
+        name: the name of its file, without the ending.
+        svg: the picture as SVG.
+        alt: what the picture shows, for readers who cannot see it.
     """
 
     name: str
@@ -72,8 +72,21 @@ class Page:
     """A title, and sections of blocks.
 
     Attributes:
-        title: of the page.
-        sections: (heading, blocks).
+        title: the title of the page.
+        sections: the heading and the blocks of each section.
+
+    Example:
+        >>> page = Page("Two numbers")
+        >>> page.add("The first", Table(["name", "value"], [["a", "1"]]))
+        >>> print(page.markdown())
+        # Two numbers
+        <BLANKLINE>
+        ## The first
+        <BLANKLINE>
+        | name | value |
+        | --- | ---: |
+        | a | 1 |
+        <BLANKLINE>
     """
 
     title: str
@@ -83,13 +96,13 @@ class Page:
         """Add a section.
 
         Args:
-            heading: its heading.
-            blocks: what it consists of.
+            heading: the heading of the section.
+            blocks: the blocks of the section, in order.
         """
         self.sections.append((heading, list(blocks)))
 
     def markdown(self) -> str:
-        """The page as Markdown; pictures are files in pictures/."""
+        """The page as Markdown, whose pictures are files in pictures/."""
         lines = [f"# {self.title}", ""]
         for heading, blocks in self.sections:
             lines += [f"## {heading}", ""]
@@ -116,8 +129,8 @@ class Page:
         """Write NAME.md with its pictures, and NAME.html.
 
         Args:
-            folder: where they go.
-            name: of both files.
+            folder: the folder that the files go into.
+            name: the name of both files, without the ending.
         """
         for _, blocks in self.sections:
             for block in blocks:
@@ -140,7 +153,7 @@ def _markdown(block: Block) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that cannot end its cell."""
+    """The text, changed so that it cannot end its cell."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 

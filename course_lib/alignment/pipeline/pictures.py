@@ -1,4 +1,4 @@
-"""The pictures of the report as SVG: curves of a stage, exact match with intervals, calibration, attention maps."""
+"""The pictures of the report, as SVG: a stage's curves, exact match with intervals, calibration and attention maps."""
 
 import io
 import math
@@ -18,7 +18,7 @@ SHOWN_TOKENS = 48  # of an attention map
 
 
 def _svg(figure: Any) -> str:
-    """A figure as SVG without a date or drawn ids, so that equal runs give equal files."""
+    """A figure as SVG without a date or random ids, so that equal runs give equal files."""
     import matplotlib
 
     text = io.StringIO()
@@ -28,16 +28,19 @@ def _svg(figure: Any) -> str:
 
 
 def stage_curves(name: str, title: str, folder: Path, curve: Sequence[dict[str, Any]]) -> Picture | None:
-    """Loss, perplexity (of a preference stage: the share of pairs in the right order) and exact match over the steps.
+    """Draw the loss, the perplexity and the exact match of a stage over its steps.
+
+    In place of the perplexity, a preference stage has the share of pairs in the right order, and a verifier the share
+    of answers that it judges rightly.
 
     Args:
-        name: of the picture.
-        title: of the stage.
-        folder: of the stage's run, with its log.
+        name: the name of the picture.
+        title: the title of the stage.
+        folder: the folder of the stage's run, which holds its log.
         curve: exact match on the development problems, see `stages`.
 
     Returns:
-        The picture; None without a log.
+        The picture; None where there is no log.
     """
     from matplotlib.figure import Figure
 
@@ -66,7 +69,7 @@ def stage_curves(name: str, title: str, folder: Path, curve: Sequence[dict[str, 
 
 
 def _middle(axes: Any, records: Sequence[StepRecord], held_out: Sequence[tuple[int, float]]) -> None:
-    """The second panel: a preference run has rewards, a verifier an accuracy, and any other run a perplexity."""
+    """Draw the second panel: an accuracy for a preference run or a verifier, and a perplexity for any other run."""
     for key, label in (("accuracies", "pairs in the right order"), ("accuracy", "answers judged rightly")):
         if key in records[0].metrics:
             values = [100 * record.metrics[key] for record in records]
@@ -79,7 +82,7 @@ def _middle(axes: Any, records: Sequence[StepRecord], held_out: Sequence[tuple[i
 
 
 def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
-    """An exponential mean, corrected for its beginning."""
+    """An exponential moving average, corrected for its beginning."""
     total, weight, smooth = 0.0, 0.0, []
     for value in values:
         total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
@@ -88,10 +91,13 @@ def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
 
 
 def match_bars(rows: Sequence[dict[str, Any]]) -> Picture:
-    """Exact match of each model with its 95 % interval.
+    """Draw the exact match of each model with its 95 % interval.
 
     Args:
-        rows: of the comparison table.
+        rows: the rows of the comparison table.
+
+    Returns:
+        The picture.
     """
     from matplotlib.figure import Figure
 
@@ -108,10 +114,13 @@ def match_bars(rows: Sequence[dict[str, Any]]) -> Picture:
 
 
 def calibration(bins: Sequence[dict[str, Any]]) -> Picture:
-    """The share of right answers over the verifier's score.
+    """Draw the share of right answers against the verifier's score.
 
     Args:
-        bins: of `reliability`, as dictionaries.
+        bins: the bins that `reliability` gives, as dictionaries.
+
+    Returns:
+        The picture.
     """
     from matplotlib.figure import Figure
 
@@ -125,15 +134,16 @@ def calibration(bins: Sequence[dict[str, Any]]) -> Picture:
 
 @torch.no_grad()
 def attention_weights(model: Decoder, ids: Sequence[int]) -> Tensor:
-    """softmax(q k^T / sqrt(d)) of every head, from the queries and keys that a forward pass computes.
+    """Compute softmax(q k^T / sqrt(d)) for every head, from the queries and keys of one forward pass.
+
+    tests/alignment/test_pipeline_report.py compares the attention that these weights give with the model's own.
 
     Args:
-        model: a decoder of the Llama family without learned sinks, in evaluation.
-        ids: one row of tokens.
+        model: a decoder of the Llama family without learned sinks, in evaluation mode.
+        ids: the token ids of one row.
 
     Returns:
-        (layers, heads, time, time), each row summing to 1. tests/alignment/test_pipeline_report.py holds the attention
-        that they give against the model's own.
+        The weights (layers, heads, time, time). Each row sums to 1.
     """
     config = model.config
     caught: dict[str, Tensor] = {}
@@ -164,12 +174,15 @@ def attention_weights(model: Decoder, ids: Sequence[int]) -> Tensor:
 
 
 def attention_maps(model: Decoder, tokenizer: Any, text: str) -> Picture:
-    """Every head of the first, a middle and the last block, on a problem with its answer.
+    """Draw up to four heads of the first, a middle and the last block, on a problem with its answer.
 
     Args:
-        model: see `attention_weights`.
-        tokenizer: its own.
-        text: problem and answer in the model's template.
+        model: a decoder, see `attention_weights`.
+        tokenizer: the tokenizer of the model.
+        text: the problem and its answer in the model's template.
+
+    Returns:
+        The picture.
     """
     from matplotlib.figure import Figure
 
@@ -196,5 +209,5 @@ def attention_maps(model: Decoder, tokenizer: Any, text: str) -> Picture:
 
 
 def _visible(text: str) -> str:
-    """A token as a label: `$` would begin a formula."""
+    """A token as a label. A plain `$` would begin a formula."""
     return text.replace("\n", "↵").replace("$", "\\$").strip() or "␣"

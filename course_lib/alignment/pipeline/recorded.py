@@ -1,4 +1,4 @@
-"""A run of the pipeline whose numbers are kept, for pages that cannot wait minutes for one: chapter 09 shows it."""
+"""The numbers of an earlier run of the pipeline, for pages that cannot wait for a new one, such as chapter 09."""
 
 import json
 from importlib.resources import files
@@ -8,10 +8,10 @@ from course_lib.errors import CourseError
 
 
 def recorded_run(profile: str = "cpu") -> dict[str, Any]:
-    """The numbers of a run on another day.
+    """Read the numbers of an earlier run.
 
     Args:
-        profile: "cpu" is the only one so far.
+        profile: the profile of the run; so far, only "cpu" is there.
 
     Returns:
         {"about": when and where, "rows": of the comparison table, "stages": seconds, steps and tokens by stage, ...}.

@@ -1,4 +1,4 @@
-"""report.md and report.html: what was trained, how it went, what came out, on which machine and by which code."""
+"""The report, as report.md and report.html: what was trained, how well it went, on which machine and by which code."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,15 +32,15 @@ def write_report(
     inference: dict[str, Any],
     stages: Sequence[str],
 ) -> None:
-    """Write both files.
+    """Write report.md, report.html and the pictures.
 
     Args:
         run: a pipeline whose stages are done.
-        folder: results/.
+        folder: the folder of the results.
         found: the evaluations by name.
-        rows: of the comparison table.
+        rows: the rows of the comparison table.
         inference: what inference_ok.json says.
-        stages: their names, in order.
+        stages: the names of the stages, in order.
     """
     page = Page("Base → SFT → DPO → +Verifier")
     page.add("Results", *_results(found, rows))
@@ -176,7 +176,7 @@ def _verifier(run: Run, found: dict[str, dict[str, Any]]) -> list[Block]:
 
 
 def _learnt_from(run: Run, about: dict[str, Any]) -> str:
-    """What the verifier was trained on."""
+    """Say what the verifier was trained on."""
     p, v, alone = run.settings.problems, run.settings.verifier, about.get("alone")
     text = (
         f"The verifier learnt from {p.verifier_samples} sampled answers to each of {p.verifier:,} training problems, "

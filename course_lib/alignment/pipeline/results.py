@@ -28,10 +28,10 @@ def evaluate_stage(run: Run, folder: Path) -> dict[str, Any]:
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        Exact match by model.
+        The exact match of each model.
     """
     s = run.settings
     items = pocket_problems("held_out", s.problems.held_out, s.seed)
@@ -54,15 +54,15 @@ def evaluate_stage(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def verifier_alone(run: Run, verifier: Verifier, items: Sequence[dict]) -> dict[str, Any] | None:
-    """Exact match of the verifier's own language model, which may have learnt to answer better than the one it judges.
+    """Measure exact match of the verifier's own language model: it may answer better than the model that it judges.
 
     Args:
         run: the pipeline.
         verifier: the verifier.
-        items: held-out problems.
+        items: the held-out problems.
 
     Returns:
-        See `share_of`; None where the verifier has no language model's head.
+        The share, see `share_of`; None where the verifier has no head of a language model.
     """
     if verifier.config.head != "tokens":
         return None
@@ -76,14 +76,14 @@ def verifier_alone(run: Run, verifier: Verifier, items: Sequence[dict]) -> dict[
 
 
 def reranked(dpo: dict[str, Any], verifier: Verifier) -> dict[str, Any]:
-    """The row of DPO's model with the verifier, from DPO's own samples; and how well the verifier judges them.
+    """Evaluate the DPO model with the verifier on the DPO model's own samples, and how well the verifier judges them.
 
     Args:
-        dpo: the evaluation of the model whose samples were scored.
+        dpo: the evaluation of the DPO model, with its samples and their scores.
         verifier: the verifier.
 
     Returns:
-        What verifier_eval.json says.
+        What `verifier_eval.json` says.
     """
     judgements = dpo["judgements"]
     answers = [
@@ -111,15 +111,15 @@ def reranked(dpo: dict[str, Any], verifier: Verifier) -> dict[str, Any]:
 
 
 def write_results(run: Run, folder: Path, stages: Sequence[str]) -> dict[str, Any]:
-    """Write results/: the four evaluations and the baseline's, the table, inference_ok.json and the report.
+    """Write the results: the evaluation of each model, the comparison table, inference_ok.json and the report.
 
     Args:
         run: a pipeline whose stages are done.
-        folder: results/.
-        stages: their names, in order.
+        folder: the folder for the results.
+        stages: the names of the stages, in order.
 
     Returns:
-        {"rows": the table's}.
+        {"rows": the rows of the comparison table}.
     """
     found = {name: read_json(run.folder / "evaluate" / f"{name}.json") for name in TITLES}
     for name, about in found.items():

@@ -1,6 +1,6 @@
-"""The pipeline from its first stage to its report: what is done is skipped, what was killed goes on.
+"""Run the pipeline from its first stage to its report. A stage that is done is skipped, a killed one goes on.
 
-`runs/pipeline/` holds a folder for each stage, and results/ with what came out:
+`runs/pipeline/` holds a folder for each stage. Its folder `results/` holds what came out:
 
 base_eval.json, sft_eval.json, dpo_eval.json, verifier_eval.json, baseline_eval.json
 comparison_table.csv, inference_ok.json
@@ -47,10 +47,10 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: its folder's name.
+        name: the name of the stage and of its folder.
         needs: the stages whose files it reads.
-        run: does the work in the stage's folder, and says what the report needs.
-        settings: the parts of the pipeline's settings that decide it.
+        run: the function that does the work in the stage's folder, and returns what the report needs.
+        settings: the names of the pipeline's settings that decide its numbers.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Stage:
 
 
 def _inference(run: Run, folder: Path) -> dict[str, Any]:
-    """The last model, loaded anew on the processor, has to answer."""
+    """Load the last model anew, on the processor, and let it answer."""
     s = run.settings
     return check_inference(run.model_folder("dpo"), folder / "inference_ok.json", trained_on=s.profile, seed=s.seed)
 
@@ -82,14 +82,14 @@ NAMES = (*(stage.name for stage in STAGES), REPORT)
 
 
 def key_of(run: Run, stage: Stage) -> Key:
-    """What a stage depends on now.
+    """Collect what a stage depends on now.
 
     Args:
         run: the pipeline.
         stage: one of `STAGES`.
 
     Returns:
-        Its settings, the hashes of what it reads, and the version of the code.
+        The settings of the stage, the hashes of the files that it reads, and the version of the code.
     """
     whole = run.settings.to_dict()
     settings: dict[str, Any] = {"seed": run.settings.seed}
@@ -115,16 +115,17 @@ def run_pipeline(
     """Run every stage that is not done or has changed, and write the results and the report.
 
     Args:
-        settings: of the pipeline.
-        folder: a new one, or one of an earlier run of the pipeline.
-        begin_with: a stage that runs again, with all after it, although nothing has changed.
-        say: takes each line for the reader.
+        settings: the settings of the pipeline.
+        folder: a new folder, or the folder of an earlier run of the pipeline.
+        begin_with: a stage that runs again, with all stages after it, although nothing has changed.
+        say: the function that shows a line to the reader.
 
     Returns:
-        The rows of the comparison table.
+        {"rows": the rows of the comparison table}.
 
     Raises:
-        CourseError: a stage failed, the folder is another's, or a pipeline is running in it.
+        CourseError: a stage failed, there is no stage `begin_with`, the folder holds something else, or another process
+            is running a pipeline in it.
     """
     if begin_with is not None and begin_with not in NAMES:
         raise CourseError(
@@ -147,7 +148,7 @@ def run_pipeline(
 
 
 def _claim(folder: Path) -> None:
-    """CourseError where the folder holds something else than a pipeline."""
+    """Refuse a folder that holds something else than a pipeline."""
     if folder.exists() and not folder.is_dir():
         raise CourseError(f"{folder} is a file. Give --output a folder.")
     filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
@@ -157,7 +158,7 @@ def _claim(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One pipeline at a time in a folder. The lock of a process that was killed is free again."""
+    """Let one pipeline at a time run in a folder. The lock of a process that was killed is free again."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -196,14 +197,15 @@ def _run_stage(run: Run, stage: Stage, title: str) -> None:
 
 
 def pipeline_status(settings: PipelineSettings, folder: Path) -> list[dict[str, Any]]:
-    """How far each stage is. Nothing is written.
+    """Find out how far each stage is. Nothing is written.
 
     Args:
-        settings: of the pipeline.
-        folder: of the pipeline.
+        settings: the settings of the pipeline.
+        folder: the folder of the pipeline.
 
     Returns:
-        {"stage", "state", "why", "seconds"} of each: the state is "done", "changed", "interrupted" or "waiting".
+        {"stage", "state", "why", "seconds"} for each stage and the report. The state is "done", "changed",
+        "interrupted" or "waiting".
     """
     run, rows = Run(settings, folder), []
     for stage in STAGES:
@@ -220,22 +222,22 @@ def pipeline_status(settings: PipelineSettings, folder: Path) -> list[dict[str, 
 
 
 def _how_far(folder: Path) -> str:
-    """The newest checkpoint of an interrupted stage, in words."""
+    """Name the newest checkpoint of an interrupted stage, in words."""
     newest = max(folder.glob(f"**/{CHECKPOINTS}/step_??????"), default=None, key=lambda path: path.name)
     return f"a checkpoint after step {int(newest.name[5:])}" if newest else "no checkpoint yet: it starts again"
 
 
 def read_pipeline(folder: Path) -> PipelineSettings:
-    """The settings with which the pipeline of a folder was last run.
+    """Read the settings with which the pipeline of a folder was last run.
 
     Args:
-        folder: of the pipeline.
+        folder: the folder of the pipeline.
 
     Returns:
         The settings.
 
     Raises:
-        CourseError: there is no pipeline.
+        CourseError: the folder holds no pipeline, or its settings cannot be read.
     """
     path = folder / PIPELINE
     try:

@@ -1,7 +1,7 @@
-"""What a pipeline is asked to do: the table `pipeline` of a profile. Cheap: no torch.
+"""What a pipeline is asked to do, which the table `pipeline` of a profile says. This module does not import torch.
 
-The tables of the training stages have the settings of the stage's own command: `[pipeline.sft] lr` is what
-`course sft --lr` is.
+The tables of the training stages have the settings of the stage's own command: `[pipeline.sft] lr` means the same as
+`course sft --lr`.
 """
 
 import math
@@ -30,22 +30,22 @@ DECIDED |= {"allow_more_epochs", "in_order", "vocab_size", "threads", "device", 
 
 @dataclass(frozen=True)
 class Problems:
-    """The problems that each stage sees. No problem is in two of `sft`, `pairs` and `verifier`.
+    """How many problems each stage sees. No problem is in two of `sft`, `pairs` and `verifier`.
 
     Attributes:
-        sft: problems with demonstrations.
+        sft: the number of problems with demonstrations.
         short_share: the share of demonstrations that give the answer without the work.
-        pairs: training problems that are sampled for preference pairs.
-        pair_samples: answers to each of them.
-        pairs_each: pairs of one problem at most.
-        verifier: training problems whose sampled answers the verifier learns from.
-        verifier_samples: answers to each of them.
-        solutions: of the problems of sft and then of pairs, the verifier reads so many worked solutions as right
+        pairs: the number of training problems that are sampled for preference pairs.
+        pair_samples: how many answers are sampled to each of them.
+        pairs_each: how many pairs one problem gives at most.
+        verifier: the number of training problems whose sampled answers the verifier learns from.
+        verifier_samples: how many answers are sampled to each of them.
+        solutions: how many worked solutions, of the problems of sft and then of pairs, the verifier reads as right
             answers. It sees no problem that the model before it could not have learnt from.
-        development: problems for the curves; recipes are chosen on these.
-        held_out: problems for the table.
-        temperature: of the samples that are trained on.
-        max_new_tokens: of an answer.
+        development: the number of problems for the curves; recipes are chosen on these.
+        held_out: the number of problems for the table.
+        temperature: the temperature of the samples that are trained on.
+        max_new_tokens: how many tokens an answer may have.
     """
 
     sft: int = 1500
@@ -67,15 +67,15 @@ class Evaluation:
     """What is measured besides exact match.
 
     Attributes:
-        samples: N of best-of-N, majority vote and pass@N.
-        temperature: of these samples. A cool one gives fewer slips, a warm one more different answers.
-        batch_size: answers that are written at a time.
-        perplexity_on: corpora whose held-out part is read.
-        perplexity_tokens: tokens of each, at most.
-        long_tokens: tokens of the long text.
-        sinks: first tokens that the `sink` cache keeps.
-        window: last tokens that it keeps.
-        curve_points: evaluations on the development problems in each stage.
+        samples: N, how many samples best-of-N, the majority vote and pass@N have.
+        temperature: the temperature of these samples. A low one gives fewer slips, a high one more different answers.
+        batch_size: how many answers are written at a time.
+        perplexity_on: the corpora whose held-out parts are read.
+        perplexity_tokens: how many tokens of each corpus are read at most.
+        long_tokens: how many tokens the long text has.
+        sinks: how many of the first tokens the `sink` cache keeps.
+        window: how many of the last tokens it keeps.
+        curve_points: how often each stage is evaluated on the development problems.
     """
 
     samples: int = 8
@@ -94,14 +94,14 @@ class VerifierTraining:
     """How the verifier is trained: see `alignment.verifier.train_verifier`.
 
     Attributes:
-        kind: "decoder", a head on the model that wrote the answers, or "encoder".
-        head: of a decoder: "last" or "tokens", see `VerifierConfig`.
-        lm_weight: of the language model's loss on right answers, for the head "tokens".
-        epochs: passes.
-        batch_size: answers of a step.
+        kind: "decoder" puts a head on the model that wrote the answers, "encoder" is a small network of its own.
+        head: the head of a decoder, "last" or "tokens", see `VerifierConfig`.
+        lm_weight: the weight of the language model's loss on right answers, for the head "tokens".
+        epochs: how often all answers are read.
+        batch_size: how many answers a step has.
         lr: the peak learning rate.
-        hidden_size: of an encoder.
-        num_hidden_layers: of an encoder.
+        hidden_size: the width of an encoder.
+        num_hidden_layers: how many blocks an encoder has.
     """
 
     kind: str = "decoder"
@@ -120,13 +120,13 @@ class PipelineSettings:
 
     Attributes:
         profile: the name of the profile.
-        seed: of weights, orders, problems and samples.
+        seed: the seed of weights, orders, problems and samples.
         device: "cpu", "cuda" or "auto".
-        threads: of torch; 0: torch decides.
-        model: the shape of the decoder.
-        vocab_size: ids of the tokenizer that is learnt.
+        threads: how many threads torch uses; with 0, torch decides.
+        model: the name of the decoder's shape.
+        vocab_size: how many tokens the tokenizer learns.
         data_config: `dataset_mix`, `tokens_target`, `shuffle`, `max_epochs`, `allow_more_epochs`: see `DataConfig`.
-        stages: settings of the training stages by stage.
+        stages: the settings of each training stage, by its name.
         problems: see `Problems`.
         evaluation: see `Evaluation`.
         verifier: see `VerifierTraining`.
@@ -150,18 +150,22 @@ class PipelineSettings:
 
 
 def load_pipeline(profile: str, seed: int = 0, overrides: Sequence[str] = ()) -> PipelineSettings:
-    """The settings of a profile.
+    """Read and check the settings of a profile.
 
     Args:
         profile: the name of one of our profiles, or the path of a TOML file.
-        seed: of everything that is drawn.
-        overrides: settings in place of the profile's, such as "pipeline.vocab_size=600".
+        seed: the seed of everything that is drawn.
+        overrides: settings that take the place of the profile's, such as "pipeline.vocab_size=600".
 
     Returns:
-        The settings, checked.
+        The settings.
 
     Raises:
         CourseError: the profile has no table `pipeline`, or a value in it is not possible.
+
+    Example:
+        >>> load_pipeline("smoke", overrides=["pipeline.vocab_size=600"]).vocab_size
+        600
     """
     top = read_profile(profile_path(profile), overrides)
     if not isinstance(top.get("pipeline"), dict):
@@ -190,7 +194,7 @@ def load_pipeline(profile: str, seed: int = 0, overrides: Sequence[str] = ()) ->
 
 
 def _filled(kind: type, table: Mapping[str, Any], name: str) -> Any:
-    """A dataclass from a table of the profile."""
+    """Fill a dataclass from a table of the profile."""
     given = table.get(name, {})
     _refuse_unknown(f"pipeline.{name}", given, {each.name for each in fields(kind)})
     _check_kinds(f"pipeline.{name}", kind, given)
@@ -207,7 +211,7 @@ def _refuse_unknown(where: str, table: Mapping[str, Any], known: set[str]) -> No
 
 
 def _check_kinds(where: str, kind: type, given: Mapping[str, Any]) -> None:
-    """CourseError where a value is of another type than its setting."""
+    """Refuse a value of another type than its setting has."""
     hints = get_type_hints(kind)
     for name, value in given.items():
         wanted = value_type(hints[name])
@@ -219,7 +223,7 @@ def _check_kinds(where: str, kind: type, given: Mapping[str, Any]) -> None:
 
 
 def _check(settings: PipelineSettings) -> None:
-    """CourseError where a value of any stage is not possible: before the first stage, and not after the third."""
+    """Refuse a value of any stage that is not possible, so that no run ends with an error after hours."""
     from course_lib.data.mixture import DataConfig, check_corpus
 
     known = {each.name for each in fields(DataConfig)}
@@ -240,7 +244,7 @@ def _check(settings: PipelineSettings) -> None:
 
 
 def _check_numbers(settings: PipelineSettings) -> None:
-    """CourseError where a number of problems or samples is below 1, or a share or temperature is out of its range."""
+    """Refuse a number of problems or samples below 1, and a share or temperature out of its range."""
     shares = {"short_share": settings.problems.short_share}
     for part in (settings.problems, settings.evaluation, settings.verifier):
         for each in fields(part):
@@ -264,7 +268,7 @@ def _check_numbers(settings: PipelineSettings) -> None:
 
 
 def _check_verifier(verifier: VerifierTraining) -> None:
-    """CourseError where the verifier's head does not exist, or does not go with its other settings."""
+    """Refuse a head of the verifier that does not exist or does not go with its other settings."""
     heads = {"decoder": ("last", "tokens"), "encoder": ("last",)}
     if verifier.kind not in heads:
         raise CourseError(f"kind={verifier.kind!r} of the verifier is unknown. Choose decoder or encoder.")

@@ -1,7 +1,7 @@
-"""The stages of the pipeline: what each one reads, what it writes, and which settings decide it.
+"""The work of each stage of the pipeline: what it reads, what it does, and what it writes.
 
-tokenizer → pretrain, baseline → sft → pairs → dpo → answers → verifier → evaluate. The training stages are runs of
-`course pretrain`, `course sft` and `course dpo` with these settings; those commands can go on with their folders, too.
+The order is tokenizer → pretrain, baseline → sft → pairs → dpo → answers → verifier → evaluate. The training stages are
+runs of `course pretrain`, `course sft` and `course dpo`, and those commands can continue a run in a stage's folder.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,9 @@ class Run:
     """A pipeline at work.
 
     Attributes:
-        settings: of the pipeline.
-        folder: of the pipeline; each stage has a folder in it.
-        say: takes each line for the reader.
+        settings: the settings of the pipeline.
+        folder: the folder of the pipeline, in which each stage has a folder.
+        say: the function that shows a line to the reader.
     """
 
     settings: PipelineSettings
@@ -68,7 +68,7 @@ class Run:
     say: Callable[[str], None] = print
 
     def model_folder(self, stage: str) -> Path:
-        """Where a stage's model lies."""
+        """The folder of a stage's model."""
         return self.folder / stage / MODEL
 
     def tokenizer(self) -> Any:
@@ -80,7 +80,7 @@ class Run:
         return load_decoder(self.model_folder(stage), device=choose_device(self.settings.device))
 
     def training_problems(self, stage: str) -> list[dict]:
-        """The training problems of "sft", "pairs" or "verifier": none of them is another's."""
+        """The training problems of "sft", "pairs" or "verifier". No problem is in two of these stages."""
         sizes = {name: getattr(self.settings.problems, name) for name in ("sft", "pairs", "verifier")}
         drawn = pocket_problems("train", sum(sizes.values()), self.settings.seed)
         first = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(stage))
@@ -88,11 +88,11 @@ class Run:
 
 
 def learn_the_tokenizer(run: Run, folder: Path) -> dict[str, Any]:
-    """Learn the merges from the mix.
+    """Learn the tokenizer's merges from the mix of corpora.
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
         What the report says about the stage.
@@ -108,10 +108,10 @@ def pretrain(run: Run, folder: Path) -> dict[str, Any]:
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        The run's summary.
+        The summary of the run.
     """
     return _train(run, "pretrain", folder, _pretraining(run))
 
@@ -121,17 +121,17 @@ def train_baseline(run: Run, folder: Path) -> dict[str, Any]:
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        The run's summary.
+        The summary of the run.
     """
     given = run.settings.stages["pretrain"] | run.settings.stages["baseline"]
     return _train(run, "baseline", folder, _pretraining(run) | given | {"family": "gpt2"})
 
 
 def _pretraining(run: Run) -> dict[str, Any]:
-    """The settings of pretraining that the pipeline decides."""
+    """The settings of pretraining that the pipeline itself decides."""
     s = run.settings
     config = DataConfig(**s.data_config)
     return {
@@ -146,14 +146,14 @@ def _pretraining(run: Run) -> dict[str, Any]:
 
 
 def fine_tune(run: Run, folder: Path) -> dict[str, Any]:
-    """Teach the base to answer, from demonstrations of two writers: one shows the work, the other one does not.
+    """Teach the base to answer, from demonstrations by two writers, of whom only one shows the work.
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        The run's summary.
+        The summary of the run.
     """
     rng, share = Random(f"writers {run.settings.seed}"), run.settings.problems.short_share
     rows = [
@@ -169,10 +169,13 @@ def sample_pairs(run: Run, folder: Path) -> dict[str, Any]:
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        How many pairs there are, and how often the samples were right.
+        How many pairs there are, the share of samples that were right, and why problems gave no pair.
+
+    Raises:
+        CourseError: no problem has a right and a wrong answer among its samples.
     """
     p, items = run.settings.problems, run.training_problems("pairs")
     samples = sample(run, "sft", items, p.pair_samples, seed=1)
@@ -188,14 +191,14 @@ def sample_pairs(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def prefer(run: Run, folder: Path) -> dict[str, Any]:
-    """Prefer right answers to wrong ones.
+    """Train the fine-tuned model to prefer right answers to wrong ones.
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        The run's summary.
+        The summary of the run.
     """
     pairs = run.folder / "pairs" / "pairs.jsonl"
     explicit = {"model": str(run.model_folder("sft")), "dataset": str(pairs), "reference": "cached"}
@@ -203,14 +206,14 @@ def prefer(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def write_judged(run: Run, folder: Path) -> dict[str, Any]:
-    """Sample the preferring model on fresh training problems, and write solutions of earlier ones, for the verifier.
+    """Write what the verifier learns from: sampled answers to new training problems, and solutions of earlier ones.
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        How often the samples were right.
+        How many problems and solutions there are, and the share of samples that were right.
     """
     p, items = run.settings.problems, run.training_problems("verifier")
     samples = sample(run, "dpo", items, p.verifier_samples, seed=2)
@@ -226,10 +229,10 @@ def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
 
     Args:
         run: the pipeline.
-        folder: the stage's.
+        folder: the folder of the stage.
 
     Returns:
-        How many answers there were.
+        How many answers there were, the share that were right, and the number of steps.
     """
     s, v = run.settings, run.settings.verifier
     answers = read_judged(run.folder / "answers" / "answers.jsonl").answers
@@ -252,17 +255,17 @@ def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def sample(run: Run, stage: str, items: list[dict], samples: int, seed: int) -> list[Samples]:
-    """Sampled answers of a stage's model.
+    """Sample answers from a stage's model, and judge them.
 
     Args:
         run: the pipeline.
-        stage: whose model answers.
-        items: problems.
-        samples: answers to each.
-        seed: is added to the pipeline's.
+        stage: the stage whose model answers.
+        items: the problems.
+        samples: how many answers each problem gets.
+        seed: a number that makes these samples differ from others of the same pipeline.
 
     Returns:
-        The answers, judged.
+        The samples of each problem, with their verdicts.
     """
     p, tokenizer = run.settings.problems, run.tokenizer()
     prompts = [prompt_of(tokenizer, item["question"]) for item in items]
@@ -277,7 +280,7 @@ def sample(run: Run, stage: str, items: list[dict], samples: int, seed: int) -> 
 
 
 def _train(run: Run, stage: str, folder: Path, decided: dict[str, Any]) -> dict[str, Any]:
-    """A run of `course pretrain`, `sft` or `dpo` in the stage's folder; one that was interrupted goes on."""
+    """Run `course pretrain`, `sft` or `dpo` in the stage's folder, or continue a run that was interrupted."""
     s, kind, model_folder = run.settings, KINDS[stage], folder / MODEL
     always = {"mode": "full", "seed": s.seed, "device": s.device, "threads": s.threads}
     resume = (model_folder / RUN).is_file()
@@ -298,7 +301,7 @@ def _train(run: Run, stage: str, folder: Path, decided: dict[str, Any]) -> dict[
 
 
 def _curve(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """Exact match on the development problems at each checkpoint of a run."""
+    """Measure exact match on the development problems at each checkpoint of a run."""
     items = pocket_problems("development", run.settings.problems.development, run.settings.seed)
     tokenizer, points = run.tokenizer(), []
     prompts = [prompt_of(tokenizer, item["question"]) for item in items]

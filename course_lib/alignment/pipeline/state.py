@@ -1,8 +1,8 @@
 """Which stages of a pipeline are done, and whether what they were made from has changed.
 
-A stage's folder holds what it wrote and, from the moment that it is whole, `stage.json`. That file has a fingerprint of
-the stage's settings, of the files that it read and of the code that computes it. A stage with the same fingerprint is
-not run again. While it runs, `started.json` has the fingerprint, so that a stage that was killed goes on from its own
+A stage's folder holds what the stage wrote and, once the stage is done, `stage.json`. That file has a fingerprint of
+the stage's settings, of the files that it read and of the code that computed it. A stage with the same fingerprint does
+not run again. While a stage runs, `started.json` has the fingerprint, so that a killed stage goes on from its own
 checkpoints and never from those of other settings.
 """
 
@@ -27,7 +27,7 @@ CHUNK = 1 << 20
 
 @cache
 def code_version() -> str:
-    """A hash of the sources that decide a stage's numbers: another version of them may give others."""
+    """A hash of the sources that decide a stage's numbers, because another version of them may give other numbers."""
     digest, root = hashlib.sha256(), Path(str(files("course_lib")))
     for room in ROOMS:
         for path in sorted((root / room).rglob("*.py")):
@@ -37,7 +37,7 @@ def code_version() -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, shortened."""
+    """The first 16 digits of the SHA-256 hash of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -50,9 +50,14 @@ class Key:
     """What a stage depends on.
 
     Attributes:
-        settings: that decide its numbers.
-        inputs: the hash of every file of the stages that it reads, by "stage/file".
-        code: see `code_version`.
+        settings: the settings that decide its numbers.
+        inputs: the hash of every file that it reads from other stages, by "stage/file".
+        code: the version of the code, see `code_version`.
+
+    Example:
+        >>> key = Key({"lr": 0.001}, {}, "v1")
+        >>> key.fingerprint() == Key({"lr": 0.002}, {}, "v1").fingerprint()
+        False
     """
 
     settings: dict[str, Any]
@@ -60,12 +65,12 @@ class Key:
     code: str
 
     def fingerprint(self) -> str:
-        """One text for all of it."""
+        """A hash of everything that the stage depends on."""
         about = json.dumps([self.settings, self.inputs, self.code], sort_keys=True, default=list)
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """For stage.json."""
+        """The same as a dictionary, for stage.json."""
         return {"settings": self.settings, "inputs": self.inputs, "code": self.code}
 
 
@@ -73,14 +78,14 @@ class StageFolder:
     """The folder of one stage.
 
     Args:
-        path: the folder; it need not exist.
+        path: the folder, which need not exist yet.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def record(self) -> dict[str, Any] | None:
-        """What stage.json says; None where the stage is not done."""
+        """What stage.json says, or None where the stage is not done."""
         return _read(self.path / DONE)
 
     def outputs(self) -> dict[str, str]:
@@ -88,10 +93,13 @@ class StageFolder:
         return (self.record() or {}).get("outputs", {})
 
     def changes(self, key: Key) -> list[str]:
-        """Why a done stage would have to run again, in words; empty where it is up to date.
+        """Say in words why a stage has to run.
 
         Args:
-            key: what it depends on now.
+            key: what the stage depends on now.
+
+        Returns:
+            The reasons; an empty list where the stage is done and up to date.
         """
         record = self.record()
         if record is None:
@@ -117,8 +125,8 @@ class StageFolder:
             key: what the run depends on.
 
         Returns:
-            Whether a run with the same key was interrupted here, and can go on. Anything else of an earlier run is
-            removed.
+            Whether a run with the same key was interrupted here and can go on. If not, everything that an earlier run
+            left is removed.
 
         Raises:
             CourseError: the folder holds files that no stage wrote.
@@ -139,11 +147,11 @@ class StageFolder:
         return False
 
     def finish(self, key: Key, about: dict[str, Any]) -> None:
-        """Write stage.json: from now on the stage is done.
+        """Write stage.json, which says that the stage is done.
 
         Args:
-            key: what it depended on.
-            about: what the report needs, such as its time.
+            key: what the stage depended on.
+            about: what the report needs, such as the time that the stage took.
         """
         outputs = {
             path.relative_to(self.path).as_posix(): file_hash(path)
@@ -155,7 +163,7 @@ class StageFolder:
         )
 
     def forget(self) -> None:
-        """Let the stage run again from its beginning, although nothing has changed."""
+        """Make the stage run again from its beginning, although nothing has changed."""
         for name in (DONE, STARTED):
             if (self.path / name).exists():
                 (self.path / name).replace(self.path / STARTED)
@@ -164,7 +172,7 @@ class StageFolder:
 
 
 def _is_scratch(path: Path) -> bool:
-    """Whether a file is there for resuming alone."""
+    """Whether a file is there only for resuming."""
     return path.parts[0] in ("checkpoints", "base") or any(part.startswith(".") for part in path.parts)
 
 
@@ -178,7 +186,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
+    """The value as it comes back from JSON."""
     return json.loads(json.dumps(value, default=list))
 
 

@@ -1,4 +1,4 @@
-"""The comparison table: a row for each model, as CSV and as text, and whether each stage gains."""
+"""The comparison table with a row for each model, as CSV and as text, and whether each stage is better."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A result. CourseError where it is missing or damaged."""
+    """Read a result. Raises CourseError where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -37,13 +37,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def table_rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The comparison table.
+    """Make the rows of the comparison table.
 
     Args:
-        found: evaluations by name: baseline, base, sft, dpo, verifier.
+        found: the evaluations by name: baseline, base, sft, dpo and verifier.
 
     Returns:
-        One dictionary for each model, with the keys of `COLUMNS`; None where a number was not measured.
+        One dictionary for each model, with the keys of `COLUMNS`. A number that was not measured is None.
     """
     rows = []
     for name in TITLES:
@@ -77,7 +77,7 @@ def table_rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The table as CSV, all digits; a field is empty where nothing was measured."""
+    """The table as CSV with all digits. A field is empty where nothing was measured."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -86,7 +86,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The table for a terminal: exact match with its interval, and what comes from N samples."""
+    """The table for a terminal, with exact match, its interval, and what comes from N samples."""
     head = [
         "model",
         "exact match",
@@ -124,13 +124,19 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Whether each stage is better than the one before, by intervals that do not overlap.
+    """Say whether each stage is better than the one before, by intervals that do not overlap.
 
     Args:
-        rows: of the table: Base, SFT, DPO, +Verifier in this order, perhaps among others.
+        rows: the rows of the table, with Base, SFT, DPO and +Verifier in this order, perhaps among others.
 
     Returns:
-        One sentence for each step.
+        One sentence for each step from one stage to the next.
+
+    Example:
+        >>> before = {"model": "Base", "exact_match": 0.1, "exact_match_low": 0.08, "exact_match_high": 0.12}
+        >>> after = {"model": "SFT", "exact_match": 0.3, "exact_match_low": 0.27, "exact_match_high": 0.33}
+        >>> gains([before, after])
+        ['Base to SFT: +20.0 points; SFT is better, and the intervals do not overlap.']
     """
     stages = [row for row in rows if row["model"] in ("Base", "SFT", "DPO", "+Verifier")]
     lines = []

@@ -63,9 +63,13 @@ class Cache(ABC):
         """Keep the arguments of `update`, after the layer's first `start` tokens, and return its result."""
 
     def crop(self, length: int) -> None:
-        """Forget all tokens after the first `length`, such as those of a rejected draft."""
+        """Forget tokens at the end, such as those of a rejected draft.
+
+        Args:
+            length: how many tokens stay. A negative number says how many go; in transformers 5.23 it is the only way.
+        """
         for layer, now in self._lengths.items():
-            self._lengths[layer] = min(now, length)
+            self._lengths[layer] = length_after_crop(now, length)
 
     def tensors(self) -> Iterable[Tensor]:
         """The tensors that the cache holds, including buffers that are not full."""
@@ -94,6 +98,19 @@ class Cache(ABC):
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """The largest number of tokens that the cache can hold (transformers' name); -1 for no limit."""
         return -1
+
+
+def length_after_crop(now: int, length: int) -> int:
+    """What `crop` leaves.
+
+    Args:
+        now: how many tokens there are.
+        length: as for `Cache.crop`.
+
+    Returns:
+        From 0 to `now` tokens.
+    """
+    return min(now, length) if length >= 0 else max(now + length, 0)
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype | int = torch.float16) -> int:

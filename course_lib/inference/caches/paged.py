@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from course_lib.errors import CourseError
-from course_lib.inference.caches.base import Cache
+from course_lib.inference.caches.base import Cache, length_after_crop
 from course_lib.inference.caches.pages import BlockTable, PagePool
 
 
@@ -153,8 +153,12 @@ class PagedCache(Cache):
         self.tables += [self.pool.fork(self.tables[0]) for _ in range(rows - 1)]
 
     def crop(self, length: int) -> None:
-        """Forget the columns after the first `length` of the widest row, and as many tokens in every row."""
-        excess = max(self.get_seq_length() - length, 0)
+        """Forget the columns after the first `length` of the widest row, and as many tokens in every row.
+
+        Args:
+            length: as for `Cache.crop`.
+        """
+        excess = self.get_seq_length() - length_after_crop(self.get_seq_length(), length)
         for table in self.tables:
             self.pool.crop(table, max(table.length - excess, 0))
 

@@ -84,7 +84,8 @@ class BatchingEngine:
         with self._changed:
             if self._stopping:
                 raise CourseError("The engine is stopping and takes no more requests.")
-            waiting = len(self.scheduler.waiting)
+            # Those that were cancelled since the last step have given up their places.
+            waiting = sum(not queued.ticket.cancelled for queued in list(self.scheduler.waiting))
             if waiting >= self.settings.max_queue:
                 raise QueueFull(waiting, retry_after=1 + waiting / self.settings.max_batch)
             self._requests += 1

@@ -1,4 +1,4 @@
-"""An answer as server-sent events while it comes, as OpenAI's clients read them."""
+"""An answer as server-sent events, sent while it is being generated, in the form that OpenAI's clients read."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,22 +13,30 @@ from course_lib.inference.server.problems import Problem
 from course_lib.inference.server.service import Call
 
 DONE = "data: [DONE]\n\n"
-# (index, text, finish reason) -> the choices that say so, one for each event; the text None begins an answer.
+# (index, text, finish reason) -> the choices to send, each in an event of its own. The text None begins an answer.
 Part: TypeAlias = Callable[[int, str | None, str | None], list[dict[str, Any]]]
 
 
 def event(data: Mapping[str, Any]) -> str:
-    """One server-sent event. It is ASCII: some readers take U+2028 in a text for the end of a line."""
+    """One server-sent event, in ASCII, because some readers take U+2028 in a text for the end of a line.
+
+    Args:
+        data: what the event holds; it is written as JSON.
+
+    Example:
+        >>> event({"text": "é"})
+        'data: {"text": "\\\\u00e9"}\\n\\n'
+    """
     return f"data: {json.dumps(data, allow_nan=False)}\n\n"
 
 
 def completion_part(index: int, text: str | None, reason: str | None) -> list[dict[str, Any]]:
-    """A part of a text, in /v1/completions' form.
+    """A part of an answer, in the form of /v1/completions.
 
     Args:
-        index: which answer.
-        text: what is new; None: nothing yet.
-        reason: why it ended, if it did.
+        index: the number of the answer.
+        text: the new text; None at the beginning, where there is none yet.
+        reason: why the answer ended, if it did.
 
     Returns:
         The choices to send.
@@ -39,12 +47,12 @@ def completion_part(index: int, text: str | None, reason: str | None) -> list[di
 
 
 def chat_part(index: int, text: str | None, reason: str | None) -> list[dict[str, Any]]:
-    """The same in /v1/chat/completions' form: the role first, and the reason by itself at the end.
+    """A part of an answer, in the form of /v1/chat/completions: the role comes first, and the reason alone at the end.
 
     Args:
-        index: which answer.
-        text: what is new; None: nothing yet.
-        reason: why it ended, if it did.
+        index: the number of the answer.
+        text: the new text; None at the beginning, where there is none yet.
+        reason: why the answer ended, if it did.
 
     Returns:
         The choices to send.
@@ -65,22 +73,23 @@ async def events(
     part: Part,
     usage: Callable[[int], dict[str, int]] | None = None,
 ) -> AsyncIterator[str]:
-    """All events of a call. Several answers are computed at once, and sent one after another.
+    """Yield all events of a call. Several answers are computed at once, and sent one after another.
 
     Args:
         call: the call.
-        metrics: see `pieces_of`.
-        head: what stands in every event.
-        part: the form of a choice.
-        usage: new tokens -> the counts to send at the end; None: send none.
+        metrics: where the time to the first token is noted.
+        head: the fields that every event has.
+        part: makes the choices of an event: `completion_part` or `chat_part`.
+        usage: takes the number of new tokens and returns the counts to send at the end; None sends none.
 
     Yields:
-        Events.
+        The events, and [DONE] after them.
 
     Raises:
-        Problem: see `pieces_of`.
+        Problem: the model failed, or the call took too long; see `pieces_of`.
     """
-    head, new = head | {"object": "chat.completion.chunk" if part is chat_part else "text_completion"}, 0
+    head = head | {"object": "chat.completion.chunk" if part is chat_part else "text_completion"}
+    new = 0  # tokens of all answers
     for index, ticket in enumerate(call.tickets):
         for choice in part(index, None, None):
             yield event(head | {"choices": [choice]})
@@ -96,16 +105,16 @@ async def events(
 
 
 async def or_error(stream: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The events; where it goes wrong, an error in the form that the `openai` package raises on.
+    """Pass on the events; if something goes wrong, end with an error in the form on which the `openai` package raises.
 
-    A line ``event: error`` would become an empty part there. No finish reason and no [DONE] follow, so that other
-    readers see that the text is not complete.
+    That package would read a line ``event: error`` as an empty part. No finish reason and no [DONE] follow, so that
+    other readers see that the text is incomplete.
 
     Args:
         stream: the events.
 
     Yields:
-        Events.
+        The events, and an error if there was one.
     """
     try:
         async for each in stream:
@@ -115,11 +124,11 @@ async def or_error(stream: AsyncIterator[str]) -> AsyncIterator[str]:
 
 
 class EventStream(StreamingResponse):
-    """Events as they come. When the client goes away, or anything else ends it, its call is cancelled.
+    """Sends events as they come. Whatever ends the stream, a client that goes away included, cancels its call.
 
     Args:
         stream: the events.
-        call: what they are about.
+        call: the call that they answer.
     """
 
     def __init__(self, stream: AsyncIterator[str], call: Call):
@@ -128,7 +137,7 @@ class EventStream(StreamingResponse):
         self.call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them. The generator's own `finally` would not do: one that has not begun never gets there."""
+        """Send the events. A `finally` in the generator would not do: one that never began does not reach it."""
         try:
             await super().__call__(scope, receive, send)
         finally:

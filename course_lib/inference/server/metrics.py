@@ -1,4 +1,7 @@
-"""What /metrics says, in Prometheus' text format. Each server has a registry of its own: tests start several."""
+"""What /metrics says, in Prometheus' text format.
+
+Each server has its own registry, because tests start several servers in one process.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -24,11 +27,12 @@ ABOUT = {
 
 
 class Metrics:
-    """Counts of calls, their times, and the engine's own numbers.
+    """Counts the calls and their times, and reports the engine's own numbers beside them.
 
     Args:
-        statistics: the engine's.
-        paths: the paths that are told apart; what strangers ask for is "other".
+        statistics: the engine's method of that name.
+        paths: the paths that are counted one by one. All others are counted together, as "other", so that a stranger
+            cannot make the list grow.
     """
 
     def __init__(self, statistics: Callable[[], dict[str, float]], paths: tuple[str, ...]):
@@ -46,9 +50,9 @@ class Metrics:
         """Note a finished call.
 
         Args:
-            scope: of the call.
-            status: of the answer; 499 where the client went away before it.
-            seconds: from its arrival to its end.
+            scope: the call's ASGI scope.
+            status: the status of the answer; 499 if the client went away before it.
+            seconds: the time from the call's arrival to its end.
         """
         path = scope["path"] if scope["path"] in self.paths else "other"
         self.calls.labels(path, str(status)).inc()
@@ -60,13 +64,13 @@ class Metrics:
 
 
 class _Engine:
-    """The engine's statistics, read when they are asked for."""
+    """The engine's statistics, read each time that Prometheus asks."""
 
     def __init__(self, statistics: Callable[[], dict[str, float]]):
         self.statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each number."""
+        """Yield a counter or a gauge for each number."""
         for name, value in self.statistics().items():
             about = ABOUT.get(name, name.replace("_", " "))
             if name.endswith("_total") and name != "pages_total":

@@ -1,4 +1,4 @@
-"""The chat page: one static file, which asks no other host."""
+"""The chat page: one static file that loads nothing from any other host."""
 
 import base64
 import hashlib
@@ -13,8 +13,12 @@ FILE = Path(__file__).parent / "page" / "chat.html"
 def chat_page() -> tuple[str, dict[str, str]]:
     """The page, and the headers that it is sent with.
 
-    The policy lets the browser run the page's own script and style, known by their hashes, and speak to this server;
-    nothing else, not even what a bug in the page would let a model's text inject.
+    Its content security policy lets the browser use the page's own script and style, which it knows by their hashes,
+    and talk to this server. All else is forbidden, even a script that a model's text might inject through a bug in the
+    page.
+
+    Returns:
+        The HTML, and the headers by name.
     """
     html = FILE.read_text(encoding="utf-8")
     script, style = (_hash(html, tag) for tag in ("script", "style"))
@@ -24,5 +28,6 @@ def chat_page() -> tuple[str, dict[str, str]]:
 
 
 def _hash(html: str, tag: str) -> str:
+    """The hash of what the page's only element of this kind contains, as a policy names it."""
     (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.S)
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -1,8 +1,11 @@
-"""An engine for the models that `engine` cannot batch, such as GPT-2, and for butterfly adapters: one after another."""
+"""An engine for models that `engine` cannot batch, such as GPT-2, and for butterfly adapters.
+
+It answers one request after another.
+"""
 
 import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +25,16 @@ from course_lib.inference.stopping import Row, end_tokens
 
 
 class PlainEngine:
-    """An `Engine` that answers one request at a time, in the order of their arrival.
+    """An `Engine` that answers one request at a time, in the order of arrival.
 
     Args:
-        model: any model that `generate` takes. The adapters' layers are put into it.
-        tokenizer: the model's.
-        adapters: the folder of each adapter, by the name that requests give.
-        max_queue: requests that wait at most.
+        model: any model that `generate` takes. The layers of the adapters are put into it.
+        tokenizer: the tokenizer of the model.
+        adapters: the folder of each adapter, by the name that requests use for it.
+        max_queue: how many requests wait at most.
 
     Raises:
-        CourseError: an adapter does not fit the model, or the others.
+        CourseError: an adapter does not fit the model or the other adapters.
     """
 
     def __init__(
@@ -48,12 +51,12 @@ class PlainEngine:
         config: Any = model.config
         self.adapters, self.max_positions = tuple(adapters or ()), int(config.max_position_embeddings)
         self._ends = end_tokens(model, tokenizer)
-        self._queue: queue.SimpleQueue[tuple[Request, PieceQueue] | None] = queue.SimpleQueue()
+        self._waiting: deque[tuple[Request, PieceQueue]] = deque()
         self._counts = dict.fromkeys(
             ("running", "requests_total", "tokens_total", "prompt_tokens_total", "cancelled_total", "errors_total"), 0
         )
-        self._lock, self._stopping = threading.Lock(), False
-        self._finish = True
+        self._changed = threading.Condition()  # guards the queue and the next two
+        self._stopping, self._finish = False, True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -61,35 +64,42 @@ class PlainEngine:
         """Queue a request.
 
         Args:
-            request: what is asked for.
+            request: the request.
 
         Returns:
-            Its ticket.
+            A ticket, from which the answer can be read.
 
         Raises:
-            QueueFull: too many wait.
-            UnknownAdapter: the adapter's name is not known.
-            TooLong: prompt and answer cannot fit.
-            CourseError: the prompt is empty, there is nothing to generate, or the engine is stopping.
+            QueueFull: too many requests wait already.
+            UnknownAdapter: the engine holds no adapter of that name.
+            TooLong: prompt and answer together cannot fit.
+            CourseError: the prompt is empty, the request asks for no new token, or the engine is stopping.
         """
         check_request(request, self.adapters, self.max_positions)
-        ticket = PieceQueue(lambda: None)  # the thread looks at every step
-        with self._lock:
+        ticket = PieceQueue(lambda: None)  # nothing to wake: the thread looks for a cancellation at every step
+        with self._changed:
             if self._stopping:
                 raise CourseError("The engine is stopping and takes no more requests.")
-            waiting = self._queue.qsize()
+            waiting = sum(not queued.cancelled for _, queued in self._waiting)
             if waiting >= self.max_queue:
                 raise QueueFull(waiting, retry_after=1.0 + waiting)
             self._counts["requests_total"] += 1
             self._counts["prompt_tokens_total"] += len(request.prompt)
-            self._queue.put((request, ticket))
+            self._waiting.append((request, ticket))
+            self._changed.notify_all()
         return ticket
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            request, ticket = job
-            if not self._finish:
-                ticket.cancel()
+        """Answer requests until the engine stops and none is left; this is the engine's thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return
+                request, ticket = self._waiting.popleft()
+            if ticket.cancelled or not self._finish:  # its prompt need not be read
+                self._cancel(ticket)
+                continue
             self._counts["running"] = 1
             try:
                 with self._chosen(request.adapter):
@@ -100,25 +110,30 @@ class PlainEngine:
                 ticket.put(Piece(finish_reason="error", error=sentence))
             self._counts["running"] = 0
 
+    def _cancel(self, ticket: PieceQueue) -> None:
+        self._counts["cancelled_total"] += 1
+        ticket.put(Piece(finish_reason="cancelled"))
+
     @contextlib.contextmanager
     def _chosen(self, adapter: str | None) -> Iterator[None]:
-        """Inside, the model is the base or has the adapter on."""
+        """Within the block, the model is the base alone or has the adapter switched on."""
         if adapter is None:
             with disable_adapters(self.model):
                 yield
             return
-        if adapter in adapter_names(self.model):  # a butterfly has no name: it is the only one
+        if adapter in adapter_names(self.model):  # a butterfly has no name, because it is always the only adapter
             set_adapter(self.model, adapter)
         yield
 
     def _answer(self, request: Request, ticket: PieceQueue) -> None:
-        row, answer = Row(() if request.ignore_end else self._ends), Answer(self.tokenizer, request.stop)
+        """Generate the answer, and hand over each piece as soon as it is certain."""
+        row = Row(() if request.ignore_end else self._ends)
+        answer = Answer(self.tokenizer, request.stop)
         cache = "dynamic" if request.use_cache else "none"
         prompts, new = [list(request.prompt)], request.max_new_tokens
         for (fresh,) in decode_steps(self.model, prompts, new, [row], request.sampling, cache, request.seed):
             if ticket.cancelled or not self._finish:
-                self._counts["cancelled_total"] += 1
-                ticket.put(Piece(finish_reason="cancelled"))
+                self._cancel(ticket)
                 return
             tokens, text = answer.add(fresh)
             self._counts["tokens_total"] += len(fresh)
@@ -132,17 +147,16 @@ class PlainEngine:
         ticket.put(Piece(tuple(tokens), text, "stop" if ended else "length"))
 
     def statistics(self) -> dict[str, float]:
-        """Counts since the start, and how many requests run and wait."""
-        return {**self._counts, "waiting": self._queue.qsize()}
+        """What has been counted since the start, and how many requests run and wait now."""
+        return {**self._counts, "waiting": len(self._waiting)}
 
     def shut_down(self, finish: bool = True) -> None:
-        """Take no more requests, finish those that were taken (or cancel them), and stop the thread.
+        """Take no more requests, and stop the thread once the requests that it has taken have ended.
 
         Args:
-            finish: False ends them with "cancelled".
+            finish: answer those requests to their end; False ends them with "cancelled".
         """
-        with self._lock:
-            self._stopping = True
-            self._finish = finish
-        self._queue.put(None)
+        with self._changed:
+            self._stopping, self._finish = True, finish
+            self._changed.notify_all()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""What the server refuses, in OpenAI's form: {"error": {"message", "type", "param", "code"}}.
+"""Refusals and errors of the server, in OpenAI's form: {"error": {"message", "type", "param", "code"}}.
 
 The `openai` package turns the status into an exception and shows the message. It repeats a call by itself after 408,
 409, 429 and 5xx unless the header x-should-retry says otherwise.
@@ -22,18 +22,23 @@ TYPES = {
     408: "timeout_error",
     429: "rate_limit_error",
 }
-ONCE = {"x-should-retry": "false"}  # asking again would take as long again
+ONCE = {"x-should-retry": "false"}  # the same call would take as long again
 
 
 class Problem(HTTPException):
-    """A call that is refused or fails.
+    """A call that is refused or that fails.
 
     Args:
-        status: of the answer.
-        message: what was wrong and what to do.
-        param: the field that was wrong.
-        code: one word for programs.
-        headers: of the answer.
+        status: the HTTP status of the answer.
+        message: what was wrong, and what to do.
+        param: the field of the body that was wrong, if it was one.
+        code: a short name of the error, for programs.
+        headers: further headers of the answer.
+
+    Example:
+        >>> problem = Problem(404, "There is no model 'x' here.", "model", "model_not_found")
+        >>> problem.body()["error"]["type"]
+        'not_found_error'
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Problem(HTTPException):
         self.param, self.code = param, code
 
     def body(self) -> dict[str, Any]:
-        """The answer."""
+        """The body of the answer, ready to be written as JSON."""
         default = "server_error" if self.status_code >= 500 else "invalid_request_error"
         kind = TYPES.get(self.status_code, default)
         return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
@@ -59,7 +64,7 @@ class Problem(HTTPException):
 
 
 def of_engine(error: CourseError) -> Problem:
-    """What the engine says when it does not take a request, as an answer."""
+    """Turn the engine's reason for not taking a request into an answer."""
     if isinstance(error, QueueFull):
         # The openai package obeys Retry-After for as long as it says, so it stays short.
         wait = str(max(1, min(30, round(error.retry_after))))
@@ -72,13 +77,16 @@ def of_engine(error: CourseError) -> Problem:
 
 
 def of_validation(error: RequestValidationError) -> Problem:
-    """The first thing that is wrong with a body. What was sent is not repeated: it may be anything, NaN included."""
+    """Turn the first mistake in a body into an answer.
+
+    The answer does not repeat what was sent, since that may be anything, NaN included.
+    """
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     param = ".".join(place) or None
     if first["type"] == "extra_forbidden":
         message = f"{param} is not a setting of this server. Leave it out."
-    elif param is None and first["type"] == "value_error":  # what is wrong with several fields together
+    elif param is None and first["type"] == "value_error":  # several fields do not go together
         message = first["msg"].removeprefix("Value error, ") + "."
     elif param is None:
         message = "The body has to be a JSON object with the fields of this call."
@@ -88,10 +96,10 @@ def of_validation(error: RequestValidationError) -> Problem:
 
 
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:
-    """Every refusal as an answer: ours, FastAPI's on bodies, and Starlette's on paths and methods.
+    """Turn every refusal into an answer: ours, FastAPI's about bodies, and Starlette's about paths and methods.
 
     Args:
-        request: the call.
+        request: the call; FastAPI passes it to every such function.
         error: what was raised.
 
     Returns:

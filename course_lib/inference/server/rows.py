@@ -1,21 +1,22 @@
-"""A pass over token rows: what one step of the engine computes, for prompts and new tokens of all requests alike.
+"""A pass over token rows: what the engine computes in one step. Tokens of prompts and new tokens are treated alike.
 
-A row is one token of one request, so a pass is a plain list of rows, whichever requests they belong to:
+A row is one token of one request. A pass takes a list of rows, whichever requests they belong to:
 
     x = x + attention(norm(x)); x = x + mlp(norm(x))      x: (R, C), R tokens
 
 **A batch changes nothing.** A float32 product with one row adds its terms in another order than one with eight, so the
 answer to a request could depend on who else is served. Here a row's numbers depend on the row alone:
 
-- every product in float32 and bfloat16 has a multiple of `BLOCK` rows, to which a pass is padded. Where a processor's
-  kernels give other bits for several blocks at once, which is looked at first, a longer pass goes block by block. The
-  kernels for eight and four bits compute each row by itself and need no padding;
-- a row attends by itself, as a batch of its own heads, to its request's first tokens, padded to the next multiple of
-  `COLUMNS`: this number follows from the token's position, not from what the others need;
-- adapters are one product of a fixed shape (see `mixed`).
+- Every product in float32 and bfloat16 has a multiple of `BLOCK` rows; a pass is padded to it. On some processors
+  the kernels give other bits for several blocks at once. The model tests this when it is made, and then computes a
+  longer pass block by block. The kernels for eight and four bits compute each row by itself and need no padding.
+- A row attends by itself, as a batch of its own heads, to the first tokens of its request, padded to the next multiple
+  of `COLUMNS`. This number follows from the token's position alone, and not from what the other rows need.
+- The adapters are one product of a fixed shape (see `mixed`).
 
-So a token's keys and values have the same bits alone, in a batch, as a part of a prompt and as a new token, and pages
-can be shared without changing an answer. tests/inference/server/test_rows.py compares them bit for bit.
+So the keys and values of a token have the same bits whether it is computed alone or in a batch, as a part of a prompt
+or as a new token. Pages can therefore be shared without changing an answer. tests/inference/server/test_rows.py
+compares them bit for bit.
 """
 
 from collections.abc import Sequence
@@ -28,22 +29,22 @@ from torch.nn import functional as F
 from course_lib.inference.prepared import PreparedDecoder, Product, normalise
 from course_lib.inference.server.mixed import Stack
 
-BLOCK = 8  # every product has a multiple of so many rows
-MOST = 32  # and at most so many
-COLUMNS = 64  # a row attends to a multiple of so many slots
+BLOCK = 8  # a product has a multiple of this many rows
+MOST = 32  # and at most this many
+COLUMNS = 64  # a row attends to a multiple of this many slots
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens of one request that one pass reads.
+    """The tokens of one request that are read in one pass.
 
     Attributes:
         tokens: their ids.
         start: the position of the first one.
-        slots: where the keys and values of each go.
-        pages: the request's pages, these tokens' included.
-        adapter: its number; -1: the base.
-        wanted: whether the logits after the last token are asked for.
+        slots: for each token, the slot of the store where its keys and values go.
+        pages: all pages of the request, those of these tokens included.
+        adapter: the number of the adapter; -1 stands for the base.
+        wanted: whether the logits after the last token are needed.
     """
 
     tokens: Sequence[int]
@@ -56,12 +57,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows that attend in one call: one token of each of several requests, or several of one request.
+    """Rows that attend in one call: one token each of several requests, or several tokens of one request.
 
     Attributes:
         stop: the row after the group's last one.
-        pages: the pages that are gathered, (requests, columns / page_size), flat.
-        columns: slots for each row.
+        pages: the pages that the rows attend to, (requests, columns / page_size), flattened.
+        columns: how many slots each row attends to.
         bias: 0 where a row may look and -inf elsewhere, (rows, 1, 1, columns).
     """
 
@@ -72,13 +73,13 @@ class _Group:
 
 
 class RowModel:
-    """A prepared model over one store of pages.
+    """A prepared model whose keys and values are kept in one store of pages.
 
     Args:
-        model: what `prepare` made.
-        pages: how many there are.
-        page_size: tokens in each.
-        stacks: the adapters of each block, by product; see `mixed`.
+        model: the model, as `prepare` returns it.
+        pages: how many pages the store has.
+        page_size: how many tokens a page holds.
+        stacks: for each block of the model, the adapters of each of its products; see `mixed`.
     """
 
     def __init__(
@@ -86,29 +87,31 @@ class RowModel:
     ):
         self.model, self.page_size, self.nowhere = model, page_size, pages
         self.stacks = stacks or [{} for _ in model.layers]
-        # Vectors of 32 numbers are what elementwise kernels take; a rest would be computed by another function.
+        # Elementwise kernels take vectors of 32 numbers. What is left over is computed by another function, whose bits
+        # may differ.
         whole = all(size % 32 == 0 for size in (model.config.hidden_size, model.config.intermediate_size))
         self.row_by_row = model.weights in ("int8", "int4") and whole
         self.block = MOST if _blocks_agree(model) else BLOCK
         # A row attends to whole pages, so the columns are a multiple of both.
         self.columns = -(-COLUMNS // page_size) * page_size
-        # One page more than there are: padding writes there, and what lies beyond a row's pages is read from there.
-        # A page of a layer is one piece of memory: (layers, pages + 1, page_size, keys and values, K, D).
+        # The store has one page more than requests can use: padding is written there, and what lies beyond a row's
+        # own pages is read from there. A layer's page is contiguous in memory:
+        # (layers, pages + 1, page_size, keys and values, K, D)
         self.store = torch.zeros(len(model.layers), pages + 1, page_size, 2, model.kv_heads, model.head_dim)
 
     @torch.inference_mode()
     def read(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Compute the keys and values of all chunks' tokens, and put them into their slots.
+        """Compute the keys and values of all tokens in the chunks, and write them to their slots.
 
         Args:
-            chunks: at most one for each request.
+            chunks: what to read, with at most one chunk for each request.
 
         Returns:
             The logits after the last token of each chunk that wants them, (wanted, vocabulary).
         """
         chunks_of_groups = _grouped(chunks, self.columns)
         groups, order = self._plan(chunks, chunks_of_groups)
-        # Without an adapter in the pass, all of them would add zeros.
+        # If no row has an adapter, the adapters would only add zeros, so they are left out.
         mixed = any(chunk.adapter >= 0 for chunk in chunks)
         block = 1 if self.row_by_row and not mixed else BLOCK
         padding = -len(order) % block
@@ -131,11 +134,16 @@ class RowModel:
     def _plan(
         self, chunks: Sequence[Chunk], parts: dict[tuple[int, int], list[tuple[int, int]]]
     ) -> tuple[list[_Group], list[tuple[int, int]]]:
-        """The groups, and the rows in the groups' order."""
+        """The groups of rows that attend together, and all rows (chunk, place in it) in the order of the groups.
+
+        Args:
+            chunks: what the pass reads.
+            parts: the rows of each group; see `_grouped`.
+        """
         groups, order = [], []
         for (columns, _), rows in parts.items():
             order += rows
-            requests = list(dict.fromkeys(c for c, _ in rows))  # one, or one for each row
+            requests = list(dict.fromkeys(c for c, _ in rows))  # one request, or a different one for each row
             wanted = columns // self.page_size
             pages = [(list(chunks[c].pages) + [self.nowhere] * wanted)[:wanted] for c in requests]
             seen = torch.tensor([chunks[c].start + i for c, i in rows])[:, None]  # the last position that a row sees
@@ -146,7 +154,7 @@ class RowModel:
     def _layer(
         self, number: int, x: Tensor, turns: Tensor, slots: Tensor, groups: list[_Group], adapters: Tensor | None
     ) -> Tensor:
-        """One block on (R, C); `adapters` (R,) is None where no row has one."""
+        """Apply one block to x (R, C). `adapters` has each row's number (R,), or is None if no row has an adapter."""
         model, layer = self.model, self.model.layers[number]
         stacks = {} if adapters is None else self.stacks[number]
         n = normalise(x, model.norm_floor)
@@ -156,8 +164,8 @@ class RowModel:
         q_k = torch.view_as_real(pairs * turns[:, 0]).flatten(-2)  # (R, H + K, D)
         store = self.store[number]  # (pages, page_size, 2, K, D)
         fresh = torch.stack([q_k[:, model.heads :], projected[:, -model.kv_heads :]], dim=1)  # (R, 2, K, D)
-        # The page's next owner multiplies what is left in it by zero, and zero times infinity or NaN would be NaN. The
-        # request that overflowed does not come out of it: its residual stream is NaN too.
+        # The next owner of a page multiplies what is left in it by zero, and zero times infinity or NaN would be NaN.
+        # This does not save the request that overflowed: its residual stream is NaN too.
         fresh.nan_to_num_(0.0, 0.0, 0.0)
         store.flatten(0, 1).index_copy_(0, slots, fresh)
         mixed = self._attend(q_k[:, : model.heads], store, groups)  # (R, H D)
@@ -168,14 +176,14 @@ class RowModel:
         return _adapted(self._multiply(layer.down, inner, x), inner, stacks.get("down"), adapters)
 
     def _multiply(self, product: Product, x: Tensor, total: Tensor | None = None) -> Tensor:
-        """x W^T, or total + x W^T, with so many rows at once as change no bit; x is (rows, in)."""
+        """x W^T, or total + x W^T, in blocks of as many rows as leave every bit the same; x is (rows, in)."""
         if total is None:
             return torch.cat([product(block) for block in x.split(self.block)])
         blocks = zip(total.split(self.block), x.split(self.block), strict=True)
         return torch.cat([product.added_to(*block) for block in blocks])
 
     def _attend(self, q: Tensor, store: Tensor, groups: list[_Group]) -> Tensor:
-        """Each row's attention to its request's tokens: queries (R, H, D) to (R, H D); padding gets zeros."""
+        """Let each row attend to the tokens of its request: queries (R, H, D) to (R, H D). Padding gets zeros."""
         model, start = self.model, 0
         results = q.new_zeros(len(q), model.heads * model.head_dim)
         for group in groups:
@@ -191,7 +199,12 @@ class RowModel:
 
 
 def _grouped(chunks: Sequence[Chunk], columns: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Rows (chunk, place in it) by what they attend in one call: the columns, and the chunk where it has several."""
+    """Group the rows (chunk, place in it) that can attend in one call.
+
+    Returns:
+        The rows by how many columns they attend to, and by their chunk if it has several tokens; -1 stands for all
+        chunks of one token.
+    """
     parts: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for c, chunk in enumerate(chunks):
         alone = -1 if len(chunk.tokens) == 1 else c
@@ -203,7 +216,7 @@ def _grouped(chunks: Sequence[Chunk], columns: int) -> dict[tuple[int, int], lis
 
 @torch.inference_mode()
 def _blocks_agree(model: PreparedDecoder) -> bool:
-    """Whether each of the first block's products, and the head, have the same bits for several blocks as one by one."""
+    """Whether the products of the first block, and the head, give the same bits for several blocks as one by one."""
     first, width, generator = model.layers[0], model.config.hidden_size, torch.Generator().manual_seed(0)
     products = [(first.q_k_v, width), (first.gate_up, width), (model.head, width)]
     products += [(first.output, model.heads * model.head_dim), (first.down, model.config.intermediate_size)]
@@ -217,7 +230,7 @@ def _blocks_agree(model: PreparedDecoder) -> bool:
 
 
 def _adapted(y: Tensor, x: Tensor, stack: Stack | None, adapters: Tensor | None) -> Tensor:
-    """y with what the rows' adapters add, in products of `BLOCK` rows."""
+    """y plus what the adapter of each row adds, computed in products of `BLOCK` rows."""
     if stack is None or adapters is None:
         return y
     blocks = zip(y.split(BLOCK), x.split(BLOCK), stack.mask(adapters).split(BLOCK), strict=True)

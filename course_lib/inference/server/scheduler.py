@@ -1,11 +1,12 @@
 """Which tokens the next step reads: continuous batching (Orca, Yu et al. 2022) with prompts in parts (Sarathi-Serve,
 arXiv:2403.02310).
 
-Requests join and leave between any two steps. In each step every request that is past its prompt reads one token, and
-the prompts share the rows that are left. Where pages run out, the request that came last gives its own back and reads
-its tokens anew later. A token's keys and values always have the same bits (see `rows`), so its answer does not change.
+Requests may join and leave between any two steps. In each step, every request that is past its prompt reads one token,
+and the prompts share the rows that are left. When the pages run out, the request that came last gives back its own, and
+reads its tokens again later. Since a token's keys and values always have the same bits (see `rows`), this does not
+change the answer.
 
-Plain Python without a thread, so that a test can step through it. `engine` runs it.
+The scheduler is plain Python and has no thread, so that a test can step through it. `engine` runs it.
 """
 
 import math
@@ -27,7 +28,7 @@ Read = Callable[[Sequence[Chunk]], Tensor]  # chunks to logits, (chunks that wan
 
 @dataclass
 class Counts:
-    """What has happened since the start."""
+    """How often something has happened since the start."""
 
     tokens: int = 0
     prefix_tokens_shared: int = 0
@@ -37,23 +38,23 @@ class Counts:
 
 
 class Scheduler:
-    """The requests that wait and those that run.
+    """Keeps the requests that wait and those that run, and decides what each step reads.
 
     Args:
-        read: computes chunks.
+        read: the function that computes the logits of chunks, such as `RowModel.read`.
         settings: the limits.
-        adapters: each adapter's number by its name.
+        adapters: the number of each adapter, by its name.
     """
 
     def __init__(self, read: Read, settings: EngineSettings, adapters: dict[str, int] | None = None):
         self.read, self.settings, self.adapters = read, settings, adapters or {}
         self.pages = SharedPages(settings.max_pages, settings.page_size)
-        self.waiting: deque[Job] = deque()  # others may append; all else is the engine's thread's
+        self.waiting: deque[Job] = deque()  # other threads may append; all else belongs to the engine's thread
         self.running: list[Job] = []  # in the order of their arrival
         self.counts = Counts()
 
     def step(self) -> bool:
-        """Read one step's tokens, and give each request whose tokens are all read its next one.
+        """Read the tokens of one step, and choose the next token of each request that has now been read to its end.
 
         Returns:
             Whether there was anything to do.
@@ -65,7 +66,7 @@ class Scheduler:
             return False
         try:
             logits = self.read(chunks)
-        except Exception as error:  # whatever the model raises: these requests end, and the engine goes on
+        except Exception as error:  # whatever the model raises ends these requests, and the engine goes on
             for job in jobs:
                 self._fail(job, error)
             return True
@@ -76,10 +77,11 @@ class Scheduler:
         return True
 
     def _shares(self, job: Job) -> bool:
+        """Whether the request may use other requests' pages, and others may use its own."""
         return self.settings.keep_prefixes and job.request.use_cache
 
     def _choose(self, jobs: list[Job], logits: Tensor) -> None:
-        """Choose a token for each of the jobs; logits are (jobs, vocabulary)."""
+        """Choose the next token of each job; logits are (jobs, vocabulary)."""
         if not jobs:
             return
         highest, likeliest = logits.max(dim=-1)  # (jobs,) each; NaN counts as the highest
@@ -89,13 +91,13 @@ class Scheduler:
                     raise ArithmeticError(f"the model's logits are not numbers, the highest is {top}")
                 job.take(token if job.is_greedy else job.choose(logits[row]))
                 self.counts.tokens += 1
-            except Exception as error:  # one request's settings or text: the others are not touched
+            except Exception as error:  # it comes from this request's settings or text; the others go on
                 self._fail(job, error)
                 continue
             if job.done:
                 self._leave(job)
             elif not job.request.use_cache:
-                self.pages.release(job.held)  # the next token reads everything anew
+                self.pages.release(job.held)  # without a cache, the next step reads all its tokens again
 
     def _fail(self, job: Job, error: Exception) -> None:
         self.counts.errors += 1
@@ -119,7 +121,11 @@ class Scheduler:
         job.end("cancelled")
 
     def fail_all(self, error: Exception) -> None:
-        """End all requests and begin with empty pages: something went wrong that is nobody's fault alone."""
+        """End all requests and start with empty pages, because an error cannot be put down to any one request.
+
+        Args:
+            error: what was raised; the clients are told its kind and its first line.
+        """
         while self.running or self.waiting:
             job = self.running.pop() if self.running else self.waiting.popleft()
             self.counts.errors += 1
@@ -127,7 +133,7 @@ class Scheduler:
         self.pages = SharedPages(self.settings.max_pages, self.settings.page_size)
 
     def _admit(self) -> None:
-        """Let waiting requests in, in their order, while there are a slot and pages for all that they have to read."""
+        """Let requests in, in the order of their arrival, while there are a slot and enough pages for their tokens."""
         while self.waiting and len(self.running) < self.settings.max_batch:
             job = self.waiting[0]
             if self.running and -(-len(job.tokens) // self.settings.page_size) > self.pages.available:
@@ -135,9 +141,13 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
 
     def _plan(self) -> tuple[list[Job], list[Chunk]]:
-        """What each running request reads in this step."""
+        """Decide what each running request reads in this step.
+
+        Returns:
+            The requests that read something, and the chunk of each.
+        """
         for job in self.running:
-            if self._shares(job) and job.pending > 1:  # what others have read of the same beginning is taken over
+            if self._shares(job) and job.pending > 1:  # it takes over what others have read of the same beginning
                 self.counts.prefix_tokens_shared += self.pages.take_known(job.held, job.tokens)
         reading = self._without_twins([job for job in self.running if job.pending > 1])
         new = [job for job in self.running if job.pending == 1]
@@ -145,7 +155,7 @@ class Scheduler:
         sizes |= {id(job): 1 for job in new}
         planned = []
         for job in list(self.running):
-            if job in self.running and id(job) in sizes:  # an earlier one may have set it back meanwhile
+            if job in self.running and id(job) in sizes:  # an earlier job may have taken its pages meanwhile
                 start = job.held.table.length
                 slots = self._slots(job, sizes[id(job)])
                 if slots is not None:
@@ -153,7 +163,7 @@ class Scheduler:
         return [job for job, _ in planned], [chunk for _, chunk in planned]
 
     def _without_twins(self, reading: list[Job]) -> list[Job]:
-        """The requests but those whose next page another one is reading just now: they will take it over."""
+        """Leave out the requests whose next page another request reads in this step: they take it over afterwards."""
         being_read, chosen = set(), []
         for job in reading:
             key = self.pages.next_key(job.held, job.tokens) if self._shares(job) else None
@@ -164,7 +174,15 @@ class Scheduler:
         return chosen
 
     def _shares_of_rows(self, reading: list[Job], room: int) -> dict[int, int]:
-        """Share the rows out to the prompts evenly; what a short one leaves goes to the longer ones."""
+        """Divide the rows evenly among the prompts. What a short prompt does not need goes to the longer ones.
+
+        Args:
+            reading: the requests whose prompts are being read.
+            room: how many rows there are for them.
+
+        Returns:
+            The number of rows of each request, by the `id` of its job.
+        """
         sizes = {}
         for place, job in enumerate(sorted(reading, key=lambda job: job.pending)):
             size = min(job.pending, room // (len(reading) - place))
@@ -174,7 +192,13 @@ class Scheduler:
         return sizes
 
     def _slots(self, job: Job, tokens: int) -> list[int] | None:
-        """Slots for what the request reads now, where need be from a request that came later; None if it came last."""
+        """Find slots for the tokens that the request reads now.
+
+        If there are no pages left, the request that came last loses its own and waits again.
+
+        Returns:
+            The slots, or None if this request itself was the last one.
+        """
         while True:
             try:
                 return self.pages.append(job.held, tokens)

@@ -1,10 +1,10 @@
-"""The bodies of calls and of answers. Types are strict: "3" is not a number, and true is not 1."""
+"""The bodies of calls and of answers. Types are strict: the text "3" is not a number, and true is not 1."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-# Settings of OpenAI's that are not implemented here, each with the value that means nothing. A client may send that.
+# OpenAI's settings that are not implemented here, each with the values that ask for nothing. A client may send those.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -19,7 +19,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "top_logprobs": (0,),
 }
-# What changes nothing about an answer.
+# Settings that change nothing about an answer.
 IGNORED = ("metadata", "service_tier", "store", "user")
 LOWEST_TEMPERATURE = 0.01  # below it, logits divided by the temperature overflow
 
@@ -27,21 +27,21 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Body(BaseModel):
-    """A part of a call: no unknown fields, no other types. null stands for the default, as with OpenAI."""
+    """A part of a call. It refuses unknown fields and wrong types; null stands for the default, as with OpenAI."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def without_nulls(cls, values: Any) -> Any:
-        """Leave out what is null."""
+        """Leave out the fields that are null."""
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if value is not None}
 
 
 class Sampling(Body):
-    """How tokens are chosen, and where the text ends. Names that OpenAI lacks are vLLM's."""
+    """How tokens are chosen, and where the answer ends. Settings that OpenAI does not have are named as in vLLM."""
 
     temperature: float = Field(1.0, ge=0, le=2, description="0 takes the likeliest token each time")
     top_p: float = Field(1.0, gt=0, le=1)
@@ -54,14 +54,14 @@ class Sampling(Body):
     @field_validator("temperature")
     @classmethod
     def not_almost_zero(cls, value: float) -> float:
-        """Refuse temperatures that overflow."""
+        """Refuse temperatures so low that the logits would overflow."""
         if 0 < value < LOWEST_TEMPERATURE:
             raise ValueError(f"Input should be 0, or {LOWEST_TEMPERATURE} or more")
         return value
 
 
 class GenerateBody(Sampling):
-    """POST /generate."""
+    """The body of POST /generate."""
 
     prompt: Text
     max_new_tokens: int | None = Field(None, ge=1, description="by default 128, or what there is room for")
@@ -72,14 +72,14 @@ class GenerateBody(Sampling):
 
 
 class StreamOptions(Body):
-    """What a stream holds besides."""
+    """What a stream contains beside the text."""
 
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="ignored")
 
 
 class OpenAIBody(Sampling):
-    """What both of OpenAI's calls have."""
+    """The settings that both of OpenAI's calls have."""
 
     model: str = Field(description="the base or an adapter, as /v1/models lists them")
     max_tokens: int | None = Field(None, ge=1)
@@ -91,14 +91,14 @@ class OpenAIBody(Sampling):
     @model_validator(mode="before")
     @classmethod
     def without_neutral(cls, values: Any) -> Any:
-        """Leave out what changes nothing."""
+        """Leave out the settings that change nothing about the answer."""
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if key not in IGNORED and not _is_neutral(key, value)}
 
     @model_validator(mode="after")
     def check_stream_options(self) -> "OpenAIBody":
-        """Refuse options of a stream without one."""
+        """Refuse options for a stream where no stream is asked for."""
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
         return self
@@ -109,35 +109,40 @@ def _is_neutral(key: str, value: Any) -> bool:
 
 
 class CompletionBody(OpenAIBody):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     prompt: Text | list[int] | list[Text] | list[list[int]] = Field(description="text or token ids, one or several")
 
 
 class TextPart(Body):
-    """A part of a message."""
+    """A part of a message; only text is possible."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(Body):
-    """A turn of a conversation."""
+    """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None  # changes nothing
 
     def plain(self) -> dict[str, str]:
-        """The turn as chat templates take it."""
+        """The turn in the form that chat templates read."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
 class ChatBody(OpenAIBody):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(
+        min_length=1,
+        description="without a message of the system first, the model's template may write one, as SmolLM2's does; "
+        'one with the content "" keeps that away. A token of the template inside a text, such as <|im_end|>, is '
+        "read as that token and ends the message there",
+    )
     max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
 
 
@@ -153,12 +158,12 @@ class GenerateAnswer(BaseModel):
     prompt_tokens: int
     new_tokens: int
     seconds: float = Field(description="from the call's arrival to the last token")
-    tokens_per_second: float = Field(description="new tokens by these seconds")
-    seed: int = Field(description="of the draws; given again, it gives the same text")
+    tokens_per_second: float = Field(description="the new tokens divided by these seconds")
+    seed: int = Field(description="of the random draws; sent again, it gives the same text")
 
 
 class Usage(BaseModel):
-    """Counts of tokens."""
+    """How many tokens were read and generated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -166,7 +171,7 @@ class Usage(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One text."""
+    """One of the texts of a completion."""
 
     index: int
     text: str
@@ -175,7 +180,7 @@ class CompletionChoice(BaseModel):
 
 
 class Completion(BaseModel):
-    """The answer of /v1/completions, or a part of it."""
+    """The answer of /v1/completions, or one part of it in a stream."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -186,7 +191,7 @@ class Completion(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """An answer's turn."""
+    """The assistant's turn in an answer."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -194,7 +199,7 @@ class AssistantMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One turn."""
+    """One of the turns that a chat answers with."""
 
     index: int
     message: AssistantMessage
@@ -214,7 +219,7 @@ class ChatCompletion(BaseModel):
 
 
 class ServedModel(BaseModel):
-    """A name that calls may give."""
+    """What the server says about one model: its name, which calls may use, and what it can do."""
 
     id: str
     object: Literal["model"] = "model"
@@ -248,6 +253,6 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Any answer of the 400s and 500s."""
+    """Any answer with a status of 400 or more."""
 
     error: ErrorDetail

@@ -1,4 +1,4 @@
-"""From the body of a call to requests of the engine: names, token ids, room for the answer."""
+"""Turns the body of a call into requests of the engine: finds the model, the token ids, and the room for the answer."""
 
 import asyncio
 import copy
@@ -23,14 +23,14 @@ from course_lib.inference.server.schemas import Message, Sampling, ServedModel
 
 @dataclass
 class Call:
-    """One call on its way: the tickets of its answers, and until when they may take.
+    """A call that is being answered: the tickets of its answers, and when its time is over.
 
     Args:
         tickets: one for each answer.
-        requests: those of the tickets.
-        model: the name to answer by.
-        started: when the call arrived, of `time.perf_counter`.
-        deadline: when its time is over, of the event loop's clock.
+        requests: the request of each ticket.
+        model: the name of the model that the answer states.
+        started: when the call arrived, on the clock of `time.perf_counter`.
+        deadline: when its time is over, on the event loop's clock.
     """
 
     tickets: list[Ticket]
@@ -40,51 +40,52 @@ class Call:
     deadline: float
 
     def cancel(self) -> None:
-        """Nobody waits for the answers any more."""
+        """Cancel every answer, because nobody waits for them any more."""
         for ticket in self.tickets:
             ticket.cancel()
 
 
 class Service:
-    """What the routes share.
+    """What all routes need: the engine, the tokenizer, the names of the models, and the limits.
 
     Args:
-        engine: it answers.
-        tokenizer: the model's. A copy is used: the engine decodes with the given one in another thread.
-        base: the name by which calls mean the base model.
-        limits: of a call.
-        metrics: where times are noted.
+        engine: generates the answers.
+        tokenizer: the tokenizer of the model. The service uses a copy, because the engine decodes with this one in
+            another thread.
+        base: the name by which calls ask for the base model.
+        limits: what a call may ask for.
+        metrics: where the times are noted.
     """
 
     def __init__(self, engine: Engine, tokenizer: ModelTokenizer, base: str, limits: Limits, metrics: Metrics):
         self.engine, self.base, self.limits, self.metrics = engine, base, limits, metrics
         self.tokenizer = copy.deepcopy(tokenizer)
         self.created = int(time.time())
-        self.one_at_a_time = asyncio.Lock()  # tokenizers are not made for several threads
+        self.one_at_a_time = asyncio.Lock()  # a tokenizer is not made for use by several threads
 
     @property
     def default(self) -> str:
-        """Who answers a call that names nobody: the first adapter, or the base where there is none."""
+        """The model that answers a call without a model's name: the first adapter, or the base if there is none."""
         return self.engine.adapters[0] if self.engine.adapters else self.base
 
     @property
     def positions(self) -> int:
-        """The most tokens of prompt and answer together."""
+        """How many tokens a prompt and its answer may have together."""
         most = self.engine.max_positions
         return most if self.limits.max_positions is None else min(most, self.limits.max_positions)
 
     @property
     def room(self) -> int:
-        """The most tokens of a prompt."""
+        """How many tokens a prompt may have."""
         most = self.positions - 1
         return most if self.limits.max_prompt_tokens is None else min(most, self.limits.max_prompt_tokens)
 
     def models(self) -> list[ServedModel]:
-        """The base and the adapters."""
+        """What is said about the base and about each adapter."""
         return [self.model(name) for name in (self.base, *self.engine.adapters)]
 
     def model(self, name: str) -> ServedModel:
-        """What is said about one of them. Raises Problem where there is none of that name."""
+        """What is said about one model. Raises Problem if there is none of that name."""
         adapter = self.adapter(name)
         return ServedModel(
             id=name,
@@ -95,7 +96,7 @@ class Service:
         )
 
     def adapter(self, model: str) -> str | None:
-        """The adapter that a call's model means; None for the base. Raises Problem where there is none of that name."""
+        """The adapter that a model's name means; None for the base. Raises Problem if there is none of that name."""
         if model == self.base:
             return None
         if model in self.engine.adapters:
@@ -104,14 +105,14 @@ class Service:
         raise Problem(404, f"There is no model {model[:100]!r} here. There are: {known}.", "model", "model_not_found")
 
     async def text_ids(self, text: str) -> tuple[int, ...]:
-        """The ids of a text that is to go on."""
+        """The token ids of a text that is to be continued."""
         async with self.one_at_a_time:
             return tuple(await run_in_threadpool(prompt_ids, self.tokenizer, text))
 
     async def chat_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The ids of a conversation up to where the assistant begins.
+        """The token ids of a conversation, up to where the assistant's answer begins.
 
-        It raises Problem where the model has no chat template, or the template refuses the conversation.
+        Raises Problem if the model has no chat template, or if the template refuses the conversation.
         """
         if not has_chat_template(self.tokenizer):
             raise Problem(422, "This model has no chat template. Use /v1/completions or /generate.", "messages")
@@ -124,13 +125,13 @@ class Service:
             return tuple(await run_in_threadpool(prompt_ids, self.tokenizer, text, True))
 
     def refuse_more_answers(self, wanted: int) -> None:
-        """Raise Problem where a call asks for more answers than one may."""
+        """Raise Problem if a call asks for more answers than one call may."""
         if wanted > self.limits.max_answers:
             most = self.limits.max_answers
             raise Problem(422, f"One call gets at most {most} answers (prompts times n); this asks for {wanted}.", "n")
 
     def check_ids(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Token ids that came from outside. Raises Problem where one is not the tokenizer's."""
+        """Check token ids that a client sent, and return them. Raises Problem if the tokenizer has no such token."""
         wrong = next((token for token in ids if not 0 <= token < len(self.tokenizer)), None)
         if wrong is not None:
             raise Problem(
@@ -147,21 +148,23 @@ class Service:
         usual: int | None = None,
         **more: bool,
     ) -> Request:
-        """One request of the engine.
+        """Make one request for the engine.
 
         Args:
-            ids: of the prompt.
-            body: how tokens are chosen.
-            model: who is to answer.
-            wanted: tokens of the answer at most; None: the usual number.
-            usual: that number, or less where there is less room; None: as many as there is room for, within the limit.
+            ids: the token ids of the prompt.
+            body: how tokens are chosen, and where the answer ends.
+            model: the name of the model that is to answer.
+            wanted: how many tokens the answer may have; None stands for the usual number.
+            usual: that usual number, which is lowered if there is less room; None takes all the room that the limits
+                leave.
             more: further fields of the request.
 
         Returns:
             The request.
 
         Raises:
-            Problem: the prompt is too long, or the answer is to be.
+            Problem: the prompt is too long, more new tokens are asked for than the limit allows, or there is no model
+                of that name.
         """
         if len(ids) > self.room:
             message = f"The prompt has {len(ids)} tokens, and at most {self.room} are possible. Shorten it."
@@ -187,15 +190,15 @@ class Service:
         """Queue all requests of a call, or none of them.
 
         Args:
-            requests: at least one.
-            model: the name to answer by.
-            started: when the call arrived.
+            requests: the requests, at least one.
+            model: the name of the model that the answer states.
+            started: when the call arrived, on the clock of `time.perf_counter`.
 
         Returns:
-            The call. Whoever gets it has to cancel it at the end, whatever the end is.
+            The call. The caller has to cancel it at the end, however it ends.
 
         Raises:
-            CourseError: the engine does not take one.
+            CourseError: the engine refuses one of the requests.
         """
         spent = time.perf_counter() - started
         deadline = asyncio.get_running_loop().time() + self.limits.time_limit - spent

@@ -1,4 +1,4 @@
-"""What an engine may use: slots, queue, pages."""
+"""How much an engine may use: how many requests at once, how long a queue, how many pages."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,16 @@ class EngineSettings:
     """The limits of one engine.
 
     Args:
-        max_batch: requests that run at once.
-        max_queue: requests that wait at most; the next one is refused.
-        max_pages: pages of the cache, for all requests together. With 16 tokens a page, 512 of them hold 8,192 tokens,
-            which takes 377 MB for SmolLM2 (46 kB a token in float32).
-        page_size: tokens in a page.
-        step_rows: tokens that one step reads at most. What the running requests leave of it goes to prompts, in parts,
-            so that a long prompt delays the others' next token by one such step and not by its whole length.
-        keep_prefixes: keep the pages of requests that have ended, for others that begin alike, until room is needed.
+        max_batch: how many requests run at once.
+        max_queue: how many requests wait at most; the next one is refused.
+        max_pages: how many pages the cache has, for all requests together. With 16 tokens per page, 512 pages hold
+            8,192 tokens, which take 377 MB for SmolLM2 (46 kB per token in float32).
+        page_size: how many tokens a page holds.
+        step_rows: how many tokens one step reads at most. Each running request takes one of them, and prompts are read
+            in parts with the rest. So a long prompt delays the others' next token by one such step, and not by its
+            whole length.
+        keep_prefixes: keep the pages of requests that have ended, for others that begin alike, until the room is
+            needed.
 
     Raises:
         CourseError: a number is below 1.

@@ -1,4 +1,4 @@
-"""How the pieces of an answer get from the engine's thread to whoever reads them, in a thread or an event loop."""
+"""How the pieces of an answer get from the engine's thread to their reader, which is a thread or an event loop."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ class PieceQueue:
     A reader that stops before the last piece cancels the request.
 
     Args:
-        wake: tells the engine that a request was cancelled.
+        wake: called when the request was cancelled, so that the engine looks at it.
     """
 
     def __init__(self, wake: Callable[[], None]):
@@ -26,7 +26,7 @@ class PieceQueue:
         self.cancelled = self.finished = False
 
     def put(self, piece: Piece) -> None:
-        """Hand on a piece, from the engine's thread. What comes after the last one is dropped."""
+        """Hand over a piece; the engine's thread calls this. What comes after the last piece is dropped."""
         with self._changed:
             if self.finished:
                 return
@@ -41,13 +41,16 @@ class PieceQueue:
                 self.cancel()
 
     def cancel(self) -> None:
-        """Nobody reads any more: free the request's slot and pages. Safe from any thread and more than once."""
+        """Free the request's slot and pages, because nobody reads the answer any more.
+
+        Any thread may call this, and more than once.
+        """
         if not self.cancelled and not self.finished:
             self.cancelled = True
             self._wake_engine()
 
     def __iter__(self) -> Iterator[Piece]:
-        """The pieces, from a thread."""
+        """Yield the pieces to a thread, which waits for each."""
         try:
             while True:
                 with self._changed:
@@ -60,13 +63,13 @@ class PieceQueue:
             self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        """The pieces, from an event loop."""
+        """Yield the pieces to an event loop."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
         with self._changed:
             self._wake_reader = lambda: loop.call_soon_threadsafe(arrived.set)
         try:
             while True:
-                arrived.clear()  # before looking: what comes after the look sets it again
+                arrived.clear()  # before looking, since a piece that comes after the look sets it again
                 piece = None
                 with self._changed, contextlib.suppress(IndexError):
                     piece = self._pieces.popleft()

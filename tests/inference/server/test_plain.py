@@ -1,6 +1,7 @@
 """The engine for what cannot be batched: the text of `complete`, one request after another."""
 
 import asyncio
+import threading
 
 import pytest
 from scripted_engine import wait_until
@@ -120,6 +121,29 @@ def test_the_queue_cancelling_and_the_end(engine, letters):
     engine.shut_down()
     with pytest.raises(CourseError, match="stopping"):
         engine.submit(asked(letters, "a"))
+
+
+def test_a_cancelled_request_frees_its_place_and_is_not_read(engine, letters, gpt2, monkeypatch):
+    """The model stands still in the first request until the others are cancelled."""
+    forward, read_rows, go_on = gpt2.forward, [], threading.Event()
+
+    def held(tokens, **options):
+        read_rows.append(tokens[0, 0].item())
+        assert go_on.wait(120)
+        return forward(tokens, **options)
+
+    monkeypatch.setattr(gpt2, "forward", held)
+    first = engine.submit(asked(letters, "a", 1, ignore_end=True))
+    wait_until(lambda: read_rows)
+    waiting = [engine.submit(asked(letters, "b", 1, ignore_end=True)) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        engine.submit(asked(letters, "c", 1))
+    for ticket in waiting:
+        ticket.cancel()
+    last = engine.submit(asked(letters, "c", 1, ignore_end=True))
+    go_on.set()
+    assert [read(ticket)[1] for ticket in (first, *waiting, last)] == ["length", *["cancelled"] * 3, "length"]
+    assert read_rows == [letters(text)["input_ids"][0] for text in "ac"]
 
 
 def test_a_model_that_fails_ends_the_request_alone(engine, gpt2, letters, monkeypatch):

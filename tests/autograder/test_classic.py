@@ -1,0 +1,258 @@
+"""Assignments whose tests run in the student's process: in the sandbox, graded as nbgrader grades them, and marked.
+
+What is tried here is harmless by construction: the floods are small, the child only sleeps, and the limits are low.
+"""
+
+import contextlib
+import csv
+import html
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import nbgrader
+import pytest
+from nbgrader.api import Gradebook
+from traitlets.config import Config
+
+from autograder import course
+from autograder.grading.classic import SandboxedExecute
+from autograder.judging.results import FORGEABLE, NO_SANDBOX
+from autograder.running import ENDED, NOT_REACHED, TOO_LONG
+from autograder.sandbox import kernel
+from autograder.sandbox.process import python
+from autograder.sandbox.usage import alive, tree
+from course_lib.cli import main
+from course_lib.errors import CourseError
+
+DOCS = Path(nbgrader.__file__).parent / "docs/source/user_guide"  # nbgrader's own course
+STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # nbgrader's, which its students have in their notebooks
+CONFIG = f"c = get_config()\nc.ClearSolutions.code_stub = {{'python': {STUB!r}}}\n"
+CHILD = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)"
+
+
+class Ran:
+    """A notebook that was run in the sandbox."""
+
+    def __init__(self, folder, *sources, **limits):
+        (folder / "files").mkdir()
+        (folder / "files/rows.csv").write_text("a,b\n1,2\n")
+        (folder / "files/beside.py").write_text("answer = 42\n")
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        self.nb = nbformat.v4.new_notebook(cells=cells, metadata={"course": {"seconds_per_cell": 60}})
+        self.processes, self.execute = set(), SandboxedExecute(timeout=60, **limits)
+        self.execute.tell = self.heard
+        self.execute.preprocess(self.nb, {"metadata": {"path": str(folder / "files")}})
+
+    def heard(self, event, cell, text):
+        """After each cell, see what runs."""
+        if event == "end":
+            self.processes |= set(tree(self.execute.kernel.process.sandbox.process.pid))
+
+    def said(self, number):
+        """What a cell printed, and its result."""
+        outputs = self.nb.cells[number].outputs
+        errors = [output.evalue for output in outputs if output.output_type == "error"]
+        assert not errors, errors
+        texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+        return "".join(texts).strip()
+
+    def errors(self):
+        """The names of the errors by cell."""
+        return [[o.ename for o in cell.outputs if o.output_type == "error"] for cell in self.nb.cells]
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_submission_reaches_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "x")
+    for name in ("source/x.ipynb", "gradebook.db", "submitted/ann/x.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    hidden = [str(tmp_path), str(course.SOURCES), str(Path(__file__)), "/home", "/etc/passwd"]
+    ran = Ran(
+        tmp_path,
+        f"import os\n[os.path.exists(path) for path in {hidden!r}]",
+        "import autograder\n[sorted(os.listdir(folder)) for folder in autograder.__path__]",
+        "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 2)\nexcept OSError as e: print(e.errno)",
+        "for place in ('/x', '/usr/x', '/kernel/x', '/kernel/files/x', '/kernel/packages/0/x', '/dev/x'):\n"
+        "    try: open(place, 'w'); print('written', place)\n    except OSError: pass",
+        "try: open('large', 'wb').write(b'x' * 2**23)\nexcept OSError as e: print(e.errno)",
+        "sorted(p for p in os.listdir('/proc') if p.isdigit()), 'A_SECRET' in os.environ",
+        CHILD,
+        "os.kill(os.getppid(), 0), len([p for p in os.listdir('/proc') if p.isdigit()])",
+        scratch_mib=4,
+    )
+    assert ran.said(0) == "[False, False, False, False, False]"
+    assert ran.said(1) == "[['__init__.py', 'checks.py', 'given.py', 'own.py']]"
+    assert ran.said(2) == "101"  # ENETUNREACH
+    assert ran.said(3) == ""
+    assert ran.said(4) in ("27", "28")  # EFBIG, ENOSPC
+    assert ran.said(5) == "(['1', '2'], False)"
+    assert ran.said(7) == "(None, 3)"  # bwrap's first process, the kernel, and the child
+    assert len(ran.processes) >= 4
+    wait_for(lambda: not any(map(alive, ran.processes)))
+    assert not Path(ran.execute.kernel.connection_file).parent.exists()
+
+
+def test_what_an_honest_one_does_works(tmp_path):
+    ran = Ran(
+        tmp_path,
+        "import beside, csv, os\nbeside.answer, os.listdir(), list(csv.reader(open('rows.csv')))",
+        "open('rows.csv', 'a').write('3,4\\n'); open('mine.txt', 'w').write('x')",
+        "import sys, warnings\nwarnings.warn('careful'); print('working', file=sys.stderr); print('ünï')",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()",
+        "import numpy as np, course_lib.scratch, autograder.checks, autograder.given, autograder.own\nnp.arange(3)",
+        "import subprocess\nout = '-c', 'import numpy; print(numpy.ones(2))'\n"
+        "print(subprocess.run([sys.executable, *out], capture_output=True, text=True).stdout)",
+        "help, quit, input\n'there'",
+        "%%timeit -n 1 -r 1\nsum(range(3))",
+        "import threading\nt = threading.Thread(target=print, args=('thread',)); t.start(); t.join()",
+        "1 / 0",
+        "'after'",
+        "import os\nfor stream in (sys.__stdout__, sys.__stderr__):\n"
+        "    for _ in range(20): stream.write('x' * 10_000); stream.flush()",
+    )
+    assert ran.said(0).startswith("(42, ")
+    assert ran.said(0).endswith("[['a', 'b'], ['1', '2']])")
+    assert "rows.csv" in ran.said(0)
+    assert ".ipython" not in ran.said(0)
+    assert (tmp_path / "files/rows.csv").read_text() == "a,b\n1,2\n", "it had a copy"
+    assert [word in ran.said(2) for word in ("careful", "working", "ünï")] == [True, True, True]
+    assert any("image/png" in output.get("data", {}) for output in ran.nb.cells[3].outputs)
+    assert not any(output.get("name") == "stderr" for output in ran.nb.cells[3].outputs)
+    assert (ran.said(4), ran.said(5), ran.said(6)) == ("array([0, 1, 2])", "[1. 1.]", "'there'")
+    assert "per loop" in ran.said(7)
+    assert ran.said(8) == "thread"
+    assert ran.errors()[9:] == [["ZeroDivisionError"], [], []]
+
+
+REST = "; import time; time.sleep(50)"  # a flood that is not stopped is found out
+PRINTS = "for _ in range(40): print('x' * 60_000, flush=True)"
+FORKS = "import os, time\nfor _ in range(30):\n    if os.fork() == 0: time.sleep(50); os._exit(0)\ntime.sleep(50)"
+FLOODS = {
+    "much output at once": (f"print('x' * 3 * 2**19){REST}", {"output_mib": 1}, "it printed over 1 MiB"),
+    "much output in pieces": (f"{PRINTS}\nimport time; time.sleep(50)", {"output_mib": 1}, "it printed over 1 MiB"),
+    "memory": (f"x = bytearray(400 * 2**20){REST}", {"memory_mib": 256}, "it took over 256 MiB of memory"),
+    "processes": (FORKS, {"tasks": 40}, "it started more than 40 processes and threads"),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_ends_the_kernel_and_keeps_what_was_before(tmp_path, kind):
+    flood, limits, why = FLOODS[kind]
+    ran = Ran(tmp_path, "print('earned')", flood, "print('behind')", **limits)
+    assert ran.said(0) == "earned"
+    assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
+    assert ran.execute.stopped == f"your own cell that begins {flood.splitlines()[0][:60]!r} ended its kernel: {why}"
+    wait_for(lambda: not any(map(alive, ran.processes)))
+
+
+def test_a_message_that_is_far_too_large_is_never_read(tmp_path):
+    ran = Ran(tmp_path, "print('earned')", "print('x' * 4 * 2**20)", "print('behind')", output_mib=1)
+    assert ran.said(0) == "earned"
+    assert ran.errors()[1:] == [[TOO_LONG], [NOT_REACHED]]
+    assert ran.execute.stopped.endswith("did not arrive: it may have printed too much at once")
+    assert ran.execute.printed < 2**20
+
+
+def test_the_limits_can_be_set_in_nbgraders_configuration():
+    chosen = SandboxedExecute(config=Config({"SandboxedExecute": {"memory_mib": 300, "tasks": 40}}))
+    assert (chosen.memory_mib, chosen.tasks, chosen.output_mib) == (300, 40, 16)
+
+
+def test_a_kernel_that_cannot_start_says_so_and_what_to_try(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel, "python", lambda *arguments: python("-c", "raise SystemExit('no namespaces')"))
+    with pytest.raises(CourseError, match=r"did not start in the sandbox \(no namespaces\).*bwrap --unshare-all"):
+        Ran(tmp_path, "1")
+
+
+def test_without_bubblewrap_it_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(CourseError, match=r"bubblewrap.*not installed.*--no-sandbox"):
+        Ran(tmp_path, "1")
+
+
+def docs_course(folder):
+    """nbgrader's documentation course; its header cell, which asks for a name, is not in these sources."""
+    shutil.copytree(DOCS / "source/ps1", folder / "source/ps1")
+    shutil.copytree(DOCS / "submitted", folder / "submitted")
+    (folder / "nbgrader_config.py").write_text(CONFIG)
+    for path in folder.rglob("*.ipynb"):  # a kernel named `python` is on no machine of today
+        nb = nbformat.read(path, 4)
+        nb.metadata.kernelspec.name = "python3"
+        nbformat.write(nb, path)
+    return folder
+
+
+def booked(folder):
+    """Every grade in a gradebook, by student and cell: from the tests, at most, and whether a person is asked for."""
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+        return {
+            (submission.student.id, grade.cell.name): (grade.auto_score, grade.max_score, grade.needs_manual_grade)
+            for assignment in book.assignments
+            for submission in book.assignment_submissions(assignment.name)
+            for each in submission.notebooks
+            for grade in each.grades
+        }
+
+
+def stock(folder):
+    """The course as nbgrader's own commands grade it."""
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    for command in (["generate_assignment", "ps1"], ["autograde", "ps1", "--create"]):
+        line = [sys.executable, "-m", "nbgrader", *command]
+        done = subprocess.run(line, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    return booked(folder)
+
+
+def graded(folder, name, *options):
+    """`course grade`'s exit status and what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = main(["grade", name, "--course", str(folder), *options])
+    return status, said.getvalue()
+
+
+@pytest.mark.slow  # nbgrader's commands and ours, for two students with two notebooks each: eight kernels
+def test_nbgraders_own_course_grades_the_same_and_is_marked(tmp_path):
+    expected = stock(docs_course(tmp_path / "stock"))
+    ours = docs_course(tmp_path / "ours")
+    for name in ("ps1-problem1", "ps1-problem2"):
+        status, said = graded(ours, name)
+        assert status == 0, said
+        assert "ran in the sandbox" in said
+        assert "could forge its score" in said
+        assert NO_SANDBOX not in said
+        with (ours / f"grades-{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["student"] for row in rows] == ["bitdiddle", "hacker"]
+        assert all(FORGEABLE in row["note"] for row in rows)
+    assert booked(ours) == expected
+    assert len(expected) == 18
+    assert expected["hacker", "correct_sum_of_squares"] == (0.5, 0.5, False)
+    assert expected["bitdiddle", "correct_squares"] == (0, 1, False)
+    assert (ours / "source/ps1-problem1/jupyter.png").is_file()
+
+    assert main(["grades", "report", "ps1-problem1", "--course", str(ours)]) == 0
+    assert FORGEABLE in html.unescape((ours / "report-ps1-problem1.html").read_text())
+
+    assert graded(ours, "ps1")[0] == 2
+    with pytest.raises(CourseError, match="name one of ps1-problem1, ps1-problem2"):
+        course.find("ps1", ours)
+
+    status, said = graded(ours, "ps1-problem1", "--student", "hacker", "--no-sandbox")
+    assert (status, NO_SANDBOX in said, "with your rights" in said) == (0, True, True)
+    assert booked(ours) == expected
+    assert "GRADED WITHOUT A SANDBOX" in (ours / "feedback/hacker/ps1-problem1/ps1-problem1.html").read_text()
