@@ -3,8 +3,9 @@
 #
 # Package: torch 2.13.0.
 # Guess: torch.optim.SGD([parameter]) makes some dictionaries; everything that it needs came with `import torch`.
-# Behaviour: the call imports torch._dynamo, more than 500 modules in all (over 800 here: SymPy, torch._inductor, torch.onnx,
-#   torch.distributed …), for a decorator; nothing is compiled. That takes a second or more; the second optimiser imports nothing.
+# Behaviour: the call imports torch._dynamo for a decorator, and with it over 800 modules (SymPy, torch._inductor,
+#   torch.onnx, torch.distributed …), though nothing is compiled. That takes a second or more. The second optimiser
+#   imports nothing.
 # Here: a command that trains pays this time at its first optimiser, after the model was loaded.
 set -euo pipefail
 packages=(torch==2.13.0)
