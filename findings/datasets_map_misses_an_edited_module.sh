@@ -2,10 +2,12 @@
 # After a change to a module, Dataset.map gives the results of the old code from its cache.
 #
 # Package: datasets 5.2.0.
-# Guess: the cache's key holds a hash of the function that is mapped, so changed code is run again, wherever it stands.
-# Behaviour: the hash is made from a pickle, and what can be imported is pickled as a name. A function or a method of a
-#   module keeps its key when its body changes, also when a lambda of the script calls it: a new process reads the old
-#   rows from the disk, without a word. Changes in the script itself are noticed, a global variable and an attribute too.
+# Guess: the cache's key holds a hash of the function that is mapped, so changed code is run again, wherever it
+#   stands.
+# Behaviour: the hash is made from a pickle, and what can be imported is pickled as a name. A function or a method of
+#   a module keeps its key when its body changes, also when a lambda of the script calls it: a new process reads the
+#   old rows from the disk, without a word. Changes in the script itself are noticed, a global variable and an
+#   attribute too.
 # Here: the course maps no datasets. In other projects load_from_cache_file=False, or a new new_fingerprint, helps.
 set -euo pipefail
 packages=(datasets==5.2.0)

@@ -3,8 +3,8 @@
 #
 # Package: ipykernel 7.4.0, nbclient 0.11.0, ipython 9.18.1.
 # Guess: quit() raises SystemExit, as in Python and in a terminal: the run ends there, as it does at sys.exit(0).
-# Behaviour: in a kernel quit() is another function. It raises nothing and only asks the front end to end the session, and
-#   nbclient does not answer. The lines below it and all later cells run, and the notebook is a success.
+# Behaviour: in a kernel quit() is another function. It raises nothing and only asks the front end to end the session,
+#   and nbclient does not answer. The lines below it and all later cells run, and the notebook is a success.
 # Here: the course's chapters end by an exception where something is missing, never by quit().
 set -euo pipefail
 packages=(ipykernel==7.4.0 nbclient==0.11.0 ipython==9.18.1)

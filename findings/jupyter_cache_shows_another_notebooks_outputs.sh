@@ -2,11 +2,13 @@
 # Two pages of a book with the same code show the same outputs, though each reads its own data.
 #
 # Package: jupyter-cache 1.0.1, myst-nb 1.4.0, sphinx 7.4.7, ipykernel 7.4.0.
-# Guess: the cache keeps the outputs of each notebook. One with the code of another, in a folder with other data, is run.
-# Behaviour: the key is the code and the kernel; neither the notebook's path nor its folder is part of it. The second page
-#   of a build is taken for the first one, is not run, and shows the first one's numbers under its own text, without a
-#   warning. nb_execution_mode = "force" runs both.
-# Here: the course runs its chapters with papermill before the book is built; the book's pages are not run from a cache.
+# Guess: the cache keeps the outputs of each notebook. One with the code of another, in a folder with other data, is
+#   run.
+# Behaviour: the key is the code and the kernel; neither the notebook's path nor its folder is part of it. The second
+#   page of a build is taken for the first one, is not run, and shows the first one's numbers under its own text,
+#   without a warning. nb_execution_mode = "force" runs both.
+# Here: the course runs its chapters with papermill before the book is built; the book's pages are not run from a
+#   cache.
 set -euo pipefail
 packages=(jupyter-cache==1.0.1 myst-nb==1.4.0 sphinx==7.4.7 ipykernel==7.4.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

@@ -5,8 +5,8 @@
 # Guess: hotswap_adapter gives the model that from_pretrained gives, or refuses an adapter that it cannot swap, as it
 #   refuses one with an alpha_pattern ("Configs are incompatible").
 # Behaviour: rank_pattern is neither read nor refused. The weights of the module's own rank are copied, and scaled by
-#   alpha over the common rank: with rank 8 where the others have 4, twice as much as the adapter's file says. The same
-#   file loads correctly by from_pretrained.
+#   alpha over the common rank: with rank 8 where the others have 4, twice as much as the adapter's file says. The
+#   same file loads correctly by from_pretrained.
 # Here: adapters with a rank per module are loaded, not swapped.
 set -euo pipefail
 packages=(peft==0.21.2 transformers==5.23.0 torch==2.13.0)

@@ -3,9 +3,9 @@
 #
 # Package: peft 0.21.2, transformers 5.23.0, torch 2.13.0.
 # Guess: after hotswap_adapter the model has the new adapter, so save_pretrained writes the new one.
-# Behaviour: the weights and the scaling are the new ones, and the outputs right, but peft_config stays that of the first
-#   adapter, and that is what is written beside the new weights. With another alpha the folder loads, without a word, as
-#   another model; with another rank it does not load at all ("size mismatch").
+# Behaviour: the weights and the scaling are the new ones, and the outputs right, but peft_config stays that of the
+#   first adapter, and that is what is written beside the new weights. With another alpha the folder loads, without a
+#   word, as another model; with another rank it does not load at all ("size mismatch").
 # Here: the course loads each adapter under a name of its own and does not swap; who does saves with the new settings.
 set -euo pipefail
 packages=(peft==0.21.2 transformers==5.23.0 torch==2.13.0)

@@ -4,8 +4,8 @@
 # Package: prometheus-client 0.26.0.
 # Guess: observe(nan) is refused, or counted in the last bucket (+Inf), so that the count tells that something came.
 # Behaviour: neither. NaN is not less than or equal to any bound, so no bucket takes it, +Inf neither, and the count,
-#   which is made from the buckets, stays where it was. The sum is NaN from then on, and so is every mean and every rate
-#   computed from it, until the process is started again. A Summary does count the NaN.
+#   which is made from the buckets, stays where it was. The sum is NaN from then on, and so is every mean and every
+#   rate computed from it, until the process is started again. A Summary does count the NaN.
 # Here: the course's server observes times only, which are finite; a loss needs math.isfinite before it is observed.
 set -euo pipefail
 packages=(prometheus-client==0.26.0)

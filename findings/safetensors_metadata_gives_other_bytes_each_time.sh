@@ -5,10 +5,10 @@
 # Guess: the format has no time stamp and nothing at random, and save_file sorts the tensors: the same input gives the
 #   same bytes, so a checksum tells whether a model changed.
 # Behaviour: with two or more entries, the metadata stand in the header in the order of a hash table that is seeded at
-#   random, so eight entries give another order, and another checksum, in practice at every call. With at most one entry
-#   ("format", as transformers writes it) the bytes are the same. What is read back is equal either way.
-# Here: an adapter of a 4-bit base has two entries, "format" and how the base was quantised, so two equal runs may give
-#   two checksums. Who compares runs compares tensors.
+#   random, so eight entries give another order, and another checksum, in practice at every call. With at most one
+#   entry ("format", as transformers writes it) the bytes are the same. What is read back is equal either way.
+# Here: an adapter of a 4-bit base has two entries, "format" and how the base was quantised, so two equal runs may
+#   give two checksums. Who compares runs compares tensors.
 set -euo pipefail
 packages=(safetensors==0.8.0 numpy==2.4.6)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

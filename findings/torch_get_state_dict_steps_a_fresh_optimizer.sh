@@ -4,9 +4,10 @@
 # Package: torch 2.13.0.
 # Guess: get_state_dict(model, optimizer) of torch.distributed.checkpoint.state_dict reads. A checkpoint before the
 #   first step, such as one for comparison or a test that saving works, does not alter the run.
-# Behaviour: where the optimiser has no state yet, it makes one by a step with gradients and a learning rate of zero, and
-#   leaves that step behind. Weights stay, but AdamW's counter stands at 1 with empty moments, so the correction of the
-#   first real update is that of the second: it is 0.74 times as long. SGD with dampening halves its first update.
+# Behaviour: where the optimiser has no state yet, it makes one by a step with gradients and a learning rate of zero,
+#   and leaves that step behind. Weights stay, but AdamW's counter stands at 1 with empty moments, so the correction
+#   of the first real update is that of the second: it is 0.74 times as long. SGD with dampening halves its first
+#   update.
 # Here: the course's checkpoints hold the optimiser's own tensors, and reading them leaves a fresh optimiser alone.
 set -euo pipefail
 packages=(torch==2.13.0)

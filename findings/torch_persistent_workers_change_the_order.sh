@@ -4,9 +4,9 @@
 # Package: torch 2.13.0.
 # Guess: workers, and whether they are kept, are a matter of speed: with a generator of one seed, the rows come in the
 #   same order with none, with two, and with two that persist.
-# Behaviour: the first epoch is the same for all three. From the second on the order with persistent workers is another
-#   one: a new iterator draws a seed for its workers from the same generator as the shuffling, and an iterator that is kept
-#   draws none. A run that was sped up by the option is another run.
+# Behaviour: the first epoch is the same for all three. From the second on the order with persistent workers is
+#   another one: a new iterator draws a seed for its workers from the same generator as the shuffling, and an iterator
+#   that is kept draws none. A run that was sped up by the option is another run.
 # Here: the course's loops draw their batches from a seed of their own, without a DataLoader.
 set -euo pipefail
 packages=(torch==2.13.0)

@@ -2,12 +2,13 @@
 # Evaluating in between gives another trained model, though evaluation draws nothing at random.
 #
 # Package: transformers 5.23.0, torch 2.13.0, accelerate 1.15.0.
-# Guess: the model is in eval mode, without dropout, and the rows come in order, so how often a run is evaluated does not
-#   change what it learns; the Trainer takes care of seeds, and goes on from a checkpoint bit for bit.
-# Behaviour: beginning to iterate over a DataLoader draws a number from torch's global generator (for the seeds of workers,
-#   also where there are neither workers nor shuffling). With any dropout, all masks after the first evaluation are others.
-#   eval_steps of 3 and of 8 give two models, both different from that of the run without evaluation; the same happens
-#   whenever the loop is written by hand. Without dropout the three are equal bit for bit.
+# Guess: the model is in eval mode, without dropout, and the rows come in order, so how often a run is evaluated does
+#   not change what it learns; the Trainer takes care of seeds, and goes on from a checkpoint bit for bit.
+# Behaviour: beginning to iterate over a DataLoader draws a number from torch's global generator (for the seeds of
+#   workers, also where there are neither workers nor shuffling). With any dropout, all masks after the first
+#   evaluation are others. eval_steps of 3 and of 8 give two models, both different from that of the run without
+#   evaluation; the same happens whenever the loop is written by hand. Without dropout the three are equal bit for
+#   bit.
 # Here: the course's evaluation walks over batches of its own and leaves the generator alone.
 set -euo pipefail
 packages=(transformers==5.23.0 torch==2.13.0 accelerate==1.15.0)
