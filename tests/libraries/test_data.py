@@ -1,5 +1,6 @@
 """What tokenizers and datasets do that changes a result and raises nothing."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -79,3 +80,48 @@ def test_the_first_row_decides_the_columns():
     from datasets import Dataset
 
     assert Dataset.from_list([{"a": 1}, {"a": 2, "b": 3}]).column_names == ["a"]
+
+
+@pytest.mark.library(
+    package="datasets",
+    happens="`map` gives old rows from its cache after the function was changed, if a module holds the function",
+    expected="The cache's key is made from the code that runs.",
+    instead="What can be imported is hashed by its name. Pass `load_from_cache_file=False` after a change, or define "
+    "the function in the script, where changes are noticed.",
+    chapter="01_datasets",
+)
+def test_the_hash_of_a_function_of_a_module_is_its_name(tmp_path, monkeypatch):
+    from datasets.fingerprint import Hasher
+
+    def hash_of(source):
+        (tmp_path / "preparation.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "preparation", raising=False)
+        importlib.invalidate_caches()
+        return Hasher.hash(importlib.import_module("preparation").label)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    changed = [f"def label(row):\n    return {{'label': {value}}}\n" for value in (1, 2)]
+    assert hash_of(changed[0]) == hash_of(changed[1])
+    constants = [eval(f"lambda row: {value}") for value in (1, 2)]
+    assert Hasher.hash(constants[0]) != Hasher.hash(constants[1])
+    monkeypatch.delitem(sys.modules, "preparation")
+
+
+@pytest.mark.library(
+    package="safetensors",
+    happens="The same tensors with the same metadata are another file each time, if the metadata has several entries",
+    expected="The format has no time stamp, so equal content has an equal checksum.",
+    instead="Compare tensors, not files. The metadata stand in the file in the order of a hash table.",
+    chapter="03_lora",
+)
+def test_metadata_stand_in_the_file_in_any_order():
+    import numpy as np
+    from safetensors.numpy import save
+
+    def files(entries):
+        metadata = {f"key{number}": "value" for number in range(entries)}
+        return {save({"weight": np.ones(3, np.float32)}, metadata=metadata) for _ in range(20)}
+
+    assert len(files(1)) == 1
+    assert len(files(8)) > 1

@@ -158,3 +158,31 @@ def test_warnings_as_errors_fail_once(tmp_path):
     assert first.returncode != 0, first.stderr
     assert "nowhere" in first.stderr
     assert second.returncode == 0, second.stderr
+
+
+@pytest.mark.library(
+    package="Jupyter Book",
+    happens="With `execute_notebooks: cache`, a page shows the outputs of another page that has the same code",
+    expected="Each page is run in its own folder, with its own data.",
+    instead="The cache's key is the code and the kernel, without the notebook's path. Use `force`, or run the "
+    "notebooks before the build and turn execution off, as this book does.",
+    chapter="how-to-use",
+)
+def test_the_cache_does_not_know_whose_outputs_it_has(tmp_path):
+    from jupyter_cache import get_cache
+    from jupyter_cache.base import CacheBundleIn
+
+    cache = get_cache(tmp_path / "cache")
+    read = "print(open('rainfall.txt').read())"
+    notebooks = {}
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        notebooks[folder] = nbformat.read(written(tmp_path / folder / "page.ipynb", read), as_version=4)
+    notebooks["north"].cells[0].outputs = [V4.new_output("stream", text="111")]
+    north = CacheBundleIn(notebooks["north"], str(tmp_path / "north" / "page.ipynb"))
+    cache.cache_notebook_bundle(north, check_validity=False)
+    _, south = cache.merge_match_into_notebook(notebooks["south"])
+    assert south.cells[0].outputs[0].text == "111"
+    notebooks["south"].cells[0].source += "  # here"
+    with pytest.raises(KeyError):
+        cache.match_cache_notebook(notebooks["south"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import BOFTConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
+from peft.utils.hotswap import hotswap_adapter
 
 IDS = torch.arange(3, 13)[None]
 
@@ -285,3 +286,43 @@ def test_a_random_decomposition_is_repeated_with_another_seed(tiny_llama, tmp_pa
         model.save_pretrained(tmp_path / kind)
         distance = max(off(reloaded(kind, seed), saved) for seed in (1, 2)) / saved.abs().max().item()
         assert (distance < 1e-4) == (kind == "pissa"), (kind, distance)
+
+
+def swapped_models(model, tmp_path, **second):
+    """Models on `model`: with a second adapter loaded, and with a first one for which it was swapped in."""
+    for name, options in (("first", {}), ("second", second)):
+        get_peft_model(copy.deepcopy(model), lora(**options)).save_pretrained(tmp_path / name)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "second")
+    swapped = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "first")
+    hotswap_adapter(swapped, str(tmp_path / "second"), "default", torch_device="cpu")
+    return loaded, swapped
+
+
+@pytest.mark.library(
+    package="PEFT",
+    happens="After `hotswap_adapter`, `save_pretrained` writes the new weights with the old rank and alpha",
+    expected="What is saved is the adapter that was swapped in.",
+    instead="Copy the `adapter_config.json` of the adapter that was swapped in. With another alpha the folder loads as "
+    "another model without a word, with another rank not at all.",
+    chapter="03_lora",
+)
+def test_a_swapped_adapter_is_saved_with_the_old_settings(tiny_llama, tmp_path):
+    loaded, swapped = swapped_models(tiny_llama, tmp_path, lora_alpha=64)
+    assert off(logits(loaded), logits(swapped)) < 1e-5
+    swapped.save_pretrained(tmp_path / "again")
+    again = PeftModel.from_pretrained(copy.deepcopy(tiny_llama), tmp_path / "again")
+    assert again.peft_config["default"].lora_alpha == 8
+    assert off(logits(loaded), logits(again)) > 1e-2
+
+
+@pytest.mark.library(
+    package="PEFT",
+    happens="`hotswap_adapter` ignores `rank_pattern`: the layers with a rank of their own get a wrong scaling",
+    expected="It gives the model that `from_pretrained` gives, or refuses, as it does for `alpha_pattern`.",
+    instead="Load such an adapter by `load_adapter` under a name of its own.",
+    chapter="03_lora",
+)
+def test_a_swap_ignores_the_rank_pattern(tiny_llama, tmp_path):
+    models = swapped_models(tiny_llama, tmp_path, rank_pattern={"layers.1.self_attn.q_proj": 8})
+    assert [m.base_model.model.model.layers[1].self_attn.q_proj.scaling["default"] for m in models] == [1.0, 2.0]
+    assert off(*map(logits, models)) > 1e-3

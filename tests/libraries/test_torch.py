@@ -5,6 +5,8 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.utils.data import DataLoader
 
 
 def with_gradients(*gradients):
@@ -137,3 +139,45 @@ def test_a_view_saves_its_storage():
         return len(file.getvalue())
 
     assert size(matrix[0]) > 500 * 500 * 4 > 100 * size(matrix[0].clone())
+
+
+@pytest.mark.library(
+    package="torch",
+    happens="Walking over a `DataLoader` moves the global generator, also without shuffling and without workers",
+    expected="An evaluation, without dropout and in the order of the rows, does not change the training around it.",
+    instead="With dropout, runs that are evaluated at other steps end in other weights, with the Trainer of "
+    "transformers too. Give the loader a `generator` of its own; `course_lib.evaluation` leaves the global one alone.",
+    chapter="02_full_finetuning",
+)
+def test_a_loader_draws_from_the_global_generator():
+    def state_after(**settings):
+        torch.manual_seed(0)
+        assert len(list(DataLoader(range(4), batch_size=2, **settings))) == 2
+        return torch.get_rng_state()
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert not torch.equal(state_after(), before)
+    assert torch.equal(state_after(generator=torch.Generator()), before)
+
+
+@pytest.mark.library(
+    package="torch.distributed",
+    happens="`get_state_dict` of a fresh optimiser leaves a step behind: AdamW's first update is 0.74 times as long",
+    expected="Reading a state for a checkpoint changes nothing.",
+    instead="Read the state after the first step only, or `optimizer.state_dict()`, as the course's checkpoints do.",
+    chapter="02_full_finetuning",
+)
+def test_reading_a_fresh_optimizer_steps_it():
+    def first_update(read):
+        parameter = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(parameter.weight)
+        optimizer = torch.optim.AdamW(parameter.parameters(), lr=1e-2, weight_decay=0)
+        read(parameter, optimizer)
+        assert parameter.weight.item() == 1
+        parameter(torch.ones(1)).backward()
+        optimizer.step()
+        return 1 - parameter.weight.item()
+
+    assert first_update(lambda model, optimizer: optimizer.state_dict()) == pytest.approx(0.01, rel=1e-3)
+    assert first_update(get_state_dict) == pytest.approx(0.00744, rel=1e-2)
