@@ -67,3 +67,13 @@ def test_the_runner_tells_as_stated_changed_and_could_not_run_apart(tmp_path):
 
     finding("gone", "exit 0")
     assert subprocess.run([tmp_path / ".ci/findings"], capture_output=True).returncode == 0
+
+    def names(share: str) -> list[str]:
+        said = subprocess.run([tmp_path / ".ci/findings", share], capture_output=True, text=True).stdout
+        return re.findall(r"^\| (\w+) \| as|^\| (\w+) \| could", said, re.MULTILINE)
+
+    shares = [names(f"{number}/2") for number in (1, 2)]
+    assert shares == [["gone", "same"], ["offline"]]
+    refused = subprocess.run([tmp_path / ".ci/findings", "3/2"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "3/2 is no share of the scripts" in refused.stderr

@@ -118,7 +118,9 @@ def test_drift_is_scheduled_and_installs_without_the_pins():
 
 
 def test_drift_runs_the_findings_and_fails_with_them():
-    steps = workflow("drift")["jobs"]["findings"]["steps"]
+    job = workflow("drift")["jobs"]["findings"]
+    steps, shares = job["steps"], job["strategy"]["matrix"]["share"]
+    assert shares == [f"{number}/{len(shares)}" for number in range(1, len(shares) + 1)]
     step = next(step for step in steps if step.get("run", "").startswith(".ci/findings"))
     assert "$GITHUB_STEP_SUMMARY" in step["run"]
     assert step["shell"] == "bash"  # GitHub's default shell is without pipefail, and `tee` always succeeds
