@@ -25,6 +25,7 @@ from autograder.grading import classic
 from autograder.grading.classic import SandboxedExecute
 from autograder.grading.evaluate import NOT_GIVEN
 from autograder.judging.results import FORGEABLE, NO_SANDBOX
+from autograder.recognise import assignment_of
 from autograder.running import ENDED, NOT_REACHED, TOO_LONG
 from autograder.sandbox import kernel
 from autograder.sandbox.process import python
@@ -244,6 +245,30 @@ def test_without_bubblewrap_it_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CourseError, match=r"bubblewrap.*not installed.*--no-sandbox"):
         Ran(tmp_path, "1")
+
+
+def test_names_that_clash_are_refused(tmp_path):
+    def put(place):
+        (tmp_path / place).parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(), tmp_path / place)
+
+    put("source/lora/problem1.ipynb")
+    assert course.find("lora-problem1", tmp_path).path == tmp_path / "source/lora/problem1.ipynb"
+    with pytest.raises(CourseError, match=r"source/lora has no lora\.ipynb.* name one of lora-problem1"):
+        course.find("lora", tmp_path)  # not the package's, which would be copied beside it
+    put("source/ps1/a-b.ipynb")
+    put("source/ps1-a/b.ipynb")
+    with pytest.raises(CourseError, match=r"ps1/a-b\.ipynb and .*ps1-a/b\.ipynb are both the assignment ps1-a-b: "):
+        course.assignments(tmp_path)
+
+
+def test_an_assignment_of_tasks_alone_is_recognised(tmp_path):
+    about = {"grade_id": "a", "task": True, "grade": False, "solution": False, "locked": True, "points": 3}
+    task = nbformat.v4.new_markdown_cell("Explain.", metadata={"nbgrader": about})
+    nb = nbformat.v4.new_notebook(cells=[task])
+    nbformat.write(nb, tmp_path / "x.ipynb")
+    mine = course.Assignment("x", tmp_path / "x.ipynb")
+    assert assignment_of(nb, [*course.assignments().values(), mine]) == mine
 
 
 def docs_course(folder):
