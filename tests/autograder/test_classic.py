@@ -4,6 +4,7 @@ What is tried here is harmless by construction: the floods are small, the child 
 """
 
 import contextlib
+import copy
 import csv
 import html
 import io
@@ -25,6 +26,7 @@ from autograder.grading import classic
 from autograder.grading.classic import SandboxedExecute
 from autograder.grading.evaluate import NOT_GIVEN
 from autograder.judging.results import FORGEABLE, NO_SANDBOX
+from autograder.rebuild import answers
 from autograder.recognise import assignment_of
 from autograder.running import ENDED, NOT_REACHED, TOO_LONG
 from autograder.sandbox import kernel
@@ -269,6 +271,10 @@ def test_an_assignment_of_tasks_alone_is_recognised(tmp_path):
     nbformat.write(nb, tmp_path / "x.ipynb")
     mine = course.Assignment("x", tmp_path / "x.ipynb")
     assert assignment_of(nb, [*course.assignments().values(), mine]) == mine
+    answered = copy.deepcopy(nb)
+    answered.cells += [nbformat.v4.new_markdown_cell("Because."), nbformat.v4.new_code_cell("1 + 1")]
+    assert answers(nb, nb) == {"a": ""}
+    assert answers(answered, nb) == {"a": "Because.\n1 + 1"}
 
 
 def docs_course(folder):
