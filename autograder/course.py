@@ -44,6 +44,9 @@ def assignments(state: Path | None = None) -> dict[str, Assignment]:
     Args:
         state: The course's folder, whose `source` is looked at too; None: $COURSE_DIR, where it is set. Its own copy of
             an assignment counts more than the package's.
+
+    Raises:
+        CourseError: Two notebooks of the course would have the same name.
     """
     found = {path.stem: Assignment(path.stem, path) for path in sorted(SOURCES.glob("*/*.ipynb"))}
     own = state or os.environ.get("COURSE_DIR")
@@ -52,6 +55,8 @@ def assignments(state: Path | None = None) -> dict[str, Assignment]:
             found[path.stem] = Assignment(path.stem, path)
         elif not path.with_name(f"{path.parent.name}.ipynb").is_file():
             name = f"{path.parent.name}-{path.stem}"
+            if name in found and found[name].path.stem != name:
+                raise CourseError(f"{found[name].path} and {path} are both the assignment {name}: rename one of them.")
             found.setdefault(name, Assignment(name, path))
     return dict(sorted(found.items()))
 
@@ -68,10 +73,12 @@ def find(name: str, state: Path | None = None) -> Assignment:
     """
     known = assignments(state)
     several = [other for other in known if other.startswith(f"{name}-")]
-    if name not in known and several and _folder(state, name).is_dir():
+    folder = _folder(state, name)
+    # an assignment of the package that has the folder's name must not be copied into it
+    if several and folder.is_dir() and not (folder / f"{name}.ipynb").is_file():
         raise CourseError(
-            f"{name} has several notebooks, and `course` takes each for an assignment of its own: name one of"
-            f" {', '.join(several)}."
+            f"{folder} has no {name}.ipynb, and `course` takes each of its notebooks for an assignment of its own: name"
+            f" one of {', '.join(several)}."
         )
     if name not in known:
         raise CourseError(f"There is no assignment {name!r}: there {_are(known)}.{did_you_mean(name, known)}")

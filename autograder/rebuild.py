@@ -72,11 +72,14 @@ def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
         template: The released notebook.
 
     Returns:
-        The sources of the solution cells by grade id, put together where a cell was split.
+        The sources of the solution cells by grade id, put together where a cell was split; and of each task what stands
+        below it.
     """
-    pieces, _ = _sorted_out(restored(template, submission), template)
+    pieces, added = _sorted_out(restored(template, submission), template)
     asked = {notebook.grade_id(cell) for cell in template.cells if notebook.is_solution(cell)}
-    return {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
+    tasks = {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
+    written = {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
+    return written | {name: "\n".join(cell.source for cell in added.get(name, [])) for name in tasks if name}
 
 
 def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, list[str]], dict[str | None, list[Cell]]]:

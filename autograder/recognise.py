@@ -39,10 +39,11 @@ def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignme
 
 @lru_cache
 def _asked(path: Path, _changed: int) -> list[Cell]:
-    """The solution and test cells of a source, or where it has none in code, its answers in words; a class of two
-    hundred does not read it two hundred times."""
+    """The solution and test cells of a source, or where it has none in code, its answers in words and its tasks; a
+    class of two hundred does not read it two hundred times."""
     cells = notebook.read(path).cells
-    asked = [cell for cell in cells if notebook.is_solution(cell) or notebook.is_test(cell)]
+    kinds = notebook.is_solution, notebook.is_test, notebook.is_task
+    asked = [cell for cell in cells if any(is_one(cell) for is_one in kinds)]
     return [cell for cell in asked if cell.cell_type == "code"] or asked
 
 

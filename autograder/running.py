@@ -22,6 +22,7 @@ NOT_REACHED = "NotReached"  # the name of the error in the output of a cell that
 ENDED = "KernelEnded"  # and of the one that ended the run
 TOO_LONG = "CellTimeoutError"  # nbgrader's own name for it
 IMPORTS = re.compile(r"^(?:import|from) ", re.M)
+LONGEST = 10_000  # characters of a message: the kernel's reply is not among its outputs, which are counted
 QUIET = 3.0  # seconds after which a user wants to hear that something is still happening
 
 
@@ -57,7 +58,7 @@ class CellRunner:
         if any(payload.get("source") == "ask_exit" for payload in reply.get("payload", [])):
             self.stopped = f"{named(cell)} ended its kernel with exit()"
         if reply["status"] == "error" and reply["ename"] not in [o.get("ename") for o in cell.outputs]:
-            notebook.add_error(cell, reply["ename"], reply["evalue"])
+            notebook.add_error(cell, reply["ename"], reply["evalue"][:LONGEST])
 
     def limit_of(self, cell: Cell) -> float:
         """Seconds: the assignment's own limit for the tests and what the student wrote; what is given, such as the

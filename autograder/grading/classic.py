@@ -14,6 +14,7 @@ from typing import Any
 
 from traitlets import Integer
 
+from autograder import notebook
 from autograder.grading.converters import Execute
 from autograder.notebook import Cell, Notebook
 from autograder.sandbox.kernel import COURSE, INSIDE, SandboxedKernel
@@ -24,6 +25,18 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OURS = ("checks.py", "given.py", "own.py")  # what an assignment's cells may import of this package
 STARTING = 120  # seconds that the kernel may take to start, on a slow disk
 LONG = 3600  # seconds for a cell that has no limit of its own
+OWN = 10  # so many times what a cell may take may all cells without a grade id take: a student can add any number
+# the messages that become outputs; widgets have no page here, and echoing their state back would fill our memory
+HEARD = {
+    "clear_output",
+    "display_data",
+    "error",
+    "execute_input",
+    "execute_result",
+    "status",
+    "stream",
+    "update_display_data",
+}
 NOT_STARTED = (
     "The kernel for a submission did not start in the sandbox ({why}), so nothing was graded. Try `bwrap --unshare-all"
     " --ro-bind / / true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading"
@@ -54,6 +67,8 @@ class SandboxedExecute(Execute):
         with ExitStack() as self.stack:
             try:
                 return super().preprocess(nb, resources)
+            except RecursionError:  # in what the kernel sent
+                raise
             except RuntimeError as error:  # what nbclient raises where a kernel does not start
                 why = self.kernel.stopped or self.kernel.complaint or str(error)
                 raise CourseError(NOT_STARTED.format(why=why)) from error
@@ -69,9 +84,12 @@ class SandboxedExecute(Execute):
         return self.kernel
 
     def limits(self) -> Limits:
-        """What the submission may use: each cell as long as it may take, and the system's limits."""
+        """What the submission may use: each cell as long as it may take, within what the student's own ones may take
+        together (`OWN`), and the system's limits."""
         cells = [cell for cell in self.nb.cells if cell.cell_type == "code"]
-        wall = STARTING + sum(min(self.limit_of(cell), LONG) for cell in cells)
+        tracked = [min(self.limit_of(cell), LONG) for cell in cells if notebook.grade_id(cell) is not None]
+        own = [min(self.limit_of(cell), LONG) for cell in cells if notebook.grade_id(cell) is None]
+        wall = STARTING + sum(tracked) + min(sum(own), OWN * max(own, default=0))
         given = sum(file.stat().st_size for file in self.files.rglob("*") if file.is_file())
         scratch = self.scratch_mib * MIB + given
         return Limits(
@@ -97,6 +115,8 @@ class SandboxedExecute(Execute):
         self.printed += len(json.dumps(msg["content"], default=str)) + sum(map(len, msg.get("buffers", [])))
         if self.printed > self.output_mib * MIB:
             self.kernel.stop(f"it printed over {self.output_mib} MiB")
+            return None
+        if msg["msg_type"] not in HEARD:
             return None
         return super().process_message(msg, cell, cell_index)
 

@@ -27,6 +27,9 @@ from autograder.judging.secret import secret_seed
 from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
 
+# what lies beside a source and is not for submissions, such as `.git`, `.env` and an editor's copies of the solution
+NOT_GIVEN = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
+
 
 class Evaluator:
     """Evaluates one submission after the other; what it needs for that is loaded once."""
@@ -90,7 +93,7 @@ class Evaluator:
         execute.tell = heard
         with tempfile.TemporaryDirectory(prefix="course-run-") as folder:
             ours = Path("source") / self.assignment
-            shutil.copytree(ours, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
+            shutil.copytree(ours, folder, ignore=NOT_GIVEN, dirs_exist_ok=True)
             execute.preprocess(whole, {"metadata": {"path": folder}})
         if not sandbox:
             say_unsandboxed(whole)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
+from typing import Any
 
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 NOTE = re.compile(r"^ *# (Hint|Property): (.*(?:\n *#  .*)*)", re.M)
@@ -158,6 +159,28 @@ def functions_of(source: str) -> str:
     return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
 
 
+MOST_READ = 300_000  # characters that IPython may read for a cell, all its passes together: about a second
+
+
+@lru_cache
+def _transformer() -> Any:
+    """IPython's way to rewrite a cell, with an end: it reads the cell anew for each magic command, up to 500 times, in
+    our process and outside of the submission's time."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    class Bounded(TransformerManager):
+        def do_token_transforms(self, lines: list[str]) -> list[str]:
+            left, changed = max(MOST_READ, 5 * sum(map(len, lines))), True
+            while changed:
+                left -= sum(map(len, lines))
+                if left < 0:
+                    raise ValueError("too many magic commands")
+                changed, lines = self.do_one_token_transform(lines)
+            return lines
+
+    return Bounded()
+
+
 @lru_cache(maxsize=256)  # each part has the cells of all parts above it
 def as_python(source: str) -> str:
     """A cell as Python, without IPython's magic commands.
@@ -171,9 +194,7 @@ def as_python(source: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         if not any(line.lstrip().startswith(("%", "!")) for line in source.splitlines()):
             return source
-    from IPython.core.inputtransformer2 import TransformerManager
-
     try:
-        return TransformerManager().transform_cell(source)
+        return _transformer().transform_cell(source)
     except Exception:  # whatever it makes of odd text: the cell then fails there
         return source

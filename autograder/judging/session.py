@@ -82,7 +82,8 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.ready and isinstance(self.running, Sandbox) and not self.sandbox and not self.running.settled():
+        again = self.ready and not self.sandbox and self.warm.one_student
+        if again and isinstance(self.running, Sandbox) and not self.running.settled():
             self.warm.keep(self.running, self.stage, self.limits, self.imports)
         else:
             self.close()

@@ -31,8 +31,14 @@ class Warm:
             that is started for it.
     """
 
-    def __init__(self) -> None:
-        self.possible = True
+    def __init__(self, one_student: bool = False) -> None:
+        """Prepare them.
+
+        Args:
+            one_student: Whether all that is judged is one student's. Only then is a process without the sandbox used
+                again: whatever a submission leaves running there still has its pipes, and could answer for the next.
+        """
+        self.possible, self.one_student = True, one_student
         self.folder = tempfile.TemporaryDirectory(prefix="course-judge-")
         self.stages: dict[tuple, Stage] = {}
         self.keepers: dict[tuple, Keeper] = {}

@@ -19,9 +19,9 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from autograder.sandbox.bubblewrap import SCRATCH
-from autograder.sandbox.limits import Limits
+from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import GOING, Sandbox, python
-from autograder.sandbox.usage import children, tree
+from autograder.sandbox.usage import children, own_memory, tree
 from course_lib.execution.notebooks.kernel import ThisInterpreter
 
 INSIDE = "/kernel"  # where the sandbox has what the kernel needs
@@ -30,6 +30,22 @@ WORK = f"{SCRATCH}/work"  # beside what libraries write into the home, which is 
 LONGEST = 80  # bytes of a folder's name: with the socket's, the kernel allows 107
 KEPT = 2000  # bytes of the errors of a process that does not start
 WAITING = 8  # messages that may wait for us on each line
+GROWTH = 512 * MIB  # what our own memory may grow by while we read what a kernel sends
+
+
+class _KernelSandbox(Sandbox):
+    """The kernel's process, which also ends where reading its messages fills our own memory: ZeroMQ limits the size of
+    each piece of a message, and not how many pieces there are."""
+
+    def __init__(self, program: list[str], limits: Limits, *arguments: Any, **options: Any) -> None:
+        self.before = own_memory()  # the watchdog starts below
+        super().__init__(program, limits, *arguments, **options)
+
+    def exceeds(self, top: int) -> str:
+        most = max(GROWTH, 32 * self.limits.output)
+        if own_memory() - self.before > most:
+            return f"what it sent took over {most // MIB} MiB to read"
+        return super().exceeds(top)
 
 
 class SandboxedKernel(ThisInterpreter):
@@ -86,7 +102,7 @@ class SandboxedKernel(ThisInterpreter):
                 Path(self.connection_file): connection,
                 Path(folder): FILES,
             }
-            sandbox = Sandbox(
+            sandbox = _KernelSandbox(
                 python(START, json.dumps(told)),
                 self.limits,
                 seen,

@@ -82,6 +82,10 @@ class Watched:
         """The id of the process below which everything counts: 0 where it is not there yet, None where it has ended."""
         raise NotImplementedError
 
+    def exceeds(self, top: int) -> str:
+        """Which limit the process tree below `top` exceeds, in words; "" where it exceeds none."""
+        return exceeded(top, self.limits)
+
     def _kill(self) -> None:
         raise NotImplementedError
 
@@ -91,7 +95,7 @@ class Watched:
             with self.looking:
                 if self.ended.is_set():  # what is there now is the next one's
                     return
-                why = exceeded(top, self.limits) if top else ""
+                why = self.exceeds(top) if top else ""
                 if time.monotonic() - self.started > self.limits.wall:
                     why = f"it took over {self.limits.wall:g} seconds"
                 if why:

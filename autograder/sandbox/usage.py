@@ -73,6 +73,11 @@ def usage(root: int) -> Usage:
     return total
 
 
+def own_memory() -> int:
+    """Bytes of memory that this process itself holds."""
+    return int((PROC / "self" / "statm").read_text().split()[1]) * PAGE
+
+
 def exceeded(root: int, limits: Limits) -> str:
     """Which limit the process tree below `root` exceeds, in words; "" where it exceeds none.
 

@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> int:
     path = find_notebook(args.notebook)
     say(f"running {path} from the top in a fresh process")
     if args.watch:
-        with Warm() as warm:
+        with Warm(one_student=True) as warm:
             watch(path, lambda: run(warm=warm), tell, say)
         return 0
     outcomes = run(tell)

@@ -156,7 +156,7 @@ def _answered(template: Notebook, submission: Notebook) -> tuple[list[str], list
     parts = {part.id: part for part in notebook.parts(template)}
     for cell in template.cells:
         name = notebook.grade_id(cell)
-        if name is not None and notebook.is_solution(cell):
+        if name is not None and (notebook.is_solution(cell) or notebook.is_task(cell)):
             own.add(name)
         if name in parts:
             touched = any(each in given and normal(given[each]) != normal(empty[each]) for each in own)

@@ -4,6 +4,7 @@ What is tried here is harmless by construction: the floods are small, the child 
 """
 
 import contextlib
+import copy
 import csv
 import html
 import io
@@ -21,8 +22,12 @@ from nbgrader.api import Gradebook
 from traitlets.config import Config
 
 from autograder import course
+from autograder.grading import classic
 from autograder.grading.classic import SandboxedExecute
+from autograder.grading.evaluate import NOT_GIVEN
 from autograder.judging.results import FORGEABLE, NO_SANDBOX
+from autograder.rebuild import answers
+from autograder.recognise import assignment_of
 from autograder.running import ENDED, NOT_REACHED, TOO_LONG
 from autograder.sandbox import kernel
 from autograder.sandbox.process import python
@@ -166,6 +171,67 @@ def test_a_message_that_is_far_too_large_is_never_read(tmp_path):
     assert ran.execute.printed < 2**20
 
 
+FLOODED = """
+import os, socket, threading
+
+def flood(line):
+    line.setblocking(True)
+    while True:  # the first byte says that more pieces of this message follow, the others how long this one is
+        line.sendall(bytes([3]) + (2**20).to_bytes(8, "big") + bytes(2**20))
+
+for name in os.listdir("/proc/self/fd"):
+    try:
+        line = socket.socket(fileno=os.dup(int(name)))
+        if "/kernel-" in str(line.getsockname()) and not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            threading.Thread(target=flood, args=(line,), daemon=True).start()
+    except OSError:
+        pass
+import time
+time.sleep(50)
+"""
+
+
+def test_a_message_without_end_fills_no_memory_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel, "GROWTH", 64 * 2**20)
+    ran = Ran(tmp_path, "print('earned')", FLOODED, "print('behind')", output_mib=1)
+    assert ran.said(0) == "earned"
+    assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
+    assert ran.execute.stopped.endswith("what it sent took over 64 MiB to read")
+
+
+WIDGET = """
+from comm import create_comm
+from IPython.display import display
+state = {"_model_module": "@jupyter-widgets/output", "_model_name": "OutputModel", "outputs": []}
+message = get_ipython().get_parent()["header"]["msg_id"]
+comm = create_comm(target_name="jupyter.widget", data={"state": state})
+comm.send({"state": {"msg_id": message}})
+display("shown")
+"""
+
+
+def test_what_widgets_capture_is_not_sent_back(tmp_path):
+    ran = Ran(tmp_path, WIDGET)
+    assert ran.said(0) == "'shown'"
+    assert not ran.execute.comm_objects
+    assert "widgets" not in ran.nb.metadata
+
+
+def test_cells_that_a_student_adds_do_not_add_time_without_end():
+    cells = [nbformat.v4.new_code_cell("1") for _ in range(1000)]
+    asked = nbformat.v4.new_code_cell("2", metadata={"nbgrader": {"grade_id": "a", "solution": True}})
+    execute = SandboxedExecute(timeout=60)
+    execute.files, execute.nb = Path("/nowhere"), nbformat.v4.new_notebook(cells=[asked, *cells])
+    assert execute.limits().wall == classic.STARTING + 60 + classic.OWN * 60
+    execute.nb.cells = execute.nb.cells[:3]
+    assert execute.limits().wall == classic.STARTING + 3 * 60
+
+
+def test_what_is_hidden_beside_a_source_is_not_given():
+    beside = ["rows.csv", "helper.py", "images", ".env", ".git", ".ipynb_checkpoints", "__pycache__", "x.ipynb"]
+    assert set(beside) - NOT_GIVEN("source/x", beside) == {"rows.csv", "helper.py", "images"}
+
+
 def test_the_limits_can_be_set_in_nbgraders_configuration():
     chosen = SandboxedExecute(config=Config({"SandboxedExecute": {"memory_mib": 300, "tasks": 40}}))
     assert (chosen.memory_mib, chosen.tasks, chosen.output_mib) == (300, 40, 16)
@@ -181,6 +247,34 @@ def test_without_bubblewrap_it_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(CourseError, match=r"bubblewrap.*not installed.*--no-sandbox"):
         Ran(tmp_path, "1")
+
+
+def test_names_that_clash_are_refused(tmp_path):
+    def put(place):
+        (tmp_path / place).parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(), tmp_path / place)
+
+    put("source/lora/problem1.ipynb")
+    assert course.find("lora-problem1", tmp_path).path == tmp_path / "source/lora/problem1.ipynb"
+    with pytest.raises(CourseError, match=r"source/lora has no lora\.ipynb.* name one of lora-problem1"):
+        course.find("lora", tmp_path)  # not the package's, which would be copied beside it
+    put("source/ps1/a-b.ipynb")
+    put("source/ps1-a/b.ipynb")
+    with pytest.raises(CourseError, match=r"ps1/a-b\.ipynb and .*ps1-a/b\.ipynb are both the assignment ps1-a-b: "):
+        course.assignments(tmp_path)
+
+
+def test_an_assignment_of_tasks_alone_is_recognised(tmp_path):
+    about = {"grade_id": "a", "task": True, "grade": False, "solution": False, "locked": True, "points": 3}
+    task = nbformat.v4.new_markdown_cell("Explain.", metadata={"nbgrader": about})
+    nb = nbformat.v4.new_notebook(cells=[task])
+    nbformat.write(nb, tmp_path / "x.ipynb")
+    mine = course.Assignment("x", tmp_path / "x.ipynb")
+    assert assignment_of(nb, [*course.assignments().values(), mine]) == mine
+    answered = copy.deepcopy(nb)
+    answered.cells += [nbformat.v4.new_markdown_cell("Because."), nbformat.v4.new_code_cell("1 + 1")]
+    assert answers(nb, nb) == {"a": ""}
+    assert answers(answered, nb) == {"a": "Because.\n1 + 1"}
 
 
 def docs_course(folder):

@@ -3,7 +3,9 @@
 import nbformat
 import pytest
 from attacks.mini import submission, template
+from IPython.core.inputtransformer2 import TransformerManager
 
+from autograder.judging.checks import MOST_READ, as_python
 from autograder.judging.judge import Judge
 from autograder.rebuild import rebuild
 
@@ -47,6 +49,15 @@ def lost(whole):
 @pytest.mark.parametrize("habit", ANSWERS)
 def test_an_answer_of_odd_habits_gets_all(habit):
     assert lost(submission({"double": ANSWERS[habit]}, seconds=20)) == {}
+
+
+def test_a_cell_full_of_magic_commands_is_given_up_early(monkeypatch):
+    passes = []
+    once = lambda self, lines: (not passes.append(sum(map(len, lines))), lines)  # noqa: E731 - it stands for a method
+    monkeypatch.setattr(TransformerManager, "do_one_token_transform", once)
+    source = "%a\n" * 2000
+    assert as_python(source) == source
+    assert sum(passes) <= MOST_READ
 
 
 def test_helpers_and_failed_cells_of_ones_own():

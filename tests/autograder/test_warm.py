@@ -180,6 +180,16 @@ def below(warm):
     return [pid for keeper in keepers(warm) for pid in tree(keeper)[1:]]
 
 
+def test_without_the_sandbox_the_next_submission_has_a_process_of_its_own(warm):
+    for _ in range(2):
+        with Judge(submission({}), sandbox=False, limits=LIMITS, warm=warm) as judge:
+            assert points(judge.verdicts()) == TOTAL
+            running = [each.running.process for each in judge.sessions.values() if each.running is not None]
+        assert running
+        assert all(process.poll() is not None for process in running)
+        assert not warm.plain
+
+
 def test_the_imports_are_done_once(warm):
     assert points(judged(warm, {})) == TOTAL
     before = keepers(warm)

@@ -64,7 +64,7 @@ def test_a_check_goes_on_in_the_process_of_the_one_before(tmp_path):
     """So `--watch` imports an assignment's libraries once; no part finds what an earlier one has left."""
     edit = lambda part, source: f"import math\nassert not hasattr(math, 'seen')\nmath.seen = True\n{source}"  # noqa: E731
     path = put(filled(NAME, answers=["top-p", "min-p"], edit=edit), tmp_path / "x.ipynb")
-    with Warm() as warm:
+    with Warm(one_student=True) as warm:
         seen = []
         for part in ("top-p", "min-p", "top-p"):
             (outcome,) = check(path, part=part, warm=warm)
