@@ -54,8 +54,8 @@ def build(mode):
 print(*(f"{name} {version(name)}" for name in ("jupyter-cache", "myst-nb", "sphinx", "ipykernel")))
 for folder in RAINFALL:
     page(folder)
-Path("book/conf.py").write_text('extensions = ["myst_nb"]\n')
-Path("book/index.md").write_text("# Weather\n\n```{toctree}\nnorth/page\nsouth/page\n```\n")
+Path("book", "conf.py").write_text('extensions = ["myst_nb"]\n')
+Path("book", "index.md").write_text("# Weather\n\n```{toctree}\nnorth/page\nsouth/page\n```\n")
 found = {mode: build(mode) for mode in ("force", "cache")}
 print(found)
 assert found["force"] == {name: [text] for name, text in RAINFALL.items()}
