@@ -95,9 +95,11 @@ HANDED = {
     "    m = importlib.import_module('course_lib.' + 'scratch')\n    return getattr(m, 'LoRA' + 'Linear')(x)\n",
     "among loaded modules": "import sys\ndef forward(self, x):\n    for m in list(sys.modules.values()):\n"
     "        if hasattr(m, 'LoRALinear'):\n            return m.LoRALinear.forward(self, x)\n    raise KeyError\n",
-    "by its path": "import glob\ndef forward(self, x):\n"
-    "    found = [p for p in glob.glob('/**/lora.py', recursive=True) if 'peft' not in p]\n"
-    "    exec(open(found[0]).read(), globals())\n    return LoRALinear.forward(self, x)\n",
+    # without /proc, in which a walk takes all the time that the submission has
+    "by its path": "import os\nfound = []\nfor place, folders, files in os.walk('/'):\n"
+    "    if place in ('/proc', '/sys'):\n        folders.clear()\n"
+    "    elif 'lora.py' in files and 'peft' not in place:\n        found.append(place + '/lora.py')\n"
+    "def forward(self, x):\n    exec(open(found[0]).read(), globals())\n    return LoRALinear.forward(self, x)\n",
     "PEFT's": "import peft\ndef forward(self, x):\n    return peft.tuners.lora.Linear.forward(self, x)\n",
 }
 
