@@ -5,6 +5,7 @@ holds copies of both, with the submissions, the gradebook and the feedback.
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from course_lib.suggestions import did_you_mean
 
 SOURCES = Path(__file__).parent / "source"
 CONFIG = Path(__file__).parent / "nbgrader_config.py"
+# what lies beside a source and is not for submissions, such as `.git`, `.env` and an editor's copies of the solution
+NOT_GIVEN = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def answers(submission: Notebook, template: Notebook) -> dict[str, str]:
     """
     pieces, added = _sorted_out(restored(template, submission), template)
     asked = {notebook.grade_id(cell) for cell in template.cells if notebook.is_solution(cell)}
-    tasks = {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
+    tasks = _tasks(template)
     written = {name: "\n".join(sources) for name, sources in pieces.items() if name in asked}
     return written | {name: "\n".join(cell.source for cell in added.get(name, [])) for name in tasks if name}
 
@@ -89,7 +89,7 @@ def _sorted_out(submission: Notebook, template: Notebook) -> tuple[dict[str, lis
     tracked = {notebook.grade_id(cell) for cell in template.cells} - {None}
     given = {cell.source.strip() for cell in template.cells if cell.cell_type == "markdown"}
     pieces: dict[str, list[str]] = {}
-    tasks = {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
+    tasks = _tasks(template)
     added: dict[str | None, list[Cell]] = {None: []}
     last, before = None, None
     for cell in submission.cells:
@@ -132,6 +132,11 @@ def _answer(cell: Cell, pieces: list[str], submission: Notebook) -> str:
     asked = defined_in(cell.source) if cell.cell_type == "code" else set()
     written = any(asked & defined_in(other.source) for other in submission.cells if other.cell_type == "code")
     return "" if written else cell.source
+
+
+def _tasks(template: Notebook) -> set[str | None]:
+    """The grade ids of the tasks."""
+    return {notebook.grade_id(cell) for cell in template.cells if notebook.is_task(cell)}
 
 
 def _is_text(cell: Cell, given: set[str]) -> bool:

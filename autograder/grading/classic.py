@@ -17,6 +17,7 @@ from traitlets import Integer
 from autograder import notebook
 from autograder.grading.converters import Execute
 from autograder.notebook import Cell, Notebook
+from autograder.sandbox.bubblewrap import FORBIDDEN
 from autograder.sandbox.kernel import COURSE, INSIDE, SandboxedKernel
 from autograder.sandbox.limits import MIB, Limits
 from course_lib.errors import CourseError
@@ -37,11 +38,7 @@ HEARD = {
     "stream",
     "update_display_data",
 }
-NOT_STARTED = (
-    "The kernel for a submission did not start in the sandbox ({why}), so nothing was graded. Try `bwrap --unshare-all"
-    " --ro-bind / / true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading"
-    " defends against'."
-)
+NOT_STARTED = f"The kernel for a submission did not start in the sandbox ({{why}}), so nothing was graded. {FORBIDDEN}"
 
 
 class SandboxedExecute(Execute):

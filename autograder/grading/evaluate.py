@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from autograder import notebook
+from autograder.course import NOT_GIVEN
 from autograder.grading.events import private_output, serve
 from autograder.judging.judge import Judge, is_judged
 from autograder.judging.results import say_unsandboxed, write_results
 from autograder.judging.secret import secret_seed
 from autograder.judging.warm import Warm
 from autograder.notebook import Cell, Notebook
-
-# what lies beside a source and is not for submissions, such as `.git`, `.env` and an editor's copies of the solution
-NOT_GIVEN = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
 
 
 class Evaluator:

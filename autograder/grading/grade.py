@@ -19,7 +19,7 @@ from typing import Any
 
 from autograder import notebook
 from autograder.configuration import outdated
-from autograder.course import Assignment
+from autograder.course import NOT_GIVEN, Assignment
 from autograder.grading import times
 from autograder.grading.collect import Submission
 from autograder.grading.jobs import at_once
@@ -145,8 +145,7 @@ def placed(assignment: Assignment, state: Path) -> Assignment:
     """
     own = state / "source" / assignment.name / f"{assignment.name}.ipynb"
     if not own.is_file():
-        beside = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
-        shutil.copytree(assignment.path.parent, own.parent, ignore=beside, dirs_exist_ok=True)
+        shutil.copytree(assignment.path.parent, own.parent, ignore=NOT_GIVEN, dirs_exist_ok=True)
         write_whole(own, assignment.path.read_bytes())
     return Assignment(assignment.name, own)
 

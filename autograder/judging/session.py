@@ -10,15 +10,13 @@ from typing import Any
 from autograder.judging import wire
 from autograder.judging.stage import INSIDE, Stage
 from autograder.judging.warm import Fork, Warm
+from autograder.sandbox.bubblewrap import FORBIDDEN
 from autograder.sandbox.limits import MIB, Limits
 from autograder.sandbox.process import Sandbox, python
 from course_lib.errors import CourseError
 
 START = "import sys; sys.path[:0] = [{folder!r}]; import worker; worker.main({folder!r}, {alone!r}, {imports!r})"
-NOT_STARTED = (
-    "The process for a submission did not start ({why}), so nothing was graded. Try `bwrap --unshare-all --ro-bind / /"
-    " true`: where that fails, this system forbids what the sandbox needs, see the page 'What grading defends against'."
-)
+NOT_STARTED = f"The process for a submission did not start ({{why}}), so nothing was graded. {FORBIDDEN}"
 MOST = 4 * MIB  # bytes of an answer, which may take fifty times as much memory once it is read
 STARTS = 3  # attempts; none of the submission's code has run yet
 STARTING = 60.0  # seconds that Python and NumPy may take to start

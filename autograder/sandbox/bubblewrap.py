@@ -16,6 +16,10 @@ INSTALL = (
     " Debian and Ubuntu, or `dnf install bubblewrap` on Fedora; or pass --no-sandbox, which runs submissions with your"
     " rights and says so in every report."
 )
+FORBIDDEN = (
+    "Try `bwrap --unshare-all --ro-bind / / true`: where that fails, this system forbids what the sandbox needs, see"
+    " the page 'What grading defends against'."
+)
 SCRATCH = "/tmp"  # in the sandbox: the only place that can be written to
 # where interpreters keep installed packages: an answer may use those that its assignment names
 PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
