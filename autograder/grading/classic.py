@@ -44,6 +44,7 @@ NOT_STARTED = f"The kernel for a submission did not start in the sandbox ({{why}
 class SandboxedExecute(Execute):
     """Executes a submission in the sandbox; its limits can be set in `nbgrader_config.py`."""
 
+    shutdown_kernel = "immediate"  # nothing of it is left, so there is nothing to ask it for
     memory_mib = Integer(2048, help="MiB of memory for a submission, with all that it starts.").tag(config=True)
     scratch_mib = Integer(256, help="MiB of files for a submission, beside what the assignment gives.").tag(config=True)
     output_mib = Integer(16, help="MiB of output of a submission, figures included.").tag(config=True)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import zmq
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from nbclient.exceptions import DeadKernelError
 
 from autograder.sandbox.bubblewrap import SCRATCH
 from autograder.sandbox.limits import MIB, Limits
@@ -30,6 +32,7 @@ WORK = f"{SCRATCH}/work"  # beside what libraries write into the home, which is 
 LONGEST = 80  # bytes of a folder's name: with the socket's, the kernel allows 107
 KEPT = 2000  # bytes of the errors of a process that does not start
 WAITING = 8  # messages that may wait for us on each line
+SENDING = 20  # seconds that a message of ours may wait for the kernel to take it
 GROWTH = 512 * MIB  # what our own memory may grow by while we read what a kernel sends
 
 
@@ -48,6 +51,39 @@ class _KernelSandbox(Sandbox):
         return super().exceeds(top)
 
 
+class Client(AsyncKernelClient):
+    """Our end of the lines to the kernel. A kernel can cut a line: ZeroMQ then waits for ever where it sends."""
+
+    def start_channels(self, *args: bool, **options: bool) -> None:
+        """Without the heartbeat, a thread that no one could end while it sends. We see whether the process lives.
+
+        Args:
+            args: jupyter_client's own, each for a channel.
+            options: The same by name.
+        """
+        super().start_channels(*args, **{**options, "hb": False})
+
+    def execute(self, *args: Any, **options: Any) -> str:
+        """Send a cell to the kernel.
+
+        Args:
+            args: jupyter_client's own.
+            options: The same by name.
+
+        Returns:
+            The message's id.
+
+        Raises:
+            DeadKernelError: The kernel takes no messages any more; it is ended.
+        """
+        try:
+            return super().execute(*args, **options)
+        except zmq.Again as error:
+            assert self.parent is not None
+            self.parent.stop("it cut the line to the grader")
+            raise DeadKernelError("the kernel takes no messages") from error
+
+
 class SandboxedKernel(ThisInterpreter):
     """Starts the kernel in the sandbox, with a copy of the files in its working folder; to be closed at the end."""
 
@@ -63,7 +99,9 @@ class SandboxedKernel(ThisInterpreter):
         self.stack = ExitStack()
         place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST else None
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-", dir=place))
+        options["client_factory"] = Client
         super().__init__(transport="ipc", connection_file=f"{folder}/k.json", **options)
+        bound(self.context, limits)
         self.limits, self.seen, self.packages = limits, seen, packages
         self.said = bytearray()  # the beginning of what the process itself prints as errors
         self.readers: list[threading.Thread] = []
@@ -124,8 +162,7 @@ class SandboxedKernel(ThisInterpreter):
             options: jupyter_client's own.
         """
         client = super().client(**options)
-        client.context.setsockopt(zmq.MAXMSGSIZE, 2 * self.limits.output)  # a larger message cuts the line
-        client.context.setsockopt(zmq.RCVHWM, WAITING)
+        bound(client.context, self.limits)  # jupyter_client gives each client a context of its own
         return client
 
     def stop(self, why: str) -> None:
@@ -155,6 +192,18 @@ class SandboxedKernel(ThisInterpreter):
     def close(self) -> None:
         """End whatever is left of it, and remove its sockets."""
         self.stack.close()
+
+
+def bound(context: zmq.Context[Any], limits: Limits) -> None:
+    """Set what the sockets that are made from now on may hold, and how long they wait.
+
+    Args:
+        context: ZeroMQ's maker of sockets.
+        limits: The kernel's.
+    """
+    context.setsockopt(zmq.MAXMSGSIZE, 2 * limits.output)  # a larger message cuts the line
+    context.setsockopt(zmq.RCVHWM, WAITING)
+    context.setsockopt(zmq.SNDTIMEO, int(1000 * SENDING))  # milliseconds
 
 
 def _read(pipe: IO[bytes], kept: bytearray) -> None:

@@ -179,10 +179,11 @@ def flood(line):
     while True:  # the first byte says that more pieces of this message follow, the others how long this one is
         line.sendall(bytes([3]) + (2**20).to_bytes(8, "big") + bytes(2**20))
 
+outputs = get_ipython().kernel.iopub_socket.last_endpoint.decode().removeprefix("ipc://")
 for name in os.listdir("/proc/self/fd"):
     try:
         line = socket.socket(fileno=os.dup(int(name)))
-        if "/kernel-" in str(line.getsockname()) and not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if line.getsockname() == outputs and not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             threading.Thread(target=flood, args=(line,), daemon=True).start()
     except OSError:
         pass
@@ -197,6 +198,27 @@ def test_a_message_without_end_fills_no_memory_of_ours(tmp_path, monkeypatch):
     assert ran.said(0) == "earned"
     assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
     assert ran.execute.stopped.endswith("what it sent took over 64 MiB to read")
+
+
+def test_a_line_that_is_cut_ends_the_run(tmp_path, monkeypatch):
+    def cut(self, event, cell, text):
+        if event == "end" and cell.source == "'earned'":
+            line = self.execute.kc.shell_channel.socket  # our own end: what a kernel can do to it has the same effect
+            line.disconnect(line.last_endpoint)
+
+    monkeypatch.setattr(kernel, "SENDING", 0.5)
+    monkeypatch.setattr(Ran, "heard", cut)
+    ran = Ran(tmp_path, "'earned'", "'sent'", "'behind'")
+    assert ran.said(0) == "'earned'"
+    assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
+    assert ran.execute.stopped.endswith("it cut the line to the grader")
+
+
+def test_no_thread_of_ours_waits_for_the_kernels_heart(tmp_path, monkeypatch):
+    beating = []
+    monkeypatch.setattr(Ran, "heard", lambda self, *_: beating.append(self.execute.kc.hb_channel.is_alive()))
+    assert Ran(tmp_path, "'there'").said(0) == "'there'"
+    assert set(beating) == {False}
 
 
 WIDGET = """
