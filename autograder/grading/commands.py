@@ -135,10 +135,13 @@ def _count(text: str) -> int:
 def _release(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.grading.grade import make_release
+    from autograder.student.exchange import other_course_name
 
     state = course.state_dir(args.course)
     path = make_release(course.find(args.name, state), state, say=lambda line: print(line, flush=True))
     print(f"{path}\n  for your students; the exchange takes it with `nbgrader release_assignment {args.name}`")
+    if note := other_course_name(state):
+        print(f"note: {note}")
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from autograder import notebook
 from autograder.configuration import outdated
 from autograder.course import NOT_GIVEN, Assignment
-from autograder.grading import times
+from autograder.grading import exchange_secret, times
 from autograder.grading.collect import Submission
 from autograder.grading.jobs import at_once
 from autograder.grading.journal import Journal
@@ -249,6 +249,9 @@ class _Run:
             nbgrader: The process in which nbgrader runs.
         """
         graded = [student for student in self.notes if student not in self.problems]
+        for student in graded:
+            submitted, autograded = (self._place(self.state / name, student) for name in ("submitted", "autograded"))
+            exchange_secret.hand_on(submitted.parent, autograded.parent)
         for event in nbgrader.ask(task="feedback", students=graded):
             self.notes[event["student"]] = f"nbgrader could not write the feedback ({event['error']})"
 
