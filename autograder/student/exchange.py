@@ -53,8 +53,9 @@ def other_course_name(state: Path) -> str:
     if not asked or asked == ours:
         return ""
     return (
-        f"this course is called {ours!r} in {state / NAMES[0]}, and Jupyter's configuration has students ask the exchange"
-        f" for {asked!r}. Set c.CourseDirectory.course_id to the same name in both, or they will not find the assignment."
+        f"this course is called {ours!r} in {state / NAMES[0]}, and Jupyter's configuration has students ask the"
+        f" exchange for {asked!r}. Set c.CourseDirectory.course_id to the same name in both, or they will not find the"
+        " assignment."
     )
 
 

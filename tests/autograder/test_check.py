@@ -206,4 +206,3 @@ def test_the_notebook_in_a_fetched_folder_is_found(tmp_path, monkeypatch):
         find_notebook(Path("lora"))
     beside = put(nbformat.v4.new_notebook(), Path("lora.ipynb"))
     assert find_notebook(Path("lora")) == beside
-
