@@ -25,6 +25,7 @@ from autograder.grading.collect import Submission
 from autograder.grading.jobs import at_once
 from autograder.grading.journal import Journal
 from autograder.grading.lock import only_one
+from autograder.grading.policy import read_policy
 from autograder.grading.process import NbgraderProcess, WorkerProcess
 from autograder.grading.progress import Lines
 from autograder.grading.report import Grade, write_csv
@@ -75,9 +76,11 @@ def grade(
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment, the sandbox is not there, or another grading goes on.
+        CourseError: nbgrader refuses the assignment, the sandbox is not there, `policy.toml` says something that is no
+            rule, or another grading goes on.
     """
     assignment, progress = placed(assignment, state), progress or Lines(say)
+    read_policy(state)  # what is wrong with it is said before anything is graded
     with _at_work(assignment, state, say) as (nbgrader, at):
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
