@@ -314,7 +314,8 @@ class _Run:
         ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
         missing = [number for number, part in ungraded if not part.manual]
         if waiting := [number for number, part in ungraded if part.manual]:
-            note = "; ".join(filter(None, [note, f"part {', '.join(waiting)} waits for a person, see formgrader"]))
+            which = f"part {waiting[0]} waits" if len(waiting) == 1 else f"parts {', '.join(waiting)} wait"
+            note = "; ".join(filter(None, [note, f"{which} for a person, see formgrader"]))
         if missing:
             why = self.journal.get(student, "stopped") or "nbgrader gave no points"
             which = "part" if len(missing) == 1 else "parts"
