@@ -21,7 +21,7 @@ def test_text_is_legible_on_a_phone(styled):
     """A phone of 390 CSS pixels shows a figure 350 wide; 72 points are 96 CSS pixels."""
     shrunk = 350 / (96 * matplotlib.rcParams["figure.figsize"][0])
     for size in ("font.size", "legend.fontsize", "axes.titlesize"):
-        assert matplotlib.rcParams[size] * 96 / 72 * shrunk >= 8.5, size
+        assert matplotlib.rcParams[size] * 96 / 72 * shrunk >= 11, size
 
 
 def test_the_same_figure_gives_the_same_file(styled):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from course_lib.plotting import WIDTH
+
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -56,11 +58,12 @@ def test_colours_and_sizes_come_from_one_place(path):
     assert "use_style()" in code
     used = set(re.findall(r'"#[0-9a-f]{6}"', code))
     assert used <= {'"#444444"', '"#dfe3e8"', '"#ffb703"'}  # labels on a heat map, and the colours of LabelView
-    # One panel is at most six inches wide, so that its text survives a phone. Panels side by side scroll there.
+    # One panel is at most as wide as the style's own figure, so that its text is legible on a phone. Panels side by
+    # side scroll there.
     for cell in plots(path):
         for width in re.findall(r"figsize=\(([\d.]+)", source(cell)):
             several = re.search(r"subplots\(\s*(?:1, [23]|2, 3|layers, heads)", source(cell))
-            assert float(width) <= (8 if several else 6) or cell["id"] in {"graph", "picture"}, cell["id"]
+            assert float(width) <= (8 if several else WIDTH) or cell["id"] in {"graph", "picture"}, cell["id"]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
