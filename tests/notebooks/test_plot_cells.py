@@ -1,7 +1,9 @@
 """Cells that only plot are folded in the book, teach nothing else, and share one look."""
 
+import ast
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,20 @@ def test_results_are_no_columns_of_print(path):
 def test_no_sentence_is_printed_in_pieces(path):
     """Two calls of print for one line are for the width of the page, which is no reader's concern."""
     assert [cell["id"] for cell in code_cells(path) if 'end=" "' in source(cell)] == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_no_cell_shows_the_records_of_a_run(path):
+    """A last line `trainer.train(...)` would print one record for each of hundreds of steps."""
+    for cell in code_cells(path):
+        code = source(cell).rstrip()
+        last = ast.parse(code).body[-1:]
+        shown = [line for line in last if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
+        names = [line.value.func.attr for line in shown if isinstance(line.value.func, ast.Attribute)]
+        assert code.endswith(";") or "train" not in names, cell["id"]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_half_of_the_code_cells_have_at_most_twelve_lines(path):
+    lengths = [len(source(cell).splitlines()) for cell in code_cells(path)]
+    assert statistics.median(lengths) <= 12
