@@ -9,8 +9,8 @@ GROUND = "#eef2f5"  # boxes behind labels
 FUTURE = "#d9d9d9"  # what a causal mask hides
 
 # 72 points are 96 CSS pixels, so 12 points are 16 pixels, the size of the text around a figure on a wide screen.
-# A phone of 390 pixels shows a figure at 350: one of 5.2 inches (499 pixels) keeps 11 pixels for its text.
-WIDTH = 5.2
+# A phone of 390 pixels shows a figure at 334: one of five inches (480 pixels) keeps 11 pixels for its text.
+WIDTH = 5.0
 STYLE = {
     "figure.figsize": (WIDTH, 3.3),
     "figure.constrained_layout.use": True,
