@@ -14,6 +14,7 @@ WIDTH = 5.0
 STYLE = {
     "figure.figsize": (WIDTH, 3.3),
     "figure.constrained_layout.use": True,
+    "savefig.pad_inches": 0.03,  # notebooks crop a figure to its content and put this around it
     "font.size": 12,
     "axes.titlesize": 12,
     "legend.fontsize": 12,
