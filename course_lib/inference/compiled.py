@@ -5,13 +5,12 @@ instead of about six hundred. The shapes must not change. So the step attends to
 with -inf where it is not filled, and the capacity is rounded up so that few different ones occur. Each shape is
 compiled once. That takes between a quarter of a minute and three minutes for SmolLM2's thirty layers.
 
-It does not pay on every processor: measure yours with ``course bench generate --compile``. The step gets faster where a
-token waits for the small operations, and not where it waits for the products, which keep their kernels. We measured
-SmolLM2 on one thread of an EPYC with AVX-512 and without AMX, while other programs used the machine. The compiled
-float32, int8 and int4 models were 1.06, 1.05 and 0.99 times as fast as the plain ones (medians of five rounds; an
-earlier single run gave 0.95 for float32 and 0.57 for int8). The products took about 88 % of a plain step in int8, and
-attention over 256 places cost three times as much as over thirty. So there was no gain, and compiling took 14 to 25 s
-for each format.
+For one row a product is written as a sum over the columns of W * x. The compiler makes one loop of it, which all
+threads share, and which unpacks bfloat16 and eight bits on the way. torch's own kernels do not always get at the
+memory like that: on an EPYC with AVX-512 and without AMX, and two threads, SmolLM2's float32 products read 15 GB/s by
+them and 33 GB/s as sums, of 50 that the memory gives. A compiled step was then 2.9, 2.5, 1.3 and 1.1 times as fast as
+the plain one in float32, bfloat16, eight and four bits. Measure your processor with ``course bench generate
+--compile``. Several rows keep torch's kernels, and so do four bits, whose layout is torch's own.
 """
 
 import os
@@ -28,9 +27,10 @@ from torch.nn import functional as F
 from course_lib.errors import CourseError
 from course_lib.inference.caches import StaticCache, make_cache
 from course_lib.inference.generate import generate
+from course_lib.inference.products import Float32Product
 
 if TYPE_CHECKING:
-    from course_lib.inference.prepared import PreparedDecoder
+    from course_lib.inference.prepared import PreparedDecoder, Product
 
 
 def missing_compiler() -> str | None:
@@ -63,6 +63,9 @@ class CompiledStep:
 
     def __init__(self, model: "PreparedDecoder"):
         self.model = model
+        for product in model.products():
+            if isinstance(product, Float32Product):
+                product.by_rows()
         self.seconds: dict[tuple[int, int], float] = {}
         self._compiled: dict[tuple[int, int], Callable[..., Tensor]] = {}
 
@@ -139,11 +142,11 @@ class CompiledStep:
 
     def _run(self, x: Tensor, turns: Tensor, bias: Tensor, place: Tensor, buffers: list[tuple[Tensor, ...]]) -> Tensor:
         """All layers and the head; x is (B, C), turns (B, 1, 1, D / 2, 2), bias (B, 1, 1, capacity)."""
-        model = self.model
+        model, times = self.model, _one_row if len(x) == 1 else _rows
         batch, width = len(x), model.head_dim
         cos, sin = turns[:, 0, :, :, 0], turns[:, 0, :, :, 1]  # (B, 1, D / 2)
         for layer, (all_keys, all_values) in zip(model.layers, buffers, strict=True):
-            projected = layer.q_k_v(_normalise(x, model.norm_floor)).view(batch, -1, width)  # (B, H + 2 K, D)
+            projected = times(layer.q_k_v, _normalise(x, model.norm_floor)).view(batch, -1, width)  # (B, H + 2 K, D)
             pairs = projected[:, : -model.kv_heads].unflatten(-1, (-1, 2))
             a, b = pairs[..., 0], pairs[..., 1]  # (B, H + K, D / 2)
             q_k = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)  # (B, H + K, D)
@@ -151,10 +154,20 @@ class CompiledStep:
             all_values.index_copy_(2, place, projected[:, -model.kv_heads :, None])
             q = q_k[:, : model.heads].reshape(batch, model.kv_heads, -1, width)  # (B, K, H / K, D)
             mixed = F.scaled_dot_product_attention(q, all_keys, all_values, attn_mask=bias)
-            x = layer.output.added_to(x, mixed.reshape(batch, -1))
-            gate, up = layer.gate_up(_normalise(x, model.norm_floor)).chunk(2, dim=-1)
-            x = layer.down.added_to(x, F.silu(gate) * up)
-        return model.head(_normalise(x, model.norm_floor))
+            x = x + times(layer.output, mixed.reshape(batch, -1))
+            gate, up = times(layer.gate_up, _normalise(x, model.norm_floor)).chunk(2, dim=-1)
+            x = x + times(layer.down, F.silu(gate) * up)
+        return times(model.head, _normalise(x, model.norm_floor))
+
+
+def _one_row(product: "Product", x: Tensor) -> Tensor:
+    """x W^T for one row, as a loop that the compiler writes."""
+    return product.one_row(x)
+
+
+def _rows(product: "Product", x: Tensor) -> Tensor:
+    """x W^T for several rows, by torch's kernels."""
+    return product(x)
 
 
 def _normalise(x: Tensor, floor: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Product(Protocol):
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
         """total + x W^T."""
 
+    def one_row(self, x: Tensor) -> Tensor:
+        """x W^T for one row of x, as torch.compile should have it."""
+
     def tensors(self) -> list[Tensor]:
         """What is stored."""
 
@@ -53,8 +56,8 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
         compile: whether torch.compile makes one function of a decoding step with the static cache (see `compiled`). The
-            first token of each batch size then takes up to minutes, and later ones are not faster on every processor:
-            on one without AMX we measured no gain. Without a C++ compiler, a note is printed, and nothing is compiled.
+            first token of each batch size then takes up to minutes. One row gains most: `compiled` says what we
+            measured. Without a C++ compiler, a note is printed, and nothing is compiled.
 
     Returns:
         A model for `generate`, in evaluation mode.

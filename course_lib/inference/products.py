@@ -61,6 +61,14 @@ class Float32Product:
         """total + x W^T, in one operation."""
         return torch.addmm(total, x, self.weight)
 
+    def by_rows(self) -> None:
+        """Store it as (out, in), as `one_row` reads it; the other methods give the same."""
+        self.weight = self.weight.t().contiguous().t()  # (in, out), and a row of W lies together in memory
+
+    def one_row(self, x: Tensor) -> Tensor:
+        """x W^T for one row of x, written as a sum: torch.compile makes one loop of it."""
+        return (self.weight.t() * x).sum(dim=-1)[None]  # (out, in) * (1, in) -> (1, out)
+
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
         return self.weight.t()
@@ -80,6 +88,10 @@ class _Packed(ABC):
     @abstractmethod
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
+
+    def one_row(self, x: Tensor) -> Tensor:
+        """x W^T for one row of x, as torch.compile should have it: where a format has nothing better, its kernel."""
+        return self(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T."""
@@ -112,6 +124,10 @@ class BFloat16Product(_Packed):
         """x W^T. This matrix need not be unpacked for many rows."""
         return self._multiply(x.bfloat16()).float()
 
+    def one_row(self, x: Tensor) -> Tensor:
+        """x W^T as a sum; x is not rounded."""
+        return (self.weight.float() * x).sum(dim=-1)[None]
+
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
         return self.weight.float()
@@ -142,6 +158,10 @@ class Int8Product(_Packed):
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch._weight_int8pack_mm(x, self.q, self.scales)
+
+    def one_row(self, x: Tensor) -> Tensor:
+        """x W^T as a sum; x is not rounded."""
+        return ((self.q.float() * x).sum(dim=-1) * self.scales.float())[None]
 
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
