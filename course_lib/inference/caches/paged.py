@@ -152,6 +152,28 @@ class PagedCache(Cache):
             raise CourseError(f"Only a cache of one row can be forked; this one holds {len(self.tables)}.")
         self.tables += [self.pool.fork(self.tables[0]) for _ in range(rows - 1)]
 
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]
+        """Whether no page is ever dropped, so that tokens can be taken back."""
+        return self.max_pages is None
+
+    def reset(self) -> None:
+        """Free the pages of all rows."""
+        for table in self.tables:
+            self.pool.free(table)
+        self.tables, self._begun = [], False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on with the text of row `beam_idx[i]`. Rows that go on with the same text share its pages."""
+        before = self.tables
+        chosen = torch.arange(len(before))[beam_idx.cpu()].tolist()
+        self.tables = [self.pool.fork(before[row]) for row in chosen]
+        for table in before:
+            self.pool.free(table)
+
+    def _rows(self) -> int:
+        return len(self.tables)
+
     def crop(self, length: int) -> None:
         """Forget the columns after the first `length` of the widest row, and as many tokens in every row.
 
