@@ -86,8 +86,8 @@ class Cache(ABC):
         """Refuse a draft where its guesses could not be taken back: transformers calls this before one guesses."""
         if not self.is_croppable:
             raise CourseError(
-                f"This {type(self).__name__} drops old tokens to make room for a draft's guesses, and cannot bring them "
-                "back. Use a static cache, or a paged one without max_pages."
+                f"This {type(self).__name__} drops old tokens to make room for a draft's guesses, and cannot bring "
+                "them back. Use a static cache, or a paged one without max_pages."
             )
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

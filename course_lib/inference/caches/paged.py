@@ -41,6 +41,7 @@ class PagedCache(Cache):
         self._read = self._write = self._source = torch.zeros(0, dtype=torch.long)
         self._begun = False
         self.longest_block = None if max_pages is None else page_size
+        self.is_croppable = max_pages is None
 
     def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
         """Take slots for the new tokens, and evict pages of rows that have too many.
@@ -151,11 +152,6 @@ class PagedCache(Cache):
         if len(self.tables) != 1:
             raise CourseError(f"Only a cache of one row can be forked; this one holds {len(self.tables)}.")
         self.tables += [self.pool.fork(self.tables[0]) for _ in range(rows - 1)]
-
-    @property
-    def is_croppable(self) -> bool:  # type: ignore[override]
-        """Whether no page is ever dropped, so that tokens can be taken back."""
-        return self.max_pages is None
 
     def reset(self) -> None:
         """Free the pages of all rows."""
