@@ -4,11 +4,12 @@ It can reach nothing that it should not see and leaves nothing behind. It shares
 the hidden ones: it can read them and forge their results, which no sandbox changes.
 """
 
+import asyncio
 import json
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,14 @@ class SandboxedExecute(Execute):
             await super()._async_poll_output_msg(*args)
         except Exception:
             self.kernel.stop(UNREADABLE)
-            raise
+            assert self.task_poll_for_reply is not None
+            self.task_poll_for_reply.cancel()  # as nbclient does where the kernel is dead; it then cancels us
+            await asyncio.Event().wait()
+
+    async def _async_poll_kernel_alive(self) -> None:
+        """nbclient's, which it does not end where it cannot read a reply: later on there is no client any more."""
+        with suppress(AssertionError):
+            await super()._async_poll_kernel_alive()
 
     def process_message(self, msg: dict[str, Any], cell: Cell, cell_index: int) -> Any:
         """nbclient's: what the kernel prints is in our memory, so there is an end to it.
