@@ -61,9 +61,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         said.append(f"  none of them can run here: {found['lacks']}")
     for each in found["chapters"]:
         verdict = "fits into the memory" if each["fits"] else "too large now: close programs, or use --profile binder"
-        said.append(f"  {each['chapter']:22} {each['memory_gb']:4.1f} GB  {each['minutes']:4.1f} min  {verdict}")
-    if found["missing"]:
-        said += ["", "missing"]
+        line = f"  {each['chapter']:22} {each['memory_gb']:4.1f} GB  {each['minutes']:4.1f} min  "
+        said.append((line if found["lacks"] else line + verdict).rstrip())
+    said += ["", "missing" if found["missing"] else "nothing is missing"]
     said += [f"  {each['name']:14} for {each['serves']}: {each['cure']}" for each in found["missing"]]
     if found["off_their_pins"]:
         said += ["", "not the versions that were tested (constraints.txt): `make setup` installs those"]

@@ -1,6 +1,7 @@
 """`course submit`: chapters, the pipeline or any other command as a job on a cluster with Slurm."""
 
 import argparse
+import math
 import os
 import pkgutil
 import sys
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = table.get("slurm", {})
     site = load_site(args.site or wanted.get("site") or this_site(), args.site_set)
     job = make_job(args, table, site)
-    for remark in check(job, site):
+    for remark in [*check(job, site), *long_limits(job, table)]:
         print(f"course: {remark}", file=sys.stderr)
     folder = jobs_folder(root) / f"{time.strftime('%Y%m%d-%H%M%S')}-{job.name}"
     if args.dry_run:
@@ -160,6 +161,31 @@ def make_job(args: argparse.Namespace, table: dict, site: "Site") -> "Job":
         after=args.after,
         **given,
     )
+
+
+def long_limits(job: "Job", table: dict) -> list[str]:
+    """A remark where chapters of minutes ask for days: a short job fits into the gaps between long ones.
+
+    Args:
+        job: the job to submit.
+        table: the profile's content, with what each chapter costs.
+
+    Returns:
+        The remark, or nothing.
+    """
+    if job.command[0] != "run":
+        return []
+    costs = {name: values["cost"]["seconds"] for name, values in table.items() if is_chapter(name) and "cost" in values}
+    named = [costs[word] for word in job.array or job.command if word in costs] or list(costs.values())
+    seconds = max(named, default=0) if job.array else sum(named)
+    hours = math.ceil(4 * seconds / 3600)  # nobody has timed the chapters on each machine
+    if not hours or hours * 4 > job.hours:
+        return []
+    each = "the longest chapter takes" if job.array else "the work takes"
+    return [
+        f"the limit is {job.time}, and {each} about {math.ceil(seconds / 60)} min: with --time {hours:02}:00:00 "
+        "the job would start sooner"
+    ]
 
 
 def work(args: argparse.Namespace, table: dict) -> tuple[str, list[str], list[str]]:

@@ -124,12 +124,19 @@ def _gpus() -> list[str]:
 
 
 def git_commit(root: Path) -> str | None:
-    """The commit that is checked out, with "+changes" if tracked files differ from it; None outside git."""
+    """The commit that is checked out, with "+changes" if tracked files differ from it.
+
+    Args:
+        root: the clone.
+
+    Returns:
+        The commit. Outside git: what the variable COURSE_COMMIT says, which a container's build sets; None without it.
+    """
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("COURSE_COMMIT") or None
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -240,17 +240,28 @@ def test_a_job_over_its_memory_is_killed_and_says_so(cluster, submit, project, c
 
 
 @pytest.mark.parametrize("how", [[], ["--shard"]], ids=["data parallel", "sharded"])
-def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training, how):
+def test_two_nodes_give_the_losses_of_one_process(cluster, submit, project, training, how, monkeypatch):
     """torchrun on each node; they meet at the first one, of which Slurm knows the address.
 
-    The folders of results have to be alike too: a sharded model is put together before it is saved.
+    The folders of results have to be alike too: a sharded model is put together before it is saved. The job has its
+    nodes whole, as at TACC, and names no CPUs: then its processes may use all of them.
     """
     words, expected = training
+    monkeypatch.setenv("SBATCH_EXCLUSIVE", "exclusive")
+    (project / "startup").mkdir()
+    (project / "startup" / "sitecustomize.py").write_text(
+        "import os\n"
+        "if 'SLURM_STEP_ID' in os.environ:\n"
+        f"    with open({str(project / 'cpus')!r}, 'a') as file:\n"
+        "        print(os.environ['SLURM_NODEID'], os.environ['SLURM_CPUS_ON_NODE'], file=file)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{project / 'startup'}{os.pathsep}{ROOT}")
     hardware = ["device=cpu", "num_gpus=1", "is_distributed=true", "world_size=2", "mixed_precision=no"]
     settings = [word for each in hardware for word in ("--set", f"hardware.{each}")]
     rules = ["--site-set", "gres=false"]
     (job,) = submit("--nodes", "2", *settings, *rules, "--", *words, *how, "--output", "out")
     assert cluster.wait_for(job) == ["COMPLETED"], output(project)
+    assert set((project / "cpus").read_text().splitlines()) == {"0 2", "1 2"}
     assert losses(project / "out") == pytest.approx(expected, abs=1e-5)
     alone = Path(words[words.index("--dataset") + 1]).with_name("alone")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (project / "out", alone))

@@ -29,7 +29,8 @@ def test_a_profile_for_a_gpu_without_one(capsys, monkeypatch):
     assert all_minutes([ChapterHere("a", 1, 8, True), ChapterHere("b", 1, 4, True)], "cuda") == 12  # they share the GPU
     assert cli.main(["doctor", "--profile", "gpu"]) == 0
     said = "none of them can run here: Profile 'gpu' wants 1 GPU and torch sees none. Use --profile cpu."
-    assert said in capsys.readouterr().out
+    assert said in (printed := capsys.readouterr().out)
+    assert "fits into the memory" not in printed
     assert cli.main(["doctor", "--profile", "cpu"]) == 0
     assert "can run here" not in capsys.readouterr().out
 
@@ -37,6 +38,15 @@ def test_a_profile_for_a_gpu_without_one(capsys, monkeypatch):
 def test_a_missing_program_comes_with_its_cure(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None if name == "bwrap" else f"/bin/{name}")
     assert [(each.name, each.cure) for each in missing()] == [("bwrap", "sudo apt install bubblewrap")]
+
+
+@pytest.mark.parametrize("lacking", [[], [doctor.Missing("bwrap", "a sandbox", "apt install bubblewrap")]])
+def test_what_is_missing_is_said_also_where_nothing_is(capsys, monkeypatch, lacking):
+    monkeypatch.setattr(doctor, "missing", lambda: lacking)
+    assert cli.main(["doctor", "--profile", "smoke"]) == 0
+    printed = capsys.readouterr().out
+    assert ("nothing is missing" in printed) == (not lacking)
+    assert ("\nmissing\n  bwrap          for a sandbox: apt install bubblewrap\n" in printed) == bool(lacking)
 
 
 def test_versions_are_held_against_the_pins(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from course_lib.cli import parser
+from course_lib.execution.environment import git_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = re.compile(r"python3 course_lib/setup/hosted\.py (\S+)")
@@ -142,6 +143,18 @@ def test_the_commands_are_ours():
 
 def test_torchs_build_is_a_choice_that_setup_knows():
     assert ("ARG", "TORCH=cpu") in dockerfile()
-    assert apptainer()["arguments"] == ["torch=cuda"]
+    assert apptainer()["arguments"] == ["torch=cuda", "commit="]
     assert any("TORCH=$TORCH python3" in rest for _, rest in dockerfile())
     assert any(line.startswith("TORCH={{ torch }} python3") for line in apptainer()["post"])
+
+
+def test_the_commit_is_said_at_build_time_and_stands_in_the_results(tmp_path, monkeypatch):
+    """A container holds a copy, not a clone."""
+    assert ".git" in (ROOT / ".dockerignore").read_text().split()
+    assert ("ENV", "HF_HUB_OFFLINE=1 COURSE_COMMIT=$COMMIT") in dockerfile()
+    assert "export COURSE_COMMIT={{ commit }}" in apptainer()["environment"]
+    assert git_commit(tmp_path) is None
+    monkeypatch.setenv("COURSE_COMMIT", "")  # built without saying it
+    assert git_commit(tmp_path) is None
+    monkeypatch.setenv("COURSE_COMMIT", "0" * 40)
+    assert git_commit(tmp_path) == "0" * 40

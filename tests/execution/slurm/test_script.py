@@ -161,7 +161,7 @@ class TestScript:
     def test_launchers(self):
         job = replace(JOB, distributed=True, gpus=2, nodes=2)
         assert "TACC_TASKS_PER_NODE=1 ibrun torchrun" in script(job, "lonestar6")
-        assert "srun --ntasks-per-node=1 --cpus-per-task" in script(job, "vista")
+        assert "srun --ntasks-per-node=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task=" in script(job, "vista")
         assert "--nnodes=2 --nproc-per-node=2" in script(job, "vista")
 
     def test_words_are_quoted(self):
@@ -285,6 +285,24 @@ class TestCommand:
         printed = capsys.readouterr()
         assert inside in printed.out
         assert "units are charged" in printed.err
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["03"], "the work takes about 2 min: with --time 01:00:00 the job would start sooner"),
+            (["--array", "00", "03"], "the longest chapter takes about 2 min: with --time 01:00:00"),
+            ([], "with --time 03:00:00"),
+        ],
+    )
+    def test_a_limit_of_days_for_minutes_is_remarked_on(self, capsys, words, said):
+        assert main(["submit", *words, "--profile", "tacc_a100", "--dry-run"]) == 0
+        assert "the limit is 48:00:00, and " in (remarks := capsys.readouterr().err)
+        assert said in remarks
+
+    @pytest.mark.parametrize("words", [["03", "--time", "02:00:00"], ["pretrain"], ["pipeline"]])
+    def test_other_limits_are_not(self, capsys, words):
+        assert main(["submit", *words, "--profile", "tacc_a100", "--dry-run"]) == 0
+        assert "start sooner" not in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("words", "said"),
