@@ -1,6 +1,7 @@
 """The one look of all figures: legible on a phone, and kept as SVG in a notebook."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -18,10 +19,22 @@ def styled():
 
 
 def test_text_is_legible_on_a_phone(styled):
-    """A phone of 390 CSS pixels shows a figure 350 wide; 72 points are 96 CSS pixels."""
-    shrunk = 350 / (96 * matplotlib.rcParams["figure.figsize"][0])
+    """A phone of 390 CSS pixels shows a figure 334 wide; 72 points are 96 CSS pixels."""
+    shrunk = 334 / (96 * matplotlib.rcParams["figure.figsize"][0])
     for size in ("font.size", "legend.fontsize", "axes.titlesize"):
-        assert matplotlib.rcParams[size] * 96 / 72 * shrunk >= 8.5, size
+        assert matplotlib.rcParams[size] * 96 / 72 * shrunk >= 11, size
+
+
+def test_a_figure_in_a_notebook_is_no_wider_than_the_style_says(styled):
+    """Jupyter crops a figure to its content and adds a frame, which must not make it wider: a phone would shrink it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    figure.subplots().set(xlabel="step", ylabel="loss", title="a title")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', buffer.getvalue().decode())
+    assert float(width[1]) <= 72 * plotting.WIDTH
 
 
 def test_the_same_figure_gives_the_same_file(styled):

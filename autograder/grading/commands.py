@@ -11,6 +11,7 @@ from course_lib.errors import CourseError
 
 if TYPE_CHECKING:
     from autograder.course import Assignment
+    from autograder.grading.policy import Policy
     from autograder.grading.report import Grade
 
 GRADE = """Submissions are read from COURSE/submitted/STUDENT/NAME/NAME.ipynb, or from --submissions FOLDER, where
@@ -135,10 +136,13 @@ def _count(text: str) -> int:
 def _release(args: argparse.Namespace) -> int:
     from autograder import course
     from autograder.grading.grade import make_release
+    from autograder.student.exchange import other_course_name
 
     state = course.state_dir(args.course)
     path = make_release(course.find(args.name, state), state, say=lambda line: print(line, flush=True))
     print(f"{path}\n  for your students; the exchange takes it with `nbgrader release_assignment {args.name}`")
+    if note := other_course_name(state):
+        print(f"note: {note}")
     return 0
 
 
@@ -159,6 +163,7 @@ def _grade(args: argparse.Namespace) -> int:
         raise CourseError(f"There is no submission of {unknown[0]!r}: there are {', '.join(sorted(submissions))}.")
     chosen = {student: submissions[student] for student in args.student or submissions}
     parts = _part_ids(assignment, args.part)
+    _note_policy(state)
     with progress(say) as shown:
         grades = grade(
             assignment,
@@ -175,6 +180,17 @@ def _grade(args: argparse.Namespace) -> int:
     print("\n" + table(assignment, grades))
     _conclude(assignment, grades, state, args)
     return int(any(g.problem for g in grades))
+
+
+def _note_policy(state: Path) -> "Policy | None":
+    """The course's policy, after a line for what in it holds for nobody."""
+    from autograder import course
+    from autograder.grading.policy import read_policy
+
+    policy = read_policy(state)
+    for note in policy.notes(course.assignments(state)) if policy is not None else []:
+        print(f"note: {note}")
+    return policy
 
 
 def _conclude(assignment: "Assignment", grades: "list[Grade]", state: Path, args: argparse.Namespace) -> None:
@@ -221,12 +237,11 @@ def _collect(args: argparse.Namespace) -> int:
     from autograder.grading.grade import placed
     from autograder.grading.grades_commands import people_of
     from autograder.grading.late import in_words
-    from autograder.grading.policy import read_policy
     from course_lib.errors import printable
 
     state = course.state_dir(args.course)
     assignment = placed(course.find(args.name, state), state)
-    found = gather(assignment, args.sources, state, people_of(args.roster, state), read_policy(state))
+    found = gather(assignment, args.sources, state, people_of(args.roster, state), _note_policy(state))
     for student, attempt in found.chosen.items():
         late = f"late by {in_words(timedelta(seconds=attempt.late))}" if attempt.late else "in time"
         more = found.not_counted.get(student, 0)
@@ -234,7 +249,7 @@ def _collect(args: argparse.Namespace) -> int:
         count = f"{found.attempts[student]} attempt{'s' * (found.attempts[student] != 1)}"
         print(f"{printable(student)}  {attempt.time:%Y-%m-%d %H:%M} UTC, {late}  ({count}{extra})")
     for name in found.unknown:
-        print(f"unknown: {name} is not on the roster, and nothing of it was taken")
+        print(f"unknown: {name} is not on the roster, and nothing of theirs was taken")
     for name, why in found.refused.items():
         print(f"refused: {printable(name)} {printable(why)}")
     for student in found.missing:

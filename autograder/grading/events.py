@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from course_lib.errors import CourseError
+
 
 @contextmanager
 def private_output() -> Iterator[Callable[..., None]]:
@@ -26,9 +28,13 @@ def serve(worker: Any, tell: Callable[..., None]) -> None:
 
     Args:
         worker: What does them.
-        tell: What `private_output` gives; it is told "done" after each task.
+        tell: What `private_output` gives; it is told "done" after each task, or "refused" with a sentence for the user.
     """
     for line in sys.stdin:
         task = json.loads(line)
-        getattr(worker, task.pop("task"))(**task)
-        tell("done")
+        try:
+            getattr(worker, task.pop("task"))(**task)
+        except CourseError as error:
+            tell("refused", error=str(error))
+        else:
+            tell("done")

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 from autograder import notebook
 from autograder.course import Assignment
+from autograder.grading.owners import Owner, student_of
 from autograder.grading.report import safe
 from autograder.grading.roster import Person
 from autograder.grading.standing import Standing
@@ -36,7 +38,7 @@ def export(
     Raises:
         CourseError: The format is for a platform whose names of the students are not known.
     """
-    found = {standing.student: standing for standing in standings}
+    found = _by_roster(standings, people)
     if kind == "canvas" and not people:
         raise CourseError(
             "Canvas knows students by its own numbers: export the gradebook of your Canvas course, and give that file"
@@ -46,6 +48,16 @@ def export(
     text = {"csv": _csv, "canvas": _canvas, "moodle": _moodle, "json": _json}[kind](assignment, students, found, people)
     write_whole(path, text)
     return sorted(found.keys() - set(students))
+
+
+def _by_roster(standings: list[Standing], people: dict[str, Person]) -> dict[str, Standing]:
+    """The standings by the roster's names, as `course collect` finds them: the gradebook may know somebody by another
+    id, such as the account on the exchange's machine, which is the roster's SIS id and not its login. Where that is
+    nobody on the roster, or two would be the same person, the gradebook's name stays."""
+    found = {standing.student: standing for standing in standings}
+    meant = {student: student_of(Owner(student, student), people) or student for student in found}
+    counted = Counter(meant.values())
+    return {meant[each] if counted[meant[each]] == 1 else each: standing for each, standing in found.items()}
 
 
 def _csv(assignment: Assignment, students: list[str], found: dict[str, Standing], people: dict[str, Person]) -> str:

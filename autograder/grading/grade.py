@@ -20,11 +20,12 @@ from typing import Any
 from autograder import notebook
 from autograder.configuration import outdated
 from autograder.course import NOT_GIVEN, Assignment
-from autograder.grading import times
+from autograder.grading import exchange_secret, times
 from autograder.grading.collect import Submission
 from autograder.grading.jobs import at_once
 from autograder.grading.journal import Journal
 from autograder.grading.lock import only_one
+from autograder.grading.policy import read_policy
 from autograder.grading.process import NbgraderProcess, WorkerProcess
 from autograder.grading.progress import Lines
 from autograder.grading.report import Grade, write_csv
@@ -75,9 +76,11 @@ def grade(
         One grade per submission, in their order.
 
     Raises:
-        CourseError: nbgrader refuses the assignment, the sandbox is not there, or another grading goes on.
+        CourseError: nbgrader refuses the assignment, the sandbox is not there, `policy.toml` says something that is no
+            rule, or another grading goes on.
     """
     assignment, progress = placed(assignment, state), progress or Lines(say)
+    read_policy(state)  # what is wrong with it is said before anything is graded
     with _at_work(assignment, state, say) as (nbgrader, at):
         say(f"preparing {assignment.name}")
         template = _released(assignment, nbgrader, state)
@@ -249,6 +252,9 @@ class _Run:
             nbgrader: The process in which nbgrader runs.
         """
         graded = [student for student in self.notes if student not in self.problems]
+        for student in graded:
+            submitted, autograded = (self._place(self.state / name, student) for name in ("submitted", "autograded"))
+            exchange_secret.hand_on(submitted.parent, autograded.parent)
         for event in nbgrader.ask(task="feedback", students=graded):
             self.notes[event["student"]] = f"nbgrader could not write the feedback ({event['error']})"
 
@@ -308,7 +314,8 @@ class _Run:
         ungraded = [(str(number), part) for number, part in enumerate(parts, start=1) if part.id not in points]
         missing = [number for number, part in ungraded if not part.manual]
         if waiting := [number for number, part in ungraded if part.manual]:
-            note = "; ".join(filter(None, [note, f"part {', '.join(waiting)} waits for a person, see formgrader"]))
+            which = f"part {waiting[0]} waits" if len(waiting) == 1 else f"parts {', '.join(waiting)} wait"
+            note = "; ".join(filter(None, [note, f"{which} for a person, see formgrader"]))
         if missing:
             why = self.journal.get(student, "stopped") or "nbgrader gave no points"
             which = "part" if len(missing) == 1 else "parts"

@@ -5,6 +5,7 @@ A time is never without a zone here: nbgrader takes one that it does not know fo
 
 import math
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -82,7 +83,10 @@ class Policy:
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise CourseError(f"{file}: {name!r} is no table; the assignments' rules stand below [NAME].")
-            for student in table.get("students", {}):
+            students = table.get("students", {})
+            if not isinstance(students, dict) or not all(isinstance(own, dict) for own in students.values()):
+                raise CourseError(f"{file}: what holds for one student of {name} stands below [{name}.students.ID].")
+            for student in students:
                 self.rule(name, student)
             self.rule(name, "")
 
@@ -109,12 +113,24 @@ class Policy:
         self._check(assignment, said)
         return Rule(**said)
 
+    def notes(self, assignments: Collection[str]) -> list[str]:
+        """What is probably a slip of the pen: rules for an assignment that does not exist hold for nobody.
+
+        Args:
+            assignments: The names of those that do.
+        """
+        return [
+            f"{self.file} has rules for {name!r}, and there is no such assignment.{did_you_mean(name, assignments)}"
+            for name in self.tables
+            if name not in assignments
+        ]
+
     def _check(self, assignment: str, said: dict[str, Any]) -> None:
         if said.get("keep", "latest") not in KEEP:
             raise CourseError(f"{self.file}: keep of {assignment} is {said['keep']!r}: say {' or '.join(KEEP)}.")
         for name in ("attempts", "grace_minutes", "percent_per_day", "lowest_percent", "closed_after_days"):
             value = said.get(name, 1)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < (name == "attempts"):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= (name == "attempts"):
                 raise CourseError(
                     f"{self.file}: {name} of {assignment} is {value!r}: it is a number, and not negative."
                 )
@@ -152,7 +168,7 @@ def zone(name: str, where: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
+    except (ValueError, OSError, KeyError, TypeError) as error:  # ZoneInfoNotFoundError is a KeyError
         raise CourseError(
             f"{where}: there is no time zone {name!r}. Use a name such as Europe/Berlin or UTC."
         ) from error

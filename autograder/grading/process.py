@@ -69,7 +69,7 @@ class WorkerProcess:
         """Give it a task, and pass on what it tells until that is done. The tasks and events are in `worker`.
 
         Raises:
-            CourseError: It ended, with the end of what nbgrader had logged.
+            CourseError: It cannot do the task, in its words; or it ended, with the end of what nbgrader had logged.
         """
         try:
             print(json.dumps(task), file=self.process.stdin, flush=True)
@@ -77,6 +77,8 @@ class WorkerProcess:
                 event = json.loads(line)
                 if event["event"] == "done":
                     return
+                if event["event"] == "refused":
+                    raise CourseError(event["error"])
                 yield event
         except BrokenPipeError:
             pass

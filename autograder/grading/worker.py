@@ -12,8 +12,9 @@ Tasks come on standard input and what happens is told on standard output, a JSON
   formgrader was made to ask for a person with those that could not be graded.
 - {"task": "feedback", "students": [...]}: write their feedback.
 
-The answer to each ends with {"event": "done"}. Before it come {"event": "failed", "error": ...} for the task as a
-whole, and for one student "graded", "points", and "problem" with what went wrong.
+The answer to each ends with {"event": "done"}, or with {"event": "refused", "error": ...} where the task cannot be
+done. Before it come {"event": "failed", "error": ...} for the task as a whole, and for one student "graded", "points",
+and "problem" with what went wrong.
 """
 
 import logging

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from autograder.judging import wire
 from autograder.judging.stage import INSIDE, Stage
 from autograder.judging.warm import Fork, Warm
@@ -303,4 +305,6 @@ def shortened(value: Any, most: int = 200) -> str:
         most: Characters.
     """
     text = " ".join(repr(value).split())
+    if len(text) > most and isinstance(value, np.ndarray) and value.ndim:
+        return f"array({text[6 : most // 3]} …, shape={value.shape})"
     return text if len(text) <= most else f"{text[: most - 20]} … ({len(text)} characters)"

@@ -159,18 +159,36 @@ def manual_parts(path: Path) -> list[notebook.Part]:
 
 
 def find_notebook(given: Path | None) -> Path:
-    """The notebook to check: the one given, by its path or by the assignment's name, or the only one here."""
-    if given is not None:
-        by_name = Path(f"{given}.ipynb")
-        if not given.exists() and by_name.is_file():
-            return by_name
-        if not given.is_file():
-            found = "is a folder: name the notebook in it" if given.is_dir() else "does not exist"
-            raise CourseError(f"The notebook {given} {found}.{similar_paths(given)}")
+    """The notebook that somebody means.
+
+    Args:
+        given: Its path, the assignment's name, or a folder, such as the one that nbgrader fetches; None: the only
+            notebook here.
+
+    Raises:
+        CourseError: There is none, or there are several.
+    """
+    if given is None or (given.is_dir() and not Path(f"{given}.ipynb").is_file()):
+        return _only_notebook(given)
+    if given.is_file():
         return given
-    here = sorted(Path.cwd().glob("*.ipynb"))
+    by_name = Path(f"{given}.ipynb")
+    if by_name.is_file():
+        return by_name
+    advice = similar_paths(given)
+    if not advice and given.name in course.assignments():
+        advice = f" Get it with `course assignment get {given.name}`."
+    raise CourseError(f"The notebook {given} does not exist.{advice or ' `course assignment list` names them.'}")
+
+
+def _only_notebook(folder: Path | None) -> Path:
+    """The notebook in a folder, by default this one: the only one, or the one with the folder's name."""
+    here = sorted((folder or Path.cwd()).glob("*.ipynb"))
+    if folder is not None:
+        here = [path for path in here if path.stem == folder.resolve().name] or here
     if len(here) != 1:
-        raise CourseError(f"Say which notebook to check: this folder has {', '.join(p.name for p in here) or 'none'}.")
+        place = "this folder" if folder is None else f"the folder {folder}"
+        raise CourseError(f"Say which notebook you mean: {place} has {', '.join(p.name for p in here) or 'none'}.")
     return here[0]
 
 

@@ -116,7 +116,7 @@ def _check(args: argparse.Namespace) -> int:
         mark = "ok  " if not outcome.message else "FAIL"
         said = "\n".join([outcome.message, *outcome.details]).splitlines()
         message = "".join(f"\n      {line}" for line in said if line)
-        print(f"{mark}  {outcome.part.title} ({outcome.part.points:g} points){message}", flush=True)
+        print(f"{mark}  {outcome.part.title} ({_points(outcome.part.points)}){message}", flush=True)
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -133,8 +133,12 @@ def _check(args: argparse.Namespace) -> int:
     outcomes = run(tell)
     say(f"\n{summary(outcomes)}; hidden tests decide the points.")
     for part in [] if args.part else manual_parts(path):
-        say(f"{part.title} ({part.points:g} points): your instructor reads it.")
+        say(f"{part.title} ({_points(part.points)}): your instructor reads it.")
     return int(any(outcome.message for outcome in outcomes))
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point{'' if number == 1 else 's'}"
 
 
 def _submit(args: argparse.Namespace) -> int:

@@ -33,16 +33,30 @@ def configured(here: Path | None = None) -> Exchange | None:
     Args:
         here: The folder whose configuration counts beside the system's and the user's; by default the current one.
     """
-    settings: dict[str, dict[str, Any]] = {}
-    for file in _files(here or Path.cwd()):
-        for kind, values in _loaded(file).items():
-            settings.setdefault(kind, {}).update(values)
-    name = settings.get("CourseDirectory", {}).get("course_id", "")
+    settings = _settings(here or Path.cwd())
+    name = _course_name(settings)
     root = settings.get("Exchange", {}).get("root") or (DEFAULT_ROOT if DEFAULT_ROOT.is_dir() else "")
     other = settings.get("ExchangeFactory", {}).get("submit", "")
     if not name or not (root or other):
         return None
     return Exchange(str(name), str(other or root))
+
+
+def other_course_name(state: Path) -> str:
+    """What to tell an instructor whose course has another name than students' nbgrader asks for; "" where it has not.
+
+    Args:
+        state: The course's folder. Its configuration names the course for nbgrader's commands in it, and the one that
+            is meant for everybody, in a folder of Jupyter's, for students.
+    """
+    asked, ours = _course_name(_settings(None)), _course_name(_settings(state))
+    if not asked or asked == ours:
+        return ""
+    return (
+        f"this course is called {ours!r} in {state / NAMES[0]}, and Jupyter's configuration has students ask the"
+        f" exchange for {asked!r}. Set c.CourseDirectory.course_id to the same name in both, or they will not find the"
+        " assignment."
+    )
 
 
 def submit(prepared: Prepared, exchange: Exchange, folder: Path) -> Receipt:
@@ -95,11 +109,24 @@ def _reason(said: str) -> str:
     return " ".join(line.strip().rstrip(".") + "." for line in lines)
 
 
-def _files(here: Path) -> Iterator[Path]:
+def _course_name(settings: dict[str, dict[str, Any]]) -> str:
+    return str(settings.get("CourseDirectory", {}).get("course_id", ""))
+
+
+def _settings(here: Path | None) -> dict[str, dict[str, Any]]:
+    """What nbgrader's configuration sets for a command that is given in a folder; None: what counts in any folder."""
+    settings: dict[str, dict[str, Any]] = {}
+    for file in _files(here):
+        for kind, values in _loaded(file).items():
+            settings.setdefault(kind, {}).update(values)
+    return settings
+
+
+def _files(here: Path | None) -> Iterator[Path]:
     """nbgrader's configuration files, the weakest first."""
     from jupyter_core.paths import jupyter_config_path
 
-    for folder in [*map(Path, jupyter_config_path()[::-1]), here]:
+    for folder in [*map(Path, jupyter_config_path()[::-1]), *filter(None, [here])]:
         yield from (folder / name for name in NAMES if (folder / name).is_file())
 
 

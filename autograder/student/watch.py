@@ -68,6 +68,8 @@ def changed(before: list[Outcome], now: list[Outcome], tell: Callable[[Outcome],
 def summary(outcomes: list[Outcome]) -> str:
     """How many parts pass."""
     passed = sum(not outcome.message for outcome in outcomes)
+    if len(outcomes) == 1:
+        return f"the part {'passes' if passed else 'does not pass'} its visible checks"
     return f"{passed} of {len(outcomes)} parts pass their visible checks"
 
 

@@ -34,7 +34,7 @@ class Result:
 
     Attributes:
         name: the row's name.
-        loss: held-out loss in nats a token.
+        loss: held-out loss in nats per token.
         perplexity: exp(loss).
         accuracy: the share of tokens whose likeliest guess is right.
         trainable: the number of trained parameters.
@@ -221,7 +221,7 @@ class Benchmark:
                 axis.plot(result.trainable, result.loss, marker, color=colour, label=result.name)
         if any(result.trainable for result in self.results.values()):
             axis.set_xscale("log")
-        axis.set(xlabel="trainable parameters", ylabel="held-out loss (nats a token)")
+        axis.set(xlabel="trainable parameters", ylabel="held-out loss (nats per token)")
         axis.legend(fontsize="small")
         return axis
 

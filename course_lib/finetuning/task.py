@@ -21,7 +21,7 @@ class Task:
         unit: what a loss is measured in, for the curve.
     """
 
-    unit = "nats a token"
+    unit = "nats per token"
 
     def objective(self, model: nn.Module, plan: "Plan", folder: Path) -> Objective | None:
         """What the Trainer minimises; None: the loss of the next token.

@@ -14,6 +14,7 @@ Shapes: x is (rows, in), W is (out, in), the result is (rows, out) in float32; x
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -23,13 +24,14 @@ from course_lib.errors import CourseError
 
 GROUP = 32  # numbers that share a scale and an offset, in four bits
 ROWS = 16  # in four bits, the kernel takes rows by this many
+ROWS_AT_ONCE = 4096  # while a matrix is packed
 MANY_ROWS = 16  # from this many rows on, a matrix is unpacked first: the kernels for few rows would be slower
 
 
-def _scaled(weight: Tensor, columns: Tensor | None) -> Tensor:
-    """W diag(columns) in float32."""
-    weight = weight.detach().float()
-    return weight if columns is None else weight * columns
+def _scaled(weight: Tensor, columns: Tensor | None) -> Iterator[Tensor]:
+    """W diag(columns) in float32, some rows at a time: a vocabulary's matrix takes 0.1 GB, and so does each copy."""
+    for rows in weight.detach().split(ROWS_AT_ONCE):  # (ROWS_AT_ONCE or fewer, in)
+        yield rows.float() if columns is None else rows.float() * columns
 
 
 class Float32Product:
@@ -51,7 +53,10 @@ class Float32Product:
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        self.weight = _scaled(weight, columns).t().contiguous()  # (in, out)
+        self.weight = torch.empty(weight.shape[::-1])  # (in, out)
+        # (out, in), some rows at a time -> (in, out), as many columns
+        for rows, place in zip(_scaled(weight, columns), self.weight.split(ROWS_AT_ONCE, dim=1), strict=True):
+            place.copy_(rows.t())
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T."""
@@ -115,7 +120,7 @@ class BFloat16Product(_Packed):
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        self.weight = _scaled(weight, columns).bfloat16().contiguous()
+        self.weight = torch.cat([rows.bfloat16() for rows in _scaled(weight, columns)])
 
     def _multiply(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
@@ -152,9 +157,8 @@ class Int8Product(_Packed):
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        weight = _scaled(weight, columns)
-        self.scales = (weight.abs().amax(dim=1).clamp(min=1e-30) / 127).bfloat16()  # (out,)
-        self.q = (weight / self.scales.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+        q, scales = zip(*(_in_eight_bits(rows) for rows in _scaled(weight, columns)), strict=True)
+        self.q, self.scales = torch.cat(q), torch.cat(scales)  # (out, in) and (out,)
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch._weight_int8pack_mm(x, self.q, self.scales)
@@ -170,6 +174,12 @@ class Int8Product(_Packed):
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the matrix."""
         return [self.q, self.scales]
+
+
+def _in_eight_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of W, float32 (some, in), as int8 (some, in) and a scale for each, bfloat16 (some,)."""
+    scales = (rows.abs().amax(dim=1).clamp(min=1e-30) / 127).bfloat16()
+    return (rows / scales.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
 class Int4Product(_Packed):

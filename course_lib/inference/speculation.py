@@ -140,7 +140,7 @@ class DraftModel:
         same = 0
         while same < min(len(tokens), len(self._read)) and tokens[same] == self._read[same]:
             same += 1
-        self._cache.crop(same)
+        self._cache.crop(same - len(self._read))  # a number to remove, since 0 could also mean that all stay
         self._read = self._read[:same]
 
     def _logits(self, text: list[int]) -> Tensor:

@@ -296,7 +296,7 @@ def draw(comparison: RunComparison, kind: str) -> bytes:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(steps, [d.a for d in part], "o-", markersize=3, label=f"A: {comparison.a.name}")
     above.plot(steps, [d.b for d in part], "x--", markersize=4, label=f"B: {comparison.b.name}")
-    above.set_ylabel("loss (nats a token)")
+    above.set_ylabel("loss (nats per token)")
     for text in above.legend().get_texts():
         text.set_parse_math(False)  # a dollar sign in a file's name does not begin a formula
     below.plot(steps, [d.relative for d in part], ".-", color="black")

@@ -82,8 +82,7 @@ def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack,
         CourseError: as for `find_base`; or the adapters were trained on bases in different 4 bits.
     """
     base, folders = find_base(model, adapters, stack)
-    given = dict(adapters)
-    hows = {name: quantization_of_adapter(given.get(name, folder), folder) for name, folder in folders.items()}
+    hows = quantizations(adapters, folders)
     kinds = {repr(how) for how in hows.values()}
     if len(kinds) > 1:
         plain = ", ".join(f"{name}: {'none' if how is None else in_words(how)}" for name, how in hows.items())
@@ -94,6 +93,19 @@ def load_base(model: str | None, adapters: Mapping[str, Path], stack: ExitStack,
     how = next(iter(hows.values()), None)
     loaded, tokenizer = load(base, device=device) if how is None else load_qlora_base(base, how, "float32", device)
     return Loaded(loaded.eval(), tokenizer, base, folders)
+
+
+def quantizations(adapters: Mapping[str, Path], folders: Mapping[str, Path]) -> dict[str, dict[str, Any] | None]:
+    """How the base of each adapter was quantised when it was trained.
+
+    Args:
+        adapters: what the user named, as for `find_base`.
+        folders: the adapters' folders that `find_base` gave.
+
+    Returns:
+        As `quantization_of_adapter`, by the adapter's name.
+    """
+    return {name: quantization_of_adapter(adapters.get(name, folder), folder) for name, folder in folders.items()}
 
 
 def short_name(base: str) -> str:

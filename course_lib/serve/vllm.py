@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from course_lib.adapters.files import adapter_config
+from course_lib.adapters.trained_on import in_words
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import resolve
-from course_lib.serve.loading import find_base, short_name
+from course_lib.serve.loading import find_base, quantizations, short_name
 from course_lib.serve.settings import ServeSettings, named_adapters
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
@@ -35,9 +36,19 @@ def serve_by_vllm(settings: ServeSettings) -> NoReturn:
             "--backend vllm needs vLLM, which is not installed: pip install vllm (on Linux, for a GPU). Without "
             "--backend, the course's own server answers the same calls."
         )
+    named = named_adapters(settings.adapter)
     with ExitStack() as stack:
-        base, adapters = find_base(settings.model, named_adapters(settings.adapter), stack)
+        base, adapters = find_base(settings.model, named, stack)
         words = vllm_command(settings, base, adapters)
+        _kept = stack.pop_all()  # vLLM reads the folders that were made of checkpoints and .pt files after this is gone
+    for name, how in quantizations(named, adapters).items():
+        if how is not None:
+            print(
+                f"note: {name} was trained on a base quantised as {in_words(how)}, and vLLM puts it on the base in "
+                f"{settings.weights}. course serve without --backend puts it on what these bits stand for",
+                file=sys.stderr,
+                flush=True,
+            )
     for name in WITHOUT:
         if getattr(settings, name) != next(each.default for each in fields(settings) if each.name == name):
             print(f"note: vLLM has no setting like {name}, so it is left out", file=sys.stderr, flush=True)

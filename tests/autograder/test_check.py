@@ -1,6 +1,7 @@
 """A student checks: the visible tests of the release, part by part, on the student's own file, which is only read."""
 
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -171,7 +172,7 @@ def test_something_else_is_refused(tmp_path):
         check(path)
     with pytest.raises(CourseError, match="There is no notebook"):
         check(tmp_path / "absent.ipynb")
-    with pytest.raises(CourseError, match=r"absent.ipynb does not exist\.$"):
+    with pytest.raises(CourseError, match=r"absent.ipynb does not exist\. `course assignment list` names them"):
         find_notebook(tmp_path / "absent.ipynb")
     with pytest.raises(CourseError, match=r"othr.ipynb does not exist\. Did you mean .*other.ipynb\?"):
         find_notebook(tmp_path / "othr.ipynb")
@@ -182,7 +183,7 @@ def test_something_else_is_refused(tmp_path):
 
 def test_the_only_notebook_here_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CourseError, match="Say which notebook to check: this folder has none"):
+    with pytest.raises(CourseError, match="Say which notebook you mean: this folder has none"):
         find_notebook(None)
     path = put(nbformat.v4.new_notebook(), tmp_path / "a.ipynb")
     assert find_notebook(None) == path
@@ -190,3 +191,18 @@ def test_the_only_notebook_here_is_found(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match=r"this folder has a\.ipynb, b\.ipynb"):
         find_notebook(None)
     assert find_notebook(path) == path
+
+
+def test_the_notebook_in_a_fetched_folder_is_found(tmp_path, monkeypatch):
+    """`nbgrader fetch_assignment lora` makes the folder lora, and `check lora` is meant for the notebook in it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CourseError, match=r"lora does not exist\. Get it with `course assignment get lora`"):
+        find_notebook(Path("lora"))
+    fetched = put(nbformat.v4.new_notebook(), Path("lora/lora.ipynb"))
+    put(nbformat.v4.new_notebook(), Path("lora/notes.ipynb"))
+    assert find_notebook(Path("lora")) == fetched
+    fetched.rename("lora/answers.ipynb")
+    with pytest.raises(CourseError, match=r"you mean: the folder lora has answers\.ipynb, notes\.ipynb"):
+        find_notebook(Path("lora"))
+    beside = put(nbformat.v4.new_notebook(), Path("lora.ipynb"))
+    assert find_notebook(Path("lora")) == beside

@@ -315,6 +315,10 @@ class TestPolicy:
             ('timezone = "Middle/Earth"', "no time zone 'Middle/Earth'"),
             ('timezone = "../etc/passwd"', "no time zone"),
             ("lora = 3", "'lora' is no table"),
+            ("[lora]\nstudents = 3", r"stands below \[lora.students.ID\]"),
+            ("[lora.students]\nann = 3", r"stands below \[lora.students.ID\]"),
+            ("[lora]\npercent_per_day = nan", "percent_per_day of lora is nan"),
+            ("timezone = 3", "no time zone 3"),
             ("[lora", "is not TOML"),
         ],
     )
@@ -322,6 +326,11 @@ class TestPolicy:
         (tmp_path / NAME).write_text(text)
         with pytest.raises(CourseError, match=problem):
             read_policy(tmp_path)
+
+    def test_rules_for_no_assignment_are_noted(self, tmp_path):
+        policy = Policy({"lora": {}, "softmx": {"attempts": 1}}, tmp_path / NAME)
+        (note,) = policy.notes(["lora", "softmax"])
+        assert note.endswith("has rules for 'softmx', and there is no such assignment. Did you mean softmax?")
 
     def test_no_file_is_no_policy(self, tmp_path):
         assert read_policy(tmp_path) is None

@@ -113,6 +113,16 @@ class TestExport:
             ['\'=HYPERLINK("x")', "18", "", "zoe", "", ""],
         ]
 
+    def test_a_student_may_be_known_by_another_id(self, mini, found, tmp_path):
+        """Such as the account on the exchange's machine; nobody's grade goes to somebody else."""
+        path = tmp_path / "g.csv"
+        people = {"c.berg": Person("c.berg", "Berg, C", lms_id="19", sis_id="carl")}
+        assert export(mini, found, people, "canvas", path) == ["=cmd()", "ann", "dora"]
+        assert self.rows(path)[2] == ["Berg, C", "19", "carl", "c.berg", "", "4"]
+        people |= {"dora": Person("dora", lms_id="20", sis_id="ann")}  # two of the gradebook would be her
+        assert export(mini, found, people, "canvas", path) == ["=cmd()", "ann"]
+        assert self.rows(path)[3] == ["dora", "20", "ann", "dora", "", ""]
+
     def test_canvas_needs_its_own_numbers(self, mini, found, tmp_path):
         with pytest.raises(CourseError, match="with --roster"):
             export(mini, found, {}, "canvas", tmp_path / "g.csv")

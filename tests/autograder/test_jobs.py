@@ -28,6 +28,19 @@ for line in sys.stdin:
 """
 
 
+REFUSING = """
+from autograder.grading.events import private_output, serve
+from course_lib.errors import CourseError
+class Worker:
+    def read(self, file):
+        if file == "policy.toml":
+            raise CourseError(f"{file} is not TOML.")
+        tell("read")
+with private_output() as tell:
+    serve(Worker(), tell)
+"""
+
+
 class Class:
     """A small class, graded by one job."""
 
@@ -81,6 +94,14 @@ class TestAtOnce:
         (problem,) = [e for e in events if e["event"] == "problem"]
         assert problem["student"] == "crash"
         assert "ended with status 3" in problem["error"]
+
+    def test_what_a_worker_refuses_is_said_in_its_words(self, tmp_path):
+        """Without a traceback, and the worker goes on."""
+        (tmp_path / "refusing_worker.py").write_text(REFUSING)
+        with WorkerProcess("refusing_worker", folder=tmp_path) as worker:
+            with pytest.raises(CourseError, match=r"^policy\.toml is not TOML\.$"):
+                list(worker.ask(task="read", file="policy.toml"))
+            assert list(worker.ask(task="read", file="other.toml")) == [{"event": "read"}]
 
     def test_a_reader_that_gives_up_leaves_no_process(self, tmp_path):
         started = []

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbgrader.utils import notebook_hash
+from small_class import hand_in, new_course
 from submissions import bare, filled, put, released, replacing, split
 
 from autograder import course, notebook
+from autograder.configuration import place
 from autograder.grading.collect import find_submissions
 from autograder.grading.gather import gather
+from autograder.grading.grade import grade
 from autograder.grading.roster import Person
 from autograder.grading.times import handed_in, parsed
 from autograder.student import exchange
@@ -255,6 +259,37 @@ class TestExchange:
         (tmp_path / "nbgrader_config.py").write_text("1 +")
         with pytest.raises(CourseError, match=r"nbgrader_config.py cannot be read \(SyntaxError"):
             exchange.configured(tmp_path)
+
+    def test_a_course_that_students_ask_for_by_another_name(self, root, tmp_path):
+        """The instructor's folder has a configuration of its own, and the exchange a folder for each name."""
+        state = tmp_path / "course"
+        place(state)
+        config = state / "nbgrader_config.py"
+        said = exchange.other_course_name(state)
+        assert said.startswith(f"this course is called 'adapting-language-models' in {config}, and")
+        assert "ask the exchange for 'alm'." in said
+        config.write_text(config.read_text().replace('"adapting-language-models"', '"alm"'))
+        assert exchange.other_course_name(state) == ""
+        (tmp_path / "home" / "nbgrader_config.py").unlink()
+        config.write_text("c = get_config()\n")
+        assert exchange.other_course_name(state) == ""
+
+    @pytest.mark.slow
+    def test_feedback_goes_back(self, root, tmp_path, monkeypatch):
+        """nbgrader names a page after the submission's secret, and ends at the first submission without one."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        monkeypatch.setenv("PATH", path)
+        state, secret = tmp_path / "course", "ab" * 64
+        assignment = new_course(state)
+        for student in ("ann", "zoe"):  # zoe sent hers by e-mail
+            hand_in(state, student, {})
+        (state / "submitted" / "ann" / "mini" / "submission_secret.txt").write_text(secret)
+        grades = grade(assignment, find_submissions(assignment, state / "submitted"), state, say=lambda line: None)
+        assert {each.problem for each in grades} == {""}
+        nbgrader(state, "release_feedback", "mini", "--course=alm", f"--Exchange.root={root}")
+        pages = {page.name for page in (root / "alm" / "feedback").iterdir()}
+        assert len(pages) == 2
+        assert f"{notebook_hash(secret=secret, notebook_id='mini')}.html" in pages  # where fetch_feedback looks
 
     @pytest.mark.slow
     def test_it_arrives(self, root, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_figures_have_numbered_captions_and_stay_vectors(visit):
 
 def test_code_that_only_plots_is_folded(visit):
     opened = visit("notebooks/03_lora")
-    folds = opened.page.locator("div.cell details.hide")
+    folds = opened.page.locator("div.cell details.hide.above-input")
     assert folds.count() == figures_of("03_lora")
     assert not folds.first.locator("pre").is_visible()
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 from served import served
-from tiny_runs import course
+from tiny_runs import course, loaded
 
+from course_lib.adapters import apply_lora_to_model, save_adapter, save_lora_weights
 from course_lib.errors import CourseError
+from course_lib.quantization import quantize_model
 from course_lib.serve.settings import ServeSettings, as_environment, from_environment, named_adapters
 
 # The old program's own command, but for its package's name; PLAIN is what uvicorn itself understands of it.
@@ -215,7 +217,7 @@ VLLM_OPTIONS = {
 }  # fmt: skip
 
 
-def test_vllm_takes_over_with_its_own_words(base, adapter, tmp_path):
+def test_vllm_takes_over_with_its_own_words(base, tmp_path):
     """A stand-in for the program prints what it was given."""
     program = tmp_path / "bin" / "vllm"
     program.parent.mkdir()
@@ -223,7 +225,10 @@ def test_vllm_takes_over_with_its_own_words(base, adapter, tmp_path):
         f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([sys.argv[1:], os.environ.get('VLLM_API_KEY')]))\n"
     )
     program.chmod(0o755)
-    words = ["--backend", "vllm", "--adapter", f"one={adapter('one')}", f"two={adapter('two')}", "--api-key", "k"]
+    one = save_adapter(apply_lora_to_model(quantize_model(loaded(base)), rank=8), tmp_path / "one", str(base)).parent
+    # A file that vLLM cannot read: it is given a folder.
+    two = save_lora_weights(apply_lora_to_model(loaded(base), rank=4), tmp_path / "two.pt")
+    words = ["--backend", "vllm", "--adapter", f"one={one}", f"two={two}", "--api-key", "k"]
     words += ["--host", "0.0.0.0", "--weights", "bfloat16", "--max-batch", "64", "--max-body-bytes", "5"]
     from served import ROOT
 
@@ -235,6 +240,8 @@ def test_vllm_takes_over_with_its_own_words(base, adapter, tmp_path):
         check=True,
     )
     assert "vLLM has no setting like max_body_bytes" in run.stderr
+    assert "note: one was trained on a base quantised as nf4, blocks of 64" in run.stderr
+    assert "note: two" not in run.stderr
     given, key = json.loads(run.stdout.splitlines()[-1])
     assert key == "k"
     assert "k" not in given
@@ -245,6 +252,8 @@ def test_vllm_takes_over_with_its_own_words(base, adapter, tmp_path):
     assert (pairs["--max-loras"], pairs["--max-lora-rank"]) == ("2", "8")
     modules = [json.loads(word) for word in given[given.index("--lora-modules") + 1 :]]
     assert [each["name"] for each in modules] == ["one", "two"]
+    for each in modules:  # they are still there when vLLM starts
+        assert Path(each["path"], "adapter_config.json").is_file()
     assert "--block-size" not in given  # vLLM's own, made for a GPU
 
 

@@ -8,7 +8,7 @@ import torch
 from course_lib.adapters import inject_lora
 from course_lib.errors import CourseError
 from course_lib.inference import generate, prepare
-from course_lib.inference.products import PRODUCTS, Int4Product, Int8Product
+from course_lib.inference.products import PRODUCTS, Float32Product, Int4Product, Int8Product
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 
@@ -153,3 +153,24 @@ def test_the_loss_that_a_format_costs(smollm2, weights):
     cost = loss(prepare(model, weights)) - loss(model)
     print(f"{weights}: {cost:+.4f} nats a token")
     assert abs(cost) < LOSS[weights]
+
+
+@pytest.mark.parametrize("weights", list(PRODUCTS))
+def test_the_product_of_one_row_that_is_compiled_is_the_matrix_times_x(weights):
+    """As `compiled` writes it. Only where the kernel is torch's, x is rounded."""
+    numbers = torch.Generator().manual_seed(0)
+    weight, columns, x = (torch.randn(shape, generator=numbers) for shape in ((48, 64), (64,), (1, 64)))
+    product = PRODUCTS[weights](weight, columns)
+    expected = x.double() @ product.matrix().double().t()  # of about 8
+    tolerance = 0.15 if weights == "int4" else 1e-4  # its kernel takes and gives 8 bits: 2^-8 of 8, and of each input
+    torch.testing.assert_close(product.one_row(x).double(), expected, atol=tolerance, rtol=0)
+
+
+def test_float32_by_rows_gives_the_same_as_by_columns():
+    numbers = torch.Generator().manual_seed(0)
+    weight, columns, x, total = (torch.randn(shape, generator=numbers) for shape in ((5, 7), (7,), (3, 7), (3, 5)))
+    product, by_rows = Float32Product(weight, columns), Float32Product(weight, columns)
+    by_rows.by_rows()
+    assert torch.equal(by_rows.matrix(), product.matrix())
+    torch.testing.assert_close(by_rows(x), product(x))
+    torch.testing.assert_close(by_rows.added_to(total, x), product.added_to(total, x))

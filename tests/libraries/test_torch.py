@@ -181,3 +181,41 @@ def test_reading_a_fresh_optimizer_steps_it():
 
     assert first_update(lambda model, optimizer: optimizer.state_dict()) == pytest.approx(0.01, rel=1e-3)
     assert first_update(get_state_dict) == pytest.approx(0.00744, rel=1e-2)
+
+
+class Tied(nn.Module):
+    """A language model without its middle: the output matrix is the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(16, 8)
+        self.head = nn.Linear(8, 16, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens)))
+
+
+@pytest.mark.library(
+    package="torch",
+    happens="After `load_state_dict(assign=True)` a tied embedding is two parameters in one memory: both are updated",
+    expected="The model is tied, as after copying, or has two matrices.",
+    instead="Tie again before the optimiser is made, by `head.weight = embedding.weight` or `tie_weights()`.",
+    chapter="02_full_finetuning",
+)
+def test_assigning_unties_without_a_sign():
+    torch.manual_seed(0)
+    state = Tied().state_dict()
+    copied, assigned = Tied(), Tied()
+    copied.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
+    assigned.load_state_dict(state, assign=True)
+    assert [len(list(model.parameters())) for model in (copied, assigned)] == [1, 2]
+    assert assigned.head.weight.data_ptr() == assigned.embedding.weight.data_ptr()
+    before = copied.embedding.weight.detach().clone()
+    for model in (copied, assigned):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        tokens = torch.arange(16)
+        nn.functional.cross_entropy(model(tokens), tokens.flip(0)).backward()
+        optimizer.step()
+    once, twice = ((model.embedding.weight - before).norm().item() for model in (copied, assigned))
+    assert twice > 1.2 * once

@@ -328,3 +328,25 @@ def gguf_tokens(folder, rule):
 def test_a_splitting_rule_falls_back(tmp_path):
     assert gguf_tokens(tmp_path, "qwen2") == ["ĊĊ", "4", "5"]
     assert gguf_tokens(tmp_path, "smollm") == gguf_tokens(tmp_path, "gpt-2") == ["Ċ", "Ċ", "4", "5"]
+
+
+@pytest.mark.library(
+    package="transformers",
+    happens="`config.rope_theta = 500000.0` is accepted and saved, and does nothing",
+    expected="It changes the base of the rotary positions, as in transformers 4, or is refused.",
+    instead='Set `config.rope_parameters["rope_theta"]`, and look at `model.model.rotary_emb.inv_freq`.',
+    chapter="02_full_finetuning",
+)
+def test_the_base_of_the_positions_is_elsewhere(tmp_path):
+    def second_frequency(config):
+        return LlamaForCausalLM(config).model.rotary_emb.inv_freq[1].item()
+
+    config = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=4)
+    before = second_frequency(config)
+    config.rope_theta = 500000.0
+    assert second_frequency(config) == before
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 500000.0
+    assert second_frequency(LlamaConfig.from_pretrained(tmp_path)) == before
+    config.rope_parameters["rope_theta"] = 500000.0
+    assert second_frequency(config) < before

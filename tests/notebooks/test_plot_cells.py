@@ -1,10 +1,14 @@
 """Cells that only plot are folded in the book, teach nothing else, and share one look."""
 
+import ast
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
+
+from course_lib.plotting import WIDTH
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -56,11 +60,12 @@ def test_colours_and_sizes_come_from_one_place(path):
     assert "use_style()" in code
     used = set(re.findall(r'"#[0-9a-f]{6}"', code))
     assert used <= {'"#444444"', '"#dfe3e8"', '"#ffb703"'}  # labels on a heat map, and the colours of LabelView
-    # One panel is at most six inches wide, so that its text survives a phone. Panels side by side scroll there.
+    # One panel is at most as wide as the style's own figure, so that its text is legible on a phone. Panels side by
+    # side scroll there.
     for cell in plots(path):
         for width in re.findall(r"figsize=\(([\d.]+)", source(cell)):
             several = re.search(r"subplots\(\s*(?:1, [23]|2, 3|layers, heads)", source(cell))
-            assert float(width) <= (8 if several else 6) or cell["id"] in {"graph", "picture"}, cell["id"]
+            assert float(width) <= (8 if several else WIDTH) or cell["id"] in {"graph", "picture"}, cell["id"]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -76,3 +81,20 @@ def test_results_are_no_columns_of_print(path):
 def test_no_sentence_is_printed_in_pieces(path):
     """Two calls of print for one line are for the width of the page, which is no reader's concern."""
     assert [cell["id"] for cell in code_cells(path) if 'end=" "' in source(cell)] == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_no_cell_shows_the_records_of_a_run(path):
+    """A last line `trainer.train(...)` would print one record for each of hundreds of steps."""
+    for cell in code_cells(path):
+        code = source(cell).rstrip()
+        last = ast.parse(code).body[-1:]
+        shown = [line for line in last if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
+        names = [line.value.func.attr for line in shown if isinstance(line.value.func, ast.Attribute)]
+        assert code.endswith(";") or "train" not in names, cell["id"]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_half_of_the_code_cells_have_at_most_twelve_lines(path):
+    lengths = [len(source(cell).splitlines()) for cell in code_cells(path)]
+    assert statistics.median(lengths) <= 12

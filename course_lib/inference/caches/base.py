@@ -10,16 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_lib.errors import CourseError
+
 
 class Cache(ABC):
     """The base of all caches. A subclass defines in `_store` how it keeps keys and values.
 
     A forward pass calls `get_seq_length` once, and then `update` in every layer. `generate` calls `begin` before each
-    pass, for the caches that drop tokens. transformers 5.23 needs the other methods.
+    pass, for the caches that drop tokens. transformers 5.23 needs the other methods: its `generate` takes our caches
+    for greedy decoding, sampling, beam search and assisted generation.
     """
 
     is_compileable = False
     is_sliding = (False,)
+    is_croppable = True  # whether `crop` can take any number of tokens back
+    layers = ()  # transformers looks here for layers that drop tokens as they go; ours have none
     longest_block: int | None = None  # how many tokens one pass may bring, where a cache drops old ones
 
     def __init__(self) -> None:
@@ -66,10 +71,42 @@ class Cache(ABC):
         """Forget tokens at the end, such as those of a rejected draft.
 
         Args:
-            length: how many tokens stay. A negative number says how many go; in transformers 5.23 it is the only way.
+            length: how many tokens stay. A negative number says how many go, and 0 that none goes: in transformers 5.23
+                these are the only ways. `reset` forgets all.
         """
         for layer, now in self._lengths.items():
             self._lengths[layer] = length_after_crop(now, length)
+
+    def reset(self) -> None:
+        """Forget everything. The next text may have another number of rows."""
+        self._lengths.clear()
+        self._kept.clear()
+
+    def activate_past_recording(self) -> None:
+        """Refuse a draft where its guesses could not be taken back: transformers calls this before one guesses."""
+        if not self.is_croppable:
+            raise CourseError(
+                f"This {type(self).__name__} drops old tokens to make room for a draft's guesses, and cannot bring "
+                "them back. Use a static cache, or a paged one without max_pages."
+            )
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on with the text of row `beam_idx[i]`, as beam search does after each token."""
+        for layer, kept in self._kept.items():
+            # (B, ...) -> (number of indices, ...)
+            self._kept[layer] = tuple(tensor[beam_idx.to(tensor.device)] for tensor in kept)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows with these numbers, or those that a boolean mask names."""
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Put so many copies of each row in its place."""
+        self.reorder_cache(torch.arange(self._rows()).repeat_interleave(repeats))
+
+    def _rows(self) -> int:
+        """The number of rows; 0 for an empty cache."""
+        return next((kept[0].shape[0] for kept in self._kept.values()), 0)
 
     def tensors(self) -> Iterable[Tensor]:
         """The tensors that the cache holds, including buffers that are not full."""
@@ -110,7 +147,7 @@ def length_after_crop(now: int, length: int) -> int:
     Returns:
         From 0 to `now` tokens.
     """
-    return min(now, length) if length >= 0 else max(now + length, 0)
+    return min(now, length) if length > 0 else max(now + length, 0)
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype | int = torch.float16) -> int:

@@ -41,6 +41,7 @@ class PagedCache(Cache):
         self._read = self._write = self._source = torch.zeros(0, dtype=torch.long)
         self._begun = False
         self.longest_block = None if max_pages is None else page_size
+        self.is_croppable = max_pages is None
 
     def begin(self, mask: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
         """Take slots for the new tokens, and evict pages of rows that have too many.
@@ -151,6 +152,23 @@ class PagedCache(Cache):
         if len(self.tables) != 1:
             raise CourseError(f"Only a cache of one row can be forked; this one holds {len(self.tables)}.")
         self.tables += [self.pool.fork(self.tables[0]) for _ in range(rows - 1)]
+
+    def reset(self) -> None:
+        """Free the pages of all rows."""
+        for table in self.tables:
+            self.pool.free(table)
+        self.tables, self._begun = [], False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on with the text of row `beam_idx[i]`. Rows that go on with the same text share its pages."""
+        before = self.tables
+        chosen = torch.arange(len(before))[beam_idx.cpu()].tolist()
+        self.tables = [self.pool.fork(before[row]) for row in chosen]
+        for table in before:
+            self.pool.free(table)
+
+    def _rows(self) -> int:
+        return len(self.tables)
 
     def crop(self, length: int) -> None:
         """Forget the columns after the first `length` of the widest row, and as many tokens in every row.

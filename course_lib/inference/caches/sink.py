@@ -34,6 +34,8 @@ class SinkCache(Cache):
         CourseError: the window holds no token, or `sinks` is negative.
     """
 
+    is_croppable = False
+
     def __init__(self, frequencies: Tensor, sinks: int = 4, window: int = 252, neighbours: bool = False):
         super().__init__()
         self.neighbours = neighbours
@@ -109,6 +111,11 @@ class SinkCache(Cache):
     def crop(self, length: int) -> None:
         """Refuse: tokens that were dropped to make room for a draft are gone."""
         raise CourseError("A sink cache cannot be cropped: it has dropped what it would need. Use a static cache.")
+
+    def reset(self) -> None:
+        """Forget everything, and that anything was dropped."""
+        super().reset()
+        self._written_at, self.dropped = self._written_at[:0], 0
 
 
 def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
