@@ -102,11 +102,7 @@ class CellRunner:
         try:
             await super().async_execute_cell(cell, cell_index, **options)  # type: ignore[misc]
         except DeadKernelError:
-            self.stopped = f"{named(cell)} ended its kernel"
-            why = "a call of os._exit, too much memory, or a crash in compiled code"
-            if limit := self.why_ended():
-                self.stopped, why = f"{self.stopped}: {limit}", "a limit of the sandbox"
-            notebook.add_error(cell, ENDED, f"{self.stopped} ({why})")
+            self._kernel_ended(cell)
         except CellTimeoutError:  # it was interrupted, and went on
             self.stopped = f"{named(cell)} took over {self.limit_of(cell):g} seconds and could not be interrupted"
             if time.monotonic() - started < self.limit_of(cell):
@@ -117,6 +113,14 @@ class CellRunner:
             slow.cancel()
 
     execute_cell = run_sync(async_execute_cell)  # what nbconvert calls
+
+    def _kernel_ended(self, cell: Cell) -> None:
+        """Nothing behind the cell can be run."""
+        self.stopped = f"{named(cell)} ended its kernel"
+        why = "a call of os._exit, too much memory, or a crash in compiled code"
+        if limit := self.why_ended():
+            self.stopped, why = f"{self.stopped}: {limit}", "a limit of the sandbox"
+        notebook.add_error(cell, ENDED, f"{self.stopped} ({why})")
 
     def why_ended(self) -> str:
         """Which limit ended the kernel, in words; "" where none is known."""

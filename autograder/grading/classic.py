@@ -4,11 +4,12 @@ It can reach nothing that it should not see and leaves nothing behind. It shares
 the hidden ones: it can read them and forge their results, which no sandbox changes.
 """
 
+import asyncio
 import json
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ HEARD = {
     "stream",
     "update_display_data",
 }
+UNREADABLE = "it sent the grader a message that cannot be read"
 NOT_STARTED = f"The kernel for a submission did not start in the sandbox ({{why}}), so nothing was graded. {FORBIDDEN}"
 
 
@@ -65,8 +67,6 @@ class SandboxedExecute(Execute):
         with ExitStack() as self.stack:
             try:
                 return super().preprocess(nb, resources)
-            except RecursionError:  # in what the kernel sent
-                raise
             except RuntimeError as error:  # what nbclient raises where a kernel does not start
                 why = self.kernel.stopped or self.kernel.complaint or str(error)
                 raise CourseError(NOT_STARTED.format(why=why)) from error
@@ -101,6 +101,32 @@ class SandboxedExecute(Execute):
             open_files=1024,
             output=self.output_mib * MIB,
         )
+
+    async def _run(self, cell: Cell, cell_index: int, options: dict[str, Any]) -> None:
+        """`CellRunner`'s. A kernel may send what is no message of Jupyter's, or one in which something is missing: that
+        ends its run, which keeps the points that it has earned."""
+        try:
+            await super()._run(cell, cell_index, options)
+        except CourseError:
+            raise
+        except Exception:  # whatever jupyter_client, nbclient and nbformat raise where they take a message apart
+            self.kernel.stop(UNREADABLE)
+            self._kernel_ended(cell)
+
+    async def _async_poll_output_msg(self, *args: Any) -> None:
+        """nbclient's, which would notice an output that cannot be read only when the cell has ended."""
+        try:
+            await super()._async_poll_output_msg(*args)
+        except Exception:
+            self.kernel.stop(UNREADABLE)
+            assert self.task_poll_for_reply is not None
+            self.task_poll_for_reply.cancel()  # as nbclient does where the kernel is dead; it then cancels us
+            await asyncio.Event().wait()
+
+    async def _async_poll_kernel_alive(self) -> None:
+        """nbclient's, which it does not end where it cannot read a reply: later on there is no client any more."""
+        with suppress(AssertionError):
+            await super()._async_poll_kernel_alive()
 
     def process_message(self, msg: dict[str, Any], cell: Cell, cell_index: int) -> Any:
         """nbclient's: what the kernel prints is in our memory, so there is an end to it.

@@ -179,11 +179,12 @@ def flood(line):
     while True:  # the first byte says that more pieces of this message follow, the others how long this one is
         line.sendall(bytes([3]) + (2**20).to_bytes(8, "big") + bytes(2**20))
 
-outputs = get_ipython().kernel.iopub_socket.last_endpoint.decode().removeprefix("ipc://")
+# the line for questions to the user: nothing of the kernel's own comes between the pieces
+questions = get_ipython().kernel.stdin_socket.last_endpoint.decode().removeprefix("ipc://")
 for name in os.listdir("/proc/self/fd"):
     try:
         line = socket.socket(fileno=os.dup(int(name)))
-        if line.getsockname() == outputs and not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if line.getsockname() == questions and not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             threading.Thread(target=flood, args=(line,), daemon=True).start()
     except OSError:
         pass
@@ -212,6 +213,36 @@ def test_a_line_that_is_cut_ends_the_run(tmp_path, monkeypatch):
     assert ran.said(0) == "'earned'"
     assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
     assert ran.execute.stopped.endswith("it cut the line to the grader")
+
+
+KERNEL = "kernel = get_ipython().kernel"
+NO_TEXT = f"{KERNEL}\nkernel.session.send(kernel.iopub_socket, 'stream', {{'name': 'stdout'}}, kernel.get_parent())"
+NO_REPLY = f"{KERNEL}\nasync def no_reply(*_, **__):\n    return {{'status': 'ok', 'payload': [3]}}\n"
+UNREADABLE = {
+    "an output without its text": NO_TEXT,
+    "a reply of another form": f"{NO_REPLY}kernel.do_execute = no_reply",
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_message_that_cannot_be_read_ends_the_run_and_keeps_what_was_before(tmp_path, kind):
+    ran = Ran(tmp_path, "'earned'", UNREADABLE[kind], "'next'", "'behind'")
+    assert ran.said(0) == "'earned'"
+    assert ran.errors()[2:] in ([[ENDED], [NOT_REACHED]], [[NOT_REACHED], [NOT_REACHED]])
+    assert ran.execute.stopped.endswith("ended its kernel: it sent the grader a message that cannot be read")
+    wait_for(lambda: not any(map(alive, ran.processes)))
+
+
+def test_frames_that_are_no_message_end_the_run(tmp_path, monkeypatch):
+    def garble(self, event, cell, text):
+        if event == "end" and cell.source == "'earned'":
+            self.execute.kc.session.unpack = lambda data: []  # our own reading: what it makes of other frames
+
+    monkeypatch.setattr(Ran, "heard", garble)
+    ran = Ran(tmp_path, "'earned'", "'sent'", "'behind'")
+    assert ran.said(0) == "'earned'"
+    assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
+    assert ran.execute.stopped.endswith("a message that cannot be read")
 
 
 def test_no_thread_of_ours_waits_for_the_kernels_heart(tmp_path, monkeypatch):
