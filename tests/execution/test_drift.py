@@ -1,9 +1,11 @@
 """`course drift`: what newer libraries change is named, with the library."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,39 @@ def test_offline_it_says_so_in_a_sentence(tmp_path):
     assert done.stderr == (
         "course: The package index does not answer, and drift shows only in its newest releases: try with a network.\n"
     )
+
+
+@pytest.mark.slow
+def test_whoever_ends_it_ends_its_tests(tmp_path):
+    """As `timeout` and a scheduler do it. The tests say their process's number, and would sleep for an hour."""
+    said = tmp_path / "process"
+    (tmp_path / "test_sleeps.py").write_text(
+        "import os, time\n\ndef test_sleeps():\n"
+        f"    with open({str(said)!r}, 'w') as file:\n        print(os.getpid(), file=file)\n"
+        "    time.sleep(3600)\n"
+    )
+    (tmp_path / "drift.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom course_lib.cli import main\nfrom course_lib.commands import drift\n"
+        "drift._newest = lambda root, out: Path(sys.executable)  # nothing is installed\nmain(sys.argv[1:])\n"
+    )
+    command = [sys.executable, str(tmp_path / "drift.py"), "drift", "--tests", str(tmp_path / "test_sleeps.py")]
+    command += ["--chapters", "none", "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}) as drift:
+        _wait(lambda: said.exists() and said.read_text().endswith("\n"))
+        drift.terminate()
+        assert drift.wait(60) == 143
+    with contextlib.suppress(ProcessLookupError):  # killed, and perhaps not yet buried
+        _wait(lambda: _ended(int(said.read_text())))
+
+
+def _ended(process: int) -> bool:
+    os.kill(process, 0)  # ProcessLookupError where there is none
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _wait(done, seconds=120):
+    limit = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < limit
+        time.sleep(0.1)

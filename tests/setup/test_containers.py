@@ -1,4 +1,4 @@
-"""Dockerfile and apptainer.def say what Binder's files say. No container engine runs here: they are read, not built."""
+"""Dockerfile and apptainer.def say what Binder's files say. They are read, not built: no registry is needed."""
 
 import re
 import shlex
