@@ -19,7 +19,7 @@ class HeldOut:
     """What a model reaches on held-out rows.
 
     Attributes:
-        loss: the mean over all targets, in nats a token.
+        loss: the mean over all targets, in nats per token.
         accuracy: the share of targets whose likeliest guess is right. None: it was not asked for.
     """
 
@@ -94,7 +94,7 @@ def evaluate_loss(model: nn.Module, rows: Rows, batch_size: int = 8) -> float:
         batch_size: rows at a time.
 
     Returns:
-        The loss in nats a token.
+        The loss in nats per token.
     """
     return evaluate(model, rows, batch_size).loss
 

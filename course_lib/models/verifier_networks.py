@@ -239,7 +239,7 @@ class TokenVerifier(nn.Module):
             part_ids: see `forward`.
 
         Returns:
-            (batch,), with a gradient for the judge; (batch,) in nats a token, with a gradient for the language model.
+            (batch,), with a gradient for the judge; (batch,) in nats per token, with a gradient for the language model.
         """
         hidden = self.decoder.model(input_ids, attention_mask)  # (B, T, C)
         is_answer = (attention_mask * (part_ids == ANSWER))[:, 1:].bool()  # (B, T - 1): position t predicts t + 1

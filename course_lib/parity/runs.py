@@ -39,7 +39,7 @@ class Run:
 
     Attributes:
         name: its path, for messages.
-        losses: nats a token, by step.
+        losses: nats per token, by step.
         rates: learning rates, by step.
         weights: the tensors of its end.
         gradients: tensors, by step.

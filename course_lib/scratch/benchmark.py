@@ -35,8 +35,8 @@ class Benchmark:
         """Measure the benchmark's own model.
 
         Returns:
-            "loss": nats a token; "perplexity": e to the power of the loss; "accuracy": the share of trained labels that
-            are the model's likeliest token; "total_params" and "trainable_params".
+            "loss": nats per token; "perplexity": e to the power of the loss; "accuracy": the share of trained labels
+            that are the model's likeliest token; "total_params" and "trainable_params".
 
         Raises:
             ValueError: the benchmark was made without a model.

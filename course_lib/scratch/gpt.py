@@ -144,7 +144,7 @@ class GPT(Module):
             labels: the same ids, with -100 where a token is not trained.
 
         Returns:
-            A single number, in nats a token.
+            A single number, in nats per token.
 
         Raises:
             ValueError: the shapes differ, or no label is left to train on.

@@ -82,7 +82,7 @@ class LanguageModel(Protocol):
         """Logits (batch, time, vocab_size) of integers (batch, time)."""
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, /) -> Tensor:
-        """The mean loss over the labels that are trained, in nats a token.
+        """The mean loss over the labels that are trained, in nats per token.
 
         Args:
             ids: integers (batch, time).

@@ -61,7 +61,7 @@ class Trainer:
         """Train from the current step to the last, or for `max_steps` more.
 
         Returns:
-            The loss of each step done, in nats a token.
+            The loss of each step done, in nats per token.
 
         Raises:
             ValueError: the loss or the gradients' norm is not finite. The weights are those of the step before.
@@ -107,7 +107,7 @@ class Trainer:
         return self.collator.collate([self.dataset[int(i)] for i in chosen])
 
     def evaluate(self, eval_data: FinetuneDataset) -> float:
-        """Mean loss over all trained-on labels of `eval_data`, in nats a token; no weight changes."""
+        """Mean loss over all trained-on labels of `eval_data`, in nats per token; no weight changes."""
         return evaluate(self.model, eval_data, self.batch_size)
 
     def save_checkpoint(self, path: Path | str) -> None:
@@ -183,7 +183,7 @@ def evaluate(model: LanguageModel, data: FinetuneDataset, batch_size: int = 4) -
         batch_size: examples of a batch.
 
     Returns:
-        The loss, in nats a token.
+        The loss, in nats per token.
     """
     total, count, collator = 0.0, 0, DataCollator()
     with evaluating(model):

@@ -16,7 +16,7 @@ class StepRecord:
 
     Attributes:
         step: its number, from 0.
-        loss: the mean over the step's targets, in nats a token.
+        loss: the mean over the step's targets, in nats per token.
         lr: the learning rate.
         norm: of all gradients, before clipping.
         seconds: wall-clock time.

@@ -11,7 +11,7 @@ from course_lib.models.decoder import Decoder
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean of -log p(label[t+1] | tokens[..t]) over the labels that are not IGNORE, in nats a token.
+    """Mean of -log p(label[t+1] | tokens[..t]) over the labels that are not IGNORE, in nats per token.
 
     The shift by one happens here: position t predicts label t+1, so the first label is never a target. The loss is
     computed in float32, which transformers does too.

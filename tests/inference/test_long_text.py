@@ -41,7 +41,7 @@ def test_what_is_refused(tiny_llama):
 def test_four_sinks_keep_the_loss_that_a_window_without_them_loses(smollm2):
     """The shape of the paper's figure 3, on the real SmolLM2 with a window of 64 over 512 tokens.
 
-    It does not explode here: the window without sinks costs 0.8 nats a token, a perplexity 2.2 times as high.
+    It does not explode here: the window without sinks costs 0.8 nats per token, a perplexity 2.2 times as high.
     """
     model, tokenizer = smollm2
     text = Path(next(iter(bundled)), "keepers_log.txt").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_four_sinks_keep_the_loss_that_a_window_without_them_loses(smollm2):
         cache = make_cache("sink", model, 0, sinks=sinks, window=64 - sinks)
         losses[sinks] = float(token_losses(model, ids, cache, block=16)[128:].mean())
     anew = float(token_losses_recomputed(model, ids, 64, 16)[128:].mean())
-    print(f"nats a token after the first 128: none {losses[0]:.2f}, four {losses[4]:.2f}, recomputed {anew:.2f}")
+    print(f"nats per token after the first 128: none {losses[0]:.2f}, four {losses[4]:.2f}, recomputed {anew:.2f}")
     assert losses[4] < anew + 0.3
     assert losses[0] > losses[4] + 0.5
 

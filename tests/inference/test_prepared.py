@@ -131,7 +131,7 @@ def test_what_cannot_be_prepared_is_refused():
 
 
 # In four bits only because the packaged weights were there before: see `products`.
-# The loss that a format costs on the first 512 tokens of the bundled text, in nats a token, measured and rounded up.
+# The loss that a format costs on the first 512 tokens of the bundled text, in nats per token, measured and rounded up.
 LOSS = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02, "int4": 0.01}
 
 
@@ -152,7 +152,7 @@ def test_the_loss_that_a_format_costs(smollm2, weights):
             return torch.nn.functional.cross_entropy(which(ids).logits[0, :-1].float(), ids[0, 1:]).item()
 
     cost = loss(prepare(model, weights)) - loss(model)
-    print(f"{weights}: {cost:+.4f} nats a token")
+    print(f"{weights}: {cost:+.4f} nats per token")
     assert abs(cost) < LOSS[weights]
 
 

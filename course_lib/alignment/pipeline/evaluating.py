@@ -200,7 +200,7 @@ def text_perplexity(subject: Subject, name: str, most_tokens: int) -> dict[str, 
         most_tokens: how many tokens are read at most.
 
     Returns:
-        {"tokens", "loss", "perplexity", "word_perplexity"}; the loss is in nats a token.
+        {"tokens", "loss", "perplexity", "word_perplexity"}; the loss is in nats per token.
 
     Raises:
         CourseError: the corpus has less than one row.
