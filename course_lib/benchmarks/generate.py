@@ -5,7 +5,6 @@ the machine falls on all of them.
 """
 
 import contextlib
-import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import torch
 from course_lib.errors import CourseError
 from course_lib.inference import SamplingSettings, kv_bytes_per_token, prepare, prompt_ids
 from course_lib.inference.caches import StaticCache
-from course_lib.inference.compiled import CompiledStep, require_compiler
+from course_lib.inference.compiled import require_compiler
 from course_lib.inference.generate import decode_steps
 from course_lib.inference.prepared import PreparedDecoder
 from course_lib.inference.stopping import Row
@@ -181,7 +180,7 @@ def _of_prepared(prepared: dict[str, PreparedDecoder], figures: dict[str, float]
 
 
 def _prepare_all(model: Any, formats: Sequence[str], compile: bool) -> dict[str, PreparedDecoder]:
-    """A prepared model in each format, and beside it the compiled one, which shares its weights.
+    """A prepared model in each format, and beside it the compiled one, whose weights may lie in another order.
 
     Args:
         model: what to prepare.
@@ -193,12 +192,9 @@ def _prepare_all(model: Any, formats: Sequence[str], compile: bool) -> dict[str,
     """
     prepared = {}
     for weights in formats:
-        plain = prepare(model, weights)
-        prepared[f"ours {weights}"] = plain
+        prepared[f"ours {weights}"] = prepare(model, weights)
         if compile:
-            compiled = copy.copy(plain)
-            compiled.step = CompiledStep(compiled)
-            prepared[f"ours {weights}{COMPILED}"] = compiled
+            prepared[f"ours {weights}{COMPILED}"] = prepare(model, weights, compile=True)
     return prepared
 
 

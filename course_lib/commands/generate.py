@@ -43,7 +43,7 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
     )
     parser.add_argument(
         "--compile", action="store_true",
-        help="torch.compile each step: up to minutes first, then up to three times as fast; "
+        help="torch.compile each step: up to minutes first, then up to twice as fast; "
         "course bench generate --compile measures yours",
     )  # fmt: skip
     _add_cache(parser)

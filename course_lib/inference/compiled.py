@@ -8,8 +8,8 @@ compiled once. That takes between a quarter of a minute and three minutes for Sm
 For one row a product is written as a sum over the columns of W * x. The compiler makes one loop of it, which all
 threads share, and which unpacks bfloat16 and eight bits on the way. torch's own kernels do not always get at the
 memory like that: on an EPYC with AVX-512 and without AMX, and two threads, SmolLM2's float32 products read 15 GB/s by
-them and 33 GB/s as sums, of 50 that the memory gives. A compiled step was then 2.9, 2.5, 1.3 and 1.1 times as fast as
-the plain one in float32, bfloat16, eight and four bits. Measure your processor with ``course bench generate
+them and 25 to 33 GB/s as sums, of 50 that the memory gives. A compiled step was then about 1.8, 2, 1.3 and 1.1 times
+as fast as the plain one in float32, bfloat16, eight and four bits. Measure your processor with ``course bench generate
 --compile``. Several rows keep torch's kernels, and so do four bits, whose layout is torch's own.
 """
 
