@@ -63,8 +63,9 @@ plt.show()
 """
     program = f"""
 import nbformat, nbclient
+from course_lib.execution.notebooks.kernel import ThisInterpreter
 notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell({code!r})])
-nbclient.NotebookClient(notebook).execute()
+nbclient.NotebookClient(notebook, kernel_manager_class=ThisInterpreter).execute()
 (output,) = notebook.cells[0].outputs
 print(sorted(output["data"]))
 """

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -29,7 +28,6 @@ from course_lib.execution.notebooks.kernel import ThisInterpreter
 INSIDE = "/kernel"  # where the sandbox has what the kernel needs
 COURSE, FILES, START = f"{INSIDE}/course", f"{INSIDE}/files", f"{INSIDE}/start_kernel.py"
 WORK = f"{SCRATCH}/work"  # beside what libraries write into the home, which is SCRATCH
-LONGEST = 80  # bytes of a folder's name: with the socket's, the kernel allows 107
 KEPT = 2000  # bytes of the errors of a process that does not start
 WAITING = 8  # messages that may wait for us on each line
 SENDING = 20  # seconds that a message of ours may wait for the kernel to take it
@@ -96,11 +94,9 @@ class SandboxedKernel(ThisInterpreter):
             packages: Which of these folders hold installed packages.
             options: jupyter_client's own.
         """
+        super().__init__(client_factory=Client, **options)
         self.stack = ExitStack()
-        place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > LONGEST else None
-        folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-", dir=place))
-        options["client_factory"] = Client
-        super().__init__(transport="ipc", connection_file=f"{folder}/k.json", **options)
+        folder = self.stack.enter_context(self.sockets)
         bound(self.context, limits)
         self.limits, self.seen, self.packages = limits, seen, packages
         self.said = bytearray()  # the beginning of what the process itself prints as errors

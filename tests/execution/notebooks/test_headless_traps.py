@@ -155,3 +155,13 @@ def test_a_cell_that_takes_too_long_is_named(chapter, tmp_path):
     assert result.seconds < 300
     notebook = nbformat.read(tmp_path / "out/.failed/01_tiny.ipynb", as_version=4)
     assert notebook.cells[-1].metadata.papermill.status == "failed"
+
+
+def test_the_kernel_takes_no_port(chapter, tmp_path):
+    """jupyter_client 8.10 looks for free ports and lets them go before the kernel takes them. Another kernel that
+    starts in that moment gets the same ones, and the later of the two dies."""
+    transport = "from ipykernel.connect import get_connection_info as info\nprint(info(unpack=True)['transport'])"
+    (result,) = run([chapter(transport)], tmp_path / "out")
+    assert result.status == "executed", result.message
+    notebook = nbformat.read(tmp_path / "out/01_tiny/notebook.ipynb", as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "ipc\n"
