@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from course_lib.errors import CourseError
 from course_lib.inference.caches import StaticCache, make_cache
 from course_lib.inference.generate import generate
-from course_lib.inference.products import Float32Product
 
 if TYPE_CHECKING:
     from course_lib.inference.prepared import PreparedDecoder, Product
@@ -64,8 +63,7 @@ class CompiledStep:
     def __init__(self, model: "PreparedDecoder"):
         self.model = model
         for product in model.products():
-            if isinstance(product, Float32Product):
-                product.by_rows()
+            product.for_compiler()
         self.seconds: dict[tuple[int, int], float] = {}
         self._compiled: dict[tuple[int, int], Callable[..., Tensor]] = {}
 

@@ -38,6 +38,9 @@ class Product(Protocol):
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
         """total + x W^T."""
 
+    def for_compiler(self) -> None:
+        """Store it as torch.compile can read it, before `one_row` is called."""
+
     def one_row(self, x: Tensor) -> Tensor:
         """x W^T for one row of x, as torch.compile should have it."""
 

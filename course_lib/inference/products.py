@@ -14,13 +14,14 @@ Shapes: x is (rows, in), W is (out, in), the result is (rows, out) in float32; x
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from course_lib.errors import CourseError
+from course_lib.models import onednn
 
 GROUP = 32  # numbers that share a scale and an offset, in four bits
 ROWS = 16  # in four bits, the kernel takes rows by this many
@@ -35,10 +36,10 @@ def _scaled(weight: Tensor, columns: Tensor | None) -> Iterator[Tensor]:
 
 
 class Float32Product:
-    """W in float32, stored as (in, out).
+    """W in float32, as oneDNN packs it: see `course_lib.models.onednn`.
 
-    A product with one row of x then reads W row by row, at full bandwidth. On the machine of the measurements,
-    `F.linear` took 1.5 times as long with one row.
+    Where torch has no oneDNN, and for the compiler, W is stored as (in, out) in equal parts side by side, one for each
+    thread. A product then reads each part row by row, and the threads share the parts.
 
     Args:
         weight: W, (out, in).
@@ -53,34 +54,63 @@ class Float32Product:
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        self.weight = torch.empty(weight.shape[::-1])  # (in, out)
-        # (out, in), some rows at a time -> (in, out), as many columns
-        for rows, place in zip(_scaled(weight, columns), self.weight.split(ROWS_AT_ONCE, dim=1), strict=True):
-            place.copy_(rows.t())
+        self.shape, rows = weight.shape, _scaled(weight, columns)
+        self.packed = [onednn.pack(some) for some in rows] if onednn.has_onednn() else []  # (ROWS_AT_ONCE, in) each
+        self.parts = None if self.packed else _in_parts(rows, self.shape)  # (parts, in, out / parts)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T."""
-        return torch.mm(x, self.weight)
+        if self.parts is None:
+            return _by_onednn(x, self.packed)
+        by_part = torch.bmm(x.expand(len(self.parts), -1, -1), self.parts)  # (parts, rows, out / parts)
+        return by_part.transpose(0, 1).reshape(len(x), -1)
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """total + x W^T, in one operation."""
-        return torch.addmm(total, x, self.weight)
+        """total + x W^T, in one operation where W is in one piece."""
+        return onednn.added(total, x, self.packed[0]) if len(self.packed) == 1 else total + self(x)
 
-    def by_rows(self) -> None:
-        """Store it as (out, in), as `one_row` reads it; the other methods give the same."""
-        self.weight = self.weight.t().contiguous().t()  # (in, out), and a row of W lies together in memory
+    def for_compiler(self) -> None:
+        """Store it as torch.compile can read it; the other methods give the same up to rounding."""
+        if self.parts is None:
+            self.parts = _in_parts((some.to_dense() for some in self.packed), self.shape)
+            self.packed = []
 
     def one_row(self, x: Tensor) -> Tensor:
-        """x W^T for one row of x, written as a sum: torch.compile makes one loop of it."""
-        return (self.weight.t() * x).sum(dim=-1)[None]  # (out, in) * (1, in) -> (1, out)
+        """x W^T for one row of x, as torch.compile should have it."""
+        return self(x)
 
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
-        return self.weight.t()
+        if self.parts is None:
+            return torch.cat([some.to_dense() for some in self.packed])
+        return self.parts.transpose(1, 2).flatten(0, 1)
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the matrix."""
-        return [self.weight]
+        return self.packed if self.parts is None else [self.parts]
+
+
+def _by_onednn(x: Tensor, packed: list[Tensor]) -> Tensor:
+    """x W^T with W in pieces of some rows each."""
+    results = [onednn.linear(x, some) for some in packed]
+    return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
+
+
+def _in_parts(rows: Iterable[Tensor], shape: torch.Size) -> Tensor:
+    """W, given some rows at a time, as (parts, in, out / parts): a part for each thread, or one where their number does
+    not divide `out`."""
+    out, width = shape
+    parts = torch.get_num_threads()
+    size = out // parts if out % parts == 0 else out
+    stored = torch.empty(out // size, width, size)
+    start = 0
+    for some in rows:
+        while len(some):
+            part, place = divmod(start, size)
+            here = some[: size - place]  # as many as fit into this part
+            stored[part, :, place : place + len(here)] = here.t()
+            start, some = start + len(here), some[len(here) :]
+    return stored
 
 
 class _Packed(ABC):
@@ -93,6 +123,9 @@ class _Packed(ABC):
     @abstractmethod
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
+
+    def for_compiler(self) -> None:  # noqa: B027 - most formats have nothing to do
+        """Store it as torch.compile can read it, before `one_row` is called."""
 
     def one_row(self, x: Tensor) -> Tensor:
         """x W^T for one row of x, as torch.compile should have it: where a format has nothing better, its kernel."""
@@ -112,7 +145,7 @@ class _Packed(ABC):
 
 
 class BFloat16Product(_Packed):
-    """W rounded to bfloat16, which takes half the bytes.
+    """W rounded to bfloat16, which takes half the bytes, and packed by oneDNN where it can.
 
     Args:
         weight: W, (out, in).
@@ -120,26 +153,34 @@ class BFloat16Product(_Packed):
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        self.weight = torch.cat([rows.bfloat16() for rows in _scaled(weight, columns)])
+        rows = (some.bfloat16() for some in _scaled(weight, columns))
+        self.packed = [onednn.pack(some) for some in rows] if onednn.has_bfloat16() else []
+        self.rows = None if self.packed else torch.cat(list(rows))  # (out, in)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return _by_onednn(x, self.packed) if self.rows is None else F.linear(x, self.rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T. This matrix need not be unpacked for many rows."""
         return self._multiply(x.bfloat16()).float()
 
+    def for_compiler(self) -> None:
+        """As for `Float32Product`."""
+        if self.rows is None:
+            self.rows, self.packed = torch.cat([some.to_dense() for some in self.packed]), []
+
     def one_row(self, x: Tensor) -> Tensor:
         """x W^T as a sum; x is not rounded."""
-        return (self.weight.float() * x).sum(dim=-1)[None]
+        assert self.rows is not None  # after `for_compiler`
+        return (self.rows.float() * x).sum(dim=-1)[None]
 
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
-        return self.weight.float()
+        return (torch.cat([some.to_dense() for some in self.packed]) if self.rows is None else self.rows).float()
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the matrix."""
-        return [self.weight]
+        return self.packed if self.rows is None else [self.rows]
 
 
 class Int8Product(_Packed):
