@@ -99,7 +99,7 @@ def test_the_page_about_the_rooms_says_what_the_test_holds():
     page = (ROOT / "book" / "architecture.md").read_text(encoding="utf-8")
     floors = {
         name.rstrip("/").removesuffix(".py"): int(floor)
-        for floor, name in re.findall(r"^\| (\d) \| `([\w./]+)`", page, re.M)
+        for name, floor in re.findall(r"^\| `([\w./]+)` \| (\d) \|", page, re.M)
     }
     assert floors == FLOORS
     named = set(re.findall(r"`((?:course_lib|autograder|tests)/[\w/]+\.py)`", page))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from docutils.nodes import document
+    from docutils.nodes import Element, document
     from sphinx.application import Sphinx
     from sphinx.config import Config
     from sphinx.environment import BuildEnvironment
@@ -30,6 +30,8 @@ def setup(app: "Sphinx") -> dict[str, bool]:
     app.connect("config-inited", find_scorer)
     # Before napoleon, which takes the sections (Args:, Returns:) apart.
     app.connect("autodoc-process-docstring", readable_docstring, priority=400)
+    # After autodoc, which adds the types of the signature, and before Sphinx makes lists of the fields.
+    app.connect("object-description-transform", lambda _app, _domain, _kind, body: leave_out_repeated(body), priority=900)
     app.connect("env-check-consistency", lambda _app, env: number_by_chapter(env))
     app.connect("doctree-resolved", lambda _app, page, _name: keep_numbers_with_units(page))
     # Last: other extensions add their scripts at the same event.
@@ -103,8 +105,27 @@ def _word_of_code(word: str) -> str:
     return f'<span class="pre long">{parts}</span>'
 
 
+def leave_out_repeated(body: "Element") -> None:
+    """Remove what the reference says twice: the type of a result, which is in the signature, and `Bases: object`.
+
+    Args:
+        body: the description of one class or function, changed in place.
+    """
+    from docutils import nodes
+
+    for field in list(body.findall(nodes.field)):
+        if field.children[0].astext() == "rtype":
+            fields = field.parent
+            fields.remove(field)
+            if not fields.children:
+                fields.parent.remove(fields)
+    for paragraph in list(body.findall(nodes.paragraph)):
+        if paragraph.astext() == "Bases: object":
+            paragraph.parent.remove(paragraph)
+
+
 def readable_docstring(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Change a docstring's lines in place: formulas keep their lines, and papers become links.
+    """Change a docstring's lines in place: formulas keep their lines, papers become links, and a result stays whole.
 
     Docstrings are written for people who read code. They set a formula off by indenting it, which reST takes for a
     quotation and fills into a paragraph.
@@ -117,7 +138,17 @@ def readable_docstring(app: object, what: str, name: str, obj: object, options: 
         options: of the directive.
         lines: the docstring.
     """
-    lines[:] = _with_literal_blocks([PAPER.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", line) for line in lines])
+    linked = [PAPER.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", line) for line in lines]
+    lines[:] = _with_literal_blocks(_with_whole_results(linked))
+
+
+def _with_whole_results(lines: list[str]) -> list[str]:
+    """Begin the text below `Returns:` with a colon: napoleon takes what stands before the first colon for the type."""
+    done = list(lines)
+    for place, line in enumerate(lines[:-1], 1):
+        if line.strip() in {"Returns:", "Yields:"} and lines[place].strip():
+            done[place] = " " * _indent(lines[place]) + ": " + lines[place].lstrip()
+    return done
 
 
 def _with_literal_blocks(lines: list[str]) -> list[str]:

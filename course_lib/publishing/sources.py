@@ -1,5 +1,6 @@
 """What Jupyter Book is given: book/ and what is generated beside it."""
 
+import ast
 import json
 import os
 import pkgutil
@@ -180,11 +181,19 @@ def write_api_pages(folder: Path) -> None:
                 continue
             parts += [f"## {module}", _automodule(f"course_lib.{room}.{module}", members=True)]
         (folder / f"course_lib.{room}.md").write_text("\n\n".join(parts) + "\n")
-        lines.append(f"- {{doc}}`course_lib.{room} <course_lib.{room}>`")
+        lines.append(f"- {{doc}}`course_lib.{room} <course_lib.{room}>`: {_purpose(package / room / '__init__.py')}")
     single = [f"## {name}\n\n{_automodule(f'course_lib.{name}', members=True)}" for name in SINGLE_MODULES]
     (folder / "course_lib.single.md").write_text("\n\n".join(["# Single modules of course_lib", *single]) + "\n")
-    lines.append("- {doc}`Single modules <course_lib.single>`")
+    lines.append("- {doc}`Single modules <course_lib.single>`: " + ", ".join(f"`{name}`" for name in SINGLE_MODULES))
     (folder / "index.md").write_text("\n".join(lines) + "\n")
+
+
+def _purpose(module: Path) -> str:
+    """The first sentence of a room's docstring, without the room's name before it."""
+    text = " ".join((ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or "").split())
+    sentence = re.split(r"\.(?: |$)", text, maxsplit=1)[0]
+    named = re.fullmatch(r"[\w-]+: (.*)", sentence)
+    return named[1] if named else sentence[:1].lower() + sentence[1:]
 
 
 def _automodule(name: str, members: bool) -> str:

@@ -124,6 +124,9 @@ def test_api_pages_cover_every_room(tmp_path):
     rooms = {path.stem for path in (tmp_path / "api").glob("course_lib.*.md")}
     for room in ("scratch", "data", "models", "training", "adapters", "quantization", "parity", "inference"):
         assert f"course_lib.{room}" in rooms
+    index = (tmp_path / "api/index.md").read_text()
+    assert "- {doc}`course_lib.adapters <course_lib.adapters>`: a few trained parameters on a frozen base\n" in index
+    assert index.count("`: ") == len(rooms)
 
 
 def test_one_setting_moves_every_repository_link(tmp_path, monkeypatch):

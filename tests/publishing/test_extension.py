@@ -8,6 +8,7 @@ from docutils.utils import new_document
 from course_lib.publishing.extension import (
     finish_page,
     keep_numbers_with_units,
+    leave_out_repeated,
     number_by_chapter,
     readable_docstring,
 )
@@ -48,6 +49,33 @@ def test_a_formula_keeps_its_lines():
 def test_sections_examples_and_marked_blocks_stay_as_they_are():
     text = "One.\n\n::\n\n    a\n    b\n\nArgs:\n    x: one.\n        Two.\n\nExample:\n    >>> f()\n    1"
     assert processed(text) == text
+
+
+def test_a_result_with_a_colon_in_its_text_stays_whole():
+    """napoleon takes what stands before the first colon for the type, and would print the text in two pieces."""
+    from sphinx.ext.napoleon import Config, GoogleDocstring
+
+    text = "Cut.\n\nReturns:\n    Two tables. first: of rows.\n    second: of columns.\n"
+    assert processed(text) == text.replace("Two", ": Two").rstrip("\n")
+    described = str(GoogleDocstring(processed(text), Config(napoleon_use_rtype=True)))
+    assert ":returns: Two tables. first: of rows.\n          second: of columns." in described
+    assert ":rtype:" not in described
+    assert ":rtype: Two tables. first" in str(GoogleDocstring(text, Config(napoleon_use_rtype=True)))
+
+
+def test_a_description_repeats_neither_the_result_s_type_nor_the_base_of_all_classes():
+    def described(*names):
+        fields = [nodes.field("", nodes.field_name(text=name), nodes.field_body()) for name in names]
+        bases = [nodes.paragraph(text=f"Bases: {base}") for base in ("object", "Module")]
+        return nodes.container("", *bases, nodes.field_list("", *fields))
+
+    body = described("param x", "rtype", "returns")
+    leave_out_repeated(body)
+    assert [name.astext() for name in body.findall(nodes.field_name)] == ["param x", "returns"]
+    assert [text.astext() for text in body.findall(nodes.paragraph)] == ["Bases: Module"]
+    body = described("rtype")
+    leave_out_repeated(body)
+    assert list(body.findall(nodes.field_list)) == []
 
 
 class TestFinishedPage:
