@@ -214,14 +214,14 @@ def load_reference(path: Path, key: dict[str, str], template: str = "") -> Tenso
         raise CourseError(f"{path} holds no log-probabilities of a reference ({error}): delete it.") from error
     changed = []
     if known.get("model") != key["model"]:
-        changed.append("the model's weights are others")
+        changed.append("the model's weights have changed")
     if known.get("template") != template:
-        changed.append("the template is another one")
+        changed.append("the template has changed")
     elif known.get("pairs") != key["pairs"]:
-        changed.append("the pairs are others (the data, the tokenizer or the limit of their length)")
+        changed.append("the pairs have changed (the data, the tokenizer or the limit of their length)")
     if changed:
         raise CourseError(
-            f"{path} is stale: since it was written, {' and '.join(changed)}. Delete it, and it is computed again."
+            f"{path} is stale: since it was written, {' and '.join(changed)}. Delete it, and it will be computed again."
         )
     return values
 

@@ -31,7 +31,9 @@ def setup(app: "Sphinx") -> dict[str, bool]:
     # Before napoleon, which takes the sections (Args:, Returns:) apart.
     app.connect("autodoc-process-docstring", readable_docstring, priority=400)
     # After autodoc, which adds the types of the signature, and before Sphinx makes lists of the fields.
-    app.connect("object-description-transform", lambda _app, _domain, _kind, body: leave_out_repeated(body), priority=900)
+    app.connect(
+        "object-description-transform", lambda _app, _domain, _kind, body: leave_out_repeated(body), priority=900
+    )
     app.connect("env-check-consistency", lambda _app, env: number_by_chapter(env))
     app.connect("doctree-resolved", lambda _app, page, _name: keep_numbers_with_units(page))
     # Last: other extensions add their scripts at the same event.

@@ -134,12 +134,12 @@ def test_a_cache_is_used_again_and_a_stale_one_is_refused(policy, tmp_path):
     assert [pair["reference"] for pair in again.pairs] == values
     assert path.stat().st_mtime_ns == written
 
-    with pytest.raises(CourseError, match="stale.*the pairs are others"):
+    with pytest.raises(CourseError, match="stale.*the pairs have changed"):
         cache_reference(policy, pairs(5), path, "a template")
-    with pytest.raises(CourseError, match="stale.*the template is another one"):
+    with pytest.raises(CourseError, match="stale.*the template has changed"):
         cache_reference(policy, pairs(), path, "another template")
     policy.model.norm.weight.data += 1e-6
-    with pytest.raises(CourseError, match="stale.*the model's weights are others"):
+    with pytest.raises(CourseError, match="stale.*the model's weights have changed"):
         cache_reference(policy, pairs(), path, "a template")
     path.write_bytes(b"nonsense")
     with pytest.raises(CourseError, match="delete it"):

@@ -356,5 +356,5 @@ def test_a_stale_cache_is_refused(models, pairs, capsys):
     save_file(tensors, weights, metadata={"format": "pt"})
     shutil.rmtree(models / "run" / "checkpoints")
     assert run("dpo", models, pairs, "--resume") == 2
-    assert "is stale: since it was written, the model's weights are others" in capsys.readouterr().err
+    assert "is stale: since it was written, the model's weights have changed" in capsys.readouterr().err
     assert run("dpo", models, pairs, *options, "--force") == 0

@@ -148,7 +148,7 @@ def test_preferences_chapter(tmp_path):
     assert recorded["trl_apart"] < 1e-4
     assert recorded["same"] < 1e-3
     assert recorded["cache_error"] < 1e-4
-    assert "the pairs are others" in recorded["stale"]
+    assert "the pairs have changed" in recorded["stale"]
     assert recorded["ipo_turns"] == pytest.approx(10, abs=1)  # 1 / (2 beta)
     assert recorded["lab_loss"] < 1
     assert recorded["auc"] == pytest.approx(recorded["auc_by_couples"], abs=1e-9)
