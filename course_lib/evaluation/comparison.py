@@ -37,8 +37,12 @@ class Comparison:
                 raise ValueError(f"{name!r} has {len(texts)} completions for {len(self.prompts)} prompts.")
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in ("prompt", *self.completions))
-        body = "".join(f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in row)}</tr>" for row in self._rows())
+        names = [escape(name) for name in self.completions]
+        head = "".join(f"<th>{name}</th>" for name in ("prompt", *names))
+        body = ""
+        for prompt, *texts in self._rows():  # a phone has no room for columns and shows the label before each cell
+            cells = [f'<td data-label="{name}">{_html(text)}</td>' for name, text in zip(names, texts, strict=True)]
+            body += f"<tr><td>{_html(prompt)}</td>{''.join(cells)}</tr>"
         return f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
     def to_markdown(self) -> str:
