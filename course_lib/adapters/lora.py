@@ -28,7 +28,7 @@ from course_lib.adapters.layers import (
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.models.factors import Factors, factors_of, has_hooks
-from course_lib.models.fused import can_fuse, project_factors
+from course_lib.models.fused import can_project, project_factors
 
 
 def lora_scaling(alpha: float, rank: int, use_rslora: bool = False) -> float:
@@ -192,7 +192,7 @@ class LoRALinear(AdaptedLayer):
 
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
         """W x + b + scaling * B A x: (..., in) -> (..., out), in the base's dtype."""
-        factors = self.factors() if can_fuse(x) else None
+        factors = self.factors() if can_project(x) else None
         if factors is not None:
             return project_factors(x, [factors])[0]  # the same numbers, in one operation of autograd
         y = self.base(x)

@@ -58,9 +58,9 @@ def prepare(model: nn.Module, weights: str = "float32", compile: bool = False) -
     Args:
         model: a Llama, ours or transformers', with or without adapters.
         weights: "float32", "bfloat16", "int8" or "int4".
-        compile: whether torch.compile makes one function of a decoding step with the static cache (see `compiled`). The
-            first token of each batch size then takes up to minutes. One row gains most: `compiled` says what we
-            measured. Without a C++ compiler, a note is printed, and nothing is compiled.
+        compile: whether torch.compile makes one function of a decoding step of one row with the static cache. The
+            first token then takes up to minutes. `compiled` says what it gains. Without a C++ compiler, a note is
+            printed, and nothing is compiled.
 
     Returns:
         A model for `generate`, in evaluation mode.
@@ -236,7 +236,7 @@ class PreparedDecoder(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(past, past + time, device=input_ids.device).expand(batch, time)
         turns = self.turns(position_ids)
-        if self.step is not None and self.step.takes(time, past_key_values):
+        if self.step is not None and self.step.takes(input_ids, past_key_values):
             logits = self.step(input_ids, attention_mask, turns, past_key_values)
             return DecoderOutput(logits[:, None], None, past_key_values)
         mask = None

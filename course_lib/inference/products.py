@@ -38,9 +38,6 @@ def _scaled(weight: Tensor, columns: Tensor | None) -> Iterator[Tensor]:
 class Float32Product:
     """W in float32, as oneDNN packs it: see `course_lib.models.onednn`.
 
-    Where torch has no oneDNN, and for the compiler, W is stored as (in, out) in equal parts side by side, one for each
-    thread. A product then reads each part row by row, and the threads share the parts.
-
     Args:
         weight: W, (out, in).
         columns: what x is multiplied by, (in,); None stands for ones.
@@ -54,63 +51,64 @@ class Float32Product:
     """
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
-        self.shape, rows = weight.shape, _scaled(weight, columns)
-        self.packed = [onednn.pack(some) for some in rows] if onednn.has_onednn() else []  # (ROWS_AT_ONCE, in) each
-        self.parts = None if self.packed else _in_parts(rows, self.shape)  # (parts, in, out / parts)
+        self.stored = _Stored(_scaled(weight, columns), onednn.has_onednn())
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T."""
-        if self.parts is None:
-            return _by_onednn(x, self.packed)
-        by_part = torch.bmm(x.expand(len(self.parts), -1, -1), self.parts)  # (parts, rows, out / parts)
-        return by_part.transpose(0, 1).reshape(len(x), -1)
+        return self.stored.times(x)
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
         """total + x W^T, in one operation where W is in one piece."""
-        return onednn.added(total, x, self.packed[0]) if len(self.packed) == 1 else total + self(x)
+        pieces = self.stored.pieces
+        return onednn.added(total, x, pieces[0]) if len(pieces) == 1 else total + self(x)
 
     def for_compiler(self) -> None:
-        """Store it as torch.compile can read it; the other methods give the same up to rounding."""
-        if self.parts is None:
-            self.parts = _in_parts((some.to_dense() for some in self.packed), self.shape)
-            self.packed = []
+        """Store it as torch.compile can read it, before `one_row` is called; the other methods give the same."""
+        self.stored.unpack()
 
     def one_row(self, x: Tensor) -> Tensor:
-        """x W^T for one row of x, as torch.compile should have it."""
-        return self(x)
+        """x W^T for one row of x, written as a sum: torch.compile makes one loop of it."""
+        return (self.stored.rows * x).sum(dim=-1)[None]  # (out, in) * (1, in) -> (1, out)
 
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
-        if self.parts is None:
-            return torch.cat([some.to_dense() for some in self.packed])
-        return self.parts.transpose(1, 2).flatten(0, 1)
+        return self.stored.matrix()
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the matrix."""
-        return self.packed if self.parts is None else [self.parts]
+        return self.stored.tensors()
 
 
-def _by_onednn(x: Tensor, packed: list[Tensor]) -> Tensor:
-    """x W^T with W in pieces of some rows each."""
-    results = [onednn.linear(x, some) for some in packed]
-    return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
+class _Stored:
+    """A matrix of numbers that are not packed in fewer bits: in pieces of oneDNN's, or as it is.
 
+    Args:
+        rows: W, some rows at a time.
+        packed: whether oneDNN packs it.
+    """
 
-def _in_parts(rows: Iterable[Tensor], shape: torch.Size) -> Tensor:
-    """W, given some rows at a time, as (parts, in, out / parts): a part for each thread, or one where their number does
-    not divide `out`."""
-    out, width = shape
-    parts = torch.get_num_threads()
-    size = out // parts if out % parts == 0 else out
-    stored = torch.empty(out // size, width, size)
-    start = 0
-    for some in rows:
-        while len(some):
-            part, place = divmod(start, size)
-            here = some[: size - place]  # as many as fit into this part
-            stored[part, :, place : place + len(here)] = here.t()
-            start, some = start + len(here), some[len(here) :]
-    return stored
+    def __init__(self, rows: Iterable[Tensor], packed: bool):
+        self.pieces = [onednn.pack(some) for some in rows] if packed else []  # (ROWS_AT_ONCE, in) each
+        self.rows = torch.empty(0) if packed else torch.cat(list(rows))  # (out, in)
+
+    def times(self, x: Tensor) -> Tensor:
+        """x W^T; x has the dtype of W."""
+        if not self.pieces:
+            return onednn.project(x, self.rows, fewest=1)
+        results = [onednn.linear(x, piece) for piece in self.pieces]
+        return results[0] if len(results) == 1 else torch.cat(results, dim=-1)
+
+    def matrix(self) -> Tensor:
+        """W, (out, in)."""
+        return torch.cat([piece.to_dense() for piece in self.pieces]) if self.pieces else self.rows
+
+    def unpack(self) -> None:
+        """Keep it as it is from now on."""
+        self.rows, self.pieces = self.matrix(), []
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that hold it."""
+        return self.pieces or [self.rows]
 
 
 class _Packed(ABC):
@@ -154,11 +152,10 @@ class BFloat16Product(_Packed):
 
     def __init__(self, weight: Tensor, columns: Tensor | None = None):
         rows = (some.bfloat16() for some in _scaled(weight, columns))
-        self.packed = [onednn.pack(some) for some in rows] if onednn.has_bfloat16() else []
-        self.rows = None if self.packed else torch.cat(list(rows))  # (out, in)
+        self.stored = _Stored(rows, onednn.has_bfloat16())
 
     def _multiply(self, x: Tensor) -> Tensor:
-        return _by_onednn(x, self.packed) if self.rows is None else F.linear(x, self.rows)
+        return self.stored.times(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T. This matrix need not be unpacked for many rows."""
@@ -166,21 +163,19 @@ class BFloat16Product(_Packed):
 
     def for_compiler(self) -> None:
         """As for `Float32Product`."""
-        if self.rows is None:
-            self.rows, self.packed = torch.cat([some.to_dense() for some in self.packed]), []
+        self.stored.unpack()
 
     def one_row(self, x: Tensor) -> Tensor:
         """x W^T as a sum; x is not rounded."""
-        assert self.rows is not None  # after `for_compiler`
-        return (self.rows.float() * x).sum(dim=-1)[None]
+        return (self.stored.rows.float() * x).sum(dim=-1)[None]
 
     def matrix(self) -> Tensor:
         """The weight as it is used, float32 (out, in)."""
-        return (torch.cat([some.to_dense() for some in self.packed]) if self.rows is None else self.rows).float()
+        return self.stored.matrix().float()
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the matrix."""
-        return self.packed if self.rows is None else [self.rows]
+        return self.stored.tensors()
 
 
 class Int8Product(_Packed):

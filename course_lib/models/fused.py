@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from course_lib.models import onednn
 from course_lib.models.factors import Factors, factors_of, has_hooks, regrouped
 from course_lib.models.fused_norm import rms_norm_again, rms_norm_backward, rms_norm_forward
 
@@ -45,11 +46,19 @@ def can_fuse(x: Tensor) -> bool:
 
     Autocast chooses dtypes operation by operation and torch.compile writes its own kernels: both get the plain form.
     """
+    return x.dtype in DTYPES and torch.is_grad_enabled() and _undisturbed(x)
+
+
+def can_project(x: Tensor) -> bool:
+    """Whether `project` and `swiglu_mlp` work on x. Where oneDNN is faster than what the modules would call, they also
+    serve a pass without gradients, and so give the same as with gradients, to the last bit."""
+    return can_fuse(x) or (x.dtype == torch.float32 and _undisturbed(x) and onednn.is_faster())
+
+
+def _undisturbed(x: Tensor) -> bool:
     return (
         _enabled
         and x.device.type == "cpu"
-        and x.dtype in DTYPES
-        and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
@@ -57,7 +66,7 @@ def can_fuse(x: Tensor) -> bool:
 
 def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None) -> list[Factors] | None:
     """The layers' numbers, or None where x, the norm or one of the layers asks for the plain form."""
-    if not can_fuse(x) or (norm is not None and (type(norm) is not nn.RMSNorm or has_hooks(norm))):
+    if not can_project(x) or (norm is not None and (type(norm) is not nn.RMSNorm or has_hooks(norm))):
         return None
     all_factors = [factors for layer in layers if (factors := factors_of(layer)) is not None]
     return all_factors if len(all_factors) == len(layers) else None
@@ -163,7 +172,7 @@ def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tens
     down = None if stacked is None else x @ stacked.T
     ys, start = [], 0
     for factors in all_factors:
-        y = F.linear(x, factors.matrix(x.dtype), factors.bias)  # (rows, out)
+        y = onednn.project(x, factors.matrix(x.dtype), factors.bias)  # (rows, out)
         if factors.A is not None and factors.B is not None and down is not None:
             stop = start + len(factors.A)
             y.addmm_(down[:, start:stop], factors.B.to(x.dtype).T, alpha=factors.scaling)
@@ -202,7 +211,7 @@ def linear_backward(
         want_weight, want_bias, _, want_B = wanted[4 * i : 4 * i + 4]
         if want_x:
             weight = factors.matrix(dy.dtype)
-            dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
+            dx = onednn.times(dy, weight) if dx is None else onednn.add_times(dx, dy, weight)
         dB = None
         if factors.A is not None and factors.B is not None and down is not None and narrow is not None:
             part = slice(start, start + len(factors.A))
@@ -210,7 +219,7 @@ def linear_backward(
             if want_B:
                 dB = (down[:, part].T @ dy).mul_(factors.scaling).T.to(factors.B.dtype)
             start = part.stop
-        gradients += [dy.T @ inputs if want_weight else None, dy.sum(0) if want_bias else None, None, dB]
+        gradients += [onednn.times(dy.T, inputs) if want_weight else None, dy.sum(0) if want_bias else None, None, dB]
     if narrow is not None:
         stacked = _stacked([factors.A for factors in all_factors], narrow.dtype) if want_x else None
         if dx is not None and stacked is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from course_lib.models import onednn
 from course_lib.models.fused import can_fuse
 
 BYTES_AT_ONCE = 2**26  # of logits: enough rows for a matrix product at full speed (340 of SmolLM2 in float32)
@@ -130,16 +131,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size (-(-a // b) rounds up).
         pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
         rows = max(1, -(-len(hidden) // max(1, pieces)))
-        buffer, loss = hidden.new_empty(rows, len(weight)), torch.zeros((), dtype=_wide(hidden.dtype))
+        loss = torch.zeros((), dtype=_wide(hidden.dtype))
         for start in range(0, len(hidden), rows):
             h, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = torch.mm(h, weight.T, out=buffer[: len(h)])  # (rows, vocabulary)
+            logits = onednn.times(h, weight.T)  # (rows, vocabulary)
             loss += cross_entropy_(logits, target)  # the logits are p - e now
-            out = dhidden[start : start + rows]
-            torch.addmm(out, logits, weight, beta=0, alpha=scale, out=out)  # dh = scale (p - e) W
+            dhidden[start : start + rows] = onednn.times(logits, weight).mul_(scale)  # dh = scale (p - e) W
             if dweight is not None:
                 # beta=0 overwrites what `empty_like` left; later pieces add to the first one's product.
                 dweight.addmm_(logits.T, h, beta=0 if start == 0 else 1, alpha=scale)
+            del logits  # its memory serves the next piece's
         ctx.gradients, ctx.shared = (dhidden, dweight), shared
         return scale * loss
 
@@ -235,7 +236,7 @@ def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     rows, found = _rows_at_once(hidden, weight), []
     for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
         found.append(
-            token_log_probs_plain(h, weight, target) if plain else log_likelihoods_(torch.mm(h, weight.T), target)
+            token_log_probs_plain(h, weight, target) if plain else log_likelihoods_(onednn.times(h, weight.T), target)
         )
     return torch.cat(found)
 
@@ -266,10 +267,10 @@ class _TokenLogProbs(torch.autograd.Function):
         dhidden, found = torch.empty_like(hidden), []
         rows = _rows_at_once(hidden, weight)
         for start in range(0, len(hidden), rows):
-            h, out = hidden[start : start + rows], dhidden[start : start + rows]
-            logits = torch.mm(h, weight.T)  # (rows, vocabulary)
+            logits = onednn.times(hidden[start : start + rows], weight.T)  # (rows, vocabulary)
             found.append(log_likelihoods_(logits, targets[start : start + rows]))  # the logits are p - e now
-            torch.addmm(out, logits, weight, beta=0, alpha=-1, out=out)  # W^T (e - p)
+            dhidden[start : start + rows] = onednn.times(logits, weight).neg_()  # W^T (e - p)
+            del logits  # its memory serves the next piece's
         ctx.want_weight = ctx.needs_input_grad[1]
         ctx.save_for_backward(dhidden, *((hidden, weight, targets) if ctx.want_weight else ()))
         return torch.cat(found)
@@ -285,7 +286,7 @@ class _TokenLogProbs(torch.autograd.Function):
             dweight, rows = torch.zeros_like(weight), _rows_at_once(hidden, weight)
             for start in range(0, len(hidden), rows):
                 h = hidden[start : start + rows]
-                logits = torch.mm(h, weight.T)
+                logits = onednn.times(h, weight.T)
                 log_likelihoods_(logits, targets[start : start + rows])
                 dweight.addmm_(logits.T, h * factors[start : start + rows], alpha=-1)
         return dhidden * factors, dweight, None

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+FEWEST_ROWS = 16  # of a result: with fewer, reordering the weight costs more than the product saves
+SMALLEST = 2**20  # multiplications: below, the time goes to calling a kernel
 
 
 @functools.cache
@@ -41,6 +45,45 @@ def is_faster() -> bool:
     return "AuthenticAMD" in vendor
 
 
+def takes(a: Tensor, columns: int, fewest: int = FEWEST_ROWS) -> bool:
+    """Whether `times` leaves a product to oneDNN: in float32 on a CPU, where it is faster, and with enough to do.
+
+    Args:
+        a: the left matrix, (rows, inner).
+        columns: of the right matrix.
+        fewest: rows or columns of the result.
+    """
+    large = min(len(a), columns) >= fewest and a.numel() * columns >= SMALLEST
+    return large and a.dtype == torch.float32 and a.device.type == "cpu" and is_faster()
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """a b by the faster library, without a record for autograd.
+
+    Args:
+        a: (rows, inner).
+        b: (inner, columns).
+
+    Returns:
+        (rows, columns).
+    """
+    return linear(a, b.t()) if takes(a, b.shape[1]) else a @ b
+
+
+def add_times(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b by the faster library; `total` may be overwritten, and has no other use afterwards.
+
+    Args:
+        total: (rows, columns).
+        a: (rows, inner).
+        b: (inner, columns).
+
+    Returns:
+        (rows, columns).
+    """
+    return added(total, a, b.t()) if takes(a, b.shape[1]) else total.addmm_(a, b)
+
+
 def pack(weight: Tensor) -> Tensor:
     """Reorder a weight as oneDNN reads it fastest; its `to_dense` gives it back.
 
@@ -53,18 +96,34 @@ def pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T.
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, fewest: int = FEWEST_ROWS) -> Tensor:
+    """x W^T + b by the faster library, without a record for autograd.
+
+    Args:
+        x: (rows, in).
+        weight: (out, in).
+        bias: (out,), or None.
+        fewest: as for `takes`.
+
+    Returns:
+        (rows, out).
+    """
+    return linear(x, weight, bias) if takes(x, len(weight), fewest) else F.linear(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b by oneDNN.
 
     Args:
         x: (rows, in).
         weight: (out, in), packed or not.
+        bias: (out,), or None.
 
     Example:
         >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[3., 7.]])
     """
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def added(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.errors import CourseError
+from course_lib.models import onednn
 from course_lib.models.factors import Factors
 from course_lib.quantization.tensor import QuantizedTensor, quantize_4bit
 
@@ -214,12 +214,15 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, quantized: QuantizedTensor) -> Tensor:
         ctx.quantized = quantized
         with torch.autocast(x.device.type, enabled=False):  # the dtype is chosen by now
-            return F.linear(x, quantized.dequantize(x.dtype), bias)
+            weight, rows = quantized.dequantize(x.dtype), x.reshape(-1, x.shape[-1])
+            return onednn.project(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         want_x, want_bias, _ = ctx.needs_input_grad
-        dx = dy @ ctx.quantized.dequantize(dy.dtype) if want_x else None  # (..., out) (out, in) -> (..., in)
-        dbias = dy.reshape(-1, dy.shape[-1]).sum(0) if want_bias else None
-        return dx, dbias, None
+        rows, dx = dy.reshape(-1, dy.shape[-1]), None
+        if want_x:
+            weight = ctx.quantized.dequantize(dy.dtype)
+            dx = onednn.times(rows, weight).view(*dy.shape[:-1], weight.shape[1])  # (..., out) (out, in) -> (..., in)
+        return dx, rows.sum(0) if want_bias else None, None
