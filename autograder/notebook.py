@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from course_lib import schema_formats  # noqa: F401  # before nbformat
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
 
@@ -13,6 +14,10 @@ Notebook: TypeAlias = Any
 Cell: TypeAlias = Any
 Output: TypeAlias = Any
 
+IMPORTS = re.compile(r"^(?:import|from) ", re.M)
+NOT_REACHED = "NotReached"  # the name of the error in the output of a cell that was not run
+ENDED = "KernelEnded"  # and of the one that ended the run
+TOO_LONG = "CellTimeoutError"  # nbgrader's own name for it
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # what a terminal takes for a colour, in a traceback
 
 

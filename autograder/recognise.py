@@ -23,13 +23,17 @@ def assignment_of(submission: Notebook, known: Iterable[Assignment]) -> Assignme
 
     Args:
         submission: The notebook.
-        known: The assignments that it may be.
+        known: The assignments that it may be, the likeliest first: the others are then not read.
 
     Returns:
         The assignment; None where it is none of them.
     """
-    asked = {each: _asked(each.path, each.path.stat().st_mtime_ns) for each in known}
-    shares = {each: _share_by_id(submission, cells) for each, cells in asked.items()}
+    asked, shares = dict[Assignment, list[Cell]](), dict[Assignment, float]()
+    for each in known:
+        asked[each] = _asked(each.path, each.path.stat().st_mtime_ns)
+        shares[each] = _share_by_id(submission, asked[each])
+        if shares[each] == 1:  # no other can have more
+            return each
     if max(shares.values(), default=0) < 0.5:  # only then by text, which takes a second for all of them
         for each, cells in asked.items():
             shares[each] = shares[each] or _share_by_text(submission, cells)

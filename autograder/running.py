@@ -6,7 +6,6 @@ cells before it keep their results, and the ones behind it say that they were no
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +14,9 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from autograder import notebook
-from autograder.notebook import Cell
+from autograder.notebook import ENDED, IMPORTS, NOT_REACHED, TOO_LONG, Cell
 from course_lib.execution.notebooks.kernel import ThisInterpreter
 
-NOT_REACHED = "NotReached"  # the name of the error in the output of a cell that was not run
-ENDED = "KernelEnded"  # and of the one that ended the run
-TOO_LONG = "CellTimeoutError"  # nbgrader's own name for it
-IMPORTS = re.compile(r"^(?:import|from) ", re.M)
 LONGEST = 10_000  # characters of a message: the kernel's reply is not among its outputs, which are counted
 QUIET = 3.0  # seconds after which a user wants to hear that something is still happening
 

@@ -90,9 +90,23 @@ def test_a_broken_plug_in_is_named_and_the_rest_works(monkeypatch, capsys):
     broken = EntryPoint("broken", "no_such_module:add_parser", "course.commands")
     monkeypatch.setattr(cli, "entry_points", lambda group: [broken])
     assert cli.main(["run", "--list"]) == 0
+    assert capsys.readouterr().err == ""  # it has nothing to do with this command
+    with pytest.raises(SystemExit):
+        cli.main(["grade", "lora"])
     told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "no_such_module:add_parser" in told
+    assert told.startswith("course: the commands of no_such_module:add_parser are missing (")
+    assert "invalid choice: 'grade'" in told
+
+
+@pytest.mark.parametrize("words", [["run", "--list"], ["assignment", "list", "--json"]])
+def test_a_command_imports_no_other_commands(words):
+    code = (
+        "import sys; from course_lib import cli; cli.main(sys.argv[1:])\n"
+        "others = ('course_lib.commands.train', 'course_lib.commands.book')\n"
+        "print([name for name in others if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
 
 
 def test_a_reader_who_leaves_early_is_no_error():

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import zmq
 from traitlets import Integer
 
 from autograder import notebook
@@ -40,6 +41,17 @@ HEARD = {
     "update_display_data",
 }
 UNREADABLE = "it sent the grader a message that cannot be read"
+# what jupyter_client, nbclient and nbformat raise where they take such a message apart: it is no JSON, has another
+# form, lacks a field, or holds too large a number; anything else is a fault of ours, and is not called the student's
+UNREADABLE_ERRORS = (
+    zmq.ZMQError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 NOT_STARTED = f"The kernel for a submission did not start in the sandbox ({{why}}), so nothing was graded. {FORBIDDEN}"
 
 
@@ -107,9 +119,7 @@ class SandboxedExecute(Execute):
         ends its run, which keeps the points that it has earned."""
         try:
             await super()._run(cell, cell_index, options)
-        except CourseError:
-            raise
-        except Exception:  # whatever jupyter_client, nbclient and nbformat raise where they take a message apart
+        except UNREADABLE_ERRORS:
             self.kernel.stop(UNREADABLE)
             self._kernel_ended(cell)
 
@@ -117,7 +127,7 @@ class SandboxedExecute(Execute):
         """nbclient's, which would notice an output that cannot be read only when the cell has ended."""
         try:
             await super()._async_poll_output_msg(*args)
-        except Exception:
+        except UNREADABLE_ERRORS:
             self.kernel.stop(UNREADABLE)
             assert self.task_poll_for_reply is not None
             self.task_poll_for_reply.cancel()  # as nbclient does where the kernel is dead; it then cancels us

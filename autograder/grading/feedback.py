@@ -19,8 +19,7 @@ from nbconvert.exporters import HTMLExporter
 from autograder import notebook
 from autograder.judging.checks import HIDDEN
 from autograder.judging.results import NO_SANDBOX
-from autograder.notebook import COLOUR, Cell, Notebook, Output
-from autograder.running import NOT_REACHED
+from autograder.notebook import COLOUR, NOT_REACHED, Cell, Notebook, Output
 
 STYLE = (Path(__file__).parent / "feedback.css").read_text()
 # Whatever finds its way into the page: nothing is loaded, run, framed or sent.

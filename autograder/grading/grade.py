@@ -9,7 +9,6 @@ The tests run in `jobs` processes at once (`evaluate`), and a single one (`worke
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from autograder.grading.policy import read_policy
 from autograder.grading.process import NbgraderProcess, WorkerProcess
 from autograder.grading.progress import Lines
 from autograder.grading.report import Grade, write_csv
+from autograder.grading.scratch import scratch_folder
 from autograder.judging.judge import is_judged
 from autograder.judging.results import FORGEABLE, NO_SANDBOX
 from autograder.notebook import Notebook
@@ -127,12 +127,12 @@ def _at_work(
     """The process that books, in a course that is ours for as long, and a temporary folder."""
     with (
         only_one(state, say) as lock,
-        NbgraderProcess(state, assignment.name, held=(lock,)) as nbgrader,
-        tempfile.TemporaryDirectory(prefix="course-grade-") as folder,
+        scratch_folder("grade") as (folder, held),
+        NbgraderProcess(state, assignment.name, held=(lock, held)) as nbgrader,
     ):
         if note := outdated(state):
             say(f"note: {note}")
-        yield nbgrader, Path(folder)
+        yield nbgrader, folder
 
 
 def placed(assignment: Assignment, state: Path) -> Assignment:

@@ -119,7 +119,7 @@ def asked_for(source: str) -> frozenset[str]:
 
 
 def imports(sources: Iterable[str]) -> str:
-    """The import statements at the top level of some cells, and what they lead PyTorch to import later.
+    """The import statements at the top level of some cells.
 
     Args:
         sources: The cells.
@@ -127,16 +127,10 @@ def imports(sources: Iterable[str]) -> str:
     return "\n".join(line for source in sources for line in _imports(source))
 
 
-# the first one imports 800 modules, which takes as long as PyTorch itself; each part would do so in its own process
-FIRST_OPTIMISER = "import torch; torch.optim.SGD([torch.zeros(1)], lr=1.0)"
-
-
 @lru_cache(maxsize=256)
 def _imports(source: str) -> tuple[str, ...]:
     nodes = ast.parse(source).body
-    found = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    makes_one = "torch.optim" in source and "import torch" in found
-    return (*found, FIRST_OPTIMISER) if makes_one else tuple(found)
+    return tuple(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 @lru_cache(maxsize=256)

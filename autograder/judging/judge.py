@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -30,8 +29,7 @@ from autograder.judging.remote import ANSWER, Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES
 from autograder.judging.warm import Warm
-from autograder.notebook import Cell, Notebook
-from autograder.running import IMPORTS
+from autograder.notebook import IMPORTS, Cell, Notebook
 from autograder.sandbox.limits import Limits
 from autograder.student.explain import advice
 from course_lib.errors import printable
@@ -320,8 +318,11 @@ def varied(seed: int | None) -> Iterator[None]:
     def other(given: Any = None) -> np.random.Generator:
         return original([seed, *np.atleast_1d(given).tolist()] if given is not None else None)
 
-    with mock.patch.object(np.random, "default_rng", other):
+    np.random.default_rng = other  # type: ignore[assignment]
+    try:
         yield
+    finally:
+        np.random.default_rng = original
 
 
 def _is_students(cell: Cell) -> bool:

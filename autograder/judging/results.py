@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 from autograder import notebook
 from autograder.judging.judge import Verdict
-from autograder.notebook import Notebook
-from autograder.running import NOT_REACHED
+from autograder.notebook import NOT_REACHED, Notebook
 
 NO_SANDBOX = (
     "GRADED WITHOUT A SANDBOX: the submission's code ran with the grader's rights and could read and change its files."

@@ -11,6 +11,7 @@ from pathlib import Path
 from autograder.judging import slices
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ALONE = [*(f"judging/{name}.py" for name in ("apart", "light", "wire", "worker")), "sandbox/calls.py"]
 INSIDE = "/judge"  # where the sandbox has the folder
 LIBRARIES = ["numpy"]  # what answers may import besides Python's own, where an assignment does not say
 
@@ -49,17 +50,30 @@ class Stage:
         """
         self.folder, self.libraries = folder, list(libraries)
         given = folder / "given" / "autograder"
-        (folder / "site").mkdir(parents=True)
         given.mkdir(parents=True)
-        for name in ("judging/apart.py", "judging/wire.py", "judging/worker.py", "sandbox/calls.py"):
+        for name in (
+            "judging/apart.py",
+            "judging/light.py",
+            "judging/wire.py",
+            "judging/worker.py",
+            "sandbox/calls.py",
+        ):
             shutil.copy(PACKAGE / name, folder)
         shutil.copy(PACKAGE / "checks.py", given)
         (given / "__init__.py").touch()
         (given / "own.py").write_text(OWN)
         (given / "given.py").write_text(without((PACKAGE / "given.py").read_text(), set(forbidden)))
         slices.write(folder / "given", [name for name in course if name.rpartition(".")[2] not in set(forbidden)])
-        for name, path in self._packages.items():
-            (folder / "site" / name).symlink_to(path)  # for a process without the sandbox
+        self._link()
+
+    def _link(self) -> None:
+        """Link to the libraries, for a process without the sandbox; stages side by side share the links."""
+        links = self.folder.parent / f"site-{'-'.join(self.libraries)}"
+        if not links.exists():
+            links.mkdir()
+            for name, path in self._packages.items():
+                (links / name).symlink_to(path)
+        (self.folder / "site").symlink_to(links)
 
     @cached_property
     def seen(self) -> dict[Path, str]:
@@ -83,16 +97,17 @@ def _installed(library: str) -> dict[str, Path]:
     waiting, seen = [library], set[str]()
     while waiting:
         distribution = importlib.metadata.distribution(waiting.pop())
-        if distribution.name in seen:
+        about = distribution.metadata  # which is parsed anew each time
+        if about["Name"] in seen:
             continue
-        seen.add(distribution.name)
+        seen.add(about["Name"])
         home = Path(str(distribution.locate_file("")))
         for name in {
             line.split("/")[0].split(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()
         }:
             if name not in ("", "..", "__pycache__") and not name.endswith(".pth") and (home / name).exists():
                 found[name] = Path(os.path.realpath(home / name))
-        needed = map(Requirement, distribution.requires or [])
+        needed = map(Requirement, about.get_all("Requires-Dist") or [])
         waiting += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
     return found
 

@@ -28,7 +28,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import wire  # type: ignore[import-not-found]  # beside this file
+import light  # type: ignore[import-not-found]  # beside this file
+import wire  # type: ignore[import-not-found]
 
 GIVEN = "given: "  # how the names of cells begin that nobody was asked to write
 MOST_ITEMS = 100_000  # of a generator
@@ -190,10 +191,7 @@ def prepare(folder: str, imports: str) -> None:
         imports: See above.
     """
     sys.path[:0] = [f"{folder}/given", f"{folder}/site"]
-    import numpy  # noqa: F401
-
-    exec(compile(imports, "<imports>", "exec"), {})
-    gc.collect()
+    light.run_imports(f"import numpy\n{imports}")
     gc.freeze()  # no collection in a part's process then goes through a large library's objects, and copies their pages
 
 

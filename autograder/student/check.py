@@ -1,27 +1,24 @@
 """The student's check: the visible tests of the release, on the student's answers, in a fresh kernel."""
 
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbclient import NotebookClient
-
 from autograder import course, notebook
 from autograder.judging.judge import SECONDS, Judge, is_judged
 from autograder.judging.results import details
 from autograder.judging.warm import Warm
-from autograder.notebook import Cell, Notebook
+from autograder.notebook import Notebook
 from autograder.rebuild import rebuild
 from autograder.recognise import assignment_of
-from autograder.running import NOT_REACHED, QUIET, TOO_LONG, CellRunner
-from autograder.student.explain import complaint, lost_points
 from autograder.student.release import release
 from course_lib.errors import CourseError
 from course_lib.suggestions import similar_paths
+
+QUIET = 3.0  # seconds after which a student wants to hear that something is still happening
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,9 @@ def check(
         parts = [find_part(notebook.parts(whole), part)]
     if is_judged(whole) and hasattr(os, "fork"):  # elsewhere the tests run as nbgrader runs them
         return _judged(whole, parts, timeout, tell, say, warm)
-    run = _Run(_up_to(whole, parts), timeout, tell, say)
+    from autograder.student.in_kernel import Run
+
+    run = Run(_up_to(whole, parts), timeout, tell, say)
     run.execute(path.resolve().parent)
     return run.outcomes
 
@@ -74,7 +73,8 @@ def _whole(path: Path) -> Notebook:
     The package has no source of an assignment that an instructor has written. A release of it carries its own tests.
     """
     submission = notebook.read(path)
-    assignment = assignment_of(submission, course.assignments().values())
+    known = sorted(course.assignments().values(), key=lambda each: each.name != path.stem)
+    assignment = assignment_of(submission, known)
     if assignment is not None:
         return rebuild(release(assignment), submission)
     if any(notebook.is_test(cell) for cell in submission.cells):
@@ -190,50 +190,3 @@ def _only_notebook(folder: Path | None) -> Path:
         place = "this folder" if folder is None else f"the folder {folder}"
         raise CourseError(f"Say which notebook you mean: {place} has {', '.join(p.name for p in here) or 'none'}.")
     return here[0]
-
-
-class _Client(CellRunner, NotebookClient):
-    """nbclient's, with what `CellRunner` does when a cell takes too long or ends its kernel."""
-
-
-class _Run:
-    """One execution of a rebuilt notebook, and what became of its parts so far."""
-
-    def __init__(
-        self, whole: Notebook, timeout: int, tell: Callable[[Outcome], object], say: Callable[[str], object]
-    ) -> None:
-        self.whole, self.timeout, self.tell, self.say = whole, timeout, tell, say
-        self.parts = {part.id: part for part in notebook.parts(whole) if not part.manual}
-        self.outcomes: list[Outcome] = []
-        self.answer = ""  # what the last solution cell complained about
-
-    def execute(self, folder: Path) -> None:
-        """Execute every cell in `folder`, also behind errors."""
-        self.client = _Client(
-            self.whole,
-            timeout=self.timeout,
-            allow_errors=True,
-            interrupt_on_timeout=True,
-            error_on_timeout={"ename": TOO_LONG, "evalue": "", "traceback": []},
-            raise_on_iopub_timeout=True,
-            resources={"metadata": {"path": str(folder)}},
-        )
-        self.client.tell = self._heard
-        self.client.execute(stderr=subprocess.DEVNULL)  # the kernel's own chatter; a cell's stderr is in its outputs
-
-    def _heard(self, event: str, cell: Cell, text: str) -> None:
-        """What the client tells of a cell."""
-        if event == "slow":
-            self.say(text)
-        elif event == "end" and notebook.is_solution(cell):
-            was_run = not any(output.get("ename") == NOT_REACHED for output in cell.outputs)
-            self.answer = self._complaint(cell) if was_run else ""
-        elif event == "end" and notebook.is_test(cell):
-            message = self._complaint(cell) or lost_points(cell)
-            if message and self.answer:
-                message = f"the cell with your answer stops: {self.answer}"
-            self.outcomes.append(Outcome(self.parts[cell.metadata.nbgrader.grade_id], message))
-            self.tell(self.outcomes[-1])
-
-    def _complaint(self, cell: Cell) -> str:
-        return complaint(self.whole, cell, self.client.limit_of(cell))

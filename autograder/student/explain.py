@@ -3,8 +3,7 @@
 import re
 
 from autograder import notebook
-from autograder.notebook import COLOUR, Cell, Notebook
-from autograder.running import ENDED, NOT_REACHED, TOO_LONG
+from autograder.notebook import COLOUR, ENDED, NOT_REACHED, TOO_LONG, Cell, Notebook
 
 FRAME = re.compile(r"^\s*Cell In\[(\d+)\], line (\d+)", re.M)
 ARROW = re.compile(r"^-+> ?\d+ (.*)$", re.M)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from autograder import course, notebook
-from autograder.running import IMPORTS
+from autograder.notebook import IMPORTS
 
 Edit = tuple[str, str]
 

@@ -15,7 +15,7 @@ from autograder import course
 from autograder.grading import classic
 from autograder.grading.classic import SandboxedExecute
 from autograder.grading.evaluate import NOT_GIVEN
-from autograder.running import ENDED, NOT_REACHED, TOO_LONG
+from autograder.notebook import ENDED, NOT_REACHED, TOO_LONG
 from autograder.sandbox import kernel
 from autograder.sandbox.process import python
 from autograder.sandbox.usage import alive, tree
@@ -226,6 +226,16 @@ def test_frames_that_are_no_message_end_the_run(tmp_path, monkeypatch):
     assert ran.said(0) == "'earned'"
     assert ran.errors()[1:] == [[ENDED], [NOT_REACHED]]
     assert ran.execute.stopped.endswith("a message that cannot be read")
+
+
+@pytest.mark.parametrize("place", ["process_message", "on_cell_executed"])
+def test_a_fault_of_ours_is_not_called_the_students(tmp_path, monkeypatch, place):
+    def faulty(self, *arguments, **named):
+        raise ImportError("ours")
+
+    monkeypatch.setattr(SandboxedExecute, place, faulty)
+    with pytest.raises(ImportError, match="ours"):
+        Ran(tmp_path, "'sent'", "'behind'")
 
 
 def test_no_thread_of_ours_waits_for_the_kernels_heart(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import nbformat
 
-from autograder.running import ENDED, NOT_REACHED, TOO_LONG
+from autograder.notebook import ENDED, NOT_REACHED, TOO_LONG
 from autograder.student.explain import complaint, lost_points
 
 TRACE = """---------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 import copy
 import re
-import sys
 
 import pytest
 from submissions import appending, filled
 
 from autograder import course, notebook
 from autograder.checks import Points
-from autograder.judging.checks import checks, functions, imports, worth
+from autograder.judging.checks import checks, functions, worth
 from autograder.judging.judge import Judge
 from autograder.judging.results import explained, write_results
 from autograder.rebuild import rebuild
@@ -44,18 +43,6 @@ class TestCell:
             ("shape", True, "wrong when it is late"),
         ]
         assert worth(CELL) == {"shape": 1, "values": 2}
-
-    def test_imports_have_what_the_first_optimiser_imports(self):
-        """Each part's process would import it again, which took longer than all the rest of `finetuning`."""
-        cell = "import torch\nfrom torch import nn\n\ndef run(p):\n    return torch.optim.AdamW(p)\n"
-        assert imports([cell]).splitlines()[:2] == ["import torch", "from torch import nn"]
-        exec(imports([cell]), {})
-        before = set(sys.modules)
-        import torch
-
-        torch.optim.AdamW([torch.zeros(1)])
-        assert set(sys.modules) - before == set()
-        assert imports(["import numpy as np  # and not torch.optim"]) == "import numpy as np"
 
     def test_in_a_kernel_the_cell_goes_on_and_ends_with_a_number(self, capsys):
         points = Points(shape=1, values=2, edge_cases=0.5)

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from autograder.running import ENDED, NOT_REACHED, TOO_LONG, CellRunner, not_reached
+from autograder.notebook import ENDED, NOT_REACHED, TOO_LONG
+from autograder.running import CellRunner, not_reached
 
 LIMIT = 6  # seconds; all that is to finish takes milliseconds
 
