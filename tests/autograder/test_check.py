@@ -1,6 +1,8 @@
 """A student checks: the visible tests of the release, part by part, on the student's own file, which is only read."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -206,3 +208,14 @@ def test_the_notebook_in_a_fetched_folder_is_found(tmp_path, monkeypatch):
         find_notebook(Path("lora"))
     beside = put(nbformat.v4.new_notebook(), Path("lora.ipynb"))
     assert find_notebook(Path("lora")) == beside
+
+
+def test_nothing_is_imported_that_only_a_kernel_needs():
+    """It would take longer than all that the student's check imports besides."""
+    code = (
+        "import sys, autograder.student.check, nbformat\n"
+        "kernels = {'nbclient', 'jupyter_client', 'zmq', 'asyncio', 'rfc3987_syntax.parser', 'isoduration'}\n"
+        "print(sorted(name for name in kernels if sys.modules.get(name)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

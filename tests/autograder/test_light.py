@@ -126,3 +126,12 @@ def test_an_assignment_without_pytorch_imports_none_of_it():
 
 def test_garbage_is_collected_again_afterwards():
     assert said("import math", "import gc; print(gc.isenabled())") == ["True"]
+
+
+def test_stages_side_by_side_share_the_links_to_their_libraries(tmp_path):
+    wanted = {"1": ["torch"], "2": ["torch"], "3": ["numpy"]}
+    one, other, plain = (Stage(tmp_path / name, [], libraries) for name, libraries in wanted.items())
+    places = [(stage.folder / "site").resolve() for stage in (one, other, plain)]
+    assert places[0] == places[1] != places[2]
+    assert (places[0] / "torch").is_symlink()
+    assert not (places[2] / "torch").exists()

@@ -191,6 +191,13 @@ class TestWhichAssignment:
     def test_another_notebook_is_none(self):
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("def forward(self, x):\n    return x")])
         assert assignment_of(nb, course.assignments().values()) is None
+
+    def test_no_other_source_is_read_where_the_likeliest_has_all_its_cells(self, tmp_path):
+        others = course.Assignment("broken", tmp_path / "absent.ipynb")
+        right = course.find("lora")
+        assert assignment_of(filled("lora"), [right, others]) == right
+        with pytest.raises(FileNotFoundError):
+            assignment_of(filled("datasets"), [right, others])
         assert assignment_of(nbformat.v4.new_notebook(), course.assignments().values()) is None
 
     def test_a_few_of_the_cells_are_enough_with_their_ids(self):
