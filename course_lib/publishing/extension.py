@@ -19,6 +19,8 @@ FIRST_APPENDIX = 90
 NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:%|[kKMGT]i?B|ms|s|min|h)(?![\w/]))")
 CODE_WORD = re.compile(r'<span class="pre">([^<]+)</span>')
 OPTION = re.compile(r"^--?\w+")  # how an option begins: a browser would break after its hyphens
+TYPED = re.compile(r'<div class="highlight-(?:bash|shell)[^>]*>.*?</pre>', re.DOTALL)
+TYPED_OPTION = re.compile(r"(?<=[\s>])--?[A-Za-z][\w-]*")
 LONG_WORD = 16  # characters of code, about half a line of a phone
 MAY_BREAK_AFTER = re.compile(r"(?<=[\w\])])([./_=,:]|-(?!-))(?=[\w(\[])")
 NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")  # scripts in a page, and the search page's own, call them
@@ -96,7 +98,9 @@ def finish_page(context: dict[str, Any]) -> None:
         if name and not name.endswith(NEEDED_AT_ONCE) and "async" not in script.attributes:
             script.attributes["defer"] = "defer"
     if context.get("body"):
-        context["body"] = CODE_WORD.sub(lambda found: _word_of_code(found[1]), context["body"])
+        body = CODE_WORD.sub(lambda found: _word_of_code(found[1]), context["body"])
+        # A command wraps on a phone, between its words.
+        context["body"] = TYPED.sub(lambda found: TYPED_OPTION.sub(r'<span class="whole">\g<0></span>', found[0]), body)
 
 
 def _word_of_code(word: str) -> str:

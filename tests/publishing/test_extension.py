@@ -110,6 +110,16 @@ class TestFinishedPage:
         option = '<span class="pre long"><span class="whole">--max</span>-body-<wbr>bytes</span>'
         assert context["body"] == f"{short} {path} {option}"
 
+    def test_a_command_never_breaks_within_an_option(self):
+        listing = (
+            '<div class="highlight-{}"><pre><span></span>course<span class="w"> </span>--output a-b -q</pre></div>'
+        )
+        context = {"body": listing.format("bash notranslate") + listing.format("python")}
+        finish_page(context)
+        whole = '<span class="whole">{}</span>'
+        typed = listing.format("bash notranslate").replace("--output", whole.format("--output"))
+        assert context["body"] == typed.replace("-q", whole.format("-q")) + listing.format("python")
+
     def test_a_page_without_a_body_is_left_alone(self):
         context = {"script_files": []}
         finish_page(context)
