@@ -117,6 +117,10 @@ class _Cut:
         home = node.module if isinstance(node, ast.ImportFrom) else None
         if home and home.split(".")[0] == LIBRARY:
             original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
+            if original not in _module(home).defined and _path(f"{home}.{original}").is_file():
+                for each in _module(f"{home}.{original}").defined:  # a module of the package: all of it
+                    self.need(f"{home}.{original}", each)
+                return
             self.need(home, original)
 
     def origin(self, package: str, name: str) -> str:

@@ -58,3 +58,16 @@ def test_what_is_not_listed_says_so(tmp_path):
 def test_a_name_that_is_not_there_is_a_mistake_of_the_assignment(tmp_path):
     with pytest.raises(ImportError, match="has no Nothing"):
         slices.write(tmp_path, ["course_lib.scratch.Nothing"])
+
+
+def test_a_module_that_is_imported_from_its_package_is_there(tmp_path):
+    slices.write(tmp_path, ["course_lib.adapters.LoRALinear"])
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import torch\nfrom course_lib import adapters\n"
+        "print(adapters.LoRALinear(torch.nn.Linear(3, 2), 1, 2.0)(torch.ones(1, 3)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env={}, check=False)
+    assert done.stdout == "torch.Size([1, 2])\n", done.stderr
+    (imported,) = (path for path in tmp_path.rglob("fused.py"))
+    assert "from course_lib.models import onednn" in imported.read_text()
