@@ -26,7 +26,6 @@ PAGES = [
     "notebooks/07_preferences",
     "notebooks/08_kv_cache",
     "notebooks/09_cluster",
-    "notebooks/09_cluster",
     "notebooks/90_lora_laboratory",
     "notebooks/91_butterflies",
     "libraries",
@@ -58,6 +57,11 @@ class Visit:
 
     def evaluate(self, script):
         return self.page.evaluate(script)
+
+    def load_all(self):
+        """Load the pictures below the screen too, which come when a reader gets near them."""
+        self.evaluate("document.querySelectorAll('img[loading=lazy]').forEach(image => (image.loading = 'eager'))")
+        self.page.wait_for_function("[...document.images].every(image => image.complete)")
 
     def overhang(self):
         """How many pixels the page is wider than the screen (innerWidth would not do: on a phone it grows along)."""

@@ -10,21 +10,28 @@
 
   const phone = window.matchMedia("(max-width: 576px)"); // as in book.css
 
-  // A table of prose that is too wide for a phone is shown row by row, each cell with the heading of its column.
+  // On a phone a table of prose is shown row by row, each cell with the heading of its column, if the table is too wide
+  // or if its columns are so narrow that the rows take more room than their cells do one below the other.
+  const label = (table) => {
+    const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, place) => {
+        if (place && headings[place]) cell.dataset.label = headings[place];
+        cell.classList.toggle("blank", !cell.textContent.trim());
+      });
+    }
+  };
   const stack = () => {
     for (const box of document.querySelectorAll(".bd-article .pst-scrollable-table-container")) {
       const table = box.querySelector("table");
       if (!table?.tHead) continue;
       table.classList.remove("stacked"); // to measure it as it was written
-      if (!phone.matches || box.scrollWidth <= box.clientWidth + 1) continue;
-      const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
-      for (const row of table.tBodies[0].rows) {
-        [...row.cells].forEach((cell, place) => {
-          if (place && headings[place]) cell.dataset.label = headings[place];
-          cell.classList.toggle("blank", !cell.textContent.trim());
-        });
-      }
+      if (!phone.matches || !table.offsetHeight) continue; // not to be measured inside a fold
+      const wide = box.scrollWidth > box.clientWidth + 1;
+      const height = table.offsetHeight;
+      label(table);
       table.classList.add("stacked");
+      if (!wide && table.offsetHeight >= height) table.classList.remove("stacked");
     }
   };
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from course_lib.publishing.colab import BRANCH
+from course_lib.publishing.symbols import forget_symbols
 
 # (what to find, what to put in its place) on every page
 MENDED = (
@@ -28,7 +29,6 @@ MENDED = (
 )
 MATHJAX = re.compile(r'<script[^>]* src="[^"]*mathjax/[^"]*"></script>')
 SEARCH = re.compile(r'<script src="[^"]*(?:searchindex|searchtools|language_data)\.js[^"]*"></script>')
-SYMBOL = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
 
 
 def mend(html: Path) -> None:
@@ -52,20 +52,7 @@ def mend(html: Path) -> None:
         if text != before:
             path.write_text(text, encoding="utf-8")
         symbols |= set(re.findall(r"fa-[\w-]+", text))
-    _forget_symbols(html / "_static", symbols)
-
-
-def _forget_symbols(static: Path, symbols: set[str]) -> None:
-    """Take what no page uses of two thousand symbols out of the theme's style sheet, and the script that draws them."""
-    (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
-    for script in sorted(static.rglob("*.js")):
-        symbols |= set(re.findall(r"fa-[\w-]+", script.read_text(encoding="utf-8", errors="ignore")))
-
-    def kept(rule: re.Match[str]) -> str:
-        return rule[0] if symbols & set(re.findall(r"fa-[\w-]+", rule[0])) else ""
-
-    for sheet in sorted((static / "styles").glob("pydata-sphinx-theme*.css")):
-        sheet.write_text(SYMBOL.sub(kept, sheet.read_text(encoding="utf-8")), encoding="utf-8")
+    forget_symbols(html / "_static", symbols)
 
 
 def _forget_named_tuples(html: Path) -> None:

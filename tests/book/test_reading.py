@@ -50,12 +50,32 @@ def test_axe_finds_nothing_serious(visit, axe, page, device):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_keeps_within_its_weight(visit, server, html, page):
-    """Bytes and not seconds: a loaded machine is slow, but it loads the same bytes."""
-    paths = {urlsplit(url).path.lstrip("/") for url in visit(page).requests if url.startswith(server)}
+    """Bytes and not seconds: a loaded machine is slow, but it loads the same bytes. A reader who goes to the end of the
+    page loads all its pictures."""
+    opened = visit(page)
+    opened.load_all()
+    paths = {urlsplit(url).path.lstrip("/") for url in opened.requests if url.startswith(server)}
     bytes_of = {path: (html / path).stat().st_size for path in paths if (html / path).is_file()}
     assert f"{page}.html" in bytes_of
+    pictures = opened.evaluate("[...document.images].map(image => new URL(image.src).pathname.slice(1))")
+    assert set(pictures) <= bytes_of.keys()
     assert sum(bytes_of.values()) <= HEAVIEST, sorted(bytes_of.items(), key=lambda each: -each[1])[:5]
     assert sum(size for path, size in bytes_of.items() if path.endswith((".html", ".css"))) <= FIRST
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("notebooks/")] + ["cheat-sheet"])
+def test_every_formula_is_typeset(visit, page):
+    """The book carries a part of MathJax (.ci/mathjax): a formula that needs another shows its commands in red."""
+    opened = visit(page)
+    opened.page.wait_for_function("window.MathJax?.startup?.promise")
+    opened.evaluate("MathJax.startup.promise.then(() => null)")
+    count = "selector => document.querySelectorAll(selector).length"
+    formulas, typeset, spoken = (
+        opened.page.evaluate(count, each) for each in (".math", "mjx-container", "mjx-assistive-mml math")
+    )
+    assert formulas == typeset == spoken > 0
+    assert opened.page.evaluate(count, "mjx-merror, mjx-mtext[style*=red]") == 0
+    assert opened.errors == []
 
 
 AT_ONCE = 12_000  # bytes: Sphinx's options, and the helpers that scripts within a page call

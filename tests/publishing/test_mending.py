@@ -1,5 +1,8 @@
 """Faults of the theme are mended in the built pages, and nothing else is touched."""
 
+import shutil
+from pathlib import Path
+
 from course_lib.publishing.mending import mend
 
 PAGE = """<button class="btn search-button-field" title="Search" aria-label="Search" data-x><span>Search</span></button>
@@ -31,7 +34,7 @@ def test_what_no_page_uses_is_not_loaded(tmp_path):
     used, both = '.fa-check:before{content:"a"}', '.fa-search:before,.fa-magnifying-glass:before{content:"b"}'
     sheet.write_text(f'.fas{{color:red}}{used}.fa-horse:before{{content:"c"}}{both}')
     scripts = '<script defer src="_static/scripts/fontawesome.js?x"></script>'
-    scripts += '<script defer="defer" src="_static/mathjax/tex-chtml-full.js?v=1"></script>'
+    scripts += '<script defer="defer" src="_static/mathjax/mathjax.js?v=1"></script>'
     scripts += '<script src="searchtools.js"></script><script src="searchindex.js"></script>'
     (tmp_path / "search.html").write_text(scripts)
     (tmp_path / "plain.html").write_text(f'{scripts}<i class="fa-magnifying-glass"></i>')
@@ -39,10 +42,36 @@ def test_what_no_page_uses_is_not_loaded(tmp_path):
     mend(tmp_path)
     assert (tmp_path / "plain.html").read_text() == '<i class="fa-magnifying-glass"></i>'
     maths = (tmp_path / "maths.html").read_text()
-    assert "mathjax/tex-chtml-full.js" in maths
+    assert "mathjax/mathjax.js" in maths
     assert "fontawesome" not in maths
     assert "searchindex.js" not in maths
     assert "searchindex.js" in (tmp_path / "search.html").read_text()
     assert '<img loading="lazy" src="_images/a.svg">' in maths
     assert sheet.read_text() == f".fas{{color:red}}{used}{both}"
     assert not (tmp_path / "_static/scripts/fontawesome.js").exists()
+
+
+FACE = """@font-face{src:url(../vendor/fontawesome/webfonts/fa-solid-900.woff2) format("woff2"),\
+url(../vendor/fontawesome/webfonts/fa-solid-900.ttf) format("truetype")}"""
+
+
+def test_the_symbols_fonts_keep_what_style_sheets_show(tmp_path):
+    import matplotlib
+    from fontTools.ttLib import TTFont
+
+    styles, fonts = tmp_path / "_static/styles", tmp_path / "_static/vendor/fontawesome/webfonts"
+    for folder in (styles, fonts):
+        folder.mkdir(parents=True)
+    (tmp_path / "index.html").write_text('<i class="fa-alpha"></i>')
+    sheet = styles / "pydata-sphinx-theme.css"
+    sheet.write_text('.fa-alpha:before{content:"\\03b1"}.fa-beta:before{content:"\\03b2"}' + FACE)
+    (styles / "other.css").write_text('.note:before{content:"\\3b3"}')
+    whole = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    shutil.copy(whole, fonts / "fa-solid-900.ttf")
+    (fonts / "fa-solid-900.woff2").write_bytes(b"as the theme has it")
+    mend(tmp_path)
+    assert [path.name for path in fonts.iterdir()] == ["fa-solid-900.woff"]
+    assert set(TTFont(fonts / "fa-solid-900.woff").getBestCmap()) == {0x3B1, 0x3B3}
+    assert (fonts / "fa-solid-900.woff").stat().st_size < whole.stat().st_size / 50
+    face = '@font-face{src:url(../vendor/fontawesome/webfonts/fa-solid-900.woff) format("woff")}'
+    assert sheet.read_text() == '.fa-alpha:before{content:"\\03b1"}' + face

@@ -7,7 +7,7 @@ from course_lib.errors import CourseError
 from course_lib.publishing import pdf
 
 PAGE = """<html><head><link rel="stylesheet" href="{up}_static/book.css"><script src="{up}_static/book.js"></script>
-<script src="{up}_static/mathjax/tex-chtml-full.js"></script></head><body>
+<script src="{up}_static/mathjax/mathjax.js"></script></head><body>
 <nav class="bd-links"><a class="reference internal" href="how-to-use.html">How</a>
 <a class="reference internal" href="notebooks/03_lora.html">LoRA</a>
 <a class="reference internal" href="api/index.html">API</a></nav>
@@ -54,7 +54,7 @@ def test_every_link_within_the_print_has_its_target(printed):
 def test_pictures_styles_and_mathematics_are_found_from_the_root(printed):
     assert printed.img["src"] == "_images/a.svg"
     assert [link["href"] for link in printed.select("link")] == ["_static/book.css"]
-    assert [script["src"] for script in printed.select("script")] == ["_static/mathjax/tex-chtml-full.js"]
+    assert [script["src"] for script in printed.select("script")] == ["_static/mathjax/mathjax.js"]
 
 
 def test_solutions_are_open_and_folded_code_is_left_out(printed):
