@@ -226,8 +226,10 @@ class Benchmark:
         return axis
 
 
-def _megabytes(size: int | None) -> str:
-    return "–" if size is None else f"{size / 1e6:,.1f} MB"
+def _shown_size(size: int | None) -> str:
+    if size is None:
+        return "–"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.0f} kB"
 
 
 COLUMNS = {
@@ -238,8 +240,8 @@ COLUMNS = {
     "trainable": lambda result: f"{result.trainable:,}",
     "total": lambda result: f"{result.total:,}",
     "training": lambda result: "–" if result.seconds is None else f"{result.seconds:.1f} s",
-    "peak memory": lambda result: _megabytes(result.peak_memory),
-    "checkpoint": lambda result: _megabytes(result.checkpoint_bytes),
+    "peak memory": lambda result: _shown_size(result.peak_memory),
+    "checkpoint": lambda result: _shown_size(result.checkpoint_bytes),
 }
 
 

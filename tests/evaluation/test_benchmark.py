@@ -13,6 +13,7 @@ import torch
 from course_lib.adapters import inject_butterfly, inject_lora, save_adapter
 from course_lib.errors import CourseError
 from course_lib.evaluation import Benchmark, evaluate_loss
+from course_lib.evaluation.benchmark import _shown_size
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.training import StepRecord, Trainer, TrainingConfig
@@ -132,6 +133,12 @@ def test_the_text_table(bench):
     assert "256" in lora
     columns = [line.index(cell) + len(cell) for line, cell in ((head, "training"), (base, "–"), (lora, "3.0 s"))]
     assert len(set(columns)) == 1, "numbers line up on the right"
+
+
+@pytest.mark.parametrize(("size", "shown"), [(39_200, "39 kB"), (250_000, "0.2 MB"), (2_766_100_000, "2,766.1 MB")])
+def test_a_small_size_is_not_zero(size, shown):
+    assert _shown_size(size) == shown
+    assert _shown_size(None) == "–"
 
 
 def test_the_html_table_has_every_cell_and_escapes_names(bench):

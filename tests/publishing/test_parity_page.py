@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from course_lib.publishing.parity_page import measured_rows, parity_page
+from course_lib.errors import CourseError
+from course_lib.publishing.parity_page import ensure_rows, measured_rows, parity_page
 
 ROW = {
     "room": "scratch",
@@ -26,6 +27,44 @@ def test_rows_of_removed_tests_are_left_out(tmp_path):
     assert measured_rows(tmp_path) == []
     (tmp_path / "tests" / "scratch" / "test_optim.py").write_text("def test_adamw(x): ...")
     assert measured_rows(tmp_path) == [ROW]
+
+
+WRITES = """
+import json, pathlib, pytest
+
+@pytest.fixture
+def parity(): ...
+
+@pytest.mark.parity
+def test_{name}(parity):
+    row = {row!r} | {{"test": "tests/test_{name}.py::test_{name}"}}
+    pathlib.Path("build/parity/{name}.json").write_text(json.dumps(row))
+    with open("ran.txt", "a") as ran:
+        ran.write("{name} ")
+"""
+
+
+def test_the_files_that_left_no_rows_are_run_and_no_other(tmp_path):
+    """A run of one folder leaves rows, and a book that is built afterwards shows those of all the others too."""
+    for folder in ("build/parity", "tests"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    parity\n    slow\n")
+    for name in ("old", "new", "slow"):
+        (tmp_path / f"tests/test_{name}.py").write_text(WRITES.format(name=name, row=ROW))
+    slow = tmp_path / "tests/test_slow.py"
+    slow.write_text(slow.read_text().replace("@pytest.mark.parity", "@pytest.mark.parity\n@pytest.mark.slow"))
+    (tmp_path / "tests/test_other.py").write_text("def test_other():\n    raise SystemExit('not to be run')\n")
+    (tmp_path / "build/parity/old.json").write_text(json.dumps(ROW | {"test": "tests/test_old.py::test_old"}))
+    tests = ["tests/test_new.py::test_new", "tests/test_old.py::test_old"]
+    assert [row["test"] for row in ensure_rows(tmp_path)] == tests
+    assert [row["test"] for row in ensure_rows(tmp_path)] == tests
+    assert (tmp_path / "ran.txt").read_text() == "new "
+
+    (tmp_path / "tests/test_wrong.py").write_text("import pytest\n\n\ndef test_wrong(parity): ...\n")
+    wrong = tmp_path / "tests/test_wrong.py"
+    wrong.write_text(wrong.read_text().replace("def", "@pytest.mark.parity\ndef"))  # it has no such fixture
+    with pytest.raises(CourseError, match="Tests marked 'parity' failed"):
+        ensure_rows(tmp_path)
 
 
 def test_the_page_prints_measured_and_allowed():
