@@ -18,6 +18,7 @@ CHAPTER = re.compile(r"notebooks/(\d\d)_")
 FIRST_APPENDIX = 90
 NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:%|[kKMGT]i?B|ms|s|min|h)(?![\w/]))")
 CODE_WORD = re.compile(r'<span class="pre">([^<]+)</span>')
+FORMULA_AND_MARK = re.compile(r'(<span class="math[^"]*">[^<]*</span>(?:[.,;:?!]|\)[.,;:]?))')
 OPTION = re.compile(r"^--?\w+")  # how an option begins: a browser would break after its hyphens
 TYPED = re.compile(r'<div class="highlight-(?:bash|shell)[^>]*>.*?</pre>', re.DOTALL)
 TYPED_OPTION = re.compile(r"(?<=[\s>])--?[A-Za-z][\w-]*")
@@ -85,7 +86,8 @@ def keep_numbers_with_units(page: "document") -> None:
 
 
 def finish_page(context: dict[str, Any]) -> None:
-    """Change what a page's template is given: its scripts wait, and long names in its code may break.
+    """Change what a page's template is given: its scripts wait, long names in its code may break, and no line begins
+    with the full stop after a formula.
 
     A script in the head holds up the first paint until it has been fetched and run. Deferred ones run in the same order
     once the page has been read, before `DOMContentLoaded`, which is what all of them wait for anyway.
@@ -100,7 +102,8 @@ def finish_page(context: dict[str, Any]) -> None:
     if context.get("body"):
         body = CODE_WORD.sub(lambda found: _word_of_code(found[1]), context["body"])
         # A command wraps on a phone, between its words.
-        context["body"] = TYPED.sub(lambda found: TYPED_OPTION.sub(r'<span class="whole">\g<0></span>', found[0]), body)
+        body = TYPED.sub(lambda found: TYPED_OPTION.sub(r'<span class="whole">\g<0></span>', found[0]), body)
+        context["body"] = FORMULA_AND_MARK.sub(r'<span class="together">\1</span>', body)
 
 
 def _word_of_code(word: str) -> str:

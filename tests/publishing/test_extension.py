@@ -120,6 +120,15 @@ class TestFinishedPage:
         typed = listing.format("bash notranslate").replace("--output", whole.format("--output"))
         assert context["body"] == typed.replace("-q", whole.format("-q")) + listing.format("python")
 
+    def test_no_line_begins_with_the_mark_after_a_formula(self):
+        formula = '<span class="math notranslate nohighlight">\\(10^{-4}\\)</span>'
+        context = {"body": f"At {formula}. With {formula} (or {formula}), and {formula} <b>.</b>"}
+        finish_page(context)
+        kept = '<span class="together">{}</span>'
+        assert context["body"] == (
+            f"At {kept.format(formula + '.')} With {formula} (or {kept.format(formula + '),')} and {formula} <b>.</b>"
+        )
+
     def test_a_page_without_a_body_is_left_alone(self):
         context = {"script_files": []}
         finish_page(context)
