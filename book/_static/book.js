@@ -8,7 +8,7 @@
     ".bd-article figure",
   ].join(", ");
 
-  const tables = ".bd-article .pst-scrollable-table-container, .bd-article div.cell_output .output.text_html";
+  const tables = ".bd-article .pst-scrollable-table-container";
   const phone = window.matchMedia("(max-width: 576px)"); // as in book.css
 
   // On a phone a table of prose is shown row by row, each cell with the heading of its column, if the table is too wide
@@ -24,7 +24,7 @@
   };
   const stack = () => {
     for (const box of document.querySelectorAll(tables)) {
-      const table = box.querySelector("table:not(.results, .benchmark)"); // numbers are read down a column
+      const table = box.querySelector("table");
       if (!table?.tHead) continue;
       table.classList.remove("stacked"); // to measure it as it was written
       if (!phone.matches || !table.offsetHeight) continue; // not to be measured inside a fold

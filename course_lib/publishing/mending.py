@@ -24,6 +24,8 @@ MENDED = (
         re.compile(r'(href="https://colab\.research\.google\.com/github/[^"/]+/[^"/]+/blob/)[^"]+?(?=/notebooks/)'),
         rf"\1{BRANCH}",
     ),
+    # MyST-NB calls the code of a cell its source.
+    (re.compile(r"(?<=>)(Show|Hide) the source(?=<)"), r"\1 the code"),
     # A figure is loaded when the reader comes near it.
     (re.compile(r"<img (?![^>]*\bloading=)(?=[^>]*_images/)"), '<img loading="lazy" '),
 )
