@@ -8,7 +8,6 @@
 #   512 rows takes 18 ms of processor time by MKL and 8 ms by oneDNN, with the same results up to rounding. In bfloat16
 #   both calls are oneDNN's. On Intel's processors the two are alike.
 # Here: training and evaluating in float32 on AMD, which many laptops, notebooks in the cloud and nodes of clusters have.
-#   `course_lib/models/onednn.py` takes the faster one.
 # Needs an AMD processor; anywhere else it could not run.
 set -euo pipefail
 packages=(torch==2.13.0)

@@ -52,7 +52,7 @@ def can_fuse(x: Tensor) -> bool:
 def can_project(x: Tensor) -> bool:
     """Whether `project` and `swiglu_mlp` work on x. Where oneDNN is faster than what the modules would call, they also
     serve a pass without gradients, and so give the same as with gradients, to the last bit."""
-    return can_fuse(x) or (x.dtype == torch.float32 and _undisturbed(x) and onednn.is_faster())
+    return can_fuse(x) or (x.dtype == torch.float32 and _undisturbed(x) and onednn.is_wanted())
 
 
 def _undisturbed(x: Tensor) -> bool:

@@ -11,6 +11,8 @@ Shapes: x is (rows, in), the weight is (out, in), the result is (rows, out).
 
 import functools
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +21,27 @@ from torch.nn import functional as F
 
 FEWEST_ROWS = 16  # of a result: with fewer, reordering the weight costs more than the product saves
 SMALLEST = 2**20  # multiplications: below, the time goes to calling a kernel
+_allowed = True
+
+
+@contextmanager
+def torch_products() -> Iterator[None]:
+    """Inside `with torch_products():` training's products are those that torch takes by itself.
+
+    They serve comparisons to the last digits with a library that calls torch: through SmolLM2's thirty layers the order
+    of the sums moves logits of about 20 by up to 1e-3, in either library, from what float64 gives.
+    """
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def is_wanted() -> bool:
+    """Whether oneDNN is faster (see `is_faster`) and `torch_products` does not say otherwise."""
+    return _allowed and is_faster()
 
 
 @functools.cache
@@ -54,7 +77,7 @@ def takes(a: Tensor, columns: int, fewest: int = FEWEST_ROWS) -> bool:
         fewest: rows or columns of the result.
     """
     large = min(len(a), columns) >= fewest and a.numel() * columns >= SMALLEST
-    return large and a.dtype == torch.float32 and a.device.type == "cpu" and is_faster()
+    return large and a.dtype == torch.float32 and a.device.type == "cpu" and is_wanted()
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:

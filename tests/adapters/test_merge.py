@@ -25,6 +25,7 @@ from course_lib.adapters import (
 )
 from course_lib.errors import CourseError
 from course_lib.models.fingerprint import fingerprint
+from course_lib.models.fused import plain_operations
 from course_lib.models.twin import twin
 
 TOKENS = torch.arange(20)[None]
@@ -241,7 +242,7 @@ def test_a_merged_model_costs_what_the_base_costs(model):
     """Operations of one pass: the path costs 2 rank (in + out) a token and layer, and merging ends it."""
 
     def flops():
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, plain_operations(), torch.no_grad():
             model(TOKENS)
         return counter.get_total_flops()
 
