@@ -39,6 +39,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
     """
     from course_lib.adapters import inject_lora, lora_layers
     from course_lib.models.huggingface import load_decoder
+    from course_lib.models.onednn import fast_products
     from course_lib.models.pretrained import resolve
     from course_lib.quantization import quantize_model
     from course_lib.training import Trainer, TrainingConfig
@@ -52,7 +53,12 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
         draw_a(layer.A for _, layer in lora_layers(decoder))
     trainer = Trainer(decoder.train(), TrainingConfig(lr=1e-4, schedule="constant", compile=compile), log_every=0)
     batch = _batch()
-    return lambda: trainer.step(0, 1, [batch]).loss
+
+    def step() -> float:
+        with fast_products():  # as in `course train`
+            return trainer.step(0, 1, [batch]).loss
+
+    return step
 
 
 def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = False) -> Callable[[], float]:

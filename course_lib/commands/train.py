@@ -155,11 +155,13 @@ def run_stage(args: argparse.Namespace, stage: Stage) -> int:
     with _told_of_gpt2(settings, args):
         find_model(settings)
 
+    from course_lib.models.onednn import fast_products
     from course_lib.training.distributed import finish, start
 
     world = start(settings.device)
     try:
-        return _train(settings, known, folder, world, args, stage)
+        with fast_products():
+            return _train(settings, known, folder, world, args, stage)
     finally:
         finish()
 

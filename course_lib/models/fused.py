@@ -50,8 +50,8 @@ def can_fuse(x: Tensor) -> bool:
 
 
 def can_project(x: Tensor) -> bool:
-    """Whether `project` and `swiglu_mlp` work on x. Where oneDNN is faster than what the modules would call, they also
-    serve a pass without gradients, and so give the same as with gradients, to the last bit."""
+    """Whether `project` and `swiglu_mlp` work on x. Inside `onednn.fast_products` they also serve a pass without
+    gradients, which so gives the same as one with gradients, to the last bit."""
     return can_fuse(x) or (x.dtype == torch.float32 and _undisturbed(x) and onednn.is_wanted())
 
 

@@ -21,27 +21,28 @@ from torch.nn import functional as F
 
 FEWEST_ROWS = 16  # of a result: with fewer, reordering the weight costs more than the product saves
 SMALLEST = 2**20  # multiplications: below, the time goes to calling a kernel
-_allowed = True
+_fast = False
 
 
 @contextmanager
-def torch_products() -> Iterator[None]:
-    """Inside `with torch_products():` training's products are those that torch takes by itself.
+def fast_products() -> Iterator[None]:
+    """Inside `with fast_products():` the fused parts of our models multiply by oneDNN where it is faster.
 
-    They serve comparisons to the last digits with a library that calls torch: through SmolLM2's thirty layers the order
-    of the sums moves logits of about 20 by up to 1e-3, in either library, from what float64 gives.
+    `course train` and its siblings do. It is not the default, because a chapter compares its numbers with those of
+    libraries that call torch, to the last digits: through SmolLM2's thirty layers the order of the sums moves logits of
+    about 20 by up to 1e-3, by either library, from what float64 gives.
     """
-    global _allowed
-    before, _allowed = _allowed, False
+    global _fast
+    before, _fast = _fast, True
     try:
         yield
     finally:
-        _allowed = before
+        _fast = before
 
 
 def is_wanted() -> bool:
-    """Whether oneDNN is faster (see `is_faster`) and `torch_products` does not say otherwise."""
-    return _allowed and is_faster()
+    """Whether `fast_products` asks for oneDNN, and it is faster here (see `is_faster`)."""
+    return _fast and is_faster()
 
 
 @functools.cache
@@ -68,15 +69,14 @@ def is_faster() -> bool:
     return "AuthenticAMD" in vendor
 
 
-def takes(a: Tensor, columns: int, fewest: int = FEWEST_ROWS) -> bool:
-    """Whether `times` leaves a product to oneDNN: in float32 on a CPU, where it is faster, and with enough to do.
+def takes(a: Tensor, columns: int) -> bool:
+    """Whether `times` leaves a product to oneDNN: inside `fast_products`, in float32 on a CPU, with enough to do.
 
     Args:
         a: the left matrix, (rows, inner).
         columns: of the right matrix.
-        fewest: rows or columns of the result.
     """
-    large = min(len(a), columns) >= fewest and a.numel() * columns >= SMALLEST
+    large = min(len(a), columns) >= FEWEST_ROWS and a.numel() * columns >= SMALLEST
     return large and a.dtype == torch.float32 and a.device.type == "cpu" and is_wanted()
 
 
@@ -119,19 +119,18 @@ def pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, fewest: int = FEWEST_ROWS) -> Tensor:
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b by the faster library, without a record for autograd.
 
     Args:
         x: (rows, in).
         weight: (out, in).
         bias: (out,), or None.
-        fewest: as for `takes`.
 
     Returns:
         (rows, out).
     """
-    return linear(x, weight, bias) if takes(x, len(weight), fewest) else F.linear(x, weight, bias)
+    return linear(x, weight, bias) if takes(x, len(weight)) else F.linear(x, weight, bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -40,7 +40,6 @@ from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.settings import BUNDLED
 from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
-from course_lib.models.onednn import torch_products
 from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
 from course_lib.options import filled
@@ -350,8 +349,7 @@ def train_ours(
     trainer = Trainer(model, training, log_path=output / "loss.jsonl")
     write = gradient_writer(trained, settings.dump_gradients, output / "gradients")
     trainer.optimizer.register_step_pre_hook(write)
-    with torch_products():  # the run beside it calls torch, and equal kernels give equal numbers
-        trainer.train(order)
+    trainer.train(order)
 
 
 def save_ours(model: nn.Module, output: Path) -> None:

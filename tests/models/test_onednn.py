@@ -1,9 +1,14 @@
 """oneDNN's products, and when they are taken."""
 
+import contextlib
+
 import pytest
 import torch
 
+from course_lib.adapters import inject_lora
 from course_lib.models import onednn
+from course_lib.models.config import DecoderConfig
+from course_lib.models.decoder import Decoder
 
 needed = pytest.mark.skipif(not onednn.has_onednn(), reason="this torch has no oneDNN")
 # Sums of 64 products of about 1, in float32, in another order; in bfloat16 the last of eight bits of results up to 32.
@@ -43,22 +48,45 @@ def test_products_are_the_same_by_either_library(monkeypatch, faster, dtype):
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(onednn, "is_faster", lambda: faster)
     a, b, total, bias = drawn((256, 64), (64, 128), (256, 128), (128,), dtype=dtype)
-    assert onednn.takes(a, 128) == (faster and dtype == torch.float32)
     close = {"atol": TOLERANCE[dtype], "rtol": 0}
-    torch.testing.assert_close(onednn.times(a, b), a @ b, **close)
-    torch.testing.assert_close(onednn.times(b.T, a.T), (a @ b).T, **close)  # neither lies in rows
-    torch.testing.assert_close(onednn.project(a, b.T, bias), a @ b + bias, **close)
-    torch.testing.assert_close(onednn.add_times(total.clone(), a, b), total + a @ b, **close)
+    with onednn.fast_products():
+        assert onednn.takes(a, 128) == (faster and dtype == torch.float32)
+        torch.testing.assert_close(onednn.times(a, b), a @ b, **close)
+        torch.testing.assert_close(onednn.times(b.T, a.T), (a @ b).T, **close)  # neither lies in rows
+        torch.testing.assert_close(onednn.project(a, b.T, bias), a @ b + bias, **close)
+        torch.testing.assert_close(onednn.add_times(total.clone(), a, b), total + a @ b, **close)
 
 
 def test_small_products_and_other_dtypes_stay_torchs(monkeypatch):
     monkeypatch.setattr(onednn, "is_faster", lambda: True)
     a = torch.ones(256, 64)
-    assert onednn.takes(a, 128)
-    assert not onednn.takes(a[:8], 4096)
-    assert onednn.takes(a[:8], 4096, fewest=1)
-    assert not onednn.takes(a, 8)
-    assert not onednn.takes(a.double(), 128)
-    with onednn.torch_products():
-        assert not onednn.takes(a, 128)
-    assert onednn.takes(a, 128)
+    assert not onednn.takes(a, 128)
+    with onednn.fast_products():
+        assert onednn.takes(a, 128)
+        assert not onednn.takes(a[:8], 4096)
+        assert not onednn.takes(a, 8)
+        assert not onednn.takes(a.double(), 128)
+    assert not onednn.takes(a, 128)
+
+
+@needed
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_model_gives_the_same_with_either(monkeypatch, gradients):
+    """The loss, and the gradient of each weight: of about 1e-2, by sums in another order."""
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    torch.manual_seed(0)
+    model = Decoder(DecoderConfig("llama", 128, 128, 2, 4, 256, 128, 2))
+    inject_lora(model, ["q_proj", "down_proj"], rank=4, alpha=8)
+    model.requires_grad_(True)
+    ids = torch.randint(0, 128, (4, 64), generator=torch.Generator().manual_seed(0))
+    found = []
+    for products in (contextlib.nullcontext(), onednn.fast_products()):
+        model.zero_grad()
+        with products, torch.set_grad_enabled(gradients):
+            loss = model(ids, labels=ids).loss
+            if gradients:
+                loss.backward()
+        found.append([loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    assert any(not torch.equal(one, other) for one, other in zip(*found, strict=True)) or not gradients
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
