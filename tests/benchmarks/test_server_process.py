@@ -29,10 +29,11 @@ print(f"light server on http://127.0.0.1:{server.server_port} now", flush=True)
 server.serve_forever()
 """
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
 from course_lib.benchmarks.server_process import ServerProcess
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started us in the background
 with ServerProcess([], "light", Path(sys.argv[1])) as server:
     print(server.process.pid, flush=True)
     sys.stdin.read()  # until a signal comes
