@@ -1,7 +1,9 @@
 """The course's assignments (an nbgrader course: `source/`, `nbgrader_config.py`) and the commands around nbgrader.
 
-`course` knows the assignments, `notebook` the parts of one, `student` releases, checks and hands in, `grading` has
-nbgrader grade a folder of submissions, `authoring` helps to write assignments.
+`course` knows the assignments, `notebook` the parts of one. The rooms, from the ground up: `sandbox` runs Python where
+it can do no harm, `judging` decides outside the submission's process, `student` releases, checks and hands in,
+`grading` has nbgrader grade a class, `export` writes the grades for other programs, `authoring` helps to write
+assignments, and `commands` has the verbs. A room imports only from those before it.
 """
 
 import sys

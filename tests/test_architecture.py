@@ -34,6 +34,19 @@ FLOORS = {
 # Rooms of one floor that may know each other: the methods and what measures them.
 NEIGHBOURS = {"adapters", "training", "evaluation", "inference", "quantization"}
 
+# The grader's rooms, each above those that it may use. Its single modules are the ground, which uses no room.
+GRADER_FLOORS = {
+    "sandbox": 1,
+    "judging": 2,
+    "student": 3,
+    "grading": 4,
+    "export": 5,
+    "authoring": 5,
+    "commands": 6,
+}
+# The rooms inside `grading`. Its single modules are addresses for nbgrader's configuration, and use any of them.
+GRADING_FLOORS = {"workers": 1, "collect": 1, "gradebook": 2, "report": 3, "run": 4}
+
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "safetensors"}
 
 
@@ -95,13 +108,76 @@ def test_every_room_has_a_floor_and_something_in_it():
         assert lines > 30, name
 
 
+def grader_floor(folder, name):
+    """(room, floor) of a module of the grader, or of what one imports, in the folder whose rooms are meant."""
+    floors, depth = {"autograder": (GRADER_FLOORS, 1), "autograder/grading": (GRADING_FLOORS, 2)}[folder]
+    parts = name.split(".")
+    if parts[:depth] != folder.split("/") or len(parts) == depth:
+        return None
+    ground = 0 if folder == "autograder" else max(floors.values()) + 1
+    return parts[depth], floors.get(parts[depth], ground)
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def what_is_imported(path):
+    """The modules that a file imports, where `from room import module` is room.module."""
+    yield from imports(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+GRADER = [(folder, path) for folder in ("autograder", "autograder/grading") for path in modules(folder)]
+GRADER_NAMES = [f"{folder}: {path.relative_to(ROOT / folder)}" for folder, path in GRADER]
+
+
+@pytest.mark.parametrize(("folder", "path"), GRADER, ids=GRADER_NAMES)
+def test_the_graders_imports_run_downward(folder, path):
+    here = grader_floor(folder, module_name(path))
+    for name in what_is_imported(path) if here else []:
+        there = grader_floor(folder, name)
+        if there and there[0] != here[0]:
+            lower = there[1] < here[1] or there[1] == here[1] == 0  # modules of the ground may know each other
+            assert lower, f"{module_name(path)} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "line"),
+    [
+        ("autograder", "judging/bad.py", "from autograder.student.release import release"),
+        ("autograder", "student/bad.py", "from autograder import authoring"),
+        ("autograder", "export/bad.py", "import autograder.authoring.new"),  # the same floor
+        ("autograder", "notebook.py", "from autograder.sandbox import limits"),
+        ("autograder/grading", "collect/bad.py", "from autograder.grading.run.grade import grade"),
+        ("autograder/grading", "workers/bad.py", "from autograder.grading import collect"),
+    ],
+)
+def test_the_graders_rule_catches_an_offender(tmp_path, monkeypatch, folder, file, line):
+    offender = tmp_path / folder / file
+    offender.parent.mkdir(parents=True)
+    offender.write_text(f"{line}\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    with pytest.raises(AssertionError, match="which is not below it"):
+        test_the_graders_imports_run_downward(folder, offender)
+
+
+@pytest.mark.parametrize(("folder", "floors"), [("autograder", GRADER_FLOORS), ("autograder/grading", GRADING_FLOORS)])
+def test_every_room_of_the_grader_has_a_floor(folder, floors):
+    assert {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")} == floors.keys()
+
+
 def test_the_page_about_the_rooms_says_what_the_test_holds():
     page = (ROOT / "book" / "architecture.md").read_text(encoding="utf-8")
     floors = {
         name.rstrip("/").removesuffix(".py"): int(floor)
         for name, floor in re.findall(r"^\| `([\w./]+)` \| (\d) \|", page, re.M)
     }
-    assert floors == FLOORS
+    grader = {f"autograder/{name}": floor for name, floor in GRADER_FLOORS.items()}
+    grader |= {f"autograder/grading/{name}": floor for name, floor in GRADING_FLOORS.items()}
+    assert floors == FLOORS | grader
     named = set(re.findall(r"`((?:course_lib|autograder|tests)/[\w/]+\.py)`", page))
     assert len(named) > 20
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []

@@ -142,8 +142,8 @@ def _has_sandbox() -> bool:
 
 def _graded(assignment: Assignment, source: Notebook) -> Iterator[str]:
     """The whole way of a submission, in a temporary course."""
-    from autograder.grading.collect import find_submissions
-    from autograder.grading.grade import grade
+    from autograder.grading.collect.submissions import find_submissions
+    from autograder.grading.run.grade import grade
 
     with tempfile.TemporaryDirectory(prefix="course-verify-") as folder:
         notebook.write(written(source), Path(folder) / "in" / "reference.ipynb")

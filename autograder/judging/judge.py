@@ -25,13 +25,13 @@ from autograder.judging.checks import (
     imports,
     worth,
 )
+from autograder.judging.explain import advice
 from autograder.judging.remote import ANSWER, Remote
 from autograder.judging.session import Clock, Ended, Session, shortened
 from autograder.judging.stage import LIBRARIES
 from autograder.judging.warm import Warm
 from autograder.notebook import IMPORTS, Cell, Notebook
 from autograder.sandbox.limits import Limits
-from autograder.student.explain import advice
 from course_lib.errors import printable
 
 GIVEN = "given: "  # `worker.GIVEN`: a cell of the assignment's own, which no message about an error points to

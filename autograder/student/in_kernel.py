@@ -10,10 +10,10 @@ from pathlib import Path
 from nbclient import NotebookClient
 
 from autograder import notebook
+from autograder.judging.explain import complaint, lost_points
 from autograder.notebook import NOT_REACHED, TOO_LONG, Cell, Notebook
 from autograder.running import CellRunner
 from autograder.student.check import Outcome
-from autograder.student.explain import complaint, lost_points
 
 
 class Client(CellRunner, NotebookClient):

@@ -16,7 +16,8 @@ SECONDS = 3  # for a cell
 HOSTILE = ("exits", "forgeries", "liars", "patches", "reading", "network", "numbers", "guesses", "mutations", "texts")
 RUN = (
     "import sys\nfrom pathlib import Path\nfrom autograder.course import Assignment\n"
-    "from autograder.grading.collect import find_submissions\nfrom autograder.grading.grade import grade\n"
+    "from autograder.grading.collect.submissions import find_submissions\n"
+    "from autograder.grading.run.grade import grade\n"
     "state = Path(sys.argv[1])\n"
     "mini = Assignment('mini', state / 'source/mini/mini.ipynb')\n"
     "found = find_submissions(mini, state / 'submitted')\n"

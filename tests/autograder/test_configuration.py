@@ -6,7 +6,7 @@ import pytest
 
 from autograder import course
 from autograder.configuration import outdated, place
-from autograder.grading.grade import grade
+from autograder.grading.run.grade import grade
 from course_lib.errors import CourseError
 
 NAME = course.CONFIG.name
@@ -65,6 +65,17 @@ def test_a_copy_of_the_first_version_is_noticed(tmp_path):
     )
 
 
+def test_copies_of_earlier_versions_name_what_is_there():
+    """These names stand in the copies of instructors, and nbgrader imports them."""
+    from traitlets.utils.importstring import import_item
+
+    from autograder.grading.gradebook import converters, feedback
+
+    assert import_item("autograder.grading.converters.Execute") is converters.Execute
+    assert import_item("autograder.grading.converters.SaveAutoGrades") is converters.SaveAutoGrades
+    assert import_item("autograder.grading.feedback.FeedbackExporter") is feedback.FeedbackExporter
+
+
 def test_a_setting_that_differs_is_named(edited):
     said = outdated(edited(("c.IgnorePattern.enabled = True", "c.IgnorePattern.enabled = False")))
     assert "it sets IgnorePattern.enabled otherwise, so that" in said
@@ -110,7 +121,7 @@ class Nbgrader:
 
 
 def test_course_grade_says_so_first_and_renaming_renews_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("autograder.grading.grade.NbgraderProcess", Nbgrader)
+    monkeypatch.setattr("autograder.grading.run.grade.NbgraderProcess", Nbgrader)
     (tmp_path / NAME).write_text(FIRST)
 
     def said():
