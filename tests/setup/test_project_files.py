@@ -90,7 +90,7 @@ def test_workflows_are_careful(name):
     assert flow["permissions"] == {"contents": "read"}
     for key, job in flow["jobs"].items():
         assert job.get("permissions", {}) == MAY_WRITE.get((name, key), {})
-        assert job["timeout-minutes"] <= 60
+        assert job["timeout-minutes"] <= 90
         for step in job["steps"]:
             # What an outsider can name, such as a branch, must reach a shell as a variable and never as code.
             assert "${{" not in step.get("run", ""), step
@@ -103,6 +103,23 @@ def test_ci_covers_the_supported_pythons_and_runs_what_readers_run():
     assert jobs["python"]["strategy"]["matrix"]["python"] == versions
     assert any(step.get("run") == ".ci/run" for step in jobs["debian"]["steps"])
     assert any(step.get("run", "").startswith("make test") for step in jobs["python"]["steps"])
+
+
+def test_the_jobs_have_the_time_that_the_readme_says_their_commands_take():
+    """And a third more: for the packages of the system, the browser's tests, and a slower machine."""
+    text = read("README.md")
+    tests = int(re.search(r"`make test` \|.*?about (\d+) minutes", text)[1])
+    chapters, pages = map(
+        int, re.search(r"`make book` \|.* in (\d+) minutes, then the pages in \d+ to (\d+)", text).groups()
+    )
+    needs = {
+        ("ci", "debian"): tests + chapters + pages,
+        ("ci", "python"): tests,
+        ("pages", "build"): chapters + 2 * pages,  # the second time with this repository's buttons and a PDF
+        ("drift", "newest"): tests + chapters,
+    }
+    limits = {(flow, job): workflow(flow)["jobs"][job]["timeout-minutes"] for flow, job in needs}
+    assert {job: limit for job, limit in limits.items() if limit < needs[job] * 4 / 3} == {}
 
 
 def test_drift_is_scheduled_and_installs_without_the_pins():

@@ -17,6 +17,7 @@ import course_lib
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = course_lib.__version__
+UNRELEASED = re.compile(r"^## \[Unreleased\]\n.*?(?=^## \[)", re.MULTILINE | re.DOTALL)
 
 
 def release_script():
@@ -32,6 +33,8 @@ def checkout(tmp_path):
     for name in [*release_script().PLACES, "CHANGELOG.md", ".ci/release"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    log = tmp_path / "CHANGELOG.md"  # between two releases there is something under [Unreleased]
+    log.write_text(UNRELEASED.sub("## [Unreleased]\n\n", log.read_text(encoding="utf-8")), encoding="utf-8")
     return tmp_path
 
 
@@ -64,10 +67,21 @@ def test_another_tag_is_refused(checkout, tag):
 )
 def test_a_changelog_without_the_section_is_refused(checkout, section):
     old = "## [0.0.1]\n\nSomething.\n"
-    (checkout / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\nMore.\n\n{section}{old}")
+    (checkout / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\n{section}{old}")
     result = release(checkout, f"v{VERSION}")
     assert result.returncode == 1
     assert result.stderr == f"release: CHANGELOG.md has no section [{VERSION}] with text in it.\n"
+
+
+def test_a_changelog_with_unreleased_text_is_refused(checkout):
+    """Otherwise today's code would be published under notes that do not mention it."""
+    log = checkout / "CHANGELOG.md"
+    log.write_text(log.read_text(encoding="utf-8").replace("## [Unreleased]\n", "## [Unreleased]\n\n- More.\n"))
+    result = release(checkout, f"v{VERSION}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"release: CHANGELOG.md has text under [Unreleased]: move it into the section [{VERSION}].\n"
+    )
 
 
 def test_without_a_tag_it_says_how_it_is_called(checkout):
