@@ -64,6 +64,14 @@ def result_of(function: Callable, *arguments: Any, **named: Any) -> Any:
     """What a student's function returns for these arguments.
 
     Complains where it returns nothing, and where it changes the lists, dictionaries and arrays that it was given.
+
+    Args:
+        function: The student's.
+        arguments: What it is called with, by place.
+        named: What it is called with, by name.
+
+    Returns:
+        What it returned.
     """
     before = copy.deepcopy((arguments, named))
     result = function(*arguments, **named)
@@ -86,6 +94,9 @@ def returned(count: int, result: Any) -> tuple:
 
     Returns:
         The result.
+
+    Raises:
+        AssertionError: It is something else, or a tuple of another length.
     """
     if isinstance(result, tuple) and len(result) == count:
         return result
@@ -103,6 +114,9 @@ def check_close(name: str, got: Any, expected: Any, rtol: float = 1e-8, atol: fl
         expected: The right one.
         rtol: Relative tolerance, as in np.allclose.
         atol: Absolute tolerance.
+
+    Raises:
+        AssertionError: They differ; the message says where and by how much.
     """
     got, expected = _array(name, got, expected), np.asarray(expected)
     assert got.shape == expected.shape, f"{name} has shape {got.shape}, expected {expected.shape}"
@@ -159,6 +173,9 @@ def check_same(name: str, got: Any, expected: Any) -> None:
         name: What it is, for the complaint.
         got: The student's value.
         expected: The right one: a text, a number, or lists, tuples and dictionaries of them.
+
+    Raises:
+        AssertionError: They differ; the message says where.
     """
     assert got is not None or expected is None, f"{name}: your function returned {NOTHING}"
     kind, wanted = type(got).__name__, type(expected).__name__
@@ -176,6 +193,9 @@ def check_array(name: str, got: Any, expected: Any, kind: str = "i") -> None:
         got: The student's array.
         expected: The right one, or lists of its numbers.
         kind: "i" for integers, "b" for bool.
+
+    Raises:
+        AssertionError: They differ; the message says where.
     """
     expected, wanted = np.asarray(expected), {"i": "integers", "b": "bool"}[kind]
     assert got is not None, f"{name}: your function returned {NOTHING}"
@@ -199,6 +219,9 @@ def check_refused(name: str, call: Callable[[], Any], *mentioned: str) -> str:
 
     Returns:
         The message.
+
+    Raises:
+        AssertionError: It raised something else or nothing, or the message does not say what it must.
     """
     try:
         result = call()
@@ -221,6 +244,9 @@ def difference(got: Any, expected: Any) -> str:
     Args:
         got: The student's value.
         expected: The right one, which is not equal to it.
+
+    Returns:
+        The end of a sentence that begins with what the value is.
     """
     both = f"is {got!r}, expected {expected!r}"
     if len(both) <= 160:

@@ -71,6 +71,9 @@ def find(name: str, state: Path | None = None) -> Assignment:
         name: Its name.
         state: The course's folder, as in `assignments`.
 
+    Returns:
+        The assignment, with the path of its source.
+
     Raises:
         CourseError: There is none; the message lists those that there are.
     """

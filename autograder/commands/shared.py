@@ -47,6 +47,9 @@ def people_of(roster: Path | None, state: Path) -> "dict[str, Person]":
     Args:
         roster: The file, where one is named.
         state: The course's folder.
+
+    Returns:
+        The people by student.
     """
     from autograder.grading.collect.roster import NAME, read_roster
 

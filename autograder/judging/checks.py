@@ -45,6 +45,9 @@ def checks(name: str, source: str) -> tuple[Check, ...]:
     Args:
         name: The cell's name, for tracebacks.
         source: The cell, with hidden tests or without.
+
+    Returns:
+        Each statement with what is said where it fails.
     """
     lines = source.splitlines()
     begin, end = (lines.index(mark) + 1 if mark in lines else len(lines) + 1 for mark in HIDDEN)

@@ -19,6 +19,9 @@ def complaint(whole: Notebook, cell: Cell, limit: float) -> str:
         whole: The executed notebook, whose cells a traceback names by their execution counts.
         cell: The cell in question.
         limit: Seconds after which a cell was interrupted.
+
+    Returns:
+        A sentence or two.
     """
     errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
     if not errors:

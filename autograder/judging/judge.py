@@ -67,7 +67,16 @@ def is_judged(whole: Notebook) -> bool:
 
 
 class Judge:
-    """Judges one submission; use it in a `with` block."""
+    """Judges one submission; use it in a `with` block.
+
+    Args:
+        whole: A rebuilt submission: the assignment's own cells with the student's answers, see `rebuild`.
+        sandbox: False to run the submission's code with our own rights.
+        seed: The course's secret, which varies the random inputs of hidden tests; None leaves them as they are.
+        limits: What the submission may use; by default what its assignment says.
+        warm: Processes with the imports done, for many submissions; by default this one has its own.
+        tell: Called with each verdict as soon as it is known.
+    """
 
     def __init__(
         self,
@@ -79,16 +88,6 @@ class Judge:
         warm: Warm | None = None,
         tell: Callable[[Verdict], object] = lambda verdict: None,
     ) -> None:
-        """Prepare it.
-
-        Args:
-            whole: A rebuilt submission: the assignment's own cells with the student's answers, see `rebuild`.
-            sandbox: False to run the submission's code with our own rights.
-            seed: The course's secret, which varies the random inputs of hidden tests; None leaves them as they are.
-            limits: What the submission may use; by default what its assignment says.
-            warm: Processes with the imports done, for many submissions; by default this one has its own.
-            tell: Called with each verdict as soon as it is known.
-        """
         self.whole, self.sandbox, self.seed, self.tell = whole, sandbox, seed, tell
         about = whole.metadata.get("course", {})
         part = about.get("seconds_per_cell", SECONDS)

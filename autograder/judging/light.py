@@ -65,7 +65,16 @@ class Submodules:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """The place of a module, as `importlib.abc.MetaPathFinder` has it."""
+        """The place of a module, as `importlib.abc.MetaPathFinder` has it.
+
+        Args:
+            name: The module's full name.
+            path: Where its package looks for modules.
+            target: The module that is imported anew, where one is.
+
+        Returns:
+            The place; None where another finder must look.
+        """
         package = name.rpartition(".")[0]
         if not isinstance(sys.modules.get(package), StandIn):
             return None

@@ -25,19 +25,17 @@ class Remote:
 
     Calling it, and reading and setting its attributes, happen there. It is never equal to anything but itself, and it
     is neither true nor false: what counts is decided by data alone.
+
+    Args:
+        session: The process.
+        target: Its name or number there.
+        kind: The name of its type.
+        title: What a message calls it.
     """
 
     def __init__(
         self, session: Session, target: str | int, kind: str = "function", title: str = "your function"
     ) -> None:
-        """Prepare it.
-
-        Args:
-            session: The process.
-            target: Its name or number there.
-            kind: The name of its type.
-            title: What a message calls it.
-        """
         object.__setattr__(self, MARK, (session, target, kind))
         object.__setattr__(self, TITLE, title)
 

@@ -37,6 +37,10 @@ class Clock:
         part: What one cell, or the checks of one part, may take.
         left: What is left of the whole.
         deadline: What is left for the cell or the checks that are run now.
+
+    Args:
+        whole: Seconds for the whole submission.
+        part: Seconds for one cell, or for the checks of one part.
     """
 
     def __init__(self, whole: float, part: float) -> None:
@@ -53,21 +57,20 @@ class Clock:
 
 
 class Session:
-    """One process, started when it is first needed and again after it was ended; use it in a `with` block."""
+    """One process, started when it is first needed and again after it was ended; use it in a `with` block.
+
+    Args:
+        stage: What the process sees.
+        limits: What it may use.
+        clock: What the submission has left; time that is spent on waiting for the process is taken from it.
+        warm: Where the process is forked, which has done the imports.
+        sandbox: False to run it with our own rights.
+        imports: Statements of the assignment's own that the process runs before any part.
+    """
 
     def __init__(
         self, stage: Stage, limits: Limits, clock: Clock, warm: Warm, *, sandbox: bool = True, imports: str = ""
     ) -> None:
-        """Prepare it.
-
-        Args:
-            stage: What the process sees.
-            limits: What it may use.
-            clock: What the submission has left; time that is spent on waiting for the process is taken from it.
-            warm: Where the process is forked, which has done the imports.
-            sandbox: False to run it with our own rights.
-            imports: Statements of the assignment's own that the process runs before any part.
-        """
         self.stage, self.limits, self.clock, self.warm, self.sandbox = stage, limits, clock, warm, sandbox
         self.imports = imports
         self.running: Sandbox | Fork | None = None
@@ -279,7 +282,7 @@ def _stand_in(value: Any) -> Any:
     """The number of what a stand-in stands for; a check that sends anything else is not a judged one."""
     reference = getattr(type(value), "reference_of", None)
     if reference is None:
-        raise NotData(f"a check sends a {type(value).__name__} to an answer, which is no plain data")
+        raise NotData(f"a check sends a {type(value).__name__} to an answer, which is not plain data")
     number = reference(value)
     return {"r": [number, ""]}
 
@@ -303,6 +306,9 @@ def shortened(value: Any, most: int = 200) -> str:
     Args:
         value: Plain data.
         most: Characters.
+
+    Returns:
+        The line.
     """
     text = " ".join(repr(value).split())
     if len(text) > most and isinstance(value, np.ndarray) and value.ndim:

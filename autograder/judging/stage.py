@@ -35,19 +35,17 @@ class Stage:
     Attributes:
         folder: Where it lies.
         seen: Files and folders, and where the sandbox has them.
+
+    Args:
+        folder: An empty folder.
+        forbidden: Names of `autograder.given`, and of the course's library, that the answers may not use.
+        libraries: Packages that they may import.
+        course: Names of the course's library that they may use, such as "course_lib.scratch.GPT".
     """
 
     def __init__(
         self, folder: Path, forbidden: Iterable[str], libraries: Iterable[str], course: Iterable[str] = ()
     ) -> None:
-        """Lay it out.
-
-        Args:
-            folder: An empty folder.
-            forbidden: Names of `autograder.given`, and of the course's library, that the answers may not use.
-            libraries: Packages that they may import.
-            course: Names of the course's library that they may use, such as "course_lib.scratch.GPT".
-        """
         self.folder, self.libraries = folder, list(libraries)
         given = folder / "given" / "autograder"
         given.mkdir(parents=True)
@@ -112,6 +110,9 @@ def without(source: str, forbidden: set[str]) -> str:
     Args:
         source: The module.
         forbidden: The functions' names.
+
+    Returns:
+        The new source.
     """
     tree = ast.parse(source)
     lines = source.splitlines()

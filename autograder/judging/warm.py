@@ -57,6 +57,9 @@ class Warm:
             forbidden: As in `Stage`.
             libraries: As in `Stage`.
             course: As in `Stage`.
+
+        Returns:
+            The same stage for the same arguments.
         """
         key = frozenset(forbidden), tuple(libraries), tuple(course)
         if key not in self.stages:
@@ -70,6 +73,9 @@ class Warm:
             stage: What it sees.
             limits: What it may use.
             imports: What is imported before.
+
+        Returns:
+            The process, which may still be starting.
         """
         key = stage.folder, limits, imports
         keeper = self.keepers.get(key)
@@ -98,6 +104,9 @@ class Warm:
             stage: As in `keep`.
             limits: As in `keep`.
             imports: As in `keep`.
+
+        Returns:
+            The process, or None.
         """
         process = self.plain.pop((stage.folder, limits, imports), None)
         if process is None:
@@ -129,16 +138,15 @@ class Warm:
 
 
 class Keeper:
-    """A process in the sandbox that has done some imports, and waits for being told to fork."""
+    """A process in the sandbox that has done some imports, and waits for being told to fork.
+
+    Args:
+        stage: What it sees.
+        limits: What each of its forks may use.
+        imports: Statements.
+    """
 
     def __init__(self, stage: Stage, limits: Limits, imports: str) -> None:
-        """Start it.
-
-        Args:
-            stage: What it sees.
-            limits: What each of its forks may use.
-            imports: Statements.
-        """
         self.limits = limits
         self.control, theirs = socket.socketpair()
         program = python("-c", START.format(folder=INSIDE, scratch=limits.scratch, imports=imports))

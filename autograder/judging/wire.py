@@ -34,7 +34,7 @@ def dump(value: Any, refer: Callable[[Any], Any] | None = None) -> bytes:
         UTF-8.
 
     Raises:
-        WireError: Something in the value is no data, and there is no `refer`; or it is nested too deeply.
+        WireError: Something in the value is not data, and there is no `refer`; or it is nested too deeply.
     """
     return json.dumps(encode(value, refer), allow_nan=False).encode()
 
@@ -65,6 +65,12 @@ def encode(value: Any, refer: Callable[[Any], Any] | None = None, depth: int = 0
         value: The value.
         refer: As in `dump`.
         depth: How many containers it lies in.
+
+    Returns:
+        Numbers, texts, lists, and objects with one key.
+
+    Raises:
+        WireError: The value is neither data nor something that `refer` takes, or is nested too deep.
     """
     if depth > DEEPEST:
         raise WireError(f"a value that is nested more than {DEEPEST} deep")
@@ -92,7 +98,7 @@ def _container(value: Any, refer: Callable[[Any], Any] | None, depth: int) -> An
         if isinstance(value, kind):
             return {key: [encode(each, refer, depth) for each in value]}
     if refer is None:
-        raise WireError(f"a {type(value).__name__}, which is no plain data")
+        raise WireError(f"a {type(value).__name__}, which is not plain data")
     return refer(value)
 
 
@@ -117,6 +123,12 @@ def decode(node: Any, resolve: Callable[[int, str], Any] | None = None) -> Any:
     Args:
         node: What JSON held.
         resolve: As in `load`.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is not something that `encode` makes.
     """
     if not isinstance(node, dict):
         if isinstance(node, list):

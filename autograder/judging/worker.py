@@ -152,7 +152,12 @@ class Magics:
 
     @staticmethod
     def run_cell_magic(name: str, _line: str, cell: str) -> None:
-        """Called for `%%name …`."""
+        """Called for `%%name …`.
+
+        Args:
+            name: The command's name.
+            cell: The lines below it.
+        """
         if name in ("time", "timeit", "capture"):
             exec(compile(cell, "<cell>", "exec"), sys._getframe(1).f_globals)
 
@@ -173,7 +178,12 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def serve(channel: Channel, request: dict) -> None:
-    """A part, in a process of its own."""
+    """A part, in a process of its own.
+
+    Args:
+        channel: The line to the judge.
+        request: The judge's first message, with the cells to run.
+    """
     part = Part(channel)
     part.run(request["cells"])
     while (data := channel.receive()) is not None:

@@ -70,6 +70,9 @@ def command(program: list[str], limits: Limits, seen: dict[Path, str], refused: 
         seen: Files and folders that it may read, and where it has them.
         refused: A file descriptor with the filter of `calls`; None for a program that is trusted, which may then make
             namespaces for others.
+
+    Returns:
+        The command line.
     """
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     options += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]

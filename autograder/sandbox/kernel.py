@@ -83,17 +83,16 @@ class Client(AsyncKernelClient):
 
 
 class SandboxedKernel(ThisInterpreter):
-    """Starts the kernel in the sandbox, with a copy of the files in its working folder; to be closed at the end."""
+    """Starts the kernel in the sandbox, with a copy of the files in its working folder; to be closed at the end.
+
+    Args:
+        limits: What it may use. No message of more than twice `output` bytes is taken from it.
+        seen: Files and folders that it may read, and where it has them.
+        packages: Which of these folders hold installed packages.
+        options: jupyter_client's own.
+    """
 
     def __init__(self, limits: Limits, seen: dict[Path, str], packages: list[str], **options: Any) -> None:
-        """Prepare it.
-
-        Args:
-            limits: What it may use. No message of more than twice `output` bytes is taken from it.
-            seen: Files and folders that it may read, and where it has them.
-            packages: Which of these folders hold installed packages.
-            options: jupyter_client's own.
-        """
         super().__init__(client_factory=Client, **options)
         self.stack = ExitStack()
         folder = self.stack.enter_context(self.sockets)
@@ -227,6 +226,9 @@ class Provisioner(LocalProvisioner):
         Args:
             cmd: Not used: what is run is in `start_kernel`.
             kwargs: Of these, `cwd` is the folder whose files it gets.
+
+        Returns:
+            How the kernel is reached.
         """
         self.sandbox = self.parent.start_in(kwargs["cwd"])
         self.process = self.sandbox.process

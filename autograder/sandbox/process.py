@@ -104,7 +104,20 @@ class Watched:
 
 
 class Sandbox(Watched):
-    """A running program in a sandbox."""
+    """A running program in a sandbox.
+
+    Args:
+        program: What to run, with paths as they are inside the sandbox.
+        limits: What it may use.
+        seen: Files and folders that it may read, and where it has them.
+        sandbox: False to run it with our own rights, where only the watchdog limits it.
+        errors: What becomes of its standard error, as in subprocess.Popen.
+        control: A program that is trusted has this as its standard input, and no watchdog: its forks have theirs.
+        handed: File descriptors that it gets from us.
+
+    Raises:
+        CourseError: There is no bubblewrap.
+    """
 
     def __init__(
         self,
@@ -117,20 +130,6 @@ class Sandbox(Watched):
         control: socket.socket | None = None,
         handed: tuple[int, ...] = (),
     ) -> None:
-        """Start it.
-
-        Args:
-            program: What to run, with paths as they are inside the sandbox.
-            limits: What it may use.
-            seen: Files and folders that it may read, and where it has them.
-            sandbox: False to run it with our own rights, where only the watchdog limits it.
-            errors: What becomes of its standard error, as in subprocess.Popen.
-            control: A program that is trusted has this as its standard input, and no watchdog: its forks have theirs.
-            handed: File descriptors that it gets from us.
-
-        Raises:
-            CourseError: There is no bubblewrap.
-        """
         super().__init__(limits)
         self.sandboxed = sandbox
         with _refusals(sandbox and control is None) as refused:

@@ -84,6 +84,9 @@ def exceeded(root: int, limits: Limits) -> str:
     Args:
         root: As in `usage`.
         limits: What it may use.
+
+    Returns:
+        The words, or an empty text.
     """
     now = usage(root)
     if now.tasks > limits.tasks:

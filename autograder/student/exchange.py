@@ -67,6 +67,9 @@ def submit(prepared: Prepared, exchange: Exchange, folder: Path) -> Receipt:
         exchange: What `configured` found.
         folder: Where the receipt goes.
 
+    Returns:
+        What the student keeps.
+
     Raises:
         CourseError: nbgrader refused it; with what it said.
     """

@@ -21,7 +21,14 @@ class Client(CellRunner, NotebookClient):
 
 
 class Run:
-    """One execution of a rebuilt notebook, and what became of its parts so far."""
+    """One execution of a rebuilt notebook, and what became of its parts so far.
+
+    Args:
+        whole: The rebuilt notebook.
+        timeout: Seconds that a cell may take.
+        tell: Called with what became of each part.
+        say: Called with a line about what happens.
+    """
 
     def __init__(
         self, whole: Notebook, timeout: int, tell: Callable[[Outcome], object], say: Callable[[str], object]

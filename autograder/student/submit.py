@@ -67,8 +67,11 @@ def prepare(path: Path, *, repair: bool = False) -> Prepared:
         path: The student's notebook, which is only read.
         repair: Put given cells back that are missing or were edited, instead of refusing the notebook.
 
+    Returns:
+        What is handed in, and what was put right.
+
     Raises:
-        CourseError: It is no assignment, or given cells are missing or were edited.
+        CourseError: It is not an assignment, or given cells are missing or were edited.
     """
     submission = notebook.read(path)
     assignment = assignment_of(submission, course.assignments().values())
@@ -180,7 +183,7 @@ def _bytes(whole: Notebook, path: Path) -> bytes:
     if len(content) > MOST:
         raise CourseError(
             f"{path} has {len(content) / 2**20:.0f} MiB without its outputs, and an archive may hold {MOST // 2**20}:"
-            " take out what is no answer, such as images in text cells."
+            " take out what is not an answer, such as images in text cells."
         )
     return content
 
@@ -228,6 +231,9 @@ def contents(prepared: Prepared, time: datetime) -> dict[str, Any]:
     Args:
         prepared: What is handed in.
         time: When, with a zone.
+
+    Returns:
+        The entries by name.
     """
     return {
         "assignment": prepared.name,
@@ -245,6 +251,9 @@ def kept(file: str, place: Path, entries: dict[str, Any]) -> Receipt:
         file: What was handed in.
         place: The receipt's file.
         entries: What it says.
+
+    Returns:
+        The receipt, as it was written.
     """
     write_whole(place, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     return Receipt(file, place, entries)

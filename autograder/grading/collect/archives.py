@@ -54,6 +54,9 @@ def unpacked(name: str, data: bytes, zone: tzinfo, most: int = MOST_ALL) -> list
         zone: Of the times that say none, as those in zip files do.
         most: Bytes that it may have as a whole, once unpacked.
 
+    Returns:
+        What was found, in the archive's order.
+
     Raises:
         Refused: It is damaged or locked, has links or names that lead out of it, or is larger than anybody's work.
     """

@@ -60,6 +60,9 @@ def gather(
         people: The roster; where it is empty, everybody is known by the name that there is.
         policy: The course's; None where it has none.
 
+    Returns:
+        Which attempt of each student counts, and what was not taken.
+
     Raises:
         CourseError: A source is absent.
     """

@@ -50,6 +50,9 @@ def student_of(owner: Owner, people: dict[str, Person]) -> str | None:
     Args:
         owner: Whom a name names.
         people: The roster by student.
+
+    Returns:
+        The student's name on the roster, or None.
     """
     if owner.name in people:
         return owner.name

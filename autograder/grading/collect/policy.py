@@ -62,6 +62,9 @@ class Rule:
             handed_in: When.
             score: Its points.
             most: The points of the assignment.
+
+        Returns:
+            Points, at most those that it has.
         """
         late = self.late(handed_in)
         if not late:
@@ -74,7 +77,15 @@ class Rule:
 
 
 class Policy:
-    """The rules of a course."""
+    """The rules of a course.
+
+    Args:
+        tables: What the file says, as TOML has it. `timezone` is taken out of it.
+        file: The file, for messages.
+
+    Raises:
+        CourseError: The file says something that is not a rule.
+    """
 
     def __init__(self, tables: dict[str, Any], file: Path) -> None:
         self.file = file
@@ -82,7 +93,7 @@ class Policy:
         self.tables = tables
         for name, table in tables.items():
             if not isinstance(table, dict):
-                raise CourseError(f"{file}: {name!r} is no table; the assignments' rules stand below [NAME].")
+                raise CourseError(f"{file}: {name!r} is not a table; the assignments' rules stand below [NAME].")
             students = table.get("students", {})
             if not isinstance(students, dict) or not all(isinstance(own, dict) for own in students.values()):
                 raise CourseError(f"{file}: what holds for one student of {name} stands below [{name}.students.ID].")
@@ -97,8 +108,11 @@ class Policy:
             assignment: The assignment's name.
             student: The student.
 
+        Returns:
+            The assignment's rule with the student's own settings in it.
+
         Raises:
-            CourseError: The file says something that is no rule.
+            CourseError: The file says something that is not a rule.
         """
         table = self.tables.get(assignment, {})
         own = table.get("students", {}).get(student, {})
@@ -143,7 +157,7 @@ def read_policy(state: Path) -> Policy | None:
         state: The course's folder.
 
     Raises:
-        CourseError: The file cannot be read, or says something that is no rule.
+        CourseError: The file cannot be read, or says something that is not a rule.
     """
     file = state / NAME
     if not file.is_file():
@@ -160,6 +174,9 @@ def zone(name: str, where: str) -> tzinfo:
     Args:
         name: The name.
         where: Who says it, for the message.
+
+    Returns:
+        The zone.
 
     Raises:
         CourseError: There is none of this name.
@@ -182,8 +199,11 @@ def moment(said: object, default: tzinfo, where: str) -> datetime:
         default: The zone, where it has none of its own.
         where: Who says it, for the message.
 
+    Returns:
+        The moment, with the zone UTC.
+
     Raises:
-        CourseError: It is no moment: nonsense, or a date without a time.
+        CourseError: It is not a moment: nonsense, or a date without a time.
     """
     found = said
     if isinstance(said, str):

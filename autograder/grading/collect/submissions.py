@@ -40,6 +40,9 @@ def find_submissions(assignment: Assignment, folder: Path) -> dict[str, Submissi
         assignment: The assignment to look for.
         folder: Where the submissions are. Nothing in it is changed.
 
+    Returns:
+        Each student's submission, by the student's name; one that was not found says why.
+
     Raises:
         CourseError: There is no submission.
     """

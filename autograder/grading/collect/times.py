@@ -30,6 +30,9 @@ def handed_in(notebook: Path, student_folder: Path | None, ours: str | None = No
         notebook: The submission.
         student_folder: The student's folder, where the notebook may be in a folder of its own; None where it has none.
         ours: A guess that an earlier run wrote down; it says nothing of this notebook.
+
+    Returns:
+        The time, whether it is a guess, and a note for the instructor.
     """
     note = ""
     folders = [] if student_folder is None else [notebook.parent, student_folder]

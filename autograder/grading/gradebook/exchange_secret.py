@@ -29,7 +29,7 @@ def hand_on(submitted: Path, autograded: Path) -> None:
 
 
 def _secret(file: Path) -> str:
-    """What a file says; "" where there is none, or what is there is no secret of nbgrader's."""
+    """What a file says; "" where there is none, or what is there is not a secret of nbgrader's."""
     if not file.is_file() or file.stat().st_size > LONGEST:
         return ""
     return file.read_bytes().decode("ascii", "replace")

@@ -36,6 +36,9 @@ def points_in(gradebook: "Gradebook", assignment: str, notebook: str, student: s
         assignment: The assignment's name.
         notebook: The name of its notebook.
         student: Whose submission it is.
+
+    Returns:
+        As `points_of`.
     """
     submission = gradebook.find_submission_notebook(notebook, assignment, student)
     graded = [g for g in submission.grades if g.auto_score is not None or g.manual_score is not None]

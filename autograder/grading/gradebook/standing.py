@@ -35,6 +35,9 @@ def standings(assignment: Assignment, state: Path) -> list[Standing]:
         assignment: Of which assignment.
         state: The course's folder.
 
+    Returns:
+        One for each student.
+
     Raises:
         CourseError: There is no gradebook, or nothing of this assignment in it.
     """

@@ -44,7 +44,12 @@ class Errors(logging.Handler):
 
 
 class Worker:
-    """One nbgrader application, and what it is told to do."""
+    """One nbgrader application, and what it is told to do.
+
+    Args:
+        assignment: The assignment's name.
+        tell: Called with each event, its fields by name.
+    """
 
     def __init__(self, assignment: str, tell: Callable[..., None]) -> None:
         from nbgrader.apps.autogradeapp import AutogradeApp
@@ -120,7 +125,12 @@ class Worker:
 
     @contextmanager
     def told(self, event: str, **fields: Any) -> Iterator[None]:
-        """An error inside becomes an event. SystemExit is how nbgrader's applications give up."""
+        """An error inside becomes an event. SystemExit is how nbgrader's applications give up.
+
+        Args:
+            event: The event's name.
+            fields: What else it says.
+        """
         self.errors.said.clear()
         try:
             yield

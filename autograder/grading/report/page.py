@@ -66,6 +66,9 @@ def figure(name: str, found: ClassStatistics) -> str:
     Args:
         name: The assignment's.
         found: The statistics.
+
+    Returns:
+        The SVG file's text, with a title and a description for those who do not see it.
     """
     height = TOP + ROW * len(found.parts) + 20
     said = ", ".join(f"{10 * tenth} to {10 * tenth + 10} %: {count}" for tenth, count in enumerate(found.counts))

@@ -53,6 +53,9 @@ def similar_pairs(
         given: What the release has in the same cells.
         least: The share from which on a pair is listed.
         tell: Called with how many students are read, and how many there are.
+
+    Returns:
+        The pairs that share at least `least`.
     """
     students = sorted(answers)
     unwritten = {part: _normal(source) for part, source in given.items()}
@@ -97,7 +100,7 @@ def _normal(source: str) -> list[str]:
     try:
         ast.parse(source)
         found = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):  # it is no Python
+    except (tokenize.TokenError, SyntaxError, ValueError, RecursionError, MemoryError):  # it is not Python
         return [word.lower() for word in WORD.findall(source)]
     return [_kind(token, before) for before, token in zip([None, *found], found) if token.type not in LAYOUT]  # noqa: B905
 

@@ -62,6 +62,9 @@ def class_statistics(parts: list[Part], standings: list[Standing]) -> ClassStati
     Args:
         parts: Of the assignment.
         standings: One of each student.
+
+    Returns:
+        The class's figures, and those of each part.
     """
     most = sum(part.points for part in parts)
     totals = tuple(each.total for each in standings if each.total is not None)

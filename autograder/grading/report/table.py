@@ -41,6 +41,9 @@ def table(assignment: Assignment, grades: list[Grade]) -> str:
     Args:
         assignment: Says what parts there are.
         grades: One per student.
+
+    Returns:
+        The lines, with a header.
     """
     parts = notebook.parts(assignment.read())
     most = sum(part.points for part in parts)
@@ -60,6 +63,9 @@ def summary(assignment: Assignment, grades: list[Grade]) -> str:
     Args:
         assignment: Says how many points there are.
         grades: One per student.
+
+    Returns:
+        The line.
     """
     totals = [grade.total for grade in grades if grade.total is not None]
     problems = sum(bool(grade.problem) for grade in grades)

@@ -41,7 +41,7 @@ HEARD = {
     "update_display_data",
 }
 UNREADABLE = "it sent the grader a message that cannot be read"
-# what jupyter_client, nbclient and nbformat raise where they take such a message apart: it is no JSON, has another
+# what jupyter_client, nbclient and nbformat raise where they take such a message apart: it is not JSON, has another
 # form, lacks a field, or holds too large a number; anything else is a fault of ours, and is not called the student's
 UNREADABLE_ERRORS = (
     zmq.ZMQError,
@@ -71,6 +71,9 @@ class SandboxedExecute(Execute):
             nb: The submission, with the source's tests; its outputs are replaced.
             resources: nbconvert's own; the working folder's files are copied into the sandbox.
             km: Not used: the kernel is always a new one.
+
+        Returns:
+            The notebook and the resources.
 
         Raises:
             CourseError: There is no bubblewrap, or the system forbids what it needs.
@@ -115,8 +118,8 @@ class SandboxedExecute(Execute):
         )
 
     async def _run(self, cell: Cell, cell_index: int, options: dict[str, Any]) -> None:
-        """`CellRunner`'s. A kernel may send what is no message of Jupyter's, or one in which something is missing: that
-        ends its run, which keeps the points that it has earned."""
+        """`CellRunner`'s. A kernel may send what is not one of Jupyter's messages, or one in which something is missing:
+        that ends its run, which keeps the points that it has earned."""
         try:
             await super()._run(cell, cell_index, options)
         except UNREADABLE_ERRORS:
@@ -145,6 +148,9 @@ class SandboxedExecute(Execute):
             msg: Jupyter's message.
             cell: The cell that runs.
             cell_index: Its place in the notebook.
+
+        Returns:
+            What nbclient makes of the message; None where it is left out.
         """
         self.printed += len(json.dumps(msg["content"], default=str)) + sum(map(len, msg.get("buffers", [])))
         if self.printed > self.output_mib * MIB:

@@ -30,7 +30,13 @@ from autograder.notebook import Cell, Notebook
 
 
 class Evaluator:
-    """Evaluates one submission after the other; what it needs for that is loaded once."""
+    """Evaluates one submission after the other; what it needs for that is loaded once.
+
+    Args:
+        assignment: The assignment's name.
+        tell: Called with each event, its fields by name.
+        warm: The processes in which judged submissions run.
+    """
 
     def __init__(self, assignment: str, tell: Callable[..., None], warm: Warm) -> None:
         self.assignment, self.tell, self.warm = assignment, tell, warm

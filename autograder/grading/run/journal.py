@@ -14,6 +14,10 @@ class Journal:
     "digest" changes with the submission and with the assignment, "answers" with all of that but the tests, and "tests"
     has the digest of each test; "time" is a time that we wrote for it; "stopped" and "flagged" say why its run ended
     early or in part.
+
+    Args:
+        assignment: Of which assignment.
+        state: The course's folder.
     """
 
     def __init__(self, assignment: Assignment, state: Path) -> None:

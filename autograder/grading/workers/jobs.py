@@ -24,6 +24,9 @@ def at_once(tasks: list[dict[str, Any]], jobs: int, start: Callable[[], WorkerPr
 
     Yields:
         The events, "started" first for each task. Those of one task are in their order.
+
+    Raises:
+        BaseException: What a thread of ours did not expect, as it was raised there.
     """
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for task in tasks:

@@ -26,6 +26,9 @@ def only_one(state: Path, say: Callable[[str], object]) -> Iterator[int]:
         state: The course's folder, made if it is absent.
         say: Called with a line where something is waited for.
 
+    Yields:
+        The descriptor of the lock's file.
+
     Raises:
         CourseError: Another run holds it, or what a killed one has left does not end.
     """

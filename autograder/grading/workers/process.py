@@ -17,20 +17,19 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 class WorkerProcess:
-    """A module of this package that takes tasks and tells events (see `worker`); use it in a `with` block."""
+    """A module of this package that takes tasks and tells events (see `worker`); use it in a `with` block.
+
+    Args:
+        module: Its name.
+        arguments: What it is given on its command line.
+        folder: Its working folder.
+        alone: One of several: its libraries get one thread each, so that jobs do not fight for the processors.
+        held: File descriptors that it keeps open for as long as it lives.
+    """
 
     what = "a worker's process"
 
     def __init__(self, module: str, *arguments: str, folder: Path, alone: bool = False, held: tuple[int, ...] = ()):
-        """Start it.
-
-        Args:
-            module: Its name.
-            arguments: What it is given on its command line.
-            folder: Its working folder.
-            alone: One of several: its libraries get one thread each, so that jobs do not fight for the processors.
-            held: File descriptors that it keeps open for as long as it lives.
-        """
         # nbgrader calls the program alembic, which is installed beside our Python and not always on a user's PATH
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed at the end
@@ -88,18 +87,17 @@ class WorkerProcess:
 
 
 class NbgraderProcess(WorkerProcess):
-    """A `worker` for the assignment NAME in the course's folder."""
+    """A `worker` for the assignment NAME in the course's folder.
+
+    Args:
+        state: The course's folder.
+        name: The assignment.
+        held: File descriptors that it keeps open for as long as it lives.
+    """
 
     what = "nbgrader's process"
 
     def __init__(self, state: Path, name: str, held: tuple[int, ...] = ()) -> None:
-        """Start it.
-
-        Args:
-            state: The course's folder.
-            name: The assignment.
-            held: File descriptors that it keeps open for as long as it lives.
-        """
         place(state)
         super().__init__("autograder.grading.gradebook.worker", name, folder=state, held=held)
 

@@ -42,7 +42,7 @@ def clear_what_killed_runs_left(kind: str) -> None:
         kind: As in `scratch_folder`.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"course-{kind}-*"):
-        with suppress(OSError):  # it is no folder, somebody else's, locked, or has just gone
+        with suppress(OSError):  # it is not a folder, is somebody else's, locked, or has just gone
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 if os.fstat(held).st_uid == os.geteuid():

@@ -314,7 +314,7 @@ class TestPolicy:
             ("[lora.students.ann]\npercent_per_day = -1", "and not negative"),
             ('timezone = "Middle/Earth"', "no time zone 'Middle/Earth'"),
             ('timezone = "../etc/passwd"', "no time zone"),
-            ("lora = 3", "'lora' is no table"),
+            ("lora = 3", "'lora' is not a table"),
             ("[lora]\nstudents = 3", r"stands below \[lora.students.ID\]"),
             ("[lora.students]\nann = 3", r"stands below \[lora.students.ID\]"),
             ("[lora]\npercent_per_day = nan", "percent_per_day of lora is nan"),
