@@ -64,6 +64,7 @@ def test_mypy_refuses_what_the_house_rules_refuse(tmp_path):
 def test_a_type_checker_of_a_user_sees_the_types():
     """PEP 561: without this file the annotations of an installed package are ignored."""
     assert (ROOT / "course_lib/py.typed").is_file()
+    assert (ROOT / "autograder/py.typed").is_file()
 
 
 # --- spelling ---

@@ -127,6 +127,7 @@ def test_the_wheel_holds_every_file_of_the_packages(tmp_path, tracked_files):
     packages = ("course_lib/", "autograder/")
     ours = {name for path in tracked_files if (name := path.relative_to(ROOT).as_posix()).startswith(packages)}
     assert {
+        "autograder/py.typed",
         "course_lib/py.typed",
         "course_lib/execution/profiles/cpu.toml",
         "autograder/source/lora/lora.ipynb",

@@ -118,7 +118,7 @@ class SandboxedExecute(Execute):
         )
 
     async def _run(self, cell: Cell, cell_index: int, options: dict[str, Any]) -> None:
-        """`CellRunner`'s. A kernel may send what is not one of Jupyter's messages, or one in which something is missing:
+        """`CellRunner`'s. A kernel may send what is not one of Jupyter's messages, or one that lacks something:
         that ends its run, which keeps the points that it has earned."""
         try:
             await super()._run(cell, cell_index, options)
