@@ -2,13 +2,13 @@
 
     python -m autograder.grading.run.evaluate ASSIGNMENT
 
-It starts in the course's folder and takes tasks as `worker` does. There is one:
+It starts in the course's folder and takes tasks as `gradebook.worker` does. There is one:
 
 - {"task": "evaluate", "student": NAME, "whole": FILE, "result": FILE, "sandbox": true, "parts": [...], "earlier": FILE}
 
 WHOLE is the rebuilt submission with the assignment's own tests. What came of them is in the outputs of RESULT, which
-`worker` then books. Where the parts are named, the others keep the outputs that they have in EARLIER. Events are
-"slow", "stopped", "flagged" and "evaluated", or "problem" with what went wrong.
+`gradebook.worker` then books. Where the parts are named, the others keep the outputs that they have in EARLIER. Events
+are "slow", "stopped", "flagged" and "evaluated", or "problem" with what went wrong.
 """
 
 import shutil

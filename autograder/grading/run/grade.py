@@ -3,7 +3,7 @@
 Submissions run in a sandbox. Of judged assignments the judge decides (`autograder.judging`). The tests of the others
 run in the submission's own process (`classic`), so that a submission could forge its score.
 
-The tests run in `jobs` processes at once (`evaluate`), and a single one (`worker`) books what came of them.
+The tests run in `jobs` processes at once (`evaluate`), and a single one (`gradebook.worker`) books what came of them.
 """
 
 import hashlib
@@ -23,12 +23,13 @@ from autograder.grading.collect import times
 from autograder.grading.collect.policy import read_policy
 from autograder.grading.collect.submissions import Submission
 from autograder.grading.gradebook import exchange_secret
+from autograder.grading.gradebook.process import NbgraderProcess
 from autograder.grading.report.table import Grade, write_csv
 from autograder.grading.run.journal import Journal
 from autograder.grading.run.progress import Lines
 from autograder.grading.workers.jobs import at_once
 from autograder.grading.workers.lock import only_one
-from autograder.grading.workers.process import NbgraderProcess, WorkerProcess
+from autograder.grading.workers.process import WorkerProcess
 from autograder.grading.workers.scratch import scratch_folder
 from autograder.judging.judge import is_judged
 from autograder.judging.results import FORGEABLE, NO_SANDBOX

@@ -10,14 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from autograder.configuration import place
 from course_lib.errors import CourseError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerProcess:
-    """A module of this package that takes tasks and tells events (see `worker`); use it in a `with` block.
+    """A module of this package that takes tasks and tells events (see `gradebook.worker`); use it in a `with` block.
 
     Args:
         module: Its name.
@@ -65,7 +64,7 @@ class WorkerProcess:
         self.log.close()
 
     def ask(self, **task: Any) -> Iterator[dict[str, Any]]:
-        """Give it a task, and pass on what it tells until that is done. The tasks and events are in `worker`.
+        """Give it a task, and pass on what it tells until that is done. The tasks and events are in `gradebook.worker`.
 
         Raises:
             CourseError: It cannot do the task, in its words; or it ended, with the end of what nbgrader had logged.
@@ -84,22 +83,6 @@ class WorkerProcess:
         self.process.wait()
         self.log.seek(0)
         raise CourseError(f"{self.what} ended with status {self.process.returncode}:\n{self.log.read()[-2000:]}")
-
-
-class NbgraderProcess(WorkerProcess):
-    """A `worker` for the assignment NAME in the course's folder.
-
-    Args:
-        state: The course's folder.
-        name: The assignment.
-        held: File descriptors that it keeps open for as long as it lives.
-    """
-
-    what = "nbgrader's process"
-
-    def __init__(self, state: Path, name: str, held: tuple[int, ...] = ()) -> None:
-        place(state)
-        super().__init__("autograder.grading.gradebook.worker", name, folder=state, held=held)
 
 
 def _import_path() -> list[str]:
