@@ -101,7 +101,7 @@ def test_the_package_can_be_built_from_what_was_copied_by_then(kind, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (declared,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
-    assert {"course_lib/cli.py", "autograder/commands.py"} <= set(names)
+    assert {"course_lib/cli.py", "autograder/commands/__init__.py"} <= set(names)
     extras = INSTALL.findall((ROOT / "binder/postBuild").read_text(encoding="utf-8"))[0].split(",")
     assert set(extras) <= set(re.findall(r"(?m)^Provides-Extra: (\S+)$", declared))
     helped = subprocess.run([sys.executable, "course_lib/setup/hosted.py", "--help"], cwd=image, capture_output=True)
