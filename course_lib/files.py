@@ -58,12 +58,15 @@ def refuse_filled(folder: Path) -> None:
 
 
 def refuse_missing_path(option: str, value: str, endings: tuple[str, ...] = ()) -> None:
-    """CourseError where `value` is written like a path and nothing is there; a name passes, others look it up.
+    """Refuse a value that is written like a path where nothing is there; a name passes, since others look it up.
 
     Args:
         option: that was given, for the message.
         value: a path, or the name of a model or a data set.
         endings: of names that can only be files.
+
+    Raises:
+        CourseError: there is no such file or folder. The error names similar ones.
     """
     like_a_path = value.startswith((".", "/", "~")) or value.endswith(endings)
     path = Path(value).expanduser()

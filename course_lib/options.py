@@ -42,6 +42,9 @@ def option(
         below: the value has to be smaller than this.
         modes: only these modes have it.
         free: it changes neither the numbers of a run nor its files, so it may differ when the run is resumed.
+
+    Returns:
+        The field.
     """
     about = {key: value for key, value in locals().items() if key != "default"}
     return field(default=default, metadata=about)
@@ -133,6 +136,9 @@ def is_of_kind(value: Any, kind: type) -> bool:
     Args:
         value: from a command line, a profile or a program.
         kind: see `value_type`.
+
+    Returns:
+        True where it is.
     """
     if kind is tuple:
         return isinstance(value, tuple | list)

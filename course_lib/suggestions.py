@@ -15,6 +15,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Args:
         name: what was given.
         known: what it could have been.
+
+    Returns:
+        The sentence.
     """
     return _as_question(_close(name, known))
 
@@ -25,6 +28,9 @@ def similar_paths(path: Path, others: Iterable[str] = ()) -> str:
     Args:
         path: the path that was given. Where its folder does not exist either, the folder's neighbours are searched.
         others: names that could have been given in place of a path.
+
+    Returns:
+        The sentence.
     """
     folder = path.parent
     if folder.is_dir():

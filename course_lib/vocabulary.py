@@ -207,6 +207,9 @@ def nearest_option(flag: str, known: Iterable[str], verb: str) -> str | None:
         flag: what was written, such as "--stepps".
         known: the options of the command.
         verb: the command, whose other names count too.
+
+    Returns:
+        The option, or None.
     """
     own = {option: option for option in known if option.startswith("--")}
     for other, meant in (OTHER_NAMES[""] | OTHER_NAMES.get(verb, {})).items():
@@ -223,6 +226,9 @@ def other_names(verb: str, known: Iterable[str]) -> str:
     Args:
         verb: the command.
         known: its options; names that stand for an option which it does not have are left out.
+
+    Returns:
+        The paragraph.
     """
     options = set(known)
     meant: dict[str, list[str]] = {}

@@ -99,13 +99,16 @@ class ButterflyRotation(nn.Module):
 
 
 def check_shape(width: int, stages: int, block_size: int | None, layer: str = "the layer") -> None:
-    """Raise CourseError where a butterfly of these sizes cannot be put on an input of `width` features.
+    """Check that a butterfly of these sizes can be put on an input of `width` features.
 
     Args:
         width: features of the layer's input.
         stages: as for `ButterflyRotation`.
         block_size: as for `ButterflyRotation`.
         layer: the layer's name, for the error.
+
+    Raises:
+        CourseError: there are no stages, or the block size does not divide the width.
     """
     if stages < 1:
         raise CourseError(f"A butterfly needs at least 1 stage, not {stages}.")

@@ -104,11 +104,14 @@ class LowRank(nn.Module):
 
 
 def check_rank(rank: int, sizes: tuple[int, int]) -> None:
-    """Raise CourseError unless 1 <= rank <= min(out, in). A larger rank adds nothing: B A can be any matrix by then.
+    """Check that 1 <= rank <= min(out, in). A larger rank adds nothing: B A can be any matrix by then.
 
     Args:
         rank: LoRA's rank.
         sizes: (out, in) of the layer.
+
+    Raises:
+        CourseError: the rank is outside.
     """
     if not 1 <= rank <= min(sizes):
         raise CourseError(f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: 1 to {min(sizes)}.")

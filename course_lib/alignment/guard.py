@@ -19,6 +19,9 @@ class DivergenceGuard:
             response has become e times less likely.
         window: how many steps are averaged, so that one bad batch is not a collapse.
 
+    Raises:
+        CourseError: `collapse` is not below 0, or `window` is below 1.
+
     Example:
         >>> guard = DivergenceGuard(collapse=-1.0, window=1)
         >>> guard.watch(loss=0.6, margin=0.2, chosen_ratio=-0.1)

@@ -102,6 +102,9 @@ class PreferenceTask(Task):
             plan: the plan of the run.
             folder: the folder of the run, which keeps cached values.
 
+        Returns:
+            The preference loss with its reference.
+
         Raises:
             CourseError: cached values do not match the run, or the adapter does not fit the model.
         """
@@ -138,6 +141,9 @@ class PreferenceTask(Task):
             model: the policy.
             plan: of the run.
             world: not used.
+
+        Returns:
+            The loss, a mean over the pairs.
         """
         size = filled(plan.settings.eval_batch_size)
         objective = self.preference
@@ -167,6 +173,9 @@ class PreferenceTask(Task):
         Args:
             before: the loss before training.
             after: the loss after the last step.
+
+        Returns:
+            The entries of summary.json by name.
         """
         rewards = {f"held_out_{name}": value for name, value in self.metrics.items() if name != "loss"}
         return {"held_out_loss_before": before, "held_out_loss_after": after} | rewards

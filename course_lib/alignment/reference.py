@@ -28,7 +28,15 @@ class Reference(Protocol):
     """Gives the log-probabilities of both responses under the model that training began with."""
 
     def log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(chosen, rejected), (pairs,) each, without a gradient."""
+        """The reference's log-probabilities of a batch, without a gradient.
+
+        Args:
+            model: the policy, perhaps wrapped for several processes.
+            batch: see `collate_pairs`.
+
+        Returns:
+            (chosen, rejected), (pairs,) each.
+        """
 
 
 class AdapterOff:

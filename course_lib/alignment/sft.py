@@ -81,6 +81,9 @@ class SupervisedTask(Task):
             model: with its adapter on.
             plan: of the run.
             folder: of the run.
+
+        Returns:
+            The loss of supervised fine-tuning.
         """
         return Supervised()
 

@@ -210,6 +210,9 @@ def configuration(shape: Shape, cached: bool = False) -> dict[str, Any]:
     Args:
         shape: of the batch.
         cached: see `bench_dpo`.
+
+    Returns:
+        The configuration, as JSON can hold it.
     """
     reference = "values computed before" if cached else "adapter off"
     return {

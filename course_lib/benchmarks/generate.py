@@ -67,6 +67,9 @@ def ours(model: Any, rows: list[list[int]], new: int, cache: str = "static") -> 
         rows: the prompts.
         new: how many tokens to add to each.
         cache: by name.
+
+    Returns:
+        The function; each call is one timed run.
     """
 
     def run() -> Run:
@@ -86,6 +89,9 @@ def theirs(model: Any, rows: list[list[int]], new: int, use_cache: bool = True) 
         rows: the prompts, all of one length.
         new: how many tokens to add to each.
         use_cache: as transformers has it.
+
+    Returns:
+        The function; each call is one timed run.
     """
     tokens = torch.tensor(rows)
     options = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

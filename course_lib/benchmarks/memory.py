@@ -130,7 +130,15 @@ def _int8_bytes(shape: Any) -> int:
 
 
 def adapt(model: nn.Module, mode: str) -> nn.Module:
-    """What a mode trains, in place: all weights, or rank 8 on q_proj and v_proj."""
+    """Choose the trained parameters of a model, in place: all weights, or rank 8 on q_proj and v_proj.
+
+    Args:
+        model: the base.
+        mode: "full" trains all weights; any other mode trains an adapter.
+
+    Returns:
+        The same model.
+    """
     from course_lib.adapters import inject_lora
 
     if mode == "full":

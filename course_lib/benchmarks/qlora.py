@@ -70,11 +70,14 @@ def bench_quantize(threads: int, pairs: int, model: str, device: str, dtype: str
 
 
 def check_equal(ours: nn.Module, theirs: nn.Module) -> None:
-    """Raise AssertionError unless both store the same bytes.
+    """Check that both sides store the same bytes.
 
     Args:
         ours: the model with our 4-bit layers.
         theirs: the model that `quantize_with_bitsandbytes` returned.
+
+    Raises:
+        AssertionError: they do not.
     """
     for name, layer in ours.named_modules():
         if isinstance(layer, Linear4bit):

@@ -165,13 +165,16 @@ class Theirs:
 
 
 def check_same_losses(ours: Ours, theirs: Theirs, batch: dict[str, np.ndarray], tolerance: float) -> None:
-    """Raise AssertionError unless both sides lose the same on a batch, before and after an update.
+    """Check that both sides have the same loss on a batch, before and after an update.
 
     Args:
         ours: our side.
         theirs: TRL's.
         batch: from `pad`.
         tolerance: in nats.
+
+    Raises:
+        AssertionError: the losses differ by more than the tolerance.
     """
     for number in range(2):
         a, b = ours.step(batch), theirs.step(batch)

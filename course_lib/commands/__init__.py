@@ -54,11 +54,14 @@ def require_base(name: str | None) -> None:
 
 
 def require_text(text: str, where: str) -> None:
-    """Raise CourseError where bytes that are not UTF-8 are in a text: Python hands them on as halves of characters.
+    """Refuse a text with bytes that are not UTF-8, which Python hands on as halves of characters.
 
     Args:
         text: what was typed.
         where: the option that it was typed for.
+
+    Raises:
+        CourseError: the text has such bytes.
     """
     try:
         text.encode()

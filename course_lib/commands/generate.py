@@ -89,7 +89,15 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def speed(tokens: int, seconds: float) -> str:
-    """How many tokens came, and how fast."""
+    """How many tokens came, and how fast, in words.
+
+    Args:
+        tokens: how many there were.
+        seconds: the time that they took.
+
+    Returns:
+        One line without an end: `5 tokens in 0.50 s: 10.0 tokens/s`.
+    """
     return f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s"
 
 

@@ -141,6 +141,9 @@ def run_stage(args: argparse.Namespace, stage: Stage) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        CourseError: options exclude each other, or the run cannot be made.
     """
     explicit = {key: value for key, value in vars(args).items() if key in setting_names(stage.settings)}
     if "target_modules" in explicit:
@@ -172,6 +175,9 @@ def default_output(explicit: dict, settings: type[Settings] = Settings) -> Path:
     Args:
         explicit: the settings that were given.
         settings: the class of the command's settings.
+
+    Returns:
+        The folder.
     """
     mode, dataset = explicit.get("mode", settings.mode), explicit.get("dataset", settings.dataset)
     mode = mode if settings.STAGE == "train" else settings.STAGE

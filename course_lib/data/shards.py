@@ -46,10 +46,14 @@ def prepare(
         train_ratio: the share of the tokens, from the start, that is for training. The rest is for validation.
         shard_tokens: tokens of a shard.
         force: whether such shards are replaced, and not before all text has been tokenised.
-        say, progress: called with lines about what was done, and with the number of characters just tokenised.
+        say: called with each line about what was done.
+        progress: called with the number of characters that were just tokenised.
 
     Returns:
         The manifest: version, fingerprint, dtype, and the tokens and CRC-32 of each shard.
+
+    Raises:
+        CourseError: a file is missing, a number is out of its range, or a part would be empty.
     """
     if not 0 < train_ratio < 1:
         raise CourseError(f"train_ratio={train_ratio}: a share above 0 and below 1.")

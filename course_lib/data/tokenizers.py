@@ -39,7 +39,15 @@ class ModelTokenizer(Tokenizer, Protocol):
         """{"input_ids": the ids of `text`}, and what `options` ask for besides."""
 
     def apply_chat_template(self, conversation: list[dict[str, str]], /, **options: Any) -> Any:
-        """The conversation as the model was trained to read it: a text, or ids with tokenize=True."""
+        """The conversation as the model was trained to read it.
+
+        Args:
+            conversation: messages, each with "role" and "content".
+            options: transformers' own, such as `tokenize` and `add_generation_prompt`.
+
+        Returns:
+            A text, or token ids with `tokenize=True`.
+        """
 
     def save_pretrained(self, directory: Any, /) -> Any:
         """Write the tokenizer's files into `directory`."""

@@ -162,6 +162,9 @@ def markdown(packages: list[Package], drifts: list[Drift]) -> str:
     Args:
         packages: what is not pinned so.
         drifts: what it changed.
+
+    Returns:
+        The text of the report.
     """
     lines = ["## What drifted", "", "| where | kind | library | what |", "| --- | --- | --- | --- |"]
     for each in drifts:

@@ -76,7 +76,15 @@ class HardwareConfig:
 
 
 def counted(number: int, thing: str) -> str:
-    """A number of things in words: "1 GPU", "3 GPUs"."""
+    """A number of things in words: "1 GPU", "3 GPUs".
+
+    Args:
+        number: how many there are.
+        thing: the word for one of them.
+
+    Returns:
+        The words.
+    """
     return f"{number} {thing if number == 1 else thing + ('es' if thing.endswith('s') else 's')}"
 
 

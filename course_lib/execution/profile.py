@@ -122,7 +122,15 @@ def _with_ancestors(path: Path, children: tuple[Path, ...]) -> dict:
 
 
 def overlaid(below: dict, above: dict) -> dict:
-    """Both tables in one. `above` wins, and tables in them are overlaid in turn."""
+    """Lay one table over another; tables inside them are overlaid in turn.
+
+    Args:
+        below: the table that gives way.
+        above: the table that wins where both have a key.
+
+    Returns:
+        Both tables in one, a new one.
+    """
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict) and key != "dataset_mix":

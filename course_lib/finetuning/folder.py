@@ -207,12 +207,15 @@ def base_beside(adapter: Path) -> str | None:
 
 
 def refuse_foreign_base(adapter: Path, name: str, option: str) -> None:
-    """CourseError where the base that an adapter names is a folder of another machine.
+    """Refuse an adapter whose base is a folder of another machine.
 
     Args:
         adapter: the adapter's folder.
         name: of the base, as the adapter's file has it.
         option: the option of the command that names the base.
+
+    Raises:
+        CourseError: it is such a folder.
     """
     like_a_folder = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
     if like_a_folder and not Path(name).is_dir():

@@ -30,6 +30,9 @@ class Task:
             model: with its adapter on, before the first step and before a checkpoint is loaded.
             plan: of the run.
             folder: of the run.
+
+        Returns:
+            The objective, or None.
         """
         return None
 
@@ -40,6 +43,9 @@ class Task:
             model: with its adapter on.
             plan: has the rows.
             world: this process among several, which take turns at the batches.
+
+        Returns:
+            The loss, lower for a better model.
         """
         rows, size = plan.source.held_out, filled(plan.settings.eval_batch_size)
         return evaluate(model, rows, size, pad_token_id=plan.source.pad_id, world=world).loss
@@ -58,6 +64,9 @@ class Task:
         Args:
             before: the loss before training.
             after: the loss after the last step.
+
+        Returns:
+            The entries by name.
         """
         return {
             "held_out_loss_before": before,

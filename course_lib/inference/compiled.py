@@ -88,6 +88,9 @@ class CompiledStep:
         Args:
             tokens: the new ones, (batch, time).
             cache: the cache, or None.
+
+        Returns:
+            True where it can.
         """
         return tokens.shape == (1, 1) and type(cache) is StaticCache and cache.get_seq_length() > 0
 

@@ -116,6 +116,9 @@ def decode_steps(
 
     Yields:
         After each step, the tokens that have become certain in each row.
+
+    Raises:
+        CourseError: the text would be too long for the model, or the cache holds another text.
     """
     longest = max(map(len, prompts))
     refuse_too_long(model, longest, max_new_tokens)
@@ -231,14 +234,17 @@ class _State:
 
 
 def refuse_too_long(model: Any, prompt: int, new: int) -> None:
-    """Raise CourseError where GPT-2, which has a vector for each position and none beyond, would run out of them.
+    """Refuse a text that is longer than the positions of GPT-2, which has a vector for each position and none beyond.
 
-    Rotary positions go on beyond the training length, if not well.
+    Rotary positions go on beyond the training length, but not well.
 
     Args:
         model: as for `generate`.
         prompt: the tokens of the longest prompt.
         new: the tokens to be added. The last one is not read, so it needs no position.
+
+    Raises:
+        CourseError: the positions would run out.
     """
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") == "gpt2" and prompt + new - 1 > config.max_position_embeddings:

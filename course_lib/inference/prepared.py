@@ -36,7 +36,15 @@ class Product(Protocol):
         """x W^T: (rows, in) to (rows, out)."""
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """total + x W^T."""
+        """total + x W^T.
+
+        Args:
+            total: (rows, out).
+            x: (rows, in).
+
+        Returns:
+            (rows, out).
+        """
 
     def for_compiler(self) -> None:
         """Store it as torch.compile can read it, before `one_row` is called."""

@@ -58,7 +58,15 @@ class Float32Product:
         return self.stored.times(x)
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """total + x W^T, in one operation where W is in one piece."""
+        """total + x W^T, in one operation where W is in one piece.
+
+        Args:
+            total: (rows, out).
+            x: (rows, in).
+
+        Returns:
+            (rows, out).
+        """
         pieces = self.stored.pieces
         return onednn.added(total, x, pieces[0]) if len(pieces) == 1 else total + self(x)
 
@@ -265,7 +273,15 @@ class Int4Product(_Packed):
         return self._multiply(x).float()
 
     def added_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """total + x W^T."""
+        """total + x W^T.
+
+        Args:
+            total: (rows, out).
+            x: (rows, in).
+
+        Returns:
+            (rows, out).
+        """
         return total + self._multiply(x)
 
     def tensors(self) -> list[Tensor]:

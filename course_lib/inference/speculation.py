@@ -50,8 +50,7 @@ class Guess:
 
     Attributes:
         tokens: their ids.
-        probabilities: the distribution that each token was drawn from, (tokens, vocabulary); None if the draft does not
-            draw, because it copies.
+        probabilities: the distribution that each was drawn from, (tokens, vocabulary); None if the draft copies.
     """
 
     tokens: list[int]
@@ -64,6 +63,9 @@ class PromptLookup:
     Args:
         longest: the length of the longest match to look for; shorter ones are tried after it.
         shortest: the length of the shortest match.
+
+    Raises:
+        CourseError: not 1 <= shortest <= longest.
 
     Example:
         >>> text = [5, 6, 7, 8, 1, 5, 6]  # 5, 6 occurred before, and 7, 8 followed

@@ -256,6 +256,9 @@ class Backbone(nn.Module):
 
         Returns:
             (batch, time, width).
+
+        Raises:
+            CourseError: the text is longer than GPT-2's learned positions, or a mask's shape does not fit.
         """
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         batch, time = input_ids.shape

@@ -55,6 +55,9 @@ def regrouped(tensors: Sequence[Any], constants: Sequence[tuple]) -> list[Factor
     Args:
         tensors: weight, bias, A and B of each layer in turn.
         constants: the other fields of each layer's Factors, which have no gradient.
+
+    Returns:
+        The factors of each layer.
     """
     groups = [tensors[4 * i : 4 * i + 4] for i in range(len(constants))]
     return [Factors(*group, *rest) for group, rest in zip(groups, constants, strict=True)]

@@ -107,7 +107,12 @@ def project_plain(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None
     """The same as `project`, by calling the modules.
 
     Args:
-        x, layers, norm: as for `project`.
+        x: as for `project`.
+        layers: as for `project`.
+        norm: as for `project`.
+
+    Returns:
+        The output of each layer, (..., out).
     """
     n = x if norm is None else norm(x)
     return tuple(layer(n) for layer in layers)
@@ -117,8 +122,12 @@ def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm 
     """`project` for layers that are given by their numbers.
 
     Args:
-        x, norm: as for `project`.
+        x: as for `project`.
         all_factors: the numbers of each layer.
+        norm: as for `project`.
+
+    Returns:
+        The output of each layer, (..., out).
     """
     weight, eps = (None, None) if norm is None else (norm.weight, norm.eps)
     constants = [factors[4:] for factors in all_factors]
@@ -162,11 +171,14 @@ def any_matrix(wanted: Sequence[bool]) -> bool:
 
 
 def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tensor], Tensor | None]:
-    """Every layer's output (rows, out), and x A^T of all adapters side by side, (rows, ranks) or None.
+    """Every layer's output, and the adapters' first products, which the backward pass uses again.
 
     Args:
         x: (rows, in).
         all_factors: the numbers of each layer.
+
+    Returns:
+        The outputs, (rows, out) each, and x A^T of all adapters side by side, (rows, ranks) or None.
     """
     stacked = _stacked([factors.A for factors in all_factors], x.dtype)  # (ranks, in)
     down = None if stacked is None else x @ stacked.T
@@ -288,7 +300,14 @@ def swiglu_mlp_plain(
     """The same as `swiglu_mlp`, by calling the modules.
 
     Args:
-        x, gate_layer, up_layer, down_layer, norm: as for `swiglu_mlp`.
+        x: as for `swiglu_mlp`.
+        gate_layer: as for `swiglu_mlp`.
+        up_layer: as for `swiglu_mlp`.
+        down_layer: as for `swiglu_mlp`.
+        norm: as for `swiglu_mlp`.
+
+    Returns:
+        (..., width), as `swiglu_mlp` gives it.
     """
     n = x if norm is None else norm(x)
     return down_layer(F.silu(gate_layer(n)) * up_layer(n))

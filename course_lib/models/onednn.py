@@ -75,6 +75,9 @@ def takes(a: Tensor, columns: int) -> bool:
     Args:
         a: the left matrix, (rows, inner).
         columns: of the right matrix.
+
+    Returns:
+        True where it does.
     """
     large = min(len(a), columns) >= FEWEST_ROWS and a.numel() * columns >= SMALLEST
     return large and a.dtype == torch.float32 and a.device.type == "cpu" and is_wanted()
@@ -141,6 +144,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: (out, in), packed or not.
         bias: (out,), or None.
 
+    Returns:
+        (rows, out).
+
     Example:
         >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[3., 7.]])
@@ -155,6 +161,9 @@ def added(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         total: (rows, out).
         x: (rows, in).
         weight: (out, in), packed or not.
+
+    Returns:
+        (rows, out).
 
     Example:
         >>> added(torch.tensor([[10.0, 10.0]]), torch.ones(1, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))

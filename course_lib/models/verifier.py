@@ -278,7 +278,15 @@ def default_template(tokenizer: Tokenizer) -> str:
 
 
 def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text without special tokens at its ends, from a transformers tokenizer or a `BPETokenizer`."""
+    """The ids of a text without special tokens at its ends.
+
+    Args:
+        tokenizer: one of transformers, or a `BPETokenizer`.
+        text: what is to be read.
+
+    Returns:
+        The ids.
+    """
     if hasattr(tokenizer, "save_pretrained"):
         about: Any = tokenizer
         return list(about(text, add_special_tokens=False)["input_ids"])

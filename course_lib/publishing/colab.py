@@ -35,6 +35,9 @@ def colab_copy(notebook: dict[str, Any], address: str, name: str) -> dict[str, A
         address: of the published repository.
         name: of the chapter, for messages.
 
+    Returns:
+        The changed copy.
+
     Raises:
         CourseError: the chapter's parameters cell does not begin with `profile = "cpu"`.
     """

@@ -14,6 +14,9 @@ def serve(html: Path, port: int) -> int:
         html: the built pages.
         port: the first port to try; the next free one is taken.
 
+    Returns:
+        Nothing in practice: the function ends with an error only.
+
     Raises:
         CourseError: none of fifty ports is free.
         KeyboardInterrupt: the user pressed Ctrl-C. The function ends in no other way.

@@ -160,11 +160,14 @@ def quantize_4bit(
 
 
 def check_kind(quant_type: str, block_size: int) -> None:
-    """Raise CourseError unless there is such a kind, and the block size is a power of two of at least 16.
+    """Check that there is such a kind, and that the block size is a power of two of at least 16.
 
     Args:
         quant_type: one of `QUANT_TYPES`.
         block_size: weights in a block.
+
+    Raises:
+        CourseError: one of the two does not hold.
     """
     if quant_type not in QUANT_TYPES:
         raise CourseError(f"There is no 4-bit kind {quant_type!r}: choose one of {', '.join(QUANT_TYPES)}.")

@@ -166,6 +166,9 @@ class LoRAModel(Module):
         Args:
             ids: integers (batch, time).
             labels: integers (batch, time), -100 where a token is not trained.
+
+        Returns:
+            A scalar, in nats per token.
         """
         return self.base_model.loss(ids, labels)
 

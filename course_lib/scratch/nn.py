@@ -82,11 +82,14 @@ class LanguageModel(Protocol):
         """Logits (batch, time, vocab_size) of integers (batch, time)."""
 
     def loss(self, ids: np.ndarray, labels: np.ndarray, /) -> Tensor:
-        """The mean loss over the labels that are trained, in nats per token.
+        """The mean loss over the labels that are trained.
 
         Args:
             ids: integers (batch, time).
             labels: integers (batch, time), -100 where a token is not trained.
+
+        Returns:
+            A scalar, in nats per token.
         """
 
     def parameters(self) -> list[Tensor]:

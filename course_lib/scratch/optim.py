@@ -50,6 +50,12 @@ class Optimizer:
             index: which parameter, for its memory.
             value: its array.
             gradient: of the same shape.
+
+        Returns:
+            The new array, of the same shape.
+
+        Raises:
+            TypeError: the subclass does not define it.
         """
         raise TypeError(f"{type(self).__name__} does not say how to update a parameter.")
 
@@ -77,6 +83,9 @@ class SGD(Optimizer):
             index: which parameter, for its velocity.
             value: w.
             gradient: g, of the same shape.
+
+        Returns:
+            The new w.
         """
         gradient = gradient + self.weight_decay * value
         velocity = self.momentum * self.memory["velocity"][index] + gradient
@@ -122,6 +131,9 @@ class AdamW(Optimizer):
             index: which parameter, for its m and v.
             value: w.
             gradient: of the same shape.
+
+        Returns:
+            The new w.
         """
         beta1, beta2 = self.betas
         m = beta1 * self.memory["m"][index] + (1 - beta1) * gradient

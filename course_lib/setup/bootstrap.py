@@ -25,7 +25,15 @@ SetupError = virtual_environment.SetupError
 
 
 def work_environment(root: str, **more: str) -> dict:
-    """Environment of what we start: .venv first on the PATH, Jupyter's and IPython's files inside the checkout."""
+    """Make the environment of what we start: .venv comes first on the PATH, Jupyter's files lie inside the clone.
+
+    Args:
+        root: the clone.
+        more: variables to add, by name.
+
+    Returns:
+        All variables by name.
+    """
     jupyter = os.path.join(root, "build", "jupyter")
     environment = virtual_environment.clean_environment()
     environment.update(

@@ -61,6 +61,9 @@ def imported_before(before: "dict[str, str]", after: "dict[str, str]") -> "list[
     Args:
         before: versions by name, when it began.
         after: the same, now.
+
+    Returns:
+        Their names in order.
     """
     changed = {name for name, version in before.items() if after.get(name) != version}
     # A name with an underscore (setuptools' `_distutils_hack`) was imported by a .pth file and not by the reader.

@@ -61,6 +61,9 @@ def log_tail(path: str, lines: int = 15) -> str:
     Args:
         path: the file.
         lines: how many of its last lines to show.
+
+    Returns:
+        The lines, with their ends.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
         return "".join(file.readlines()[-lines:])

@@ -28,7 +28,7 @@ Ask = typing.Callable[[str], "list | None"]
 class Choice:
     """A build of torch.
 
-    Attributes:
+    Args:
         index: the URL to install from, or "" for pip's own.
         why: one line for the log.
         needed_gb: the room that it takes on the disk, where that is more than set-up has made sure of.
@@ -48,6 +48,9 @@ def choose(requirement: str, wish: str, index: str, wants_cuda: bool, ask: "Ask"
         wants_cuda: whether CUDA is of use here (see `wants_cuda_here`).
         ask: a function of an index ("": what pip is set up with). It says what pip would install from there, as a list
             of (name, URL) pairs, or None where it gets no answer.
+
+    Returns:
+        The index to install torch from, with the reason.
 
     Raises:
         ValueError: the wish is unknown, or cannot be met.
@@ -112,6 +115,9 @@ def asker(pip: list, requirement: str, **options: "typing.Any") -> "Ask":
         pip: the words that start it, before "install".
         requirement: what it is asked about.
         options: of subprocess.run.
+
+    Returns:
+        The function.
     """
 
     def ask(index: str) -> "list | None":

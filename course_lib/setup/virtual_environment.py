@@ -173,6 +173,9 @@ def is_current(root: str, extras: list, torch_index: str) -> bool:
         root: the clone.
         extras: what is asked for.
         torch_index: where torch has to come from; "": from anywhere.
+
+    Returns:
+        True where nothing has to be installed.
     """
     stamp = read_stamp(root)
     return (
@@ -201,6 +204,15 @@ def drop_half_installed(root: str) -> list:
 
 
 def pip(root: str, *arguments: str) -> list:
+    """The words that start pip's `install` in the environment, with the pins.
+
+    Args:
+        root: the clone.
+        arguments: what to install, and pip's options.
+
+    Returns:
+        The words.
+    """
     return [venv_python(root), "-m", "pip", "install", "--progress-bar", "off", "-c", "constraints.txt", *arguments]
 
 
@@ -210,6 +222,9 @@ def pinned(root: str, package: str) -> str:
     Args:
         root: the clone.
         package: the name.
+
+    Returns:
+        The requirement.
 
     Raises:
         SetupError: the file does not pin it.

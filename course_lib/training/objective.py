@@ -15,7 +15,16 @@ class Objective(Protocol):
         """How many things of a micro-batch the mean is over: targets, or pairs."""
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
-        """`weight` times the summed loss of a micro-batch, a scalar that is ready for `backward()`."""
+        """`weight` times the summed loss of a micro-batch, ready for `backward()`.
+
+        Args:
+            model: what the Trainer calls in its forward pass.
+            batch: tensors on the model's device, "input_ids" and "labels" among them.
+            weight: one over the things of the whole step (see `count`), times the number of processes.
+
+        Returns:
+            A scalar.
+        """
 
     def report(self) -> dict[str, float]:
         """What else is known of the micro-batches since the last report. Raises CourseError where training must end."""

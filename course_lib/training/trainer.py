@@ -181,6 +181,9 @@ class Trainer:
 
         Returns:
             The step's loss, learning rate, gradient norm, time and memory.
+
+        Raises:
+            CourseError: the step has no target, or its loss or its gradient norm is not a finite number.
         """
         started = time.perf_counter()
         lr = self.config.lr_at(number, steps)

@@ -190,5 +190,8 @@ def is_right(item: dict, response: str) -> bool:
     Args:
         item: from `pocket_problems`, or any other with a whole number as its "answer".
         response: what was answered.
+
+    Returns:
+        True where the answer is right.
     """
     return final_number(response) == item["answer"]

@@ -160,6 +160,9 @@ def limit_of(expected: dict, name: str) -> float | None:
     Args:
         expected: the file's content.
         name: the value's name.
+
+    Returns:
+        The size, or None.
     """
     return (_tolerance(expected, name) or {}).get("at_most")
 
@@ -170,6 +173,9 @@ def band_text(expected: dict, name: str) -> str:
     Args:
         expected: the file's content.
         name: the value's name.
+
+    Returns:
+        The words.
     """
     band = band_of(expected, name) if name in expected["values"] else None
     if band is None:

@@ -131,6 +131,9 @@ def progress_for(file: TextIO, say: Callable[[str], None]) -> Lines:
     Args:
         file: where the progress goes.
         say: prints a line there.
+
+    Returns:
+        What the runner tells its events to.
     """
     live = file.isatty() and os.environ.get("TERM") != "dumb"
     return Bars(file) if live else Lines(say)

@@ -45,6 +45,9 @@ class Client(PapermillNotebookClient):
 
         Returns:
             What nbclient returns: the executed cell.
+
+        Raises:
+            NothingRaised: the cell announces an error, and none came. nbclient's own errors pass through.
         """
         given = {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
         code = cell.cell_type == "code" and cell.source.strip() and not given
@@ -184,7 +187,12 @@ def first_line(source: str) -> str:
 
 
 def tell(event: str, **fields: Any) -> None:
-    """Write one line of JSON to the listener."""
+    """Write one line of JSON to the listener.
+
+    Args:
+        event: its name, such as "cell".
+        fields: what is known of it; the values have to fit into JSON.
+    """
     print(json.dumps({"event": event, **fields}), file=listener, flush=True)
 
 

@@ -111,6 +111,9 @@ def pins_for(root: Path, target: Target) -> dict[str, str]:
     Args:
         root: the clone with constraints.txt.
         target: the machine.
+
+    Returns:
+        {name: version}.
     """
     lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
