@@ -16,6 +16,8 @@ from course_lib.alignment.log_probs import log_probs_at
 from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 from course_lib.inference import generate
+from course_lib.models.modes import evaluating
+from course_lib.seeding import seed_everything
 from course_lib.training import StepRecord, Trainer, TrainingConfig
 
 Reward = Callable[[int, list[int]], float]  # the number of a prompt, and the tokens of a completion
@@ -80,19 +82,16 @@ class Rollouts(Sequence):
 
     def _sample(self, numbers: list[int], index: int) -> list[list[int]]:
         """One completion for each number of a prompt, without the token that ends it."""
-        training = self.model.training
-        self.model.eval()
         prompts, ends = [self.prompts[number] for number in numbers], self.eos_token_id
-        found = generate(
-            self.model,
-            prompts,
-            self.max_new_tokens,
-            temperature=1.0,
-            eos_token_id=() if ends is None else ends,
-            seed=self.seed * 100_003 + index,
-        )
-        self.model.train(training)
-        return found
+        with evaluating(self.model):
+            return generate(
+                self.model,
+                prompts,
+                self.max_new_tokens,
+                temperature=1.0,
+                eos_token_id=() if ends is None else ends,
+                seed=self.seed * 100_003 + index,
+            )
 
     def _collate(self, numbers: list[int], completions: list[list[int]]) -> dict[str, Tensor]:
         """Prompts and completions as rows, padded on the right; labels are the completions' tokens, else IGNORE."""
@@ -222,5 +221,5 @@ def train_grpo(
     config = config or TrainingConfig(lr=lr, schedule="constant")
     if config.grad_accum_steps != 1 or config.tokens_per_step is not None:
         raise CourseError("A step of GRPO is one batch of completions: leave grad_accum_steps and tokens_per_step out.")
-    torch.manual_seed(seed)  # dropout
+    seed_everything(seed)  # dropout
     return Trainer(model, config, objective=GroupRelative(), log_every=log_every).train(batches)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from course_lib.alignment.dpo import check_loss, dpo_loss, reward_metrics
 from course_lib.alignment.guard import DivergenceGuard
 from course_lib.alignment.pairs import Pair, collate_pairs, pair_log_probs, response_lengths
-from course_lib.alignment.reference import Reference, evaluating
+from course_lib.alignment.reference import Reference
 from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.modes import evaluating
 
 
 class PreferenceObjective:

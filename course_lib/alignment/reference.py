@@ -5,9 +5,7 @@ log-probabilities that were computed once. Another model of the same name, a cha
 other numbers. So the file records what it was computed from, and a file that does not match is refused.
 """
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +20,7 @@ from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.models.devices import device_of
 from course_lib.models.fingerprint import fingerprint
+from course_lib.models.modes import evaluating
 
 
 class Reference(Protocol):
@@ -75,6 +74,7 @@ class AdapterOff:
             raise CourseError(
                 "The model has no adapter to switch off: take a frozen copy or cached values as reference."
             )
+        # With dropout, the reference would be a different model in each pass. (TRL leaves it in training mode.)
         with torch.no_grad(), evaluating(model), disable_adapters(model):
             return pair_log_probs(model, batch)
 
@@ -127,20 +127,6 @@ class Cached:
             raise CourseError("The pairs have no cached values of a reference: call cache_reference first.")
         chosen, rejected = batch["reference"].unbind(1)
         return chosen, rejected
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside a block: with dropout, the reference is a different model in each pass.
-
-    TRL leaves its reference in training mode.
-    """
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from course_lib.errors import CourseError
 from course_lib.evaluation.calibration import auc, brier_score, expected_calibration_error, mean_group_auc
 from course_lib.models.verifier import Encoded, Verifier
 from course_lib.models.verifier_networks import DecoderVerifier
+from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig, StepRecord, Trainer, TrainingConfig
 
 WARMUP = 0.06  # of all steps
@@ -170,7 +171,7 @@ def train_verifier(
     check_trainable(answers, validation)
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
     best = _Best(verifier, validation)
-    torch.manual_seed(seed)  # dropout
+    seed_everything(seed)  # dropout
     trainer = Trainer(
         verifier.network,
         config or TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches)))),

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from course_lib.alignment.reranking import Samples
 from course_lib.alignment.verifier import (
     VerifierEvaluation,
@@ -28,6 +26,7 @@ from course_lib.models.huggingface import load_decoder
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 from course_lib.models.verifier import Verifier
 from course_lib.scratch import BPETokenizer
+from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig
 
 RATES = {"encoder": 1e-3, "decoder": 1e-4}
@@ -143,7 +142,7 @@ def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifie
     Raises:
         CourseError: the model cannot be loaded, or has fewer blocks than the settings ask for.
     """
-    torch.manual_seed(settings["seed"])
+    seed_everything(settings["seed"])
     if settings["kind"] == "decoder":
         name = settings["model"] or DEFAULT
         verifier = Verifier.from_decoder(

@@ -20,6 +20,7 @@ from torch import nn
 
 from course_lib.benchmarks.steps import LOSS_TOLERANCE, draw_a
 from course_lib.benchmarks.timing import paired
+from course_lib.seeding import seed_everything
 from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory
 
@@ -85,7 +86,7 @@ def our_step(model: str, shape: Shape, cached: bool = False) -> Callable[[], flo
     from course_lib.models.pretrained import resolve
     from course_lib.training import Trainer, TrainingConfig
 
-    torch.manual_seed(0)
+    seed_everything(0)
     decoder = load_decoder(resolve(model))
     inject_lora(decoder, TARGETS, rank=RANK, alpha=ALPHA)
     draw_a(layer.A for _, layer in lora_layers(decoder))
@@ -141,7 +142,7 @@ def trl_trainer(model: str) -> Any:
     from course_lib.models.pretrained import load_model, load_tokenizer, resolve
 
     library: Any = trl  # it does not list its public names
-    torch.manual_seed(0)
+    seed_everything(0)
     # It wants texts and a tokenizer when it is made. The pairs that are timed go to its collator as token ids.
     rows = Dataset.from_list([{"prompt": "Which lamp?", "chosen": " This one.", "rejected": " None."}])
     with tempfile.TemporaryDirectory() as folder:

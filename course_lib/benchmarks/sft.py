@@ -23,6 +23,7 @@ from course_lib.data import Record, encode_records, length_grouped, pad, read_re
 from course_lib.data.generators import instruction_set
 from course_lib.data.masking import IGNORE, Example
 from course_lib.data.tokenizers import has_chat_template
+from course_lib.seeding import seed_everything
 
 RANK, ALPHA, TARGETS = 8, 16, ["q_proj", "v_proj"]
 LR = 1e-4
@@ -115,7 +116,7 @@ class Theirs:
 
         from course_lib.models.pretrained import load_model, resolve
 
-        torch.manual_seed(0)
+        seed_everything(0)
         self.folder = tempfile.TemporaryDirectory()
         self.options: dict[str, Any] = {
             "use_cpu": True,

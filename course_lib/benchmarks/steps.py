@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.benchmarks.timing import paired
+from course_lib.seeding import seed_everything
 from course_lib.training.master_weights import make_adamw
 from course_lib.training.memory import peak_memory
 
@@ -44,7 +45,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
     from course_lib.quantization import quantize_model
     from course_lib.training import Trainer, TrainingConfig
 
-    torch.manual_seed(0)
+    seed_everything(0)
     decoder = load_decoder(resolve(model), dtype).to(device)
     if mode == "qlora":
         quantize_model(decoder, double_quant=True)
@@ -78,7 +79,7 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
 
     from course_lib.models.pretrained import resolve
 
-    torch.manual_seed(0)
+    seed_everything(0)
     if mode == "qlora":
         peer = load_bitsandbytes(str(resolve(model)), dtype, device)
     else:
@@ -131,7 +132,7 @@ def load_bitsandbytes(directory: str, dtype: str, device: str) -> nn.Module:
 @torch.no_grad()
 def draw_a(matrices: Iterable[Tensor]) -> None:
     """Start both sides from the same A: the two libraries draw it at different moments."""
-    torch.manual_seed(0)
+    seed_everything(0)
     for matrix in matrices:
         nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
 

@@ -53,6 +53,11 @@ class ModelTokenizer(Tokenizer, Protocol):
         """Write the tokenizer's files into `directory`."""
 
 
+def is_model_tokenizer(tokenizer: object) -> TypeGuard[ModelTokenizer]:
+    """Whether `tokenizer` is one of transformers, which saves itself beside a model, and not a `BPETokenizer`."""
+    return hasattr(tokenizer, "save_pretrained")
+
+
 def has_chat_template(tokenizer: object) -> TypeGuard[ModelTokenizer]:
     """Whether `tokenizer` can write a conversation."""
     return bool(getattr(tokenizer, "chat_template", None))

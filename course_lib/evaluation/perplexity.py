@@ -10,6 +10,7 @@ from torch import nn
 from course_lib.data.batching import Rows, collate
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.modes import evaluating
 from course_lib.training.distributed import World, is_sharded
 from course_lib.training.loss import count_targets, summed_loss
 
@@ -56,28 +57,27 @@ def evaluate(
     """
     if not len(rows):
         raise CourseError("There is nothing to evaluate on: the held-out part is empty. Give more text.")
-    device, training = device_of(model), model.training
+    device = device_of(model)
     loss, right, targets = 0.0, 0, 0
-    model.eval()  # without dropout: an evaluation draws nothing
     starts = range(world.rank * batch_size, len(rows), world.size * batch_size)
     # The parts of a sharded model meet at each call, so a process without a batch of its own calls it all the same.
     rounds = -(-len(rows) // (world.size * batch_size)) if is_sharded(model) else len(starts)
-    for turn in range(rounds):
-        start, counts = (starts[turn], True) if turn < len(starts) else (0, False)
-        batch = collate(rows, range(start, min(start + batch_size, len(rows))), pad_token_id)
-        if not isinstance(batch, dict):
-            batch = {"input_ids": batch, "labels": batch}
-        _check_vocabulary(model, batch["input_ids"])
-        tensors = {key: torch.as_tensor(value, device=device).long() for key, value in batch.items()}
-        labels = tensors.pop("labels")  # (batch, time)
-        logits = model(**tensors).logits  # (batch, time, vocabulary)
-        if not counts:
-            continue
-        loss += summed_loss(logits, labels).item()  # a sum: rows of unequal lengths count by their targets
-        targets += count_targets(labels)
-        if accuracy:  # position t predicts label t + 1
-            right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()
-    model.train(training)
+    with evaluating(model):
+        for turn in range(rounds):
+            start, counts = (starts[turn], True) if turn < len(starts) else (0, False)
+            batch = collate(rows, range(start, min(start + batch_size, len(rows))), pad_token_id)
+            if not isinstance(batch, dict):
+                batch = {"input_ids": batch, "labels": batch}
+            _check_vocabulary(model, batch["input_ids"])
+            tensors = {key: torch.as_tensor(value, device=device).long() for key, value in batch.items()}
+            labels = tensors.pop("labels")  # (batch, time)
+            logits = model(**tensors).logits  # (batch, time, vocabulary)
+            if not counts:
+                continue
+            loss += summed_loss(logits, labels).item()  # a sum: rows of unequal lengths count by their targets
+            targets += count_targets(labels)
+            if accuracy:  # position t predicts label t + 1
+                right += (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum().item()
 
     counted = world.total(targets)
     if not counted:

@@ -15,7 +15,7 @@ from course_lib.adapters import inject_butterfly, inject_lora
 from course_lib.adapters.guide import default_targets
 from course_lib.adapters.layers import layer_sizes, select_layers
 from course_lib.data.shards import len_of
-from course_lib.data.tokenizers import Tokenizer
+from course_lib.data.tokenizers import Tokenizer, is_model_tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask
 from course_lib.finetuning.folder import BASE
@@ -30,6 +30,7 @@ from course_lib.models.huggingface import config_settings, load_decoder, save_de
 from course_lib.models.pretrained import in_one_sentence, load_model, load_tokenizer, resolve
 from course_lib.options import filled
 from course_lib.quantization import load_dequantized, load_quantized, stored_quantization
+from course_lib.seeding import seed_everything
 from course_lib.training.master_weights import round_weights
 from course_lib.vocabulary import HALF_DTYPES
 
@@ -216,8 +217,8 @@ def make_base(settings: Settings, folder: Path, tokenizer: Any) -> None:
         load_state_dict(model, settings.weights)
         save_base(model, tokenizer, folder / BASE)
         return
-    torch.manual_seed(settings.seed)
-    files = tokenizer if hasattr(tokenizer, "save_pretrained") else None
+    seed_everything(settings.seed)
+    files = tokenizer if is_model_tokenizer(tokenizer) else None
     save_decoder(Decoder(scratch_config(settings, tokenizer)), folder / BASE, files, overwrite=True)
 
 
@@ -233,7 +234,7 @@ def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as temporary:
         staging = Path(temporary, BASE)
         model.save_pretrained(staging)
-        if hasattr(tokenizer, "save_pretrained"):
+        if is_model_tokenizer(tokenizer):
             tokenizer.save_pretrained(staging)
         os.replace(apply_umask(staging), folder)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from course_lib.adapters import save_adapter
+from course_lib.data.tokenizers import is_model_tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, write_json, write_whole
 from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
@@ -70,7 +71,7 @@ def train(
     adapt(model, s).to(device)
     say(f"memory with what is trained on it {current_memory(device) / 1e6:,.0f} MB")
     if world.rank:
-        torch.manual_seed(s.seed + world.rank)  # other rows, so other dropout
+        seed_everything(s.seed + world.rank)  # other rows, so other dropout
     objective = plan.task.objective(model, plan, folder)
     if before is None:
         before = held_out_loss(model, plan, world)  # a new adapter changes nothing: it is the base
@@ -180,13 +181,13 @@ def save_result(model: Any, plan: Plan, folder: Path) -> list[Path]:
     if plan.settings.mode != "full":
         return [save_adapter(model, folder, base_name(plan.settings, folder))]
     if isinstance(model, Decoder):
-        files = plan.tokenizer if hasattr(plan.tokenizer, "save_pretrained") else None
+        files = plan.tokenizer if is_model_tokenizer(plan.tokenizer) else None
         if files is None:
             plan.tokenizer.save(folder / "bpe_tokenizer.json")
         return [save_decoder(model, folder, files, overwrite=True, stage=plan.settings.STAGE)]
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
         model.save_pretrained(staging)
-        if hasattr(plan.tokenizer, "save_pretrained"):
+        if is_model_tokenizer(plan.tokenizer):
             plan.tokenizer.save_pretrained(staging)
         else:
             plan.tokenizer.save(Path(staging, "bpe_tokenizer.json"))

@@ -18,6 +18,7 @@ from course_lib.errors import CourseError
 from course_lib.inference.caches import Cache, PagedCache, SinkCache, make_cache
 from course_lib.inference.sampling import SamplingSettings, mark_seen
 from course_lib.inference.stopping import Row, as_set, end_tokens
+from course_lib.models.devices import device_of
 
 Prompts = Sequence[Sequence[int]]
 
@@ -122,7 +123,7 @@ def decode_steps(
     """
     longest = max(map(len, prompts))
     refuse_too_long(model, longest, max_new_tokens)
-    device = next(model.parameters()).device
+    device = device_of(model)
     kept = make_cache(cache, model, longest + max_new_tokens) if isinstance(cache, str) else cache
     if kept is not None and kept.get_seq_length():
         raise CourseError(

@@ -14,14 +14,17 @@ from torch.nn import functional as F
 
 from course_lib.errors import CourseError
 from course_lib.inference.caches import Cache
+from course_lib.models.devices import device_of
+from course_lib.models.modes import evaluating
 
 
 @torch.inference_mode()
 def token_losses(model: Any, tokens: Sequence[int], cache: Cache, block: int = 32) -> Tensor:
     """Read a text in blocks with a cache, and give the loss of every token but the first.
 
-    With a `SinkCache`, the first token of a block attends to the sinks and to the window without the block, and the
-    last token attends to the whole window. Blocks of 1 are the paper's setting; larger blocks are faster.
+    The model is in evaluation mode meanwhile. With a `SinkCache`, the first token of a block attends to the sinks and
+    to the window without the block, and the last token attends to the whole window. Blocks of 1 are the paper's
+    setting; larger blocks are faster.
 
     Args:
         model: any model that `generate` takes.
@@ -37,17 +40,18 @@ def token_losses(model: Any, tokens: Sequence[int], cache: Cache, block: int = 3
     """
     ids = _as_tensor(model, tokens)
     losses = []
-    for start in range(0, ids.shape[1] - 1, block):
-        stop = min(start + block, ids.shape[1] - 1)  # the last token is only a target
-        mask, positions = cache.begin(None, torch.arange(start, stop, device=ids.device)[None])
-        output = model(
-            ids[:, start:stop],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        losses.append(_losses(output.logits[0], ids[0, start + 1 : stop + 1]))
+    with evaluating(model):
+        for start in range(0, ids.shape[1] - 1, block):
+            stop = min(start + block, ids.shape[1] - 1)  # the last token is only a target
+            mask, positions = cache.begin(None, torch.arange(start, stop, device=ids.device)[None])
+            output = model(
+                ids[:, start:stop],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            losses.append(_losses(output.logits[0], ids[0, start + 1 : stop + 1]))
     return torch.cat(losses)
 
 
@@ -71,18 +75,19 @@ def token_losses_recomputed(model: Any, tokens: Sequence[int], window: int, bloc
     if not 1 <= block <= window:
         raise CourseError(f"A block of {block} tokens and a window of {window}: 1 <= block <= window.")
     losses = []
-    for start in range(0, ids.shape[1] - 1, block):
-        stop = min(start + block, ids.shape[1] - 1)
-        first = max(0, stop - window)
-        logits = model(ids[:, first:stop], use_cache=False).logits[0, start - first :]
-        losses.append(_losses(logits, ids[0, start + 1 : stop + 1]))
+    with evaluating(model):
+        for start in range(0, ids.shape[1] - 1, block):
+            stop = min(start + block, ids.shape[1] - 1)
+            first = max(0, stop - window)
+            logits = model(ids[:, first:stop], use_cache=False).logits[0, start - first :]
+            losses.append(_losses(logits, ids[0, start + 1 : stop + 1]))
     return torch.cat(losses)
 
 
 def _as_tensor(model: Any, tokens: Sequence[int]) -> Tensor:
     if len(tokens) < 2:
         raise CourseError(f"A text of {len(tokens)} tokens has no token with a loss: it needs at least two.")
-    return torch.tensor([list(tokens)], device=next(model.parameters()).device)
+    return torch.tensor([list(tokens)], device=device_of(model))
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from course_lib.inference.compiled import CompiledStep, missing_compiler
 from course_lib.inference.products import PRODUCTS
 from course_lib.models.attention import full_attention_mask
 from course_lib.models.decoder import DecoderOutput
+from course_lib.models.devices import device_of
 
 FORMATS = tuple(PRODUCTS)
 
@@ -102,7 +103,7 @@ def _plain(model: Any) -> Any:
     kind = getattr(getattr(plain, "config", None), "model_type", "unknown")
     if kind != "llama":
         raise CourseError(f"prepare is for Llama models, and this is {kind}: generate with the model as it is.")
-    if next(plain.parameters()).device.type != "cpu":
+    if device_of(plain).type != "cpu":
         raise CourseError("prepare makes a model for a CPU, and this one is on another device: move it with .cpu().")
     if any(getattr(layer.self_attn, "sinks", None) is not None for layer in plain.model.layers):
         raise CourseError("prepare does not know learned attention sinks: generate with the model as it is.")

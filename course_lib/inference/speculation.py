@@ -23,6 +23,7 @@ from course_lib.inference.caches import Cache, DynamicCache, make_cache
 from course_lib.inference.generate import refuse_too_long
 from course_lib.inference.sampling import SamplingSettings, mark_seen
 from course_lib.inference.stopping import Row, as_set, end_tokens
+from course_lib.models.devices import device_of
 
 
 class Draft(Protocol):
@@ -235,7 +236,7 @@ def generate_speculatively(
     kept = make_cache(cache, model, len(prompt) + max_new_tokens + guesses + 1)
     assert kept is not None
     row = Row(end_tokens(model) if eos_token_id is None else as_set(eos_token_id), stop)
-    draws = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    draws = torch.Generator(device_of(model)).manual_seed(seed)
     return _speculate(model, list(prompt), max_new_tokens, draft, guesses, kept, row, settings, draws)
 
 
@@ -286,7 +287,7 @@ def _speculate(
 
 def _pass(model: Any, text: list[int], read: int, cache: Cache | None) -> Tensor:
     """Let the model read what follows the first `read` tokens. Returns its logits there, (new, vocabulary)."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     tokens = torch.tensor([text[read:]], device=device)
     mask, positions = None, torch.arange(read, len(text), device=device)[None]
     if cache is not None:

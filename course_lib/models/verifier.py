@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from course_lib.data.masking import IGNORE, encode_record
 from course_lib.data.records import Record, ask, reply
-from course_lib.data.tokenizers import Tokenizer, has_chat_template
+from course_lib.data.tokenizers import Tokenizer, has_chat_template, is_model_tokenizer
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask
 from course_lib.models.config import DecoderConfig
 from course_lib.models.decoder import Decoder
 from course_lib.models.devices import device_of
 from course_lib.models.folder import CONFIG, VERIFIER, WEIGHTS, move_model, open_weights
+from course_lib.models.modes import evaluating
 from course_lib.models.pretrained import load_tokenizer
 from course_lib.models.verifier_networks import (
     ANSWER,
@@ -144,13 +145,12 @@ class Verifier:
         examples = [self.encode(problem, answer) for problem, answer in pairs]
         order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))  # little padding
         found = torch.zeros(len(examples), dtype=torch.float64)
-        training, device = self.network.training, device_of(self.network)
-        self.network.eval()
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = self.collate([examples[i] for i in chosen])
-            found[chosen] = self.network(**{key: value.to(device) for key, value in batch.items()}).double().cpu()
-        self.network.train(training)
+        device = device_of(self.network)
+        with evaluating(self.network):
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = self.collate([examples[i] for i in chosen])
+                found[chosen] = self.network(**{key: value.to(device) for key, value in batch.items()}).double().cpu()
         return found
 
     # --- from text to tensors ---
@@ -256,6 +256,8 @@ class Verifier:
             network = _network(config)
         except (KeyError, TypeError) as error:
             raise CourseError(f"{folder / CONFIG} does not describe a verifier ({first_line(error)}).") from error
+        if not reference.exists():
+            raise CourseError(f"{folder} lacks its tokenizer, {saved['tokenizer']}: train or copy the verifier again.")
         open_weights(folder / WEIGHTS)  # it refuses a damaged file in a sentence
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
@@ -263,7 +265,7 @@ class Verifier:
             raise CourseError(
                 f"{folder} does not fit its own config.json: the tensors of {WEIGHTS} are of another network."
             ) from error
-        return cls(network.to(device).eval(), _load_tokenizer(reference), config)
+        return cls(network.to(device).eval(), load_tokenizer(reference), config)
 
     def with_temperature(self, temperature: float) -> "Verifier":
         """The same network with another temperature, see `VerifierConfig`."""
@@ -274,7 +276,7 @@ def default_template(tokenizer: Tokenizer) -> str:
     """How a language model with this tokenizer reads a problem and its answer."""
     if has_chat_template(tokenizer):
         return "chat"
-    return "instruction" if hasattr(tokenizer, "save_pretrained") else "plain"
+    return "instruction" if is_model_tokenizer(tokenizer) else "plain"
 
 
 def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -287,15 +289,14 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     Returns:
         The ids.
     """
-    if hasattr(tokenizer, "save_pretrained"):
-        about: Any = tokenizer
-        return list(about(text, add_special_tokens=False)["input_ids"])
+    if is_model_tokenizer(tokenizer):
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer.encode(text))
 
 
 def _vocabulary(tokenizer: Any) -> int:
     """One more than the largest id."""
-    return len(tokenizer) if hasattr(tokenizer, "save_pretrained") else tokenizer.vocab_size
+    return len(tokenizer) if is_model_tokenizer(tokenizer) else tokenizer.vocab_size
 
 
 def _network(config: VerifierConfig) -> nn.Module:
@@ -310,22 +311,11 @@ def _on_decoder(decoder: Decoder, config: VerifierConfig) -> nn.Module:
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> str:
     """Write the tokenizer into the folder. Returns what config.json says of it: a name inside the folder."""
-    if hasattr(tokenizer, "save_pretrained"):
+    if is_model_tokenizer(tokenizer):
         tokenizer.save_pretrained(folder / TOKENIZER)
         return TOKENIZER
     tokenizer.save(folder / BPE_FILE)
     return BPE_FILE
-
-
-def _load_tokenizer(path: Path) -> Any:
-    if path.suffix == ".json":
-        return load_tokenizer(path)
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CourseError(f"{path} holds no tokenizer that can be read ({first_line(error)}).") from error
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
 from course_lib.options import filled
 from course_lib.parity.recipes import Settings
+from course_lib.seeding import seed_everything
 from course_lib.training import StepRecord, Trainer, TrainingConfig
 from course_lib.training.memory import peak_memory
 
@@ -90,7 +91,7 @@ def run(
     # From here on one side's own code. The fingerprint of the start shows that both began alike.
     model, trained = (our_start if ours else reference_start)(model, output / "initial")
     about["start"] = fingerprint(trained[name] for name in sorted(trained))
-    torch.manual_seed(settings.seed)  # LoRA dropout's masks
+    seed_everything(settings.seed)  # LoRA dropout's masks
     began = time.perf_counter()
     (train_ours if ours else train_reference)(model, trained, order, settings, output)
     about |= {"seconds": time.perf_counter() - began, "peak_memory": peak_memory(torch.device(device))}
@@ -176,7 +177,7 @@ def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path |
         target for target in settings.target_modules if not any(name.endswith(f".{target}") for name in names)
     ]:
         raise CourseError(f"{settings.model} has no layer {', '.join(missing)}: choose the recipe of its kind.")
-    torch.manual_seed(settings.seed)
+    seed_everything(settings.seed)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from course_lib.adapters.layers import linear_layers, select_layers
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.modes import evaluating
 from course_lib.quantization.levels import LEVELS
 from course_lib.quantization.tensor import SMALLEST, QuantizedTensor, check_kind, quantize_4bit
 
@@ -120,7 +121,7 @@ def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
 
 @torch.no_grad()
 def collect_hessians(model: Any, batches: Iterable[Tensor], targets: Sequence[str]) -> dict[str, Tensor]:
-    """X^T X of layers' inputs while the model reads text. Nothing but the sums is kept.
+    """X^T X of layers' inputs while the model reads text in evaluation mode. Nothing but the sums is kept.
 
     Args:
         model: any causal language model. It is not changed.
@@ -132,7 +133,7 @@ def collect_hessians(model: Any, batches: Iterable[Tensor], targets: Sequence[st
     """
     layers = select_layers(model, targets) if targets else linear_layers(model)
     sums: dict[str, Tensor] = {}
-    with _watching(layers, sums):
+    with evaluating(model), _watching(layers, sums):
         for batch in batches:
             model(torch.as_tensor(batch).long().to(device_of(model)))
     return sums

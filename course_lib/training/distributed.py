@@ -20,6 +20,7 @@ from torch import nn
 
 from course_lib.data.masking import IGNORE
 from course_lib.errors import CourseError
+from course_lib.models.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def wrap_distributed(model: nn.Module, world: World, shard: bool = False) -> nn.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
+    mesh = init_device_mesh(device_of(model).type, (world.size,))
     for block in next((module for module in model.modules() if isinstance(module, nn.ModuleList)), []):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)  # in place

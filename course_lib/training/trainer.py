@@ -17,6 +17,7 @@ from tqdm import tqdm
 from course_lib.data import block_diagonal
 from course_lib.errors import CourseError
 from course_lib.models.masks import mask_for
+from course_lib.models.modes import evaluating
 from course_lib.training.checkpoint import Checkpoints
 from course_lib.training.clipping import clip_grad_norm
 from course_lib.training.config import CheckpointConfig, TrainingConfig
@@ -264,10 +265,9 @@ class Trainer:
         due = last or (self.eval_every and done % self.eval_every == 0)
         if not (self.evaluate and due):
             return record, best
-        self.model.eval()
-        loss = self.evaluate(self.model)
+        with evaluating(self.model):
+            loss = self.evaluate(self.model)
         record = replace(record, eval_loss=loss)
-        self.model.train()
         if best is None or loss < best:
             best = loss
             self._save(done, best, "best")

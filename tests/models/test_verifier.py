@@ -1,6 +1,7 @@
 """Verifier: scores alone and in batches, what it reads of long pairs, its files, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -148,6 +149,20 @@ def test_a_tokenizer_of_transformers_lies_beside_it(model_folders, tokenizer, tm
     assert verifier.config.template == "instruction"  # the tokenizer has no chat template
     again = Verifier.load(verifier.save(tmp_path / "verifier"))
     assert again.score_batch(PAIRS) == pytest.approx(verifier.score_batch(PAIRS), abs=1e-9)
+
+
+def test_a_verifier_without_a_tokenizer_that_reads_is_refused(model_folders, tokenizer, tmp_path):  # noqa: F811
+    folder = Verifier.from_decoder(load_decoder(model_folders / "llama"), tokenizer).save(tmp_path / "verifier")
+    file = folder / "tokenizer" / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    saved["model"] |= {"vocab": {}, "merges": []}
+    saved["added_tokens"] = []
+    file.write_text(json.dumps(saved))
+    with pytest.raises(CourseError, match="no tokenizer that can be read"):
+        Verifier.load(folder)
+    shutil.rmtree(file.parent)
+    with pytest.raises(CourseError, match="lacks its tokenizer"):
+        Verifier.load(folder)
 
 
 def test_nothing_is_written_over_unasked(encoder, tmp_path):

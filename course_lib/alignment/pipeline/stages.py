@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from course_lib.alignment.pipeline.answers import (
@@ -41,6 +40,7 @@ from course_lib.models.devices import choose_device
 from course_lib.models.huggingface import load_decoder
 from course_lib.models.pretrained import load_tokenizer
 from course_lib.models.verifier import Verifier
+from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig
 
 SOLUTIONS = "solutions.jsonl"  # the worked solutions that the verifier reads
@@ -239,7 +239,7 @@ def train_the_verifier(run: Run, folder: Path) -> dict[str, Any]:
     training, validation = split_by_problem(answers, (0.9, 0.1), s.seed)
     if s.problems.solutions:  # none is a problem of the validation
         training += read_judged(run.folder / "answers" / SOLUTIONS).answers
-    torch.manual_seed(s.seed)
+    seed_everything(s.seed)
     if v.kind == "decoder":
         verifier = Verifier.from_decoder(run.decoder("dpo").requires_grad_(True), run.tokenizer(), head=v.head)
     else:
