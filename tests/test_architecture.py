@@ -1,6 +1,7 @@
 """The house rules on imports, read from the sources (see "The rooms" in CONTRIBUTING.md)."""
 
 import ast
+import graphlib
 import importlib.metadata
 import re
 import subprocess
@@ -100,6 +101,19 @@ def test_light_imports_bring_nothing_heavy(name):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_rooms_do_not_import_each_other_in_a_circle():
+    graph = {name: set() for name in FLOORS}
+    for path in modules("course_lib"):
+        here = room(path.relative_to(ROOT / "course_lib").parts)
+        for parts in (name.split(".") for name in imports(path)):
+            if here in FLOORS and parts[0] == "course_lib" and len(parts) > 1 and parts[1] in FLOORS.keys() - {here}:
+                graph[here].add(parts[1])
+    assert graph["adapters"] >= {"models", "quantization"}  # the sources were read
+    graphlib.TopologicalSorter(graph).prepare()
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(graph | {"quantization": {"adapters"}}).prepare()
+
+
 def test_every_room_has_a_floor_and_something_in_it():
     rooms = {path.name for path in (ROOT / "course_lib").iterdir() if (path / "__init__.py").is_file()}
     assert rooms == FLOORS.keys() - {"cli"}
@@ -181,6 +195,25 @@ def test_the_page_about_the_rooms_says_what_the_test_holds():
     named = set(re.findall(r"`((?:course_lib|autograder|tests)/[\w/]+\.py)`", page))
     assert len(named) > 20
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+    course_lib = ROOT / "course_lib"
+    inner = {path.parent.relative_to(course_lib).as_posix() for path in course_lib.glob("*/*/**/__init__.py")}
+    assert "execution/slurm" in inner
+    assert [name for name in sorted(inner) if f"`{name}/`" not in page] == []
+
+
+def test_the_contributing_page_says_what_the_test_holds():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    chain = " ".join(re.search(r"`(cli →[^`]+)`", page)[1].split())
+    floors = [set(level.strip("{}").split(", ")) for level in chain.split(" → ")]
+    downward = sorted(set(FLOORS.values()), reverse=True)
+    assert floors == [{name for name in FLOORS if FLOORS[name] == floor} for floor in downward]
+    layout = page.split("```")[1]
+    packages = [ROOT / "course_lib", ROOT / "autograder"]
+    rooms = {path.parent.name for package in packages for path in package.glob("*/__init__.py")}
+    mirrored = {path.name for package in packages for path in package.iterdir()}
+    other_tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - mirrored - {"__pycache__"}
+    named = set(re.findall(r"\b(\w+)/", layout))
+    assert (rooms | other_tests | {"course_lib", "autograder", "tests"}) - named == set()
 
 
 def test_no_file_is_longer_than_a_reading():

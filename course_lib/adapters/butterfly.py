@@ -25,9 +25,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from course_lib.adapters.layers import AdaptedLayer, adapted_layers, layer_sizes, select_layers
+from course_lib.adapters.layers import AdaptedLayer, adapted_layers
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.linear_layers import layer_sizes, select_layers
 
 
 class ButterflyRotation(nn.Module):

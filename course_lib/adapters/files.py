@@ -18,7 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.adapters.butterfly import butterfly_layers, butterfly_parameter_count, inject_butterfly
-from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, refuse_merged
+from course_lib.adapters.layers import refuse_merged
 from course_lib.adapters.lora import adapter_names, inject_lora, lora_layers, lora_scaling, set_adapter
 from course_lib.adapters.peft_settings import (
     DEFAULTS,
@@ -38,6 +38,7 @@ from course_lib.files import apply_umask
 from course_lib.models.decoder import Decoder
 from course_lib.models.folder import open_weights, plain_name
 from course_lib.models.huggingface import name_here, name_in_file
+from course_lib.models.linear_layers import layer_sizes, linear_layers, matching_layers
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."

@@ -24,13 +24,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from course_lib.adapters.files import CONFIG, PREFIX, WEIGHTS, base_of, load_adapter
-from course_lib.adapters.layers import layer_sizes, linear_layers, refuse_merged
+from course_lib.adapters.layers import refuse_merged
 from course_lib.adapters.lora import LoRALinear, LowRank, inject_lora, lora_layers, lora_parameters, lora_scaling
 from course_lib.adapters.merge import MergeReport, merge, unload
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask, write_json
 from course_lib.models.decoder import Decoder
 from course_lib.models.huggingface import name_here, name_in_file
+from course_lib.models.linear_layers import layer_sizes, linear_layers
 from course_lib.suggestions import similar_paths
 
 LoRALayer = LowRank

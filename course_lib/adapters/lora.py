@@ -18,17 +18,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_lib.adapters.layers import (
-    AdaptedLayer,
-    adapted_layers,
-    layer_sizes,
-    refuse_merged,
-    select_layers,
-)
+from course_lib.adapters.layers import AdaptedLayer, adapted_layers, refuse_merged
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.models.factors import Factors, factors_of, has_hooks
 from course_lib.models.fused import can_project, project_factors
+from course_lib.models.linear_layers import layer_sizes, select_layers
 
 
 def lora_scaling(alpha: float, rank: int, use_rslora: bool = False) -> float:

@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from course_lib.adapters.layers import AdaptedLayer
 from course_lib.errors import CourseError
 from course_lib.models.folder import VERIFIER, model_type
+from course_lib.models.linear_layers import name_ends_with
 
 # What PEFT assumes where a configuration says nothing
 DEFAULTS: dict[str, Any] = {
@@ -182,7 +183,7 @@ def is_selected(config: Mapping[str, Any], name: str) -> bool:
     if isinstance(excluded, str):
         if re.fullmatch(excluded, name):
             return False
-    elif any(f".{name}".endswith(f".{end}") for end in excluded):
+    elif any(name_ends_with(name, end) for end in excluded):
         return False
     targets, blocks = config.get("target_modules"), config.get("layers_to_transform")
     if blocks is None or blocks == [] or isinstance(targets, str) or name in (targets or []):

@@ -16,6 +16,7 @@ from torch import nn
 
 from course_lib.adapters.layers import AdaptedLayer
 from course_lib.errors import CourseError, first_line
+from course_lib.models.linear_layers import name_ends_with
 from course_lib.quantization.linear import Linear4bit
 
 KEY = "base_quantization"
@@ -113,7 +114,7 @@ def refuse_other_quantization(weights: Path, layers: Mapping[str, nn.Module]) ->
 def _refuse_other_layers(weights: Path, skip: list[str], found: Mapping[str, dict[str, Any] | None]) -> None:
     """CourseError where a layer that was left in full precision is in 4 bits here, or the other way round."""
     for name in _inner(found):
-        stayed = any(_ends_with(name, end) or _ends_with(end, name) for end in skip)
+        stayed = any(name_ends_with(name, end) or name_ends_with(end, name) for end in skip)
         if stayed == (found[name] is not None):
             then, now = ("full precision", "4 bits") if stayed else ("4 bits", "full precision")
             raise CourseError(
@@ -125,10 +126,6 @@ def _refuse_other_layers(weights: Path, skip: list[str], found: Mapping[str, dic
 def _inner(names: Iterable[str]) -> list[str]:
     """Those of layers inside the network. Its head has another name in a model for another task, or there is none."""
     return [name for name in names if "." in name]
-
-
-def _ends_with(name: str, end: str) -> bool:
-    return f".{name}".endswith(f".{end}")
 
 
 def in_words(about: dict[str, Any]) -> str:

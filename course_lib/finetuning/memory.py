@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from course_lib.adapters import butterfly_layers, lora_layers
-from course_lib.adapters.layers import layer_sizes, linear_layers
 from course_lib.errors import CourseError
+from course_lib.models.linear_layers import layer_sizes, linear_layers
 from course_lib.training.master_weights import LOW_PRECISION
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

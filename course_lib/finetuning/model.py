@@ -13,7 +13,6 @@ from torch import nn
 
 from course_lib.adapters import inject_butterfly, inject_lora
 from course_lib.adapters.guide import default_targets
-from course_lib.adapters.layers import layer_sizes, select_layers
 from course_lib.data.shards import len_of
 from course_lib.data.tokenizers import Tokenizer, is_model_tokenizer
 from course_lib.errors import CourseError
@@ -27,6 +26,7 @@ from course_lib.models.decoder import Decoder
 from course_lib.models.devices import choose_device
 from course_lib.models.folder import stage_of
 from course_lib.models.huggingface import config_settings, load_decoder, save_decoder
+from course_lib.models.linear_layers import layer_sizes, select_layers
 from course_lib.models.pretrained import in_one_sentence, load_model, load_tokenizer, resolve
 from course_lib.options import filled
 from course_lib.quantization import load_dequantized, load_quantized, stored_quantization

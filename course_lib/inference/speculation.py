@@ -51,7 +51,7 @@ class Guess:
 
     Attributes:
         tokens: their ids.
-        probabilities: the distribution that each was drawn from, (tokens, vocabulary); None if the draft copies.
+        probabilities: what each was drawn from, (tokens, vocabulary); None if the draft copies.
     """
 
     tokens: list[int]
@@ -76,9 +76,7 @@ class PromptLookup:
 
     def __init__(self, longest: int = 3, shortest: int = 1):
         if not 1 <= shortest <= longest:
-            raise CourseError(
-                f"Prompt lookup cannot match {shortest} to {longest} tokens: it takes 1 <= shortest <= longest."
-            )
+            raise CourseError(f"Prompt lookup cannot match {shortest} to {longest} tokens: 1 <= shortest <= longest.")
         self.longest, self.shortest = longest, shortest
 
     def guess(self, tokens: Sequence[int], count: int, settings: SamplingSettings, generator: torch.Generator) -> Guess:
@@ -88,7 +86,7 @@ class PromptLookup:
             tokens: the prompt and the text so far.
             count: how many tokens to guess at most.
             settings: not used, because nothing is drawn.
-            generator: not used.
+            generator: likewise.
 
         Returns:
             The guess, which is empty if nothing matches.

@@ -40,6 +40,7 @@ from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.settings import BUNDLED
 from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
+from course_lib.models.linear_layers import name_ends_with
 from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
 from course_lib.options import filled
@@ -174,7 +175,7 @@ def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path |
         return _copy_start(Path(init), settings, folder)
     names = [name for name, _ in model.named_modules()]
     if missing := [
-        target for target in settings.target_modules if not any(name.endswith(f".{target}") for name in names)
+        target for target in settings.target_modules if not any(name_ends_with(name, target) for name in names)
     ]:
         raise CourseError(f"{settings.model} has no layer {', '.join(missing)}: choose the recipe of its kind.")
     seed_everything(settings.seed)

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_lib.adapters.layers import linear_layers, select_layers
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
+from course_lib.models.linear_layers import linear_layers, select_layers
 from course_lib.models.modes import evaluating
 from course_lib.quantization.levels import LEVELS
 from course_lib.quantization.tensor import SMALLEST, QuantizedTensor, check_kind, quantize_4bit

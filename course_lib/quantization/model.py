@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.errors import CourseError
+from course_lib.models.linear_layers import name_ends_with
 from course_lib.quantization.linear import Linear4bit
 from course_lib.quantization.tensor import check_kind
 
@@ -86,8 +87,9 @@ def quantizable(model: nn.Module, skip: Sequence[str]) -> dict[str, nn.Module]:
             raise CourseError(f"{name} is quantised already: load the model again, or dequantise it first.")
         if getattr(module, "merged", False):
             raise CourseError(f"An adapter is merged into {name}: unmerge it, or unload it, before quantising.")
-        is_linear = isinstance(module, nn.Linear | Conv1D)
-        if is_linear and owners[id(module.weight)] == 1 and not any(f".{name}".endswith(f".{end}") for end in skip):
+        if not isinstance(module, nn.Linear | Conv1D) or any(name_ends_with(name, end) for end in skip):
+            continue
+        if owners[id(module.weight)] == 1:
             found[name] = module
     if not found:
         raise CourseError(f"{type(model).__name__} has no linear layer to quantise, apart from {list(skip)}.")

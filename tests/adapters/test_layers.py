@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from course_lib.adapters import adapted_layers, disable_adapters, inject_butterfly, inject_lora, lora_layers, merge
-from course_lib.adapters.layers import layer_sizes, linear_layers, matching_layers, select_layers
 from course_lib.errors import CourseError
+from course_lib.models.linear_layers import layer_sizes, linear_layers, matching_layers, select_layers
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ def test_targets_mean_what_peft_means(tiny_llama, targets, count):
     config = LoraConfig(target_modules=targets)
     assert len(ours) == count
     assert ours == {name for name in linear_layers(tiny_llama) if check_target_module_exists(config, name)}
+
+
+def test_the_functions_are_still_where_they_were():
+    from course_lib.adapters import layers
+
+    assert (layers.matching_layers, layers.select_layers) == (matching_layers, select_layers)
+    assert (layers.layer_sizes, layers.linear_layers) == (layer_sizes, linear_layers)
 
 
 def test_gpt2s_layers_are_found_with_their_sizes(tiny_gpt2):
@@ -67,7 +74,7 @@ def test_a_quantised_layer_is_known_by_its_sizes():
     [
         (["c_attn", "query"], r"named \['query'\].*c_attn.*c_proj.*lm_head"),
         (r"c_attn", r"'c_attn' matches no .*list.*c_attn.*c_fc"),
-        (r"(c_attn", "no regular expression"),
+        (r"(c_attn", "not a regular expression"),
         ([], "empty"),
     ],
 )
