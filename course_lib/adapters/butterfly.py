@@ -174,7 +174,8 @@ def butterfly_parameter_count(width: int, stages: int, block_size: int | None = 
 
 def _distances(size: int, stages: int) -> list[int]:
     """1, 2, 4, ... below the block's size, and from the start again."""
-    return [2 ** (s % (size - 1).bit_length()) for s in range(stages)]
+    levels = (size - 1).bit_length()  # ceil(log2(size)): distances 1 ... 2^(levels - 1)
+    return [2 ** (s % levels) for s in range(stages)]
 
 
 class ButterflyLinear(AdaptedLayer):

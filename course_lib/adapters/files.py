@@ -64,7 +64,7 @@ def save_adapter(
     if name is not None and name not in adapter_names(model):
         raise CourseError(f"This model has no LoRA adapter named {name!r}; it has: {adapter_names(model)}.")
     layers: Mapping[str, Any] = dict(butterfly_layers(model))
-    if layers:
+    if layers:  # all layers of an adapter have the same settings: the first one tells them
         first = next(iter(layers.values())).rotation
         config = {"peft_type": "BUTTERFLY", "stages": first.stages, "block_size": first.block_size}
     elif layers := dict(lora_layers(model, name)):
@@ -77,6 +77,7 @@ def save_adapter(
         "target_modules": _targets(model, layers),
         "inference_mode": True,
     }
+    # Both files are written beside their places first: a disk that is full leaves the old adapter as it was.
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"} | quantization_record(_linear_layers_of(model))
@@ -108,7 +109,7 @@ def _lora_config(model: nn.Module, layers: Mapping, name: str | None) -> dict:
 
 def _targets(model: nn.Module, layers: Mapping) -> list[str]:
     """The last parts of the layers' names where they mean these layers and no others, and full names otherwise."""
-    ends = sorted({name.split(".")[-1] for name in layers})
+    ends = sorted({name.split(".")[-1] for name in layers})  # "model.layers.0.self_attn.q_proj" -> "q_proj"
     if matching_layers(model, ends).keys() == layers.keys():
         return ends
     return sorted(_outside(model, name) for name in layers)
@@ -190,21 +191,24 @@ def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, nam
     present = dict(lora_layers(model, name))
     layers: Mapping[str, Any] = present or _layers_of(model, config, saved)
     saved = _without_copies(model, saved)
+    # Everything is checked before anything is changed: an error leaves the model as it was.
     _refuse_misfits(directory, _shapes(model, layers, config["r"]), saved)
     refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
-    if is_relative(config):
+    if is_relative(config):  # PiSSA or OLoRA: A and B belong to a base of which a part was taken out
         keys = {path: PREFIX + _outside(model, path) for path in layers}
         config, saved = as_plain_lora(directory, layers, config, saved, keys)
     rank, alpha, rslora = config["r"], config["lora_alpha"], config["use_rslora"]
-    if present:
+    if present:  # it is refilled, which its rank has to allow; PiSSA's has doubled by now
         first: Any = next(iter(present.values())).adapters[name]
         _refuse_misfits(directory, _shapes(model, layers, first.rank), saved)
         set_adapter(model, name)
     else:
         inject_lora(model, list(layers), rank, alpha, config["lora_dropout"], rslora, name)
-    for layer in (layer for _, layer in lora_layers(model, name)):
-        layer.alpha, layer.scaling = alpha, lora_scaling(alpha, layer.rank, rslora)
-        layer.adapters[name].use_rslora, layer.dropout.p = rslora, config["lora_dropout"]
+    for _, layer in lora_layers(model, name):
+        path = layer.current  # the adapter `name`: it was made the active one
+        path.alpha, path.use_rslora = alpha, rslora
+        path.scaling = lora_scaling(alpha, path.rank, rslora)
+        path.dropout.p = config["lora_dropout"]
     _copy(_state(model, dict(lora_layers(model, name)), name), saved)
     return list(layers)
 
@@ -222,11 +226,15 @@ def _shapes(model: nn.Module, layers: Mapping[str, Any], rank: int) -> dict[str,
 def _without_copies(model: nn.Module, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors without those that are the base's own, bit for bit: PEFT adds the embeddings to the file where
     `target_modules` names one of them."""
+    # An adapted layer's weight is LAYER.base.weight here and LAYER.base_layer.weight in PEFT's files: both without it.
     own = {name.replace(".base.", "."): weight for name, weight in model.state_dict().items()}
     kept = {}
     for key, tensor in saved.items():
         weight = own.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
-        if weight is None or weight.shape != tensor.shape or not torch.equal(weight.cpu(), tensor.to(weight.dtype)):
+        is_copy = (
+            weight is not None and weight.shape == tensor.shape and torch.equal(weight.cpu(), tensor.to(weight.dtype))
+        )
+        if not is_copy:
             kept[key] = tensor
     return kept
 
@@ -240,7 +248,8 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
         ours = (layer.rotation.stages, layer.rotation.block_size) if present else sizes
         if ours != sizes:
             raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
-        wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(layer_sizes(layer)[1], *sizes),)
+        width = layer_sizes(layer)[1]  # a butterfly turns the layer's input
+        wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(width, *sizes),)
     _refuse_misfits(directory, wanted, saved)
     refuse_other_quantization(directory / WEIGHTS, _linear_layers_of(model))
     if not present:
@@ -257,7 +266,8 @@ def _layers_of(model: nn.Module, config: dict, saved: dict) -> dict[str, nn.Modu
     """
     targets = config["target_modules"]
     if targets is None:
-        targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in saved})
+        layers_in_file = {key.rpartition(".lora_")[0] for key in saved}  # "…q_proj.lora_A.weight" -> "…q_proj"
+        targets = sorted({name.rpartition(".")[2] for name in layers_in_file})
     if targets == "all-linear":
         head = getattr(model, "lm_head", None)
         layers = {path: layer for path, layer in linear_layers(model).items() if layer is not head}
@@ -294,7 +304,8 @@ def _state(model: nn.Module, layers: Mapping, name: str | None = None) -> dict[s
             state[_key(model, path, "butterfly.angles")] = layer.rotation.angles.detach()
         else:
             adapter = layer.adapters[name or layer.active]
-            state |= {_key(model, path, f"lora_{which}.weight"): getattr(adapter, which).detach() for which in "AB"}
+            for matrix in ("A", "B"):
+                state[_key(model, path, f"lora_{matrix}.weight")] = getattr(adapter, matrix).detach()
     return state
 
 

@@ -101,13 +101,14 @@ def save_lora_weights(model: nn.Module, path: Path | str) -> Path:
         raise CourseError("This model has no LoRA adapter to save. Call apply_lora_to_model first.")
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        outside = _in_file(model, name)
+        outside = _in_file(model, name)  # our GPT-2 calls its layers otherwise than transformers does
         tensors |= {f"{outside}.A": layer.A.detach().cpu(), f"{outside}.B": layer.B.detach().cpu()}
-    first = next(iter(layers.values()))
-    rslora = first.adapters[first.active].use_rslora
-    about = {"format": FORMAT, "rank": first.rank, "alpha": first.alpha, "use_rslora": rslora, "base": base_of(model)}
+    adapter = next(iter(layers.values())).current  # all layers of an adapter have one rank and one alpha
+    about = {"format": FORMAT, "rank": adapter.rank, "alpha": adapter.alpha}
+    about |= {"use_rslora": adapter.use_rslora, "base": base_of(model)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and then renamed: a file that is there is whole.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(about | {"tensors": tensors}, temporary)
     os.replace(temporary, path)
@@ -133,8 +134,13 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
         return model
     saved = read_lora_archive(path)
     rank, alpha, rslora = saved["rank"], saved["alpha"], saved["use_rslora"]
-    tensors = {f"{_here(model, name[:-2])}{name[-2:]}": tensor for name, tensor in saved["tensors"].items()}
-    names = sorted({name[:-2] for name in tensors})
+    tensors = {}  # by our names: "LAYER.A" and "LAYER.B"
+    for name, tensor in saved["tensors"].items():
+        layer_name, _, matrix = name.rpartition(".")
+        tensors[f"{_here(model, layer_name)}.{matrix}"] = tensor
+    names = sorted({name.rpartition(".")[0] for name in tensors})
+
+    # Everything is checked before anything is changed.
     refuse_merged(model)
     present = dict(lora_layers(model))
     linear = linear_layers(model)
@@ -143,20 +149,22 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
     layers: Mapping[str, Any] = present or {name: linear[name] for name in names}
     wanted: dict[str, tuple[int, int]] = {}
     for name, layer in layers.items():
-        (out_features, in_features), r = layer_sizes(layer), layer.rank if present else rank
+        out_features, in_features = layer_sizes(layer)
+        r = layer.rank if present else rank
         wanted |= {f"{name}.A": (r, in_features), f"{name}.B": (out_features, r)}
     for name in sorted(wanted.keys() | tensors.keys()):
         here, there = wanted.get(name, "absent"), tuple(tensors[name].shape) if name in tensors else "absent"
         if here != there:
             raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
+
     if not present:
         inject_lora(model, names, rank, alpha, use_rslora=rslora)
     with torch.no_grad():
-        for name, layer in lora_layers(model):
-            layer.A.copy_(tensors[f"{name}.A"])
-            layer.B.copy_(tensors[f"{name}.B"])
-            layer.alpha, layer.scaling = alpha, lora_scaling(alpha, rank, rslora)
-            layer.adapters[layer.active].use_rslora = rslora
+        for name, lora in lora_layers(model):
+            lora.A.copy_(tensors[f"{name}.A"])
+            lora.B.copy_(tensors[f"{name}.B"])
+            lora.current.alpha, lora.current.use_rslora = alpha, rslora
+            lora.scaling = lora_scaling(alpha, rank, rslora)  # in training it was scaled so
     return model
 
 
@@ -166,8 +174,8 @@ def merge_all_lora_weights(model: nn.Module) -> MergeReport:
     It computes without any overhead, and `model.state_dict()` is that of a model without adapters. This cannot be
     undone; `merge` can, with `unmerge`.
     """
-    report = merge(model)
-    unload(model)
+    report = merge(model)  # W becomes W + scaling * B A
+    unload(model)  # each wrapper makes way for its base
     return report
 
 
@@ -185,19 +193,23 @@ def archive_as_adapter(path: Path | str, folder: Path) -> Path:
         CourseError: the file is damaged or holds something else.
     """
     saved = read_lora_archive(path)
-    names = sorted({name[:-2] for name in saved["tensors"]})
-    tensors = {f"{PREFIX}{name[:-2]}.lora_{name[-1]}.weight": tensor for name, tensor in saved["tensors"].items()}
+    names, tensors = set(), {}
+    for name, tensor in saved["tensors"].items():
+        layer_name, _, matrix = name.rpartition(".")  # "LAYER.A" and "LAYER.B"
+        names.add(layer_name)
+        tensors[f"{PREFIX}{layer_name}.lora_{matrix}.weight"] = tensor
     config = {
         "peft_type": "LORA",
         "r": saved["rank"],
         "lora_alpha": saved["alpha"],
         "lora_dropout": 0.0,
         "use_rslora": saved["use_rslora"],
+        # GPT-2's layers store their weight as (in, out). PEFT has to know, and the file does not say.
         "fan_in_fan_out": any(name.endswith(("c_attn", "c_proj", "c_fc")) for name in names),
         "bias": "none",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": saved["base"],
-        "target_modules": names,
+        "target_modules": sorted(names),
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)

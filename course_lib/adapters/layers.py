@@ -61,8 +61,9 @@ class AdaptedLayer(WrappedLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output: (..., in) -> (..., out), without the change where it is merged or switched off."""
-        # A merged base holds the change already: adding it here would apply it twice.
-        return self.base(x) if self.merged or not self.enabled else self.adapted(x)
+        if self.merged or not self.enabled:
+            return self.base(x)  # a merged base holds the change already: adding it here would apply it twice
+        return self.adapted(x)
 
     def adapted(self, x: torch.Tensor) -> torch.Tensor:
         """The layer with its change: (..., in) -> (..., out)."""
@@ -82,11 +83,13 @@ class AdaptedLayer(WrappedLayer):
                 "This layer's weight is quantised by bitsandbytes: dequantise the model, or quantise it by "
                 "quantize_model."
             )
-        weight = self.base.weight.T if _is_transposed(self.base) else self.base.weight
+        weight = self.base.weight.T if _is_transposed(self.base) else self.base.weight  # (out, in)
+        # bfloat16 keeps 8 bits of a number: a small change added to it there would be rounded away.
         return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
     def in_layout(self, matrix: torch.Tensor) -> torch.Tensor:
         """A matrix (out, in) as the base stores it: transposed for `Conv1D`."""
+        # .T is a view whose rows do not lie one after another in memory; safetensors refuses to write such a weight.
         return matrix.T.contiguous() if _is_transposed(self.base) else matrix
 
     def merged_weight(self) -> torch.Tensor:
@@ -122,6 +125,7 @@ def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
     It raises CourseError where the adapter is merged, since the base's own weights are not in use then.
     """
     refuse_merged(model)
+    # Each layer's own state is put back, so that an inner block does not switch an outer one's layers on.
     before = [(layer, layer.enabled) for _, layer in adapted_layers(model)]
     try:
         for layer, _ in before:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
@@ -112,15 +112,6 @@ def check_rank(rank: int, sizes: tuple[int, int]) -> None:
         raise CourseError(f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: 1 to {min(sizes)}.")
 
 
-def _of_active(attribute: str) -> property:
-    """A property of a layer that reads and writes `attribute` of its active adapter."""
-    return property(
-        lambda layer: getattr(layer.adapters[layer.active], attribute),
-        lambda layer, value: setattr(layer.adapters[layer.active], attribute, value),
-        doc=f"``{attribute}`` of the active adapter.",
-    )
-
-
 class LoRALinear(AdaptedLayer):
     """A frozen linear layer with trainable low-rank paths beside it (eq. 3 of the paper), one of them active.
 
@@ -164,13 +155,46 @@ class LoRALinear(AdaptedLayer):
         self.adapters = nn.ModuleDict()
         self.add(name, rank, alpha, lora_dropout, use_rslora)
 
-    # These are the active adapter's, so that a layer with one adapter reads like the formula.
-    A = _of_active("A")
-    B = _of_active("B")
-    rank = _of_active("rank")
-    alpha = _of_active("alpha")
-    scaling = _of_active("scaling")
-    dropout = _of_active("dropout")
+    @property
+    def current(self) -> LowRank:
+        """The active adapter's path."""
+        return cast(LowRank, self.adapters[self.active])  # nn.ModuleDict knows its values as modules only
+
+    # The active adapter's own, so that a layer with one adapter reads like the formula.
+
+    @property
+    def A(self) -> nn.Parameter:
+        """A of the active adapter, (rank, in)."""
+        return self.current.A
+
+    @property
+    def B(self) -> nn.Parameter:
+        """B of the active adapter, (out, rank)."""
+        return self.current.B
+
+    @property
+    def scaling(self) -> float:
+        """The active adapter's factor before B A. It can be set, to turn the change up or down."""
+        return self.current.scaling
+
+    @scaling.setter
+    def scaling(self, value: float) -> None:
+        self.current.scaling = value
+
+    @property
+    def rank(self) -> int:
+        """The active adapter's rank."""
+        return self.current.rank
+
+    @property
+    def alpha(self) -> float:
+        """The active adapter's alpha."""
+        return self.current.alpha
+
+    @property
+    def dropout(self) -> nn.Dropout:
+        """The dropout before the active adapter's A."""
+        return self.current.dropout
 
     def add(self, name: str, rank: int, alpha: float, lora_dropout: float = 0.0, use_rslora: bool = False) -> None:
         """Put another path beside the base and make it the active one.
@@ -193,17 +217,17 @@ class LoRALinear(AdaptedLayer):
         factors = self.factors() if can_project(x) else None
         if factors is not None:
             return project_factors(x, [factors])[0]  # the same numbers, in one operation of autograd
-        y = self.base(x)
+        y = self.base(x)  # (..., out)
         if self.active not in self.adapters:
             return y
-        return y + self.adapters[self.active](x).to(y.dtype)
+        return y + self.current(x).to(y.dtype)  # the path computes in A's dtype, float32
 
     def factors(self) -> Factors | None:
-        """What this layer computes, in numbers for `models.fused`; None where it does more, such as dropout."""
+        """The tensors that this layer computes with, for `models.fused`; None where it does more, such as dropout."""
         base = factors_of(self.base)
         if base is None or self.merged or not self.enabled or self.active not in self.adapters:
             return base
-        path: Any = self.adapters[self.active]
+        path = self.current
         if has_hooks(path) or (path.training and path.dropout.p > 0):
             return None
         return base._replace(A=path.A, B=path.B, scaling=path.scaling)
@@ -213,8 +237,7 @@ class LoRALinear(AdaptedLayer):
         name = name or self.active
         if name not in self.adapters:
             return torch.zeros_like(self.matrix())
-        path: Any = self.adapters[name]
-        return path.delta()
+        return cast(LowRank, self.adapters[name]).delta()
 
     def exact_weight(self) -> torch.Tensor:
         """W + scaling * B A in the base's layout, at float32 or better."""

@@ -235,7 +235,8 @@ def as_plain_lora(
     for name, layer in tqdm(layers.items(), desc=init, unit="layer", leave=False, delay=2, disable=None):
         weight = _weight(folder, name, layer, init, config)  # (out, in)
         A0, B0 = _taken_out(weight, rank, scaling, init)
-        A, B = (saved[f"{keys[name]}.lora_{which}.weight"].to(weight) for which in "AB")
+        A = saved[f"{keys[name]}.lora_A.weight"].to(weight)  # (rank, in)
+        B = saved[f"{keys[name]}.lora_B.weight"].to(weight)  # (out, rank)
         tensors[f"{keys[name]}.lora_A.weight"] = torch.cat([A, A0])  # (2 rank, in)
         tensors[f"{keys[name]}.lora_B.weight"] = torch.cat([B, -B0], dim=1)  # (out, 2 rank)
     # alpha' / (2 rank) = alpha / rank, and alpha' / sqrt(2 rank) = alpha / sqrt(rank) for rsLoRA

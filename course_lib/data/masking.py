@@ -14,6 +14,7 @@ from course_lib.data.templates import InstructionFormatter, chat_text, header_of
 from course_lib.data.text import at_least_one
 from course_lib.data.tokenizers import ModelTokenizer, Tokenizer
 from course_lib.errors import CourseError
+from course_lib.rounding import ceil_div
 
 IGNORE = -100  # a label that is not trained on; torch's and transformers' convention
 
@@ -330,4 +331,4 @@ def fitting_length(lengths: list[int], share: float = 0.99) -> int:
         The length, in tokens.
     """
     exact = int(np.quantile(lengths, share, method="higher"))
-    return -(-exact // 8) * 8
+    return ceil_div(exact, 8) * 8

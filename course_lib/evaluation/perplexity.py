@@ -11,6 +11,7 @@ from course_lib.data.batching import Rows, collate
 from course_lib.errors import CourseError
 from course_lib.models.devices import device_of
 from course_lib.models.modes import evaluating
+from course_lib.rounding import ceil_div
 from course_lib.training.distributed import World, is_sharded
 from course_lib.training.loss import count_targets, summed_loss
 
@@ -61,7 +62,7 @@ def evaluate(
     loss, right, targets = 0.0, 0, 0
     starts = range(world.rank * batch_size, len(rows), world.size * batch_size)
     # The parts of a sharded model meet at each call, so a process without a batch of its own calls it all the same.
-    rounds = -(-len(rows) // (world.size * batch_size)) if is_sharded(model) else len(starts)
+    rounds = ceil_div(len(rows), world.size * batch_size) if is_sharded(model) else len(starts)
     with evaluating(model):
         for turn in range(rounds):
             start, counts = (starts[turn], True) if turn < len(starts) else (0, False)

@@ -15,14 +15,14 @@ from course_lib.adapters.guide import archive_as_adapter
 from course_lib.adapters.trained_on import as_record, recorded_quantization
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, refuse_filled, write_json
-from course_lib.finetuning.folder import BASE, RUN, base_beside, refuse_foreign_base, stored_settings
+from course_lib.finetuning.folder import BASE, RUN_FILE, base_beside, refuse_foreign_base, stored_settings
 from course_lib.models.pretrained import PACKAGED, resolve
 
 
 def run_settings(folder: Path) -> dict | None:
     """The settings of the run that made an adapter; None where the folder is not a run's."""
     try:
-        return stored_settings(json.loads((folder / RUN).read_text()))
+        return stored_settings(json.loads((folder / RUN_FILE).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

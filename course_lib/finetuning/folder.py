@@ -20,7 +20,7 @@ from course_lib.errors import CourseError
 from course_lib.finetuning.settings import FREE, Settings, complete
 from course_lib.options import check_options, flag_of
 
-RUN, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
+RUN_FILE, LOG, SUMMARY, PLOT = "run.json", "log.jsonl", "summary.json", "loss.png"
 CHECKPOINTS, BASE = "checkpoints", "base"
 BEFORE = {  # what earlier versions did, before these were settings
     "too_long": "cut-end",
@@ -36,7 +36,7 @@ LEFT_BY_A_RUN = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "merges.txt", "bpe_tokenizer.json"),
     *("reference.safetensors", "reference_held_out.safetensors"),
-    *(LOG, SUMMARY, PLOT, RUN),  # run.json last: it says whose the folder is, also when this is cut short
+    *(LOG, SUMMARY, PLOT, RUN_FILE),  # run.json last: it says whose the folder is, also when this is cut short
 )
 RENAMED = {  # in version 0.2
     "dropout": "lora_dropout",
@@ -76,7 +76,7 @@ def claim(
     Raises:
         CourseError: the folder is another's, or settings disagree or exclude each other.
     """
-    path = folder / RUN
+    path = folder / RUN_FILE
     if folder.exists() and not folder.is_dir():
         raise CourseError(f"{folder} is a file. Give --output a folder.")
     if resume and path.is_file():
@@ -104,10 +104,10 @@ def claim(
 def _refuse_to_clear(folder: Path, settings: Settings) -> None:
     """CourseError where --force would remove what is not a run's, or what the new run reads."""
     foreign = [path.name for pattern in LEFT_BY_A_RUN for path in folder.glob(pattern)]
-    if foreign and not (folder / RUN).is_file():
+    if foreign and not (folder / RUN_FILE).is_file():
         raise CourseError(
-            f"{folder} holds {foreign[0]} and no {RUN}: it is not the folder of a run, so --force does not replace it. "
-            "Choose another --output."
+            f"{folder} holds {foreign[0]} and no {RUN_FILE}: it is not the folder of a run, so --force does not "
+            "replace it. Choose another --output."
         )
     for name in ("model", "tokenizer", "dataset", "weights"):
         value = getattr(settings, name)
@@ -125,7 +125,7 @@ def _refuse_mistyped(folder: Path, explicit: dict) -> None:
     just these settings.
     """
     runs, similar = _similar_runs(folder)
-    meant = [name for name in similar if _agrees(runs[name] / RUN, explicit)]
+    meant = [name for name in similar if _agrees(runs[name] / RUN_FILE, explicit)]
     if "dataset" in explicit and not meant:
         return
     hint = f" Did you mean {_listed(folder, meant)}?" if meant else _runs_beside(folder)
@@ -135,7 +135,7 @@ def _refuse_mistyped(folder: Path, explicit: dict) -> None:
 
 def _similar_runs(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The runs beside `folder` by name, and the names that are like its own."""
-    runs = {path.parent.name: path.parent for path in folder.absolute().parent.glob(f"*/{RUN}")}
+    runs = {path.parent.name: path.parent for path in folder.absolute().parent.glob(f"*/{RUN_FILE}")}
     return runs, difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)
 
 

@@ -15,7 +15,7 @@ from course_lib.adapters import save_adapter
 from course_lib.data.tokenizers import is_model_tokenizer
 from course_lib.errors import CourseError
 from course_lib.files import apply_umask, write_json, write_whole
-from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN, SUMMARY
+from course_lib.finetuning.folder import CHECKPOINTS, LOG, PLOT, RUN_FILE, SUMMARY
 from course_lib.finetuning.model import adapt, base_name, has_own_base, load_base, make_base
 from course_lib.finetuning.plan import Plan, data_fingerprint
 from course_lib.finetuning.settings import Settings, shared_settings
@@ -61,7 +61,7 @@ def train(
     # A base that cannot be loaded leaves no folder behind, unless it is made for this run and lies in that folder.
     model = None if has_own_base(s) else load_base(s, folder)
     if world.is_main:
-        write_json(folder / RUN, record)
+        write_json(folder / RUN_FILE, record)
         make_base(s, folder, plan.tokenizer)
     world.barrier()
     device = torch.device(choose_device(s.device))
@@ -77,7 +77,7 @@ def train(
         before = held_out_loss(model, plan, world)  # a new adapter changes nothing: it is the base
         _refuse_broken_base(before, s)
         if world.is_main:
-            write_json(folder / RUN, record | {"held_out_before": before})
+            write_json(folder / RUN_FILE, record | {"held_out_before": before})
     say(f"held-out loss before {plan.task.describe(before)}\n")
     records = _train_all_steps(plan, model, folder, resume, world, objective)
     after = records[-1].eval_loss

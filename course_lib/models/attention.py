@@ -68,6 +68,7 @@ class Attention(nn.Module):
         Returns:
             (batch, time, width).
         """
+        # The norm is applied here and not in the block, so that norm and projections can be one fused operation.
         if self.config.model_type == "gpt2":
             output_layer = self.c_proj
             (q_k_v,) = project(x, [self.c_attn], norm)
@@ -108,7 +109,8 @@ def rope(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Ten
     Returns:
         cos and sin, (batch or 1, 1, time, head_dim) each: the angles of all pairs, twice, for `rotate`.
     """
-    # This is how models were trained with it: theta ** -x rounds differently, which moves SmolLM2's logits by 1e-4.
+    # Llama was trained with 1 / theta ** x. theta ** -x is the same number, but rounds differently: with it, SmolLM2's
+    # logits move by up to 1e-4.
     frequencies = 1 / theta ** (torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)  # (D / 2)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, T, D / 2)
     angles = torch.cat([angles, angles], dim=-1)
@@ -163,8 +165,9 @@ def full_attention_mask(
             f"of shape {shapes[4]} for packed rows."
         )
     allowed = attention_mask if packed else attention_mask.bool()[:, None, None]  # (B, 1, T or 1, past + T)
-    itself = torch.eye(time, dtype=torch.bool, device=device)  # (T, T): the last `time` keys are the queries' own
-    return allowed & causal_mask(time, past, device) | F.pad(itself, (past, 0))
+    visible = allowed & causal_mask(time, past, device)  # (B, 1, T, past + T)
+    own_position = F.pad(torch.eye(time, dtype=torch.bool, device=device), (past, 0))  # (T, past + T)
+    return visible | own_position  # a token always sees itself
 
 
 def causal_mask(time: int, past: int, device: torch.device) -> Tensor:

@@ -30,6 +30,8 @@ from course_lib.models.factors import has_hooks
 from course_lib.models.fused import can_fuse, swiglu_mlp
 from course_lib.models.fused_loss import TableGradient, embed, linear_cross_entropy
 
+INIT_STD = 0.02  # GPT-2's (Radford et al. 2019)
+
 
 @dataclass
 class DecoderOutput:
@@ -107,9 +109,9 @@ class Decoder(nn.Module):
             if parameter.is_meta:  # shapes without memory, about to be given a file's weights
                 break
             if name.endswith(writes_to_stream):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.num_hidden_layers))
+                nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.config.num_hidden_layers))
             elif parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
@@ -194,7 +196,8 @@ class Decoder(nn.Module):
             position_ids = position_ids[:, :time]
         shared = TableGradient() if self._shares_gradient() else None
         hidden = self.model(input_ids[:, :time], attention_mask, position_ids, shared=shared)  # (B, time, C)
-        targets = F.pad(labels[:, 1:], (0, time - labels.shape[1] + 1), value=IGNORE).flatten()  # (B * time)
+        # Position t predicts label t + 1. Padding is needed for a row of one token only, which has no target.
+        targets = F.pad(labels[:, 1:], (0, time - (labels.shape[1] - 1)), value=IGNORE).flatten()  # (B * time)
         hidden, is_target = hidden.flatten(0, 1), targets != IGNORE  # (B * time, C), (B * time)
         if not is_target.all():
             hidden, targets = hidden[is_target], targets[is_target]  # (targets, C), (targets)
@@ -233,7 +236,7 @@ class Backbone(nn.Module):
         if config.model_type == "gpt2":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = norm(config)
+        self.norm = make_norm(config)
         self.dropout = nn.Dropout(config.dropout)
         self.gradient_checkpointing = False
 
@@ -274,7 +277,10 @@ class Backbone(nn.Module):
         cos = sin = None
         if self.config.model_type == "gpt2":
             if past + time > (limit := self.config.max_position_embeddings):
-                raise CourseError(f"{past + time} tokens are more than this model's {limit} learned positions.")
+                raise CourseError(
+                    f"{past + time} tokens are more than this model's {limit} learned positions. Shorten the text to "
+                    f"{limit} tokens, or take a model with rotary positions (Llama)."
+                )
             x = x + self.embed_positions(position_ids)
         else:
             cos, sin = rope(position_ids, self.config.head_dim, self.config.rope_theta)  # (B or 1, 1, T, D)
@@ -298,7 +304,7 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
-        self.input_layernorm, self.post_attention_layernorm = norm(config), norm(config)
+        self.input_layernorm, self.post_attention_layernorm = make_norm(config), make_norm(config)
         self.self_attn = Attention(config, layer)
         self.mlp = GELUMLP(config) if config.model_type == "gpt2" else SwiGLU(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -328,7 +334,7 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(x, norm=self.post_attention_layernorm))
 
 
-def norm(config: DecoderConfig) -> nn.Module:
+def make_norm(config: DecoderConfig) -> nn.Module:
     """The family's norm: LayerNorm (x - mean) / deviation * w + b for GPT-2, RMSNorm x / rms(x) * w for Llama.
 
     RMSNorm is eq. 4 of arXiv:1910.07467.

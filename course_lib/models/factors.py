@@ -1,4 +1,4 @@
-"""A linear layer in numbers, for the parts of the decoder that compute several layers at once (see `fused`)."""
+"""The tensors of a linear layer, for the parts of the decoder that compute several layers at once (see `fused`)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -15,7 +15,7 @@ class Dequantizable(Protocol):
 
 
 class Factors(NamedTuple):
-    """A linear layer in numbers: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
+    """The tensors of a linear layer: y = x W^T + b, plus s (x A^T) B^T where it has a low-rank adapter (LoRA).
 
     weight: (out, in). bias: (out,) or None. A: (rank, in) and B: (out, rank), or None. scaling: s.
     quantized: what stands for a frozen weight in few bits, where weight is None. It is dequantised whenever it is
@@ -37,7 +37,7 @@ class Factors(NamedTuple):
 
 
 def factors_of(layer: nn.Module) -> Factors | None:
-    """The numbers of `layer`, or None where calling it does more than the formula of `Factors`.
+    """The tensors of `layer`, or None where calling it does more than the formula of `Factors`.
 
     A layer of another kind than nn.Linear gives them by a method `factors` (see `adapters.lora.LoRALinear`).
     """

@@ -65,7 +65,7 @@ def _undisturbed(x: Tensor) -> bool:
 
 
 def _all_factors(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None) -> list[Factors] | None:
-    """The layers' numbers, or None where x, the norm or one of the layers asks for the plain form."""
+    """The layers' tensors, or None where x, the norm or one of the layers asks for the plain form."""
     if not can_project(x) or (norm is not None and (type(norm) is not nn.RMSNorm or has_hooks(norm))):
         return None
     all_factors = [factors for layer in layers if (factors := factors_of(layer)) is not None]
@@ -119,11 +119,11 @@ def project_plain(x: Tensor, layers: Sequence[nn.Module], norm: nn.Module | None
 
 
 def project_factors(x: Tensor, all_factors: Sequence[Factors], norm: nn.RMSNorm | None = None) -> tuple[Tensor, ...]:
-    """`project` for layers that are given by their numbers.
+    """`project` for layers that are given by their tensors.
 
     Args:
         x: as for `project`.
-        all_factors: the numbers of each layer.
+        all_factors: the tensors of each layer.
         norm: as for `project`.
 
     Returns:
@@ -175,7 +175,7 @@ def linear_forward(x: Tensor, all_factors: Sequence[Factors]) -> tuple[list[Tens
 
     Args:
         x: (rows, in).
-        all_factors: the numbers of each layer.
+        all_factors: the tensors of each layer.
 
     Returns:
         The outputs, (rows, out) each, and x A^T of all adapters side by side, (rows, ranks) or None.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from course_lib.models.fused import can_fuse
+from course_lib.rounding import ceil_div
 
 # The longest rows that this form is faster for on a CPU, measured with one to four rows of 9 heads of 64.
 LONGEST = {torch.float32: 128, torch.float64: 128, torch.bfloat16: 192}
@@ -66,7 +67,8 @@ class _RotateAndAttend(torch.autograd.Function):
     ) -> Tensor:
         batch, time, width = q.shape
         kv_heads, group = k.shape[-1] // head_dim, width // k.shape[-1]
-        keys = -(-time // KEYS_AT_ONCE) * KEYS_AT_ONCE  # the row's, and up to the next multiple some that nobody sees
+        # The row's keys, and up to the next multiple some that nobody sees.
+        keys = ceil_div(time, KEYS_AT_ONCE) * KEYS_AT_ONCE
         sin = sin[..., : head_dim // 2].contiguous()  # the table's second half repeats the first
         q, k, v = (x.view(batch, time, -1, head_dim).transpose(1, 2) for x in (q, k, v))  # (B, heads, T, D)
         turned_q, padded_k = q.new_empty(q.shape), k.new_zeros(batch, kv_heads, keys, head_dim)

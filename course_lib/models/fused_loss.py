@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from course_lib.models import onednn
 from course_lib.models.fused import can_fuse
+from course_lib.rounding import ceil_div
 
 BYTES_AT_ONCE = 2**26  # of logits: enough rows for a matrix product at full speed (340 of SmolLM2 in float32)
 CACHED_ELEMENTS = 2**20  # of logits that are looked at together, small enough for a processor's cache
@@ -128,9 +129,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = torch.empty_like(weight) if want_weight else None  # the first product fills it
         if dweight is not None and not len(hidden):
             dweight.zero_()
-        # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size (-(-a // b) rounds up).
-        pieces = -(-len(hidden) * len(weight) * hidden.element_size() // BYTES_AT_ONCE)
-        rows = max(1, -(-len(hidden) // max(1, pieces)))
+        # As many rows at a time as BYTES_AT_ONCE holds logits of, in pieces of equal size.
+        pieces = ceil_div(len(hidden) * len(weight) * hidden.element_size(), BYTES_AT_ONCE)
+        rows = max(1, ceil_div(len(hidden), max(1, pieces)))
         loss = torch.zeros((), dtype=_wide(hidden.dtype))
         for start in range(0, len(hidden), rows):
             h, target = hidden[start : start + rows], targets[start : start + rows]

@@ -14,8 +14,8 @@ from course_lib.scratch.tokenizer import byte_letters
 END = "<|endoftext|>"
 SPECIAL_TOKENS = (END,)
 # A conversation is a document: it begins after an end token, and an answer is its next sentence. Nothing in it differs
-# from what pretraining has seen. With new tokens around the question, a base that reckoned rightly in 98 of 100 texts
-# did so in one of 60: a small model finds the numbers by how far away they are.
+# from what pretraining has seen. New tokens around the question would shift the distance between question and numbers,
+# which a small model relies on: with them, accuracy fell from 98 in 100 texts to 1 in 60.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %} {{ message['content'] }}<|endoftext|>"

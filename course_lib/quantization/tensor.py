@@ -19,6 +19,7 @@ from torch import Tensor
 
 from course_lib.errors import CourseError
 from course_lib.quantization.codes import decode, decode_8bit, encode, encode_8bit
+from course_lib.rounding import ceil_div
 from course_lib.vocabulary import QUANT_TYPES
 
 NESTED_BLOCK = 256  # constants in a block of double quantisation
@@ -148,7 +149,7 @@ def quantize_4bit(
     _check_weight(weight)
     flat = weight.detach().reshape(-1)
     packed = torch.empty((len(flat) + 1) // 2, dtype=torch.uint8, device=flat.device)
-    absmax = torch.empty(-(-len(flat) // block_size), device=flat.device)
+    absmax = torch.empty(ceil_div(len(flat), block_size), device=flat.device)
     size = _chunk(block_size, flat.device)
     for start in range(0, len(flat), size):
         part = flat[start : start + size].float()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from course_lib.files import write_whole
 from course_lib.scratch.bpe import BYTE_COUNT, Pair, learn_merges, merge_word, reachable_ids
-from course_lib.scratch.words import BYTES, split_text
+from course_lib.scratch.words import UTF8_LOSSLESS, split_text
 
 CACHED_WORDS = 1 << 16  # words whose ids are remembered, of at most
 CACHED_LENGTH = 64  # characters each; together some 20 MB
@@ -97,7 +97,8 @@ class BPETokenizer:
         frequencies: Counter[str] = Counter()  # how often each different word occurs
         for words, _ in split_text([text], frozenset(special_tokens)):
             frequencies.update(words)
-        merges = learn_merges({word.encode(*BYTES): often for word, often in frequencies.items()}, count)
+        as_bytes = {word.encode(**UTF8_LOSSLESS): often for word, often in frequencies.items()}
+        merges = learn_merges(as_bytes, count)
         return cls(merges, special_tokens)
 
     @classmethod
@@ -121,7 +122,7 @@ class BPETokenizer:
         tokens = [*byte_letters(), *(left + right for left, right in pairs)]  # by our id
         our_id = {token: i for i, token in enumerate(tokens)}
         if len(our_id) < len(tokens):
-            [(token, _)] = Counter(tokens).most_common(1)
+            [(token, _)] = Counter(tokens).most_common(1)  # the token that occurs twice
             raise ValueError(f"{merges} makes the token {token!r} in two ways: only files with one way are understood.")
         special = [token for token in ids if token not in our_id]
         try:
@@ -155,7 +156,7 @@ class BPETokenizer:
         Raises:
             ValueError: a disallowed text occurs, or an allowed token is unknown.
         """
-        whole = text.decode(*BYTES) if isinstance(text, bytes) else text
+        whole = text.decode(**UTF8_LOSSLESS) if isinstance(text, bytes) else text
         ids: list[int] = []
         for some in self._encode([whole], allowed_special, disallowed_special):
             ids.extend(some)
@@ -197,7 +198,7 @@ class BPETokenizer:
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         """The ids of one word. A word that is a token of its own needs no merging."""
-        data = word.encode(*BYTES)
+        data = word.encode(**UTF8_LOSSLESS)
         if data in self._whole_words:
             return (self._whole_words[data],)
         ids = merge_word(data, self._ranks)
@@ -336,6 +337,6 @@ def _checked_numbering(numbering: Sequence[int], count: int) -> list[int]:
     if min(ids) < 0:
         raise ValueError(f"numbering has the id {min(ids)}: ids are at least 0.")
     if len(set(ids)) < count:
-        [(twice, _)] = Counter(ids).most_common(1)
+        [(twice, _)] = Counter(ids).most_common(1)  # the id that occurs twice
         raise ValueError(f"numbering gives the id {twice} to two tokens: each needs one of its own.")
     return ids

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 import time
 import zipfile
@@ -53,7 +54,7 @@ class Trainer:
         self.model, self.optimizer, self.dataset = model, optimizer, dataset
         self.batch_size, self.clip, self.seed, self.say = batch_size, clip, seed, say or (lambda line: None)
         self.collator, self.peak_lr, self.step = DataCollator(), optimizer.lr, 0
-        self.steps_a_pass = -(-len(dataset) // batch_size)
+        self.steps_a_pass = math.ceil(len(dataset) / batch_size)
         self.steps = epochs * self.steps_a_pass
         self.rng: np.random.Generator | None = getattr(model, "rng", None)
 

@@ -37,7 +37,8 @@ PATTERN = word_pattern(letters=r"\p{L}", digits=r"\p{N}")
 # A word is final once this many characters behind it are known: "'l" may become "'ll", which takes two.
 LOOK_AHEAD = 2
 WINDOW = 1 << 13  # characters: few enough for the words of a window to stay in the processor's cache
-BYTES = ("utf-8", "surrogateescape")  # how Python carries a byte that is not UTF-8 in a text: as U+DC80 to U+DCFF
+# For str.encode and bytes.decode: a text carries a byte that is not UTF-8 as one of U+DC80 to U+DCFF, and returns it.
+UTF8_LOSSLESS = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def split_text(
@@ -124,7 +125,7 @@ def mended(texts: Iterable[str]) -> Iterator[str]:
 def _mend(text: str) -> str:
     """One text without misplaced surrogates. Nearly every text is sound, and then encoding it is the whole cost."""
     try:
-        text.encode(*BYTES)
+        text.encode(**UTF8_LOSSLESS)
     except UnicodeEncodeError:
         joined = re.sub("[\ud800-\udbff][\udc00-\udfff]", _join_surrogates, text)
         return re.sub("[\ud800-\udbff\udc00-\udc7f\udd00-\udfff]", "\ufffd", joined)

@@ -1,4 +1,10 @@
-"""The loss of every chapter: cross-entropy of the next token."""
+"""The loss of every chapter: cross-entropy of the next token. Four functions give it:
+
+- `next_token_loss(logits, labels)` is the mean over the targets: for reading, and for a loop of one's own;
+- `summed_loss(logits, labels)` is their sum: where several batches are added up, as in an evaluation;
+- `summed_loss_(logits, labels, weight)` is the sum where the logits are not needed afterwards: less time and memory;
+- `training_loss(model, batch, weight)` is what a training step asks for: forward pass and loss of any model.
+"""
 
 from typing import Any
 
@@ -8,6 +14,11 @@ from torch.nn import functional as F
 
 from course_lib.data.masking import IGNORE
 from course_lib.models.decoder import Decoder
+
+# The pieces of `summed_loss_`: on a CPU they stay in the processor's cache and are small beside all rows; a GPU wants
+# more to do at once.
+GPU_ROWS, MAX_CPU_ROWS = 1024, 32
+CACHE_ELEMENTS = 2**19  # 2 MB of float32
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -80,12 +91,14 @@ def training_loss(model: nn.Module, batch: dict[str, torch.Tensor], weight: floa
         A scalar.
     """
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    labels = batch["labels"]
+    labels = batch["labels"]  # (batch, time)
     # The fused loss is written for a CPU in full precision; everything else takes the plain way below.
     unwrapped = getattr(model, "module", model)  # DistributedDataParallel keeps the model there
     if isinstance(unwrapped, Decoder) and labels.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        # Forward pass and loss in one. The decoder divides by a number of targets, and weight is one over it.
         return model(**inputs, labels=labels, num_items_in_batch=1 / weight, skip_logits=True).loss
-    return summed_loss_(model(**inputs).logits, labels, weight)
+    logits = model(**inputs).logits  # the forward pass: (batch, time, vocabulary)
+    return summed_loss_(logits, labels, weight)
 
 
 def _targets(labels: torch.Tensor) -> torch.Tensor:
@@ -103,8 +116,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
         """x (rows, vocabulary), targets (rows,) -> the loss, a scalar. Afterwards x holds d loss / d x."""
-        # Pieces that stay in a processor's cache (2 MB) and are small beside x; a GPU wants more to do at once.
-        rows = 1024 if x.is_cuda else min(32, max(1, 2**19 // x.shape[1]))
+        rows = GPU_ROWS if x.is_cuda else min(MAX_CPU_ROWS, max(1, CACHE_ELEMENTS // x.shape[1]))
         total: Any = 0.0  # it takes the dtype of the pieces' losses, which is float32 under autocast
         for part, target in zip(x.split(rows), targets.split(rows), strict=True):
             with torch.enable_grad():  # a Function's forward runs without; these few rows need a graph of their own

@@ -38,11 +38,14 @@ class NextToken:
         return count_targets(batch["labels"])
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor], weight: float) -> torch.Tensor:
-        """`training_loss`.
+        """Forward pass and loss: token ids (batch, time) -> logits (batch, time, vocabulary) -> a scalar.
+
+        `training_loss` does both: it gets the logits and overwrites them by their gradient, or has our Decoder compute
+        the loss without ever holding all of them.
 
         Args:
-            model: see `training_loss`.
-            batch: see `training_loss`.
+            model: maps the batch to an object with `.logits`.
+            batch: "input_ids" and "labels", (batch, time) each, and the model's other arguments.
             weight: one over the targets of the whole step.
 
         Returns:

@@ -78,14 +78,14 @@ class Trainer:
         self.objective = objective or NextToken()
         self.evaluate, self.eval_every = evaluate, eval_every
         self.log = TrainingLog(log_every, log_path, enabled=world.is_main)
-        return_freed_memory()
+        return_freed_memory()  # earlier cells of a notebook leave holes in the heap: see `training.memory`
         if config.shard and world.size > 1 and config.autocast == "float16":
             raise CourseError("shard=True does not go with autocast='float16', whose loss scale is each process's own.")
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(model)
 
         # Sharding replaces the parameters, so the optimiser has to be given those from after it.
-        self.forward: Any = wrap_distributed(model, world, config.shard)
+        self.wrapped_model: Any = wrap_distributed(model, world, config.shard)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise CourseError(
@@ -101,7 +101,7 @@ class Trainer:
         if checkpoints:
             self.checkpoints = Checkpoints(checkpoints.folder, model, self.optimizer, checkpoints.keep, world)
         if config.compile:
-            self.forward = torch.compile(self.forward)
+            self.wrapped_model = torch.compile(self.wrapped_model)
 
     def train(self, batches: Iterable[Batch], resume: bool = False) -> list[StepRecord]:
         """Train on micro-batches, one after another.
@@ -127,8 +127,8 @@ class Trainer:
         self.model.train()
         reset_peak_memory(self.device)
         # The bar goes to the terminal; in a notebook the log lines are what stays on the page.
-        hidden = not (self.world.is_main and sys.stderr.isatty())
-        with tqdm(initial=done, total=len(plan), desc="training", unit="step", leave=False, disable=hidden) as bar:
+        hide_bar = not (self.world.is_main and sys.stderr.isatty())
+        with tqdm(initial=done, total=len(plan), desc="training", unit="step", leave=False, disable=hide_bar) as bar:
             for number in range(done, len(plan)):
                 last = number == len(plan) - 1
                 record = self.step(number, len(plan), [batches[i] for i in plan[number]])
@@ -171,9 +171,7 @@ class Trainer:
     def step(self, number: int, steps: int, micro_batches: list[Batch]) -> StepRecord:
         """One optimiser step: forward, loss, backward, clip, step.
 
-        The loss is the mean over all targets of the step, as if its micro-batches were one large batch: each gives its
-        summed loss divided by the number of targets of the whole step. (A mean of means would weigh a token of a short
-        batch more.)
+        The loss is the mean over all targets of the step, as if its micro-batches were one large batch.
 
         Args:
             number: the step, from 0.
@@ -186,28 +184,30 @@ class Trainer:
         Raises:
             CourseError: the step has no target, or its loss or its gradient norm is not a finite number.
         """
-        started = time.perf_counter()
-        lr = self.config.lr_at(number, steps)
+        started, lr = time.perf_counter(), self.config.lr_at(number, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-        parts = [self.to_tensors(batch) for batch in micro_batches]
-        targets = self.world.total(sum(self.objective.count(part) for part in parts))
+        batches = [self.to_tensors(batch) for batch in micro_batches]
+        targets = self.world.total(sum(self.objective.count(batch) for batch in batches))
         if not targets:
             raise CourseError("Every label of this step is -100, so there is nothing to train on. Look at its records.")
         # Data-parallel gradients are averages over the processes; multiplying by their number makes them sums.
         weight = self.world.size / targets
 
         loss = 0.0
-        for index, part in enumerate(parts):
-            last = index == len(parts) - 1
-            with self.gradients_travel(last):
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with self.maybe_no_sync(last):
                 with self.autocast():
-                    part_loss = self.objective.loss(self.forward, part, weight)  # (batch, time) ids -> a scalar
-                with trimmed_backward(self.parameters):
-                    self.scaler.scale(part_loss).backward()  # adds to each parameter's .grad
-            loss += part_loss.item()
+                    # Forward pass and loss: ids (batch, time) -> logits -> weight * the sum of the targets' losses, a
+                    # scalar. Both in one call, so that our Decoder need never hold all logits: see `NextToken`.
+                    batch_loss = self.objective.loss(self.wrapped_model, batch, weight)
+                with trimmed_backward(self.parameters):  # returns freed activations to the system on its way
+                    self.scaler.scale(batch_loss).backward()  # adds to each parameter's .grad
+            loss += batch_loss.item()
         metrics = self.objective.report()
+        # `weight` holds a factor world.size for the sake of the gradients; it is taken out again here.
         loss = self.world.total(loss) / self.world.size
         if not math.isfinite(loss):
             raise not_finite("loss", loss, number, lr)
@@ -215,7 +215,8 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)  # first: the norm to clip to is that of the true gradients
         norm = float(full_tensor(clip_grad_norm(self.parameters, self.config.max_grad_norm)))
         overflow = not math.isfinite(norm)
-        if overflow and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):  # no scale is to blame
+        # At a scale of 1 the loss was not scaled up, so that the overflow is real; else the scale is to blame.
+        if overflow and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):
             raise not_finite("gradient norm", norm, number, lr)
         if not overflow:
             self.scaler.step(self.optimizer)
@@ -224,7 +225,7 @@ class Trainer:
 
         tokens = sum(count_tokens(batch) for batch in micro_batches)
         seconds, memory = time.perf_counter() - started, peak_memory(self.device)
-        return StepRecord(
+        return StepRecord(  # a line of the log
             number, loss, lr, norm, seconds, tokens, peak_memory=memory, skipped=overflow, metrics=metrics
         )
 
@@ -253,10 +254,10 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.autocast))
 
-    def gradients_travel(self, last: bool) -> contextlib.AbstractContextManager:
+    def maybe_no_sync(self, last: bool) -> contextlib.AbstractContextManager:
         """The context of a backward pass: only the last micro-batch of a step sends gradients between processes."""
-        if self.world.size > 1 and not last and hasattr(self.forward, "no_sync"):
-            return self.forward.no_sync()
+        if self.world.size > 1 and not last and hasattr(self.wrapped_model, "no_sync"):
+            return self.wrapped_model.no_sync()
         return contextlib.nullcontext()
 
     def _evaluate(self, record: StepRecord, last: bool, best: float | None) -> tuple[StepRecord, float | None]:

@@ -32,7 +32,7 @@ from course_lib.data.judged import read_judged
 from course_lib.data.mixture import DataConfig
 from course_lib.errors import CourseError
 from course_lib.files import write_json
-from course_lib.finetuning.folder import CHECKPOINTS, RUN, claim
+from course_lib.finetuning.folder import CHECKPOINTS, RUN_FILE, claim
 from course_lib.finetuning.plan import Plan
 from course_lib.finetuning.run import train
 from course_lib.models.decoder import Decoder
@@ -283,7 +283,7 @@ def _train(run: Run, stage: str, folder: Path, decided: dict[str, Any]) -> dict[
     """Run `course pretrain`, `sft` or `dpo` in the stage's folder, or continue a run that was interrupted."""
     s, kind, model_folder = run.settings, KINDS[stage], folder / MODEL
     always = {"mode": "full", "seed": s.seed, "device": s.device, "threads": s.threads}
-    resume = (model_folder / RUN).is_file()
+    resume = (model_folder / RUN_FILE).is_file()
     settings, known = claim(model_folder, s.stages[stage] | decided | always, resume, False, kind)
     plan = PLANS[stage](settings)
     points = max(1, plan.steps // s.evaluation.curve_points)

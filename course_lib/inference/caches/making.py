@@ -10,6 +10,7 @@ from course_lib.inference.caches.base import Cache
 from course_lib.inference.caches.paged import PagedCache
 from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCache
 from course_lib.inference.caches.sink import SinkCache
+from course_lib.rounding import ceil_div
 
 CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
 COMPILED_CAPACITY = 256  # a compiled model's cache has room for a multiple of this
@@ -46,7 +47,7 @@ def make_cache(name: str, model: Any, capacity: int, **options: Any) -> Cache | 
         return DynamicCache()
     if name == "static":
         if getattr(model, "step", None) is not None:  # compiled for this shape: few different ones, see `compiled`
-            capacity = -(-capacity // COMPILED_CAPACITY) * COMPILED_CAPACITY
+            capacity = ceil_div(capacity, COMPILED_CAPACITY) * COMPILED_CAPACITY
         return StaticCache(capacity)
     if name == "int8":
         return Int8Cache(capacity)

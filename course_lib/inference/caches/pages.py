@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from course_lib.errors import CourseError
+from course_lib.rounding import ceil_div
 
 
 class OutOfPages(CourseError):
@@ -88,7 +89,7 @@ class PagePool:
         """
         if tokens == 0:
             return 0
-        new = -(-(table.length + tokens) // self.page_size) - len(table.pages)
+        new = ceil_div(table.length + tokens, self.page_size) - len(table.pages)
         copies = table.length % self.page_size != 0 and self.references[table.pages[-1]] > 1
         return new + copies
 
@@ -238,4 +239,4 @@ def useful_share(lengths: Sequence[int], *, reserved: int | None = None, page_si
             raise CourseError(f"A row of {max(lengths)} tokens does not fit into {reserved} reserved slots.")
         return sum(lengths) / (reserved * len(lengths))
     assert page_size is not None
-    return sum(lengths) / sum(-(-length // page_size) * page_size for length in lengths)
+    return sum(lengths) / sum(ceil_div(length, page_size) * page_size for length in lengths)

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from course_lib.inference.prepared import PreparedDecoder, Product, normalise
 from course_lib.inference.server.mixed import Stack
+from course_lib.rounding import ceil_div
 
 BLOCK = 8  # a product has a multiple of this many rows
 MOST = 32  # and at most this many
@@ -93,7 +94,7 @@ class RowModel:
         self.row_by_row = model.weights in ("int8", "int4") and whole
         self.block = MOST if _blocks_agree(model) else BLOCK
         # A row attends to whole pages, so the columns are a multiple of both.
-        self.columns = -(-COLUMNS // page_size) * page_size
+        self.columns = ceil_div(COLUMNS, page_size) * page_size
         # The store has one page more than requests can use: padding is written there, and what lies beyond a row's
         # own pages is read from there. A layer's page is contiguous in memory:
         # (layers, pages + 1, page_size, keys and values, K, D)

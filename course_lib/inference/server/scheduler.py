@@ -22,6 +22,7 @@ from course_lib.inference.server.jobs import Job
 from course_lib.inference.server.prefixes import SharedPages
 from course_lib.inference.server.rows import BLOCK, Chunk
 from course_lib.inference.server.settings import EngineSettings
+from course_lib.rounding import ceil_div
 
 Read = Callable[[Sequence[Chunk]], Tensor]  # chunks to logits, (chunks that want them, vocabulary): `RowModel.read`
 
@@ -136,7 +137,7 @@ class Scheduler:
         """Let requests in, in the order of their arrival, while there are a slot and enough pages for their tokens."""
         while self.waiting and len(self.running) < self.settings.max_batch:
             job = self.waiting[0]
-            if self.running and -(-len(job.tokens) // self.settings.page_size) > self.pages.available:
+            if self.running and ceil_div(len(job.tokens), self.settings.page_size) > self.pages.available:
                 return
             self.running.append(self.waiting.popleft())
 
