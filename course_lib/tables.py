@@ -87,7 +87,7 @@ def _html_row(row: list[str], styles: list[str]) -> str:
 
 
 def _text(cell: object, spec: str) -> str:
-    """A cell's text; what is no number stands as it is, whatever its column's format."""
+    """A cell's text; what is not a number stands as it is, whatever its column's format."""
     if cell is None:
         return ABSENT
     if isinstance(cell, str):

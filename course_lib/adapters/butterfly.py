@@ -116,7 +116,8 @@ def check_shape(width: int, stages: int, block_size: int | None, layer: str = "t
     size = width if block_size is None else block_size
     if size < 2 or width % size:
         raise CourseError(
-            f"block_size {size} is not possible for {layer}, whose input has {width} features: a divisor of at least 2."
+            f"block_size {size} is not possible for {layer}, whose input has {width} features: give a divisor of at "
+            "least 2."
         )
 
 

@@ -151,9 +151,14 @@ def readable_config(folder: Path | str) -> dict:
     config = adapter_config(folder)
     kind = config.get("peft_type")
     if kind is None:
-        raise CourseError(f"{Path(folder) / CONFIG} does not say which method the adapter has: it lacks peft_type.")
+        raise CourseError(
+            f"{Path(folder) / CONFIG} does not say which method the adapter has: it lacks peft_type. Copy the adapter "
+            "again, or add it."
+        )
     if kind not in ("LORA", "BUTTERFLY"):
-        raise CourseError(f"{folder} holds an adapter of peft_type = {kind!r}, and only LORA and BUTTERFLY are read.")
+        raise CourseError(
+            f"{folder} holds an adapter of peft_type = {kind!r}, and only LORA and BUTTERFLY are read. {MERGED}"
+        )
     if kind == "LORA":
         check_settings(Path(folder), config)
     return config
@@ -165,7 +170,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         tensors = {plain_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise CourseError(f"{path} holds NaN or infinity in {key}: the training that wrote it went wrong.")
+            raise CourseError(
+                f"{path} holds NaN or infinity in {key}: the training that wrote it went wrong. Take an earlier "
+                "checkpoint, or train with a lower learning rate."
+            )
     return tensors
 
 
@@ -183,7 +191,9 @@ def weights_file(folder: Path) -> Path:
             f"not read here. Where you trust it, convert it, in Python: state = torch.load({str(pickled)!r}, "
             f"weights_only=True), then safetensors.torch.save_file(state, {str(path)!r})."
         )
-    raise CourseError(f"{folder} is not an adapter's folder: it holds no {WEIGHTS}.")
+    raise CourseError(
+        f"{folder} is not an adapter's folder: it holds no {WEIGHTS}. Name the folder that save_adapter or PEFT wrote."
+    )
 
 
 def _load_lora(model: nn.Module, directory: Path, config: dict, saved: dict, name: str) -> list[str]:
@@ -247,7 +257,10 @@ def _load_butterfly(model: nn.Module, directory: Path, config: dict, saved: dict
     for path, layer in layers.items():
         ours = (layer.rotation.stages, layer.rotation.block_size) if present else sizes
         if ours != sizes:
-            raise CourseError(f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}.")
+            raise CourseError(
+                f"{directory} has (stages, block_size) {sizes}, and {path} here has {ours}. Load it on a base without "
+                "adapters."
+            )
         width = layer_sizes(layer)[1]  # a butterfly turns the layer's input
         wanted[_key(model, path, "butterfly.angles")] = (butterfly_parameter_count(width, *sizes),)
     _refuse_misfits(directory, wanted, saved)
@@ -287,7 +300,10 @@ def _refuse_misfits(directory: Path, wanted: Mapping[str, tuple], saved: dict[st
                 f"{directory} holds {key} {theirs} beside the adapters of linear layers: an embedding, or a layer that "
                 f"was trained or resized as a whole. That is not read here. {MERGED}"
             )
-        raise CourseError(f"{directory} is not for this model: {key} is {theirs} there and {ours} here.")
+        raise CourseError(
+            f"{directory} is not for this model: {key} is {theirs} there and {ours} here. Load the base that it was "
+            "trained on."
+        )
 
 
 @torch.no_grad()
@@ -347,9 +363,9 @@ def adapter_config(folder: Path | str) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CourseError(f"{path} is damaged: {error}") from error
+        raise CourseError(f"{path} is damaged: {error}. Copy or save the adapter again.") from error
     if not isinstance(config, dict):
-        raise CourseError(f"{path} is damaged: it holds no settings.")
+        raise CourseError(f"{path} is damaged: it holds no settings. Copy or save the adapter again.")
     check_kinds(path, config)
     return config
 

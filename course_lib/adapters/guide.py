@@ -145,7 +145,9 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
     present = dict(lora_layers(model))
     linear = linear_layers(model)
     if missing := [name for name in names if name not in linear]:
-        raise CourseError(f"{path} is not for this model, which has no layer {missing[0]}.")
+        raise CourseError(
+            f"{path} is not for this model, which has no layer {missing[0]}. Load the base that it was trained on."
+        )
     layers: Mapping[str, Any] = present or {name: linear[name] for name in names}
     wanted: dict[str, tuple[int, int]] = {}
     for name, layer in layers.items():
@@ -155,7 +157,10 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
     for name in sorted(wanted.keys() | tensors.keys()):
         here, there = wanted.get(name, "absent"), tuple(tensors[name].shape) if name in tensors else "absent"
         if here != there:
-            raise CourseError(f"{path} is not for this model: {name} is {there} in the file and {here} here.")
+            raise CourseError(
+                f"{path} is not for this model: {name} is {there} in the file and {here} here. Load the base that it "
+                "was trained on."
+            )
 
     if not present:
         inject_lora(model, names, rank, alpha, use_rslora=rslora)
@@ -234,9 +239,11 @@ def read_lora_archive(path: Path | str) -> dict:
         raise CourseError(f"{path} holds no LoRA weights of save_lora_weights. A model's weights go to --weights.")
     tensors = saved.get("tensors")
     if not isinstance(tensors, dict) or not tensors or not all(name.endswith((".A", ".B")) for name in tensors):
-        raise CourseError(f"{path} is damaged: it holds no tensors A and B.")
+        raise CourseError(f"{path} is damaged: it holds no tensors A and B. Save it again with save_lora_weights.")
     if not isinstance(saved.get("rank"), int) or not isinstance(saved.get("alpha"), int | float):
-        raise CourseError(f"{path} is damaged: it does not say its rank and its alpha.")
+        raise CourseError(
+            f"{path} is damaged: it does not say its rank and its alpha. Save it again with save_lora_weights."
+        )
     return {"base": None, "use_rslora": False} | saved
 
 
@@ -256,7 +263,7 @@ def read_archive(path: Path | str) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error).upper():  # so torch names what it would have had to import
-            raise CourseError(f"{path} is damaged, or torch.save did not write it.") from error
+            raise CourseError(f"{path} is damaged, or torch.save did not write it. Copy or save it again.") from error
         raise CourseError(
             f"{path} holds more than tensors, numbers and text, and reading that could run code. Save the weights "
             "alone: torch.save(model.state_dict(), FILE)."
@@ -264,7 +271,10 @@ def read_archive(path: Path | str) -> dict:
     except OSError as error:
         raise CourseError(f"{path} could not be read: {first_line(error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CourseError(f"{path} is damaged, or torch.save did not write it.") from error
+        raise CourseError(f"{path} is damaged, or torch.save did not write it. Copy or save it again.") from error
     if not isinstance(content, dict):
-        raise CourseError(f"{path} holds a {type(content).__name__}, not a dictionary of weights.")
+        raise CourseError(
+            f"{path} holds a {type(content).__name__}, not a dictionary of weights. Save them by "
+            "torch.save(model.state_dict(), FILE)."
+        )
     return content

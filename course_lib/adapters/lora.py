@@ -109,7 +109,9 @@ def check_rank(rank: int, sizes: tuple[int, int]) -> None:
         CourseError: the rank is outside.
     """
     if not 1 <= rank <= min(sizes):
-        raise CourseError(f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: 1 to {min(sizes)}.")
+        raise CourseError(
+            f"LoRA rank {rank} is not possible for a {sizes[0]} x {sizes[1]} layer: choose 1 to {min(sizes)}."
+        )
 
 
 class LoRALinear(AdaptedLayer):
@@ -306,7 +308,7 @@ def _check_name(model: nn.Module, name: str) -> None:
         raise CourseError(f"This model has a LoRA adapter named {name!r} already: choose another name or a fresh base.")
     if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
         raise CourseError(
-            f"{name!r} cannot name an adapter: letters, digits, - and _, and no word that torch reserves."
+            f"{name!r} cannot name an adapter: use letters, digits, - and _, and no word that torch reserves."
         )
 
 

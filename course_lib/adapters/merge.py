@@ -117,7 +117,9 @@ def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
     if not layers:
         raise CourseError("This model has no adapter to merge: inject or load one first.")
     if any(layer.merged for _, layer in layers):
-        raise CourseError("This model is merged already: merging twice would apply the change twice.")
+        raise CourseError(
+            "This model is merged already: merging twice would apply the change twice. Call unmerge first."
+        )
     # A tied weight is one tensor under several names: it is counted once for each of them.
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, layer in layers:
@@ -128,7 +130,10 @@ def _mergeable(model: nn.Module) -> list[AdaptedLayer]:
         if weight is None or is_foreign(layer.base) or not weight.is_floating_point():
             raise CourseError(f"{name} is quantised: dequantise the base before merging into it.")
         if owners[id(weight)] > 1:
-            raise CourseError(f"The weight of {name} is tied to another layer's: merging would change both.")
+            raise CourseError(
+                f"The weight of {name} is tied to another layer's: merging would change both. Give the layer a copy of "
+                "its weight first, or leave it out of target_modules."
+            )
     return [layer for _, layer in layers]
 
 
@@ -250,7 +255,10 @@ def save_merged(model: Any, directory: Path | str) -> Path:
         CourseError: `directory` exists and is not empty, or `merge` refuses the model.
     """
     if not hasattr(model, "save_pretrained"):
-        raise CourseError(f"{type(model).__name__} is no transformers model: it has no save_pretrained.")
+        raise CourseError(
+            f"{type(model).__name__} is not a transformers model: it has no save_pretrained. Merge and unload it, and "
+            "save it with save_decoder."
+        )
     directory = Path(directory)
     refuse_filled(directory)
     # The twin shares the weights, so that merging and unwrapping it costs no second model and leaves this one alone.

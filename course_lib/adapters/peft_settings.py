@@ -57,7 +57,7 @@ UNREADABLE = {
     "alora_invocation_tokens": "an adapter that acts on some tokens only",
     "layer_replication": "copies of layers",
     "megatron_config": "Megatron's layers",
-    "target_parameters": "adapters on parameters that are no linear layer",
+    "target_parameters": "adapters on parameters that are not linear layers",
     "modules_to_save": "whole layers that were trained beside the adapter",
     "trainable_token_indices": "trained rows of the embedding",
     "lora_bias": "a trained bias in B",
@@ -270,7 +270,8 @@ def _weight(folder: Path, name: str, layer: Any, init: str, config: Mapping[str,
         # PEFT 0.21 decomposes the matrix as it is stored, (in, out), and takes the factors for those of (out, in).
         raise CourseError(
             f"{folder} was made with init_lora_weights = 'olora' on {name}, whose weight GPT-2 stores transposed. "
-            "There PEFT's factors do not fit the weight, and the model that was trained cannot be made again."
+            "There PEFT's factors do not fit the weight, and the model that was trained cannot be made again. Train "
+            "with another initialisation."
         )
     weight = base.weight.T if isinstance(base, Conv1D) else base.weight
     return weight.detach().float()

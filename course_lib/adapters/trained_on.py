@@ -76,14 +76,18 @@ def recorded_quantization(weights: Path) -> dict[str, Any] | None:
         with safe_open(weights, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
-        raise CourseError(f"{weights} is damaged or missing: {first_line(error)}") from None
+        raise CourseError(
+            f"{weights} is damaged or missing: {first_line(error)}. Copy or save the adapter again."
+        ) from None
     if text is None:
         return None
     try:
         trained_on = json.loads(text)
         in_words(trained_on)
     except (ValueError, TypeError, KeyError):
-        raise CourseError(f"{weights} is damaged: its metadata {KEY} is {text!r}.") from None
+        raise CourseError(
+            f"{weights} is damaged: its metadata {KEY} is {text!r}. Copy or save the adapter again."
+        ) from None
     return trained_on
 
 

@@ -42,8 +42,8 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "group", eps
         raise CourseError(f"scale={scale!r} is not possible. Choose one of {', '.join(SCALES)}.")
     if group_size < 2 or rewards.dim() != 1 or len(rewards) == 0 or len(rewards) % group_size:
         raise CourseError(
-            f"{tuple(rewards.shape)} rewards are no groups of {group_size}: a completion is compared with at least one "
-            "other of the same prompt, so give (prompts x group_size,) with group_size of 2 or more."
+            f"{tuple(rewards.shape)} rewards are not groups of {group_size}: a completion is compared with at least "
+            "one other of the same prompt, so give (prompts x group_size,) with group_size of 2 or more."
         )
     if not torch.isfinite(rewards).all():
         raise CourseError("A reward is not a finite number: let the reward function return 0 where it cannot judge.")
@@ -173,8 +173,11 @@ def _check(
         raise CourseError(f"beta={beta}: it is at least 0, and above 0 the reference's log-probabilities are needed.")
     for name, value in {"old": old, "mask": mask, "reference": reference}.items():
         if value is not None and value.shape != policy.shape:
-            raise CourseError(f"{name} has the shape {tuple(value.shape)}, and policy {tuple(policy.shape)}.")
+            raise CourseError(
+                f"{name} has the shape {tuple(value.shape)}, and policy {tuple(policy.shape)}: they have to be equal."
+            )
     if advantages.shape != policy.shape[:1]:
         raise CourseError(
-            f"advantages has the shape {tuple(advantages.shape)}, and there are {len(policy)} completions."
+            f"advantages has the shape {tuple(advantages.shape)}, and there are {len(policy)} completions: give one "
+            "for each."
         )

@@ -231,7 +231,10 @@ def with_shape_of(settings: DPOSettings, adapter: str) -> DPOSettings:
     """
     config = readable_config(adapter)
     if config["peft_type"] != "LORA":
-        raise CourseError(f"--adapter {adapter} holds a {config['peft_type']} adapter: a preference run needs LoRA.")
+        raise CourseError(
+            f"--adapter {adapter} holds a {config['peft_type']} adapter: a preference run needs LoRA. Name a LoRA "
+            "adapter, or leave --adapter out."
+        )
     config = LORA_DEFAULTS | config
     names = {name.split(".lora_")[0].split(".")[-1] for name in tensor_shapes(Path(adapter)) if ".lora_" in name}
     found = {

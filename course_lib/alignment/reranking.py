@@ -98,13 +98,13 @@ def weighted_vote(answers: Sequence[str], scores: Sequence[float], final: FinalA
 def best_of(scores: Sequence[float]) -> int:
     """The number of the highest score, the first of equal ones. CourseError if there is no score."""
     if not len(scores):
-        raise CourseError("There is no answer to choose from.")
+        raise CourseError("There is no answer to choose from: give at least one.")
     return max(range(len(scores)), key=lambda number: scores[number])
 
 
 def _check(answers: Sequence[str], scores: Sequence[float]) -> None:
     if not len(answers):
-        raise CourseError("There is no answer to choose from.")
+        raise CourseError("There is no answer to choose from: give at least one.")
     if len(scores) != len(answers):
         raise CourseError(f"{len(scores)} scores and {len(answers)} answers: give one score for each.")
 
@@ -124,7 +124,7 @@ def rerank(verifier: Verifier, problem: str, answers: Sequence[str]) -> list[tup
         CourseError: the list of answers is empty, or the problem is empty.
     """
     if not len(answers):
-        raise CourseError("There is no answer to choose from.")
+        raise CourseError("There is no answer to choose from: give at least one.")
     scores = score_samples(verifier, [Samples(problem, tuple(answers))])[0]
     order = sorted(range(len(answers)), key=lambda number: -scores[number])  # stable: equals keep their order
     return [(scores[number], answers[number]) for number in order]
@@ -203,11 +203,14 @@ def compare_selections(
         CourseError: there is no problem, one has too few answers, or it is not known which are right.
     """
     if not groups:
-        raise CourseError("There is no problem to choose answers for.")
+        raise CourseError("There is no problem to choose answers for: give at least one.")
     fewest = min(len(each.answers) for each in groups)
     count = fewest if count is None else count
     if not 1 <= count <= fewest:
-        raise CourseError(f"The first {count} answers are not there: a problem has {fewest}.")
+        raise CourseError(
+            f"The first {count} answers are not there: a problem has {fewest}. Sample more answers, or give a smaller "
+            "count."
+        )
     if any(len(each.correct) != len(each.answers) for each in groups):
         raise CourseError("It is not known which answers are right: give 'correct' with the samples.")
     solved: dict[str, float] = defaultdict(float)
@@ -245,7 +248,7 @@ def best_of_n_kl_bound(n: int) -> float:
         1.204
     """
     if n < 1:
-        raise CourseError(f"N={n}: at least one answer is drawn.")
+        raise CourseError(f"N={n} is not possible: at least one answer is drawn.")
     return math.log(n) - (n - 1) / n
 
 

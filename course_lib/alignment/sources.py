@@ -69,7 +69,7 @@ def read_record_parts(name: str, options: SourceOptions) -> tuple[Reading, list[
 
 
 def records_of_split(path: Path, split: str, format: str = "auto") -> list[Record]:
-    """Read one split of a file or folder of records. What is held out is no training data here either.
+    """Read one split of a file or folder of records. What is held out does not become training data here either.
 
     Args:
         path: the file or folder.

@@ -376,7 +376,9 @@ def freeze_all_but_last(verifier: Verifier, blocks: int) -> None:
         )
     layers = network.model.layers
     if not 0 <= blocks <= len(layers):
-        raise CourseError(f"{blocks} trained blocks are not possible: the decoder has {len(layers)}.")
+        raise CourseError(
+            f"{blocks} trained blocks are not possible: the decoder has {len(layers)}. Give a number up to that."
+        )
     network.requires_grad_(False)
     for module in _trained(network, blocks):
         module.requires_grad_(True)

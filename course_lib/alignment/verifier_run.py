@@ -125,7 +125,9 @@ def read_samples(path: Path) -> list[Samples]:
             raise CourseError(f"{where}: 'correct' is not one true or false for each of the {len(answers)} answers.")
         found.append(Samples(problem, tuple(answers), tuple(correct)))
     if not found:
-        raise CourseError(f"{path} holds no problem with answers.")
+        raise CourseError(
+            f"{path} holds no problem with answers. Its lines have to be {{'problem', 'answers', 'correct'}}."
+        )
     return found
 
 

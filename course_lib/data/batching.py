@@ -37,7 +37,7 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, np.ndarray]
         CourseError: `examples` is empty, or one of them has unequal numbers of ids and labels.
     """
     if not examples:
-        raise CourseError("An empty batch cannot be padded.")
+        raise CourseError("An empty batch cannot be padded: give at least one example.")
     lengths = np.array(_lengths(examples))
     shape = (len(examples), lengths.max())
     batch = {"input_ids": np.full(shape, pad_token_id), "labels": np.full(shape, IGNORE)}
@@ -69,7 +69,8 @@ def _lengths(examples: Sequence[Example]) -> list[int]:
     for number, example in enumerate(examples):
         if len(example["input_ids"]) != len(example["labels"]):
             raise CourseError(
-                f"Example {number} has {len(example['input_ids'])} ids and {len(example['labels'])} labels."
+                f"Example {number} has {len(example['input_ids'])} ids and {len(example['labels'])} labels: give one "
+                "label for each id."
             )
     return [len(example["input_ids"]) for example in examples]
 

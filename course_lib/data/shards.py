@@ -73,9 +73,14 @@ def prepare(
         total = _tokenize_to(everything, inputs, tokenizer, dtype, say, progress)
         train = int(train_ratio * total)
         if not 0 < train < total:
-            raise CourseError(f"{total} tokens cannot be shared out {train_ratio:.0%} to training: one part is empty.")
+            raise CourseError(
+                f"{total} tokens cannot be shared out {train_ratio:.0%} to training: one part is empty. Give more "
+                "text, or another train_ratio."
+            )
         if total > MOST * shard_tokens:
-            raise CourseError(f"shard_tokens={shard_tokens} makes more than {MOST:,} shards of {total:,} tokens.")
+            raise CourseError(
+                f"shard_tokens={shard_tokens} makes more than {MOST:,} shards of {total:,} tokens: raise it."
+            )
         _clear(output, fingerprint)
         tokens = np.memmap(everything, dtype=dtype, mode="r")
         sums = _write_shards(output, "train", tokens[:train], shard_tokens)
@@ -290,7 +295,10 @@ class TokenShards:
         self._crc32 = {path: known.get("crc32", {}).get(path.name) for path in paths}
         self._first = np.cumsum([0] + [len(array) // block_size for array in self.arrays])
         if not len(self):
-            raise CourseError(f"{folder} has {self.tokens} {split} tokens, fewer than one block of {block_size}.")
+            raise CourseError(
+                f"{folder} has {self.tokens} {split} tokens, fewer than one block of {block_size}: prepare more text, "
+                "or take a smaller block."
+            )
 
     def verify(self) -> None:
         """Read everything, and compare it with the checksums.

@@ -38,7 +38,10 @@ def split_paragraphs(text: str, held_out: float = 0.1) -> tuple[str, str]:
     paragraphs = [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
     count = round(held_out * len(paragraphs)) if 0 < held_out < 1 else 0
     if not 0 < count < len(paragraphs):
-        raise CourseError(f"held_out={held_out} of {len(paragraphs)} paragraphs leaves one of the parts empty.")
+        raise CourseError(
+            f"held_out={held_out} of {len(paragraphs)} paragraphs leaves one of the parts empty: give more text, or "
+            "another share."
+        )
     return "\n\n".join(paragraphs[:-count]), "\n\n".join(paragraphs[-count:])
 
 
@@ -59,7 +62,9 @@ def token_blocks(text: str, tokenizer: Tokenizer, block_size: int) -> np.ndarray
     at_least_one(block_size=block_size)
     ids = tokenizer(text)["input_ids"]
     if len(ids) < block_size:
-        raise CourseError(f"The text has {len(ids)} tokens, fewer than one block of {block_size}.")
+        raise CourseError(
+            f"The text has {len(ids)} tokens, fewer than one block of {block_size}: give more text, or a smaller block."
+        )
     count = len(ids) // block_size
     return np.array(ids[: count * block_size], dtype=np.int64).reshape(count, block_size)
 
@@ -87,7 +92,10 @@ def batches(blocks: np.ndarray, batch_size: int, steps: int, seed: int = 0) -> I
     """
     at_least_one(batch_size=batch_size)
     if batch_size > len(blocks):
-        raise CourseError(f"A batch of {batch_size} needs as many blocks, and there are {len(blocks)}.")
+        raise CourseError(
+            f"A batch of {batch_size} needs as many blocks, and there are {len(blocks)}: give more text, or a smaller "
+            "batch."
+        )
     rng = np.random.default_rng(seed)
     per_pass = len(blocks) // batch_size
     order = rng.permutation(len(blocks))

@@ -20,6 +20,7 @@ from torch import nn
 from course_lib.errors import CourseError
 from course_lib.evaluation.perplexity import evaluate, perplexity
 from course_lib.files import write_whole
+from course_lib.suggestions import similar_paths
 from course_lib.training.log import StepRecord
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class Benchmark:
         loss, accuracy = measured.loss, measured.accuracy
         assert accuracy is not None  # it was asked for
         if not math.isfinite(loss):
-            raise CourseError(f"The held-out loss of {name!r} is {loss}: this model cannot be compared.")
+            raise CourseError(
+                f"The held-out loss of {name!r} is {loss}: this model cannot be compared. Look for NaN in its weights, "
+                "or at its training."
+            )
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         peaks = [record.peak_memory for record in training if record.peak_memory is not None]
@@ -248,7 +252,9 @@ COLUMNS = {
 def _size(path: Path) -> int:
     """The bytes of a file, or of all files in a folder."""
     if not path.exists():
-        raise CourseError(f"There is no checkpoint {path}.")
+        raise CourseError(
+            f"There is no checkpoint {path}.{similar_paths(path)} Leave checkpoint out where nothing was saved."
+        )
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 

@@ -23,7 +23,7 @@ def _checked(scores: Numbers, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     if values.ndim != 1 or values.shape != right.shape or not len(values):
         raise CourseError(f"{values.shape} scores and {right.shape} labels: give one label for each score, at least 1.")
     if not np.isfinite(values).all():
-        raise CourseError("A score is not a finite number.")
+        raise CourseError("A score is not a finite number: leave its answer out, or score it again.")
     return values, right
 
 
@@ -48,7 +48,10 @@ def auc(scores: Numbers, labels: Labels) -> float:
     values, right = _checked(scores, labels)
     n, m = int(right.sum()), int((~right).sum())
     if not (n and m):
-        raise CourseError(f"AUC compares right answers with wrong ones, and here are {n} right and {m} wrong.")
+        raise CourseError(
+            f"AUC compares right answers with wrong ones, and here are {n} right and {m} wrong: give answers of both "
+            "kinds."
+        )
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     # Equal scores share the mean of the ranks that they take up together: the last one's, minus half of the others.
     mean_rank = np.cumsum(counts) - (counts - 1) / 2

@@ -34,7 +34,9 @@ class Comparison:
     def __post_init__(self) -> None:
         for name, texts in self.completions.items():
             if len(texts) != len(self.prompts):
-                raise ValueError(f"{name!r} has {len(texts)} completions for {len(self.prompts)} prompts.")
+                raise ValueError(
+                    f"{name!r} has {len(texts)} completions for {len(self.prompts)} prompts: give one for each."
+                )
 
     def _repr_html_(self) -> str:
         names = [escape(name) for name in self.completions]

@@ -50,5 +50,5 @@ def mean_pass_at_k(correct: Sequence[Sequence[bool]] | np.ndarray, k: int) -> fl
         CourseError: there is no problem, or one has fewer than k answers.
     """
     if not len(correct):
-        raise CourseError("There is no problem to average over.")
+        raise CourseError("There is no problem to average over: give at least one.")
     return float(np.mean([pass_at_k(len(answers), int(np.sum(answers)), k) for answers in correct]))

@@ -82,7 +82,7 @@ def evaluate(
 
     counted = world.total(targets)
     if not counted:
-        raise CourseError("There is nothing to evaluate on: no held-out row has a target.")
+        raise CourseError("There is nothing to evaluate on: no held-out row has a target. Look at the labels.")
     return HeldOut(world.total(loss) / counted, world.total(right) / counted if accuracy else None)
 
 

@@ -116,7 +116,7 @@ def _record(plan: Plan, folder: Path, known: dict) -> dict:
 
 
 def _refuse_broken_base(before: float, s: Settings) -> None:
-    """Raise CourseError where the loss is no number before any step: no learning rate is to blame then."""
+    """Raise CourseError where the loss is not a number before any step: then the learning rate is not to blame."""
     if not math.isfinite(before):
         raise CourseError(
             f"The held-out loss of {s.model} is {before} before any training. Its weights hold NaN or infinity, or "

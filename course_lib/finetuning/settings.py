@@ -41,7 +41,7 @@ class Settings:
         UNSHOWN: the headings of options that the command's help leaves out, because the command refuses them.
     """
 
-    # Without annotations these are no fields, and not among __dataclass_fields__, as a ClassVar is.
+    # Without annotations these are not fields, and not among __dataclass_fields__, as a ClassVar is.
     STAGE = "train"
     RATES = MappingProxyType({"lora": 3e-4, "qlora": 3e-4, "full": 5e-5, "butterfly": 1e-4, "butterfly-block": 1e-4})
     LORA_STEPS = 500

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from course_lib.data.tokenizers import ModelTokenizer
 from course_lib.errors import CourseError
 
-UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are no character
+UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are not a character
 
 
 class TextPieces:

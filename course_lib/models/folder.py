@@ -178,7 +178,7 @@ def weight_files(directory: Path) -> list[Path]:
     if not index.is_file():
         if single.is_file():
             return [single]
-        raise CourseError(f"{directory} holds no {WEIGHTS} and no {INDEX}.")
+        raise CourseError(f"{directory} holds no {WEIGHTS} and no {INDEX}: name the folder of a whole model.")
     shards = _shards(directory, index)
     missing = [shard for shard in shards if not shard.is_file()]
     if not single.is_file():
@@ -278,7 +278,9 @@ def open_weights(path: Path) -> Any:
                 f"{path} is a Git LFS pointer, a few lines of text in place of the weights: fetch them with "
                 "`git lfs pull`."
             ) from error
-        raise CourseError(f"{path} is damaged or no safetensors file ({error}).") from error
+        raise CourseError(
+            f"{path} is damaged, or not a safetensors file ({error}). Save or download it again."
+        ) from error
 
 
 def tensor_names(files: Iterable[Path]) -> list[str]:
@@ -298,7 +300,7 @@ def check_loaded(directory: Path, names: list[str], info: dict[str, Any]) -> Non
         CourseError: tensors are missing, or have another size than config.json describes.
     """
     if not names:
-        raise CourseError(f"{directory} is not complete: its weight files hold no tensors.")
+        raise CourseError(f"{directory} is not complete: its weight files hold no tensors. Save or download it again.")
     if misfits := sorted(info["mismatched_keys"]):
         name, there, wanted = misfits[0]
         raise CourseError(

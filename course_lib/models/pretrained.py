@@ -209,7 +209,7 @@ def _saved_bpe(path: str | Path) -> "BPETokenizer":
     try:
         return BPETokenizer.load(path)
     except (OSError, ValueError) as error:
-        raise CourseError(f"{path} is no saved BPETokenizer: {error}") from error
+        raise CourseError(f"{path} is not a saved BPETokenizer: {error}") from error
 
 
 @contextmanager
@@ -375,7 +375,7 @@ def _from_hub(name: str) -> Path:
         raise
     except Exception as error:  # the hub's client raises many kinds: offline, not found, gated, no network
         raise CourseError(
-            f"The model {name!r} is no directory here, no packaged weights and not in the hub's cache, and the hub did "
+            f"The model {name!r} is not a directory here, not packaged and not in the hub's cache, and the hub did "
             f"not give it ({type(error).__name__}).{similar_paths(Path(name), PACKAGED)} {_choices()}"
         ) from error
 

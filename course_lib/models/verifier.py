@@ -60,7 +60,10 @@ class Verifier:
     def __init__(self, network: nn.Module, tokenizer: Tokenizer, config: VerifierConfig):
         ids = _vocabulary(tokenizer)
         if ids > config.vocab_size:
-            raise CourseError(f"The tokenizer has {ids:,} ids, and the verifier knows {config.vocab_size:,}.")
+            raise CourseError(
+                f"The tokenizer has {ids:,} ids, and the verifier knows {config.vocab_size:,}: give the tokenizer that "
+                "it was made with."
+            )
         self.network, self.tokenizer, self.config = network, tokenizer, config
 
     @classmethod

@@ -151,7 +151,7 @@ def _from_json(line: str, place: str, last: bool) -> dict[str, float]:
 
 def _number(value: Any) -> float:
     if isinstance(value, bool):
-        raise TypeError("true and false are no numbers")
+        raise TypeError("true and false are not numbers")
     return float(value)
 
 

@@ -137,7 +137,7 @@ def _readable(text: str) -> str:
     def words(found: re.Match[str]) -> str:
         try:
             settings = ast.literal_eval(found[0])
-        except (SyntaxError, ValueError):  # braces that are no dictionary
+        except (SyntaxError, ValueError):  # braces that are not a dictionary
             return found[0]
         if not isinstance(settings, dict):
             return found[0]

@@ -17,7 +17,7 @@ Left out: the order of columns by activation (act-order), lazy batches of 128 co
 before being quantised while a layer is calibrated, and double quantisation. AWQ (arXiv:2306.00978) scales columns
 instead. tests/quantization/test_calibrated.py has a 2 x 2 example worked by hand.
 
-The packaged SmolLM2 is no material for such a comparison: its weights are multiples of Q4_1's steps already, so how
+The packaged SmolLM2 does not suit such a comparison: its weights are multiples of Q4_1's steps already, so how
 they round says nothing about weights as training leaves them. Take a model that was trained here.
 """
 
@@ -88,7 +88,10 @@ def _check(weight: Tensor, hessian: Tensor, block_size: int) -> None:
             f"multiple of the block size {block_size}. Choose a smaller block."
         )
     if hessian.shape != (weight.shape[1], weight.shape[1]):
-        raise CourseError(f"The Hessian of {weight.shape[1]} inputs is square, and this one is {tuple(hessian.shape)}.")
+        raise CourseError(
+            f"The Hessian of {weight.shape[1]} inputs is square, and this one is {tuple(hessian.shape)}. Collect it "
+            "from the same layer."
+        )
     if not (weight.isfinite().all() and hessian.isfinite().all()):
         raise CourseError("The weight or the Hessian holds NaN or infinity: find out where the model's numbers broke.")
 

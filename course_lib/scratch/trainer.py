@@ -136,7 +136,7 @@ class Trainer:
             if state[what] != own[what]:
                 raise ValueError(f"{path} was saved with {what} {state[what]}, and here it is {own[what]}.")
         if state["rng"] and self.rng is not None:
-            self.rng.bit_generator.state = state["rng"]  # first, as it refuses what is no state
+            self.rng.bit_generator.state = state["rng"]  # first, as it refuses what is not a state
         for name, parameter in self.model.named_parameters():
             parameter.data = arrays[f"model/{name}"].astype(parameter.dtype, copy=False)
         for slot, memory in self.optimizer.memory.items():
@@ -170,7 +170,7 @@ def _read(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
             arrays = {name: saved[name] for name in saved.files}
         return arrays, dict(json.loads(arrays.pop("state").item()))
     except (ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no checkpoint of this Trainer ({error}).") from error
+        raise ValueError(f"{path} is not a checkpoint of this Trainer ({error}).") from error
 
 
 def evaluate(model: LanguageModel, data: FinetuneDataset, batch_size: int = 4) -> float:

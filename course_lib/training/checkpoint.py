@@ -134,7 +134,10 @@ class Checkpoints:
             if ours != theirs:
                 raise CourseError(f"{folder} is of another model or adapter: {name} is {theirs} there and {ours} here.")
         if state["base"] != self.base:
-            raise CourseError(f"{folder} belongs to another base model: the frozen weights' fingerprints differ.")
+            raise CourseError(
+                f"{folder} belongs to another base model: the frozen weights' fingerprints differ. Load the base that "
+                "the run began with."
+            )
         # A parameter without moments is one that had no gradient yet, so their number alone tells that some are lost.
         if len(moments) != state.get("moments", len(moments)):
             raise CourseError(
@@ -185,7 +188,10 @@ def _read(folder: Path) -> tuple[dict, dict, dict]:
         state = json.loads((folder / "state.json").read_text())
         return state, load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise CourseError(f"{folder} is not a complete checkpoint of this Trainer ({error}).") from error
+        raise CourseError(
+            f"{folder} is not a complete checkpoint of this Trainer ({error}). Delete that folder to go on from the "
+            "one before it."
+        ) from error
 
 
 def _is_full(error: Exception) -> bool:

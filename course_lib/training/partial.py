@@ -26,7 +26,9 @@ def train_last_blocks(model: nn.Module, count: int) -> nn.Module:
         return model
     blocks = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), nn.ModuleList())
     if not 0 < count <= len(blocks):
-        raise CourseError(f"The last {count} blocks cannot be trained: this model has {len(blocks)}.")
+        raise CourseError(
+            f"The last {count} blocks cannot be trained: this model has {len(blocks)}. Give a smaller number."
+        )
     for block in blocks[-count:]:
         block.requires_grad_(True)
     return model

@@ -80,7 +80,9 @@ class Trainer:
         self.log = TrainingLog(log_every, log_path, enabled=world.is_main)
         return_freed_memory()  # earlier cells of a notebook leave holes in the heap: see `training.memory`
         if config.shard and world.size > 1 and config.autocast == "float16":
-            raise CourseError("shard=True does not go with autocast='float16', whose loss scale is each process's own.")
+            raise CourseError(
+                "shard=True does not go with autocast='float16', whose loss scale is each process's own. Take bfloat16."
+            )
         if config.gradient_checkpointing:
             enable_gradient_checkpointing(model)
 

@@ -58,7 +58,7 @@ MISTAKES = {
     "data check book.pdf": "book.pdf is not a file of records: save it as plain text",
     "data card instruction": "There is no data set 'instruction' in the package",
     "train --model smolm2-135m-instruct": "Did you mean smollm2-135m-instruct?",
-    "sft --model modern-5n --dataset rows.jsonl": "The model 'modern-5n' is no directory here",
+    "sft --model modern-5n --dataset rows.jsonl": "The model 'modern-5n' is not a directory here",
     "train --from-scratch --model gpt3": "There is no shape 'gpt3' to train from scratch",
     "generate --model smolm2-135m-instruct --prompt Hi": "Did you mean smollm2-135m-instruct?",
     "memory llama-3-8": "Shapes that `course memory` knows by name: llama-7b,",

@@ -241,7 +241,7 @@ def test_errors_are_one_sentence_and_leave_nothing(models, text, capsys, argumen
         ("config.json", "{", "It looks like the config file"),
         ("config.json", '{"model_type": "martian"}', "could not be loaded: The checkpoint you are trying to load has"),
         ("config.json", '{"model_type": "t5"}', "could not be loaded: Unrecognized configuration class"),
-        ("model.safetensors", "short", "model.safetensors is damaged or no safetensors file"),
+        ("model.safetensors", "short", "model.safetensors is damaged, or not a safetensors file"),
     ],
 )
 def test_a_damaged_model_is_refused_in_one_sentence(models, text, capsys, file, content, said):

@@ -344,7 +344,7 @@ def test_the_command(text, tokenizer, tmp_path, capsys):
     assert main([*command, "--output", str(tmp_path / "out"), "--train-ratio", "0.7"]) == 2
     assert "--force" in capsys.readouterr().err
     assert main([*command[:-1], str(text) + ".json", "--output", str(tmp_path / "o")]) == 2
-    assert "is no saved BPETokenizer" in capsys.readouterr().err
+    assert "is not a saved BPETokenizer" in capsys.readouterr().err
     assert main([*command, "--output", str(tmp_path / "o"), "--documents", "3"]) == 2
     assert f"and {text} is neither" in capsys.readouterr().err
 

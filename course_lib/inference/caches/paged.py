@@ -60,7 +60,9 @@ class PagedCache(Cache):
         if not self.tables:
             self.tables = [BlockTable() for _ in range(rows)]
         if len(self.tables) != rows:
-            raise CourseError(f"This cache holds {len(self.tables)} rows and was given {rows}.")
+            raise CourseError(
+                f"This cache holds {len(self.tables)} rows and was given {rows}: make a new cache for another batch."
+            )
         real = torch.ones(rows, time, dtype=torch.bool) if mask is None else mask[:, -time:].bool().cpu()
         counts = real.sum(dim=1).tolist()
         written = [slot for table, count in zip(self.tables, counts, strict=True) for slot in self._add(table, count)]
