@@ -238,7 +238,7 @@ def test_damaged_weights(saved):
     _, directory = saved("llama")
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CourseError, match="damaged or no safetensors"):
+    with pytest.raises(CourseError, match="damaged, or not a safetensors"):
         load_decoder(directory)
 
 

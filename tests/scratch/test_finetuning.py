@@ -167,7 +167,7 @@ def test_another_models_checkpoint_is_refused_and_changes_nothing(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"weights", b"PK\x03\x04" + bytes(40)])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "c.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="is no checkpoint of this Trainer"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this Trainer"):
         trainer().load_checkpoint(tmp_path / "c.npz")
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
     with pytest.raises(ValueError, match="no checkpoint of this Trainer .*state"):
