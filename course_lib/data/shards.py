@@ -71,16 +71,7 @@ def prepare(
     everything = output / ".tokens.tmp"
     try:
         total = _tokenize_to(everything, inputs, tokenizer, dtype, say, progress)
-        train = int(train_ratio * total)
-        if not 0 < train < total:
-            raise CourseError(
-                f"{total} tokens cannot be shared out {train_ratio:.0%} to training: one part is empty. Give more "
-                "text, or another train_ratio."
-            )
-        if total > MOST * shard_tokens:
-            raise CourseError(
-                f"shard_tokens={shard_tokens} makes more than {MOST:,} shards of {total:,} tokens: raise it."
-            )
+        train = _training_tokens(total, train_ratio, shard_tokens)
         _clear(output, fingerprint)
         tokens = np.memmap(everything, dtype=dtype, mode="r")
         sums = _write_shards(output, "train", tokens[:train], shard_tokens)
@@ -95,6 +86,19 @@ def prepare(
     for name, count in manifest["shards"].items():
         say(f"  {output / name}: {count:,} tokens")
     return manifest
+
+
+def _training_tokens(total: int, train_ratio: float, shard_tokens: int) -> int:
+    """How many tokens are for training. CourseError where a part would be empty, or there would be too many shards."""
+    train = int(train_ratio * total)
+    if not 0 < train < total:
+        raise CourseError(
+            f"{total} tokens cannot be shared out {train_ratio:.0%} to training: one part is empty. Give more text, or "
+            "another train_ratio."
+        )
+    if total > MOST * shard_tokens:
+        raise CourseError(f"shard_tokens={shard_tokens} makes more than {MOST:,} shards of {total:,} tokens: raise it.")
+    return train
 
 
 def len_of(tokenizer: Any) -> int:

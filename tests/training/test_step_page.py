@@ -1,4 +1,4 @@
-"""The page about the code follows one training step. Here a step is taken, and each file that it passes through noted."""
+"""The page about the code follows one training step. Here one is taken, and each file that it passes through noted."""
 
 import re
 import sys
