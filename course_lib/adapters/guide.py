@@ -134,7 +134,7 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
         return model
     saved = read_lora_archive(path)
     rank, alpha, rslora = saved["rank"], saved["alpha"], saved["use_rslora"]
-    tensors = {}  # by our names: "LAYER.A" and "LAYER.B"
+    tensors: dict[str, torch.Tensor] = {}  # by our names: "LAYER.A" and "LAYER.B"
     for name, tensor in saved["tensors"].items():
         layer_name, _, matrix = name.rpartition(".")
         tensors[f"{_here(model, layer_name)}.{matrix}"] = tensor
@@ -198,7 +198,8 @@ def archive_as_adapter(path: Path | str, folder: Path) -> Path:
         CourseError: the file is damaged or holds something else.
     """
     saved = read_lora_archive(path)
-    names, tensors = set(), {}
+    names: set[str] = set()
+    tensors: dict[str, torch.Tensor] = {}
     for name, tensor in saved["tensors"].items():
         layer_name, _, matrix = name.rpartition(".")  # "LAYER.A" and "LAYER.B"
         names.add(layer_name)

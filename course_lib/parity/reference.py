@@ -40,7 +40,7 @@ from course_lib.files import apply_umask, refuse_filled, write_json
 from course_lib.finetuning.settings import BUNDLED
 from course_lib.models.devices import choose_device
 from course_lib.models.fingerprint import fingerprint
-from course_lib.models.linear_layers import name_ends_with
+from course_lib.models.linear_layers import matching_layers
 from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
 from course_lib.options import filled
@@ -173,10 +173,8 @@ def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path |
     if init is not None:
         load_adapter(twin(model), init)  # refuses, in one sentence, what does not fit
         return _copy_start(Path(init), settings, folder)
-    names = [name for name, _ in model.named_modules()]
-    if missing := [
-        target for target in settings.target_modules if not any(name_ends_with(name, target) for name in names)
-    ]:
+    missing = [target for target in settings.target_modules if not matching_layers(model, [target])]
+    if missing:
         raise CourseError(f"{settings.model} has no layer {', '.join(missing)}: choose the recipe of its kind.")
     seed_everything(settings.seed)
     config = LoraConfig(
@@ -324,8 +322,10 @@ def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Pa
     if not start.is_dir():
         return model, dict(model.named_parameters())
     load_adapter(model, start)
-    named = ((f"{PREFIX}{path}", layer) for path, layer in lora_layers(model))
-    return model, {f"{path}.lora_{which}.weight": getattr(layer, which) for path, layer in named for which in "AB"}
+    trained = {}
+    for path, layer in lora_layers(model):
+        trained |= {f"{PREFIX}{path}.lora_A.weight": layer.A, f"{PREFIX}{path}.lora_B.weight": layer.B}
+    return model, trained
 
 
 def train_ours(

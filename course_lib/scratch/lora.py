@@ -179,8 +179,14 @@ class LoRAModel(Module):
 
     def adapter(self) -> dict[str, np.ndarray]:
         """The adapter alone: A and B by layer, copied. It takes a few kilobytes to keep, share and swap."""
-        pairs = ((f"{name}.{which}", getattr(layer, which)) for name, layer in self.layers.items() for which in "AB")
-        return {name: tensor.data.copy() for name, tensor in pairs}
+        return {name: tensor.data.copy() for name, tensor in self._matrices().items()}
+
+    def _matrices(self) -> dict[str, Tensor]:
+        """The trained tensors themselves, by the names "LAYER.A" and "LAYER.B"."""
+        found = {}
+        for name, layer in self.layers.items():
+            found |= {f"{name}.A": layer.A, f"{name}.B": layer.B}
+        return found
 
     def load_adapter(self, adapter: dict[str, np.ndarray]) -> None:
         """Swap another adapter in.
@@ -190,7 +196,7 @@ class LoRAModel(Module):
         """
         if any(layer.merged for layer in self.layers.values()):
             raise ValueError("An adapter is merged into the base: unmerge it before loading another.")
-        own = {f"{name}.{which}": getattr(layer, which) for name, layer in self.layers.items() for which in "AB"}
+        own = self._matrices()
         refuse_other_shapes(own, adapter, "This adapter does not fit")
         for name, tensor in own.items():
             tensor.data = np.array(adapter[name], dtype=tensor.dtype)
