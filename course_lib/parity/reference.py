@@ -322,7 +322,7 @@ def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Pa
     if not start.is_dir():
         return model, dict(model.named_parameters())
     load_adapter(model, start)
-    trained = {}
+    trained: dict[str, nn.Parameter] = {}
     for path, layer in lora_layers(model):
         trained |= {f"{PREFIX}{path}.lora_A.weight": layer.A, f"{PREFIX}{path}.lora_B.weight": layer.B}
     return model, trained

@@ -183,7 +183,7 @@ class LoRAModel(Module):
 
     def _matrices(self) -> dict[str, Tensor]:
         """The trained tensors themselves, by the names "LAYER.A" and "LAYER.B"."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, layer in self.layers.items():
             found |= {f"{name}.A": layer.A, f"{name}.B": layer.B}
         return found

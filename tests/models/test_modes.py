@@ -18,7 +18,7 @@ from course_lib.quantization.calibrated import collect_hessians
 
 ROWS = np.random.default_rng(0).integers(0, 97, (4, 12))
 TEXT = ROWS.flatten().tolist()
-PAIR = {"prompt": [1, 2], "chosen": [3, 4], "rejected": [5], "input_ids": [1, 2, 3, 4]}
+PAIR = {"prompt": [1, 2], "chosen": [3, 4], "rejected": [5], "input_ids": [1, 2, 3, 4, 5]}
 
 MEASUREMENTS = {
     "evaluate": lambda model: torch.tensor(evaluate(model, ROWS, accuracy=True).loss),
@@ -27,7 +27,7 @@ MEASUREMENTS = {
     "collect_hessians": lambda model: collect_hessians(model, [torch.as_tensor(ROWS)], ["c_fc"])[
         "model.layers.1.mlp.c_fc"
     ],
-    "compute_reference": lambda model: compute_reference(model, Pairs([PAIR], 0, 0, []))[0],
+    "compute_reference": lambda model: compute_reference(model, Pairs([PAIR]))[0],
 }
 
 

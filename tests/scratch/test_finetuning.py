@@ -170,7 +170,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="is not a checkpoint of this Trainer"):
         trainer().load_checkpoint(tmp_path / "c.npz")
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
-    with pytest.raises(ValueError, match="no checkpoint of this Trainer .*state"):
+    with pytest.raises(ValueError, match="not a checkpoint of this Trainer .*state"):
         trainer().load_checkpoint(tmp_path / "other.npz")
 
 

@@ -19,12 +19,12 @@ PAGE = PACKAGE.parent / "book" / "architecture.md"
 
 
 def files_of(action):
-    """The files of the course whose functions are called, by their paths in the repository."""
+    """The files of the course's rooms whose functions are called, by their paths in the repository."""
     found = set()
 
     def note(frame, event, _):
         path = Path(frame.f_code.co_filename)
-        if event == "call" and PACKAGE in path.parents:
+        if event == "call" and PACKAGE in path.parents and path.parent != PACKAGE:
             found.add(path.relative_to(PACKAGE.parent).as_posix())
 
     before = sys.getprofile()
