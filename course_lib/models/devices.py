@@ -1,7 +1,5 @@
 """Where a model computes."""
 
-from itertools import chain
-
 import torch
 from torch import nn
 
@@ -27,4 +25,5 @@ def choose_device(name: str = "auto") -> str:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the tensors of a model or a layer are. (A quantised layer may have buffers and no parameters.)"""
-    return next(chain(module.parameters(), module.buffers())).device
+    tensor = next(iter(module.parameters()), None)
+    return (next(module.buffers()) if tensor is None else tensor).device
