@@ -108,7 +108,7 @@ def test_what_is_refused(options, said):
 
 @pytest.mark.parametrize(
     ("rewards", "size", "said"),
-    [([1.0, 0.0, 1.0], 2, "no groups of 2"), ([1.0, 0.0], 1, "no groups of 1"), ([1.0, math.nan], 2, "not a finite")],
+    [([1.0, 0.0, 1.0], 2, "not groups of 2"), ([1.0, 0.0], 1, "not groups of 1"), ([1.0, math.nan], 2, "not a finite")],
 )
 def test_rewards_that_cannot_be_compared_are_refused(rewards, size, said):
     with pytest.raises(CourseError, match=said):
