@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("course_lib",)
+PACKAGES = ("course_lib", "autograder")
 NOTEBOOKS = ROOT / "autograder" / "source"  # what students read has its own form
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Example|Examples):$", re.M)
 
