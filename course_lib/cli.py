@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import course_lib
 from course_lib import commands
 from course_lib.errors import CourseError
-from course_lib.vocabulary import OPTION, canonical, nearest_option
+from course_lib.vocabulary import OPTION, canonical, nearest_option, other_names
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
@@ -30,16 +30,22 @@ DESCRIPTION = """Adapting language models: run the chapters, build the book, tak
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors show the usage of the command that was meant, and name the nearest option or choice.
+    """A parser that knows other programs' names of its options, and whose errors name the nearest option or choice.
 
     argparse itself reports an unknown option of a sub-command with the usage of the top level. The parsers of the
     sub-commands are of this class too, because `add_subparsers` takes the class of its parent.
     """
 
+    def format_help(self) -> str:
+        """argparse's, and below it the names of other programs that are understood here."""
+        listed = [flag for flag, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
+        names = other_names(listed)
+        return super().format_help() + (f"\n{names}\n" if names else "")
+
     def parse_known_args(  # type: ignore[override] # argparse's own overloads say the same in four signatures
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """argparse's, but a command without sub-commands refuses what it does not know.
+        """argparse's, but a command without sub-commands knows other names of its options, and refuses all else.
 
         Args:
             args: the words of the command line; None: those that the program was started with.
@@ -47,10 +53,16 @@ class Parser(argparse.ArgumentParser):
 
         Returns:
             The namespace, and the words that are left for a sub-command's parser.
+
+        Raises:
+            CourseError: an option that stands for another with its value (``--no-cuda``) was given a value.
         """
         words = sys.argv[1:] if args is None else list(args)
         if self._subparsers is not None:
             return super().parse_known_args(words, namespace)
+        if self.prog == "course serve":  # in uvicorn's command line, the application's own options follow a bare --
+            words = [word for word in words if word != "--"]
+        words = canonical(words, self._option_string_actions)
         self._refuse_unknown_options(words)
         namespace, left = super().parse_known_args(words, namespace)
         if left:
@@ -66,7 +78,7 @@ class Parser(argparse.ArgumentParser):
             # A beginning is enough for argparse: --step is --steps.
             if not OPTION.fullmatch(word) or any(option.startswith(flag) for option in known):
                 continue
-            nearest = nearest_option(flag, known, self.prog.split()[1])
+            nearest = nearest_option(flag, known)
             hint = f" Did you mean {nearest}?" if nearest else ""
             self.error(f"there is no option {flag}.{hint} {self.prog} --help lists them all.")
 
@@ -111,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _terminated)
     try:
-        words = canonical(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
         args = parser(words[0] if words else None).parse_args(words)
         status = args.run(args)
         sys.stdout.flush()

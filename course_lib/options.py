@@ -4,6 +4,7 @@ import argparse
 import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import Field, field, fields
 from typing import Any, TypeVar
 
@@ -56,6 +57,19 @@ def filled(value: Value | None) -> Value:
     return value
 
 
+def one_of(choices: Iterable[str]) -> dict[str, Any]:
+    """The keywords of `add_argument` for a choice, which takes the names of other programs too (`OTHER_VALUES`)."""
+    known = tuple(choices)
+    return {"choices": known, "type": lambda text: canonical_value(text, known)}
+
+
+def count(text: str) -> int:
+    """The number of an option that counts something; argparse reports what is not a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: it has to be a whole number of at least 1")
+    return int(text)
+
+
 def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
     """Add every `option` of a dataclass to a parser, under its heading.
 
@@ -102,7 +116,7 @@ def _argument(each: Field, kind: Any, shown: str | None = None) -> dict[str, Any
     if value is tuple:
         return common | {"nargs": "+", "metavar": about["metavar"]}
     if about["choices"]:
-        return common | {"choices": about["choices"], "type": lambda text: canonical_value(text, about["choices"])}
+        return common | one_of(about["choices"])
     letters = {int: "N", float: "X"}
     return common | {"type": value, "metavar": about["metavar"] or letters.get(value)}
 

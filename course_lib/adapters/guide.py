@@ -37,6 +37,7 @@ from course_lib.suggestions import similar_paths
 LoRALayer = LowRank
 LinearWithLoRA = LoRALinear
 FORMAT = "course-lora-1"
+FINAL = "lora_final.pt"  # where the guide's trainer leaves the adapter
 
 
 def apply_lora_to_model(
@@ -120,7 +121,8 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
 
     Args:
         model: a transformers model or our decoder.
-        path: a file of `save_lora_weights`, or the folder of an adapter (a run of `course train`, or PEFT's).
+        path: a file of `save_lora_weights`, or the folder of an adapter (a run of `course train`, or PEFT's). FINAL in
+            such a folder stands for the folder's adapter.
 
     Returns:
         The model.
@@ -129,7 +131,10 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
         CourseError: the file is damaged or holds something else, or the adapter is of another model or shape. Nothing
             is changed then.
     """
-    if Path(path).is_dir():
+    path = Path(path)
+    if path.name == FINAL and not path.exists() and (path.parent / CONFIG).is_file():
+        path = path.parent
+    if path.is_dir():
         load_adapter(model, path)
         return model
     saved = read_lora_archive(path)

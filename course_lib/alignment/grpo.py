@@ -4,6 +4,14 @@ For each prompt the policy writes several completions and a program rewards each
 mean of their group become likelier (DeepSeekMath, arXiv:2402.03300). tests/parity/test_grpo.py compares the loss with
 TRL's GRPOTrainer on the same completions. Left out: generation itself, and later forms of the ratio (GSPO, CISPO,
 SAPO).
+
+The clipping removes the gradient of a token that has moved far enough in the direction of its advantage (PPO,
+arXiv:1707.06347, eq. 7). The KL term is an unbiased estimate of KL(p || p_ref) and is never negative. Its factor, the
+ratio w = p / p_old, is 1 in the first step, but the gradient of w matters: only with it is the gradient that of
+KL(p || p_ref) (DeepSeek-V3.2, arXiv:2512.02556; TRL has the factor as well, the first paper does not).
+
+In the first step after sampling, p equals p_old, so the loss is minus the mean advantage, which is 0, although its
+gradient is not. Judge a run by its rewards and not by its loss.
 """
 
 import torch
@@ -69,18 +77,11 @@ def grpo_loss(
     max_length: int | None = None,
     unbiased_kl: bool = True,
 ) -> Tensor:
-    r"""The loss of a batch of completions.
+    r"""The loss of a batch of completions. The text at the top of this module explains its terms.
 
     With the ratio w = p / p_old of each token and the completion's advantage A,
 
         token loss = -min(w A, clip(w, 1 - epsilon, 1 + epsilon) A) + beta w (p_ref / p - log(p_ref / p) - 1)
-
-    The clipping removes the gradient of a token that has moved far enough in the direction of its advantage (PPO,
-    arXiv:1707.06347, eq. 7). The last term is an unbiased estimate of KL(p || p_ref) and is never negative. Its factor
-    w is 1 in the first step, but the gradient of w matters: only with it is the gradient that of KL(p || p_ref)
-    (DeepSeek-V3.2, arXiv:2512.02556; TRL has the factor as well, the first paper does not). In the first step after
-    sampling, p equals p_old, so the loss is minus the mean advantage, which is 0, although its gradient is not. Judge a
-    run by its rewards and not by its loss.
 
     Args:
         policy: (completions, time), log-probabilities of the tokens under the policy, with a gradient.

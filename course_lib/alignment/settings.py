@@ -163,13 +163,16 @@ class DPOSettings(Settings):
         "sigmoid", "DPO is sigmoid; ipo, hinge and simpo are its relatives", group=LOSS, choices=LOSS_TYPES
     )
     beta: float | None = option(
-        None, "how dear it is to leave the reference: smaller moves the model further", group=LOSS, above=0,
+        None,
+        "how strongly the model is held to the reference; a smaller value lets it move further",
+        group=LOSS,
+        above=0,
         shown="0.1; simpo: 2",
-    )  # fmt: skip
+    )
     label_smoothing: float = option(
         0.0, "the share of pairs that may be labelled the wrong way round (cDPO)", group=LOSS, at_least=0, below=0.5
     )
-    gamma: float = option(0.5, "simpo's margin between the two rewards", group=LOSS, at_least=0)
+    gamma: float = option(0.5, "simpo: the margin between the two rewards", group=LOSS, at_least=0)
     reference: str | None = option(
         None,
         "what the model is held to: adapter-off, its base; copy, a frozen copy of it; cached, values computed once and "
@@ -180,8 +183,8 @@ class DPOSettings(Settings):
     )
     adapter: str | None = option(
         None,
-        "go on from this LoRA adapter, one of course sft for example: it has the layers, the rank and, without "
-        "--model, the base; a frozen copy of it is the reference",
+        "a LoRA adapter to go on from, such as that of course sft; a frozen copy of it is the reference. It decides "
+        "layers, rank and, without --model, the base",
         group=RUN,
         metavar="DIR",
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.alignment.correctness import Correctness
+from course_lib.alignment.verifier_settings import RATES, VerifierSettings
 from course_lib.data.batching import length_grouped
 from course_lib.data.judged import Judged
 from course_lib.errors import CourseError
@@ -130,11 +131,11 @@ def train_verifier(
     answers: Sequence[Judged],
     validation: Sequence[Judged] = (),
     *,
-    epochs: int = 4,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    weight_decay: float = 0.01,
-    lm_weight: float = 0.0,
+    epochs: int = VerifierSettings.epochs,
+    batch_size: int = VerifierSettings.batch_size,
+    lr: float | None = VerifierSettings.lr,
+    weight_decay: float = VerifierSettings.weight_decay,
+    lm_weight: float = VerifierSettings.lm_weight,
     config: TrainingConfig | None = None,
     eval_every: int = 0,
     seed: int = 0,
@@ -151,8 +152,8 @@ def train_verifier(
         validation: answers to other problems, which decide when the network was best.
         epochs: the number of passes over the answers.
         batch_size: the number of answers in a step.
-        lr: the peak learning rate: about 1e-3 for a new encoder, 1e-4 or less for a trained decoder.
-        weight_decay: AdamW's.
+        lr: the peak learning rate; None for the one in `RATES`: 1e-3 for a new encoder, 1e-4 for a trained decoder.
+        weight_decay: the weight decay of AdamW.
         lm_weight: the weight of the language model's loss on right answers, see `TokenVerifier`.
         config: all settings of the steps, which replace lr and weight_decay.
         eval_every: how many steps lie between evaluations; 0 for one after every pass.
@@ -172,9 +173,12 @@ def train_verifier(
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
     best = _Best(verifier, validation)
     seed_everything(seed)  # dropout
+    if config is None:
+        rate, warmup_steps = lr or RATES[verifier.config.kind], max(1, int(WARMUP * len(batches)))
+        config = TrainingConfig(lr=rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
     trainer = Trainer(
         verifier.network,
-        config or TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * len(batches)))),
+        config,
         evaluate=best.evaluate if validation else None,
         eval_every=eval_every or len(batches) // epochs,
         checkpoints=checkpoints,

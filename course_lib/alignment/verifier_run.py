@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from course_lib.alignment.verifier import (
     pairs_of,
     train_verifier,
 )
+from course_lib.alignment.verifier_settings import VerifierSettings
 from course_lib.data.generators.judged import GENERATORS, judged_answers
 from course_lib.data.judged import Judged, read_judged
 from course_lib.data.rows import file_rows
@@ -29,7 +30,6 @@ from course_lib.scratch import BPETokenizer
 from course_lib.seeding import seed_everything
 from course_lib.training import CheckpointConfig
 
-RATES = {"encoder": 1e-3, "decoder": 1e-4}
 MOST_LEARNT = 4000  # answers that the encoder's tokenizer learns its merges from
 
 
@@ -131,7 +131,7 @@ def read_samples(path: Path) -> list[Samples]:
     return found
 
 
-def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifier:
+def new_verifier(settings: VerifierSettings, answers: Sequence[Judged]) -> Verifier:
     """Make the verifier before training. The seed of the settings decides its weights and its tokenizer.
 
     Args:
@@ -144,30 +144,30 @@ def new_verifier(settings: dict[str, Any], answers: Sequence[Judged]) -> Verifie
     Raises:
         CourseError: the model cannot be loaded, or has fewer blocks than the settings ask for.
     """
-    seed_everything(settings["seed"])
-    if settings["kind"] == "decoder":
-        name = settings["model"] or DEFAULT
+    seed_everything(settings.seed)
+    if settings.kind == "decoder":
+        name = settings.model or DEFAULT
         verifier = Verifier.from_decoder(
-            load_decoder(name), load_tokenizer(name), max_length=settings["seq_len"], head=settings["head"]
+            load_decoder(name), load_tokenizer(name), max_length=settings.seq_len, head=settings.head
         )
-        if settings["train_blocks"] is not None:
-            freeze_all_but_last(verifier, settings["train_blocks"])
+        if settings.train_blocks is not None:
+            freeze_all_but_last(verifier, settings.train_blocks)
         return verifier
     text = "\n".join(f"{each.problem}\n{each.answer}" for each in answers[:MOST_LEARNT])
     try:
-        tokenizer = BPETokenizer.train(text, settings["vocab_size"])
+        tokenizer = BPETokenizer.train(text, settings.vocab_size)
     except ValueError as error:
-        raise CourseError(f"--vocab-size {settings['vocab_size']}: {error}") from error
+        raise CourseError(f"--vocab-size {settings.vocab_size}: {error}") from error
     return Verifier.encoder(
         tokenizer,
-        hidden_size=settings["hidden_size"],
-        num_hidden_layers=settings["num_hidden_layers"],
-        dropout=settings["encoder_dropout"],
-        max_length=settings["seq_len"],
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        dropout=settings.encoder_dropout,
+        max_length=settings.seq_len,
     )
 
 
-def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: bool = False) -> VerifierEvaluation:
+def run_verifier(folder: Path, parts: Parts, settings: VerifierSettings, resume: bool = False) -> VerifierEvaluation:
     """Train a verifier, choose its temperature, evaluate it, and write everything to a folder.
 
     Args:
@@ -192,20 +192,20 @@ def run_verifier(folder: Path, parts: Parts, settings: dict[str, Any], resume: b
     for answers in (parts.train, parts.test):
         check_trainable(answers)
     verifier = new_verifier(settings, parts.train)
-    write_json(folder / "run.json", {"stage": "verifier", "settings": settings})  # only now can the run begin
+    write_json(folder / "run.json", {"stage": "verifier", "settings": asdict(settings)})  # only now can the run begin
     records = train_verifier(
         verifier,
         parts.train,
         parts.validation,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        lr=settings["lr"] or RATES[settings["kind"]],
-        weight_decay=settings["weight_decay"],
-        lm_weight=settings["lm_weight"],
-        seed=settings["seed"],
-        checkpoints=CheckpointConfig(folder / "checkpoints", settings["checkpoint_every"]),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        lm_weight=settings.lm_weight,
+        seed=settings.seed,
+        checkpoints=CheckpointConfig(folder / "checkpoints", settings.checkpoint_every),
         resume=resume,
-        log_every=settings["log_every"],
+        log_every=settings.log_every,
         log_path=folder / "log.jsonl",
     )
     plain = evaluate_scores(_scores(verifier, parts.test), parts.test)

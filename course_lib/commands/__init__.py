@@ -4,25 +4,85 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TypeAlias
 
 from course_lib.errors import CourseError
+from course_lib.finetuning.guide_names import meant_by_guide
 from course_lib.models.folder import is_adapter, refuse_verifier
 from course_lib.suggestions import similar_paths
+from course_lib.vocabulary import DEVICE
 
 # What `add_subparsers` returns and every `add_parser` receives; argparse has no public name for it.
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def require_adapter(path: Path) -> None:
-    """Raise CourseError where an adapter does not exist, and name those that do, or where a folder holds a verifier.
+def add_device(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --device, which is auto for every command.
 
-    torch is not imported for it.
+    Args:
+        parser: the command's.
+        more: what else the help says about it.
+    """
+    parser.add_argument("--device", default="auto", metavar="NAME", help=f"{DEVICE}{more} (auto)")
+
+
+def add_resume(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --resume, and --resume auto, by which a cluster can send one command again and again.
+
+    Args:
+        parser: the command's.
+        what: what it goes on with.
+    """
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("auto",),
+        help=f"go on {what}; auto: or begin, where there is nothing to go on with",
+    )
+
+
+def prepared_on(device: str, prepared: object) -> str:
+    """The device to compute on. What is prepared for a CPU stays there, unless another device is asked for.
+
+    Args:
+        device: what --device says.
+        prepared: whether the model is prepared, as for --weights.
+
+    Returns:
+        The name of a device that torch has here.
+
+    Raises:
+        CourseError: there is no such device.
+    """
+    if device == "auto" and prepared:
+        return "cpu"
+    from course_lib.models.devices import choose_device
+
+    return choose_device(device)
+
+
+def require_adapter(path: Path) -> Path:
+    """Find an adapter, also by the name that a guide gives to its file. torch is not imported for it.
+
+    Args:
+        path: an adapter's folder, a checkpoint or a .pt file.
+
+    Returns:
+        The path, or what of a run a guide's name means; then a note says so.
+
+    Raises:
+        CourseError: there is no such adapter, which names those that there are; or the folder holds a verifier.
     """
     if path.exists():
         refuse_verifier(path)
-        return
+        return path
+    if meant := meant_by_guide(path):
+        print(f"note: there is no file {path}: it stands for {meant} here", file=sys.stderr, flush=True)
+        return meant
     hint = similar_paths(path)
     if not hint:
         configs = [each for depth in ("*", "*/*") for each in Path().glob(f"{depth}/adapter_config.json")]

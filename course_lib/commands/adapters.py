@@ -75,10 +75,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def run_list(args: argparse.Namespace) -> int:
     """Print one line for each adapter. A damaged one is named below the table, with the reason."""
     if not args.folder.is_dir():
-        raise CourseError(f"There is no folder {args.folder}.")
+        raise CourseError(
+            f"There is no folder {args.folder}.{similar_paths(args.folder)} Give the folder that holds the runs."
+        )
     found = sorted(path.parent for path in args.folder.rglob("adapter_config.json"))
     if not found:
-        raise CourseError(f"There is no adapter below {args.folder.resolve().name or args.folder}.")
+        where = args.folder.resolve().name or args.folder
+        raise CourseError(
+            f"There is no adapter below {where}. course train makes one: course train --mode lora --help."
+        )
     rows: list[tuple[str, ...]] = [("adapter", "kind", "targets", "base", "parameters", "bytes")]
     damaged = []
     for folder in found:
@@ -112,7 +117,7 @@ def _targets(config: dict) -> str:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print the settings, then one line for the layers that are alike, or with --layers one for each layer."""
-    require_adapter(args.folder)
+    args.folder = require_adapter(args.folder)
     from safetensors.torch import load_file
 
     from course_lib.adapters.changes import layer_changes
@@ -163,7 +168,8 @@ def _about(change: "LayerChange") -> str:
 def run_export(args: argparse.Namespace) -> int:
     """Export a checkpoint as an adapter, and say how large it is."""
     if not args.checkpoint.exists():
-        raise CourseError(f"There is no checkpoint {args.checkpoint}.{similar_paths(args.checkpoint)}")
+        hint = similar_paths(args.checkpoint)
+        raise CourseError(f"There is no checkpoint {args.checkpoint}.{hint} Give a folder in RUN/checkpoints.")
     from course_lib.finetuning.export import export
 
     count = export(args.checkpoint, args.output)

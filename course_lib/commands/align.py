@@ -4,19 +4,18 @@ import argparse
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from course_lib.commands import Subparsers, require_adapter
+from course_lib.commands import Subparsers, add_device, require_adapter
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
 from course_lib.finetuning.settings import BUNDLED
 from course_lib.options import add_options, flag_of
-from course_lib.parity.recipes import RECIPES, Settings, targets_of
+from course_lib.parity.recipes import RECIPES, AlignSettings, targets_of
 from course_lib.suggestions import similar_paths
-from course_lib.vocabulary import other_names
 
 EXAMPLES = """The same training run by PEFT and by our code, and how far two runs are apart.
 
-  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
-  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
+  course align run gpt2-lora --dataset wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --dataset wikitext2 --output runs/ours --steps 100 --ours
   course align compare runs/ours runs/peft --tolerance 0.0001"""
 ADAPTER_SETTINGS = ("rank", "alpha", "lora_dropout", "target_modules", "target_mode")
 
@@ -50,9 +49,9 @@ brackets.
   gemma-lora     LoRA on the attention of google/gemma-3-270m
   smollm2-lora   LoRA on the queries and values of SmolLM2-135M-Instruct, which a package carries
 
-  course align run gpt2-lora --data wikitext2 --output runs/peft --steps 100
-  course align run gpt2-lora --data wikitext2 --output runs/ours --steps 100 --ours
-  course align run smollm2-lora --data notes.txt --output runs/notes --target-mode full --rank 16""",
+  course align run gpt2-lora --dataset wikitext2 --output runs/peft --steps 100
+  course align run gpt2-lora --dataset wikitext2 --output runs/ours --steps 100 --ours
+  course align run smollm2-lora --dataset notes.txt --output runs/notes --target-mode full --rank 16""",
     )
     run.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help="one of the above")
     run.add_argument(
@@ -63,15 +62,14 @@ brackets.
     )
     run.add_argument("--ours", action="store_true", help="train with our code instead of the reference's")
     run.add_argument("--init", type=Path, metavar="DIR", help="start from this adapter (PEFT's layout)")
-    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, or auto: the GPU where there is one (auto)")
+    add_device(run)
     run.add_argument("--dry-run", action="store_true", help="print the settings, and stop")
     run.add_argument(
         "--target-mode",
         choices=("light", "full", "all"),
         help="LoRA on: light, queries and values; full, all of attention; all, every linear layer",
     )
-    add_options(run, Settings)
-    run.epilog = other_names("align", run._option_string_actions)
+    add_options(run, AlignSettings)
     run.set_defaults(run=run_run)
 
 
@@ -94,7 +92,9 @@ Exit status: 0 within the tolerance, 1 outside it, 2 where the runs cannot be co
     compare.add_argument(
         "--tolerance", type=float, default=0.02, metavar="X", help="largest relative difference (0.02)"
     )
-    compare.add_argument("--offset", type=int, default=0, metavar="N", help="added to the steps of RUN_B (0)")
+    compare.add_argument(
+        "--offset", type=int, default=0, metavar="N", help="what the steps of RUN_B are shifted by (0)"
+    )
     compare.add_argument("--json", type=Path, metavar="FILE", help="write every step and tensor there")
     compare.add_argument("--html", type=Path, metavar="FILE", help="write a page with table and plot there")
     compare.add_argument("--plot", type=Path, metavar="FILE", help="write the plot there (.png, .svg or .pdf)")
@@ -120,20 +120,20 @@ def run_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_inputs(args: argparse.Namespace, settings: Settings) -> None:
+def _check_inputs(args: argparse.Namespace, settings: AlignSettings) -> None:
     """Raise CourseError where a named file or folder does not exist, before torch is imported."""
     from course_lib.data.corpora import NAMED, no_corpus
 
     refuse_missing_path("--model", settings.model)
-    if settings.data not in (BUNDLED, *NAMED) and not Path(settings.data).expanduser().exists():
-        raise no_corpus(settings.data, (BUNDLED,))
+    if settings.dataset not in (BUNDLED, *NAMED) and not Path(settings.dataset).expanduser().exists():
+        raise no_corpus(settings.dataset, (BUNDLED,))
     if args.init:
-        require_adapter(args.init)
+        args.init = require_adapter(args.init)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace) -> AlignSettings:
     """The recipe's settings, changed by what was given. Raises CourseError where options exclude each other."""
-    names = {each.name for each in fields(Settings)}
+    names = {each.name for each in fields(AlignSettings)}
     given = {name: value for name, value in vars(args).items() if name in names}
     adapter = [flag_of(name) for name in ADAPTER_SETTINGS if getattr(args, name, None) is not None]
     if args.recipe == "gpt2-full" and (adapter or args.init):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, add_device
 from course_lib.files import write_json
+from course_lib.options import count, one_of
+from course_lib.vocabulary import FORMATS, TRAINED_DTYPES
 
 STORY = "Tell me a short story about robots."
-FORMATS = ("float32", "bfloat16", "int8", "int4")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -39,33 +40,33 @@ def add_parser(subparsers: Subparsers) -> None:
         step.add_argument(
             "--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder"
         )
-        step.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+        add_device(step, "; both sides compute there")
         step.add_argument(
-            "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+            "--dtype", **one_of(TRAINED_DTYPES), default="float32", help="dtype of both sides' weights (float32)"
         )
         step.add_argument("--compile", action="store_true", help="torch.compile both sides")
         _common(step, run_step, pairs=10)
         step.set_defaults(mode="full" if subject == "train" else subject)
     dpo = subjects.add_parser("dpo", help="a preference step with long prompts beside TRL: pairs a second, peak memory")
     dpo.add_argument("--model", default="smollm2-135m-instruct", help="a Llama of vocabulary 49,152, by name or folder")
-    dpo.add_argument("--batch-size", type=_count, default=2, metavar="N", help="preference pairs of a step (2)")
-    dpo.add_argument("--prompt-tokens", type=_count, default=280, metavar="N", help="tokens of each prompt (280)")
-    dpo.add_argument("--response-tokens", type=_count, default=35, metavar="N", help="of the responses, about (35)")
-    dpo.add_argument("--cached", action="store_true", help="with the reference's values at hand on both sides (off)")
+    dpo.add_argument("--batch-size", type=count, default=2, metavar="N", help="preference pairs of a step (2)")
+    dpo.add_argument("--prompt-tokens", type=count, default=280, metavar="N", help="tokens of each prompt (280)")
+    dpo.add_argument("--response-tokens", type=count, default=35, metavar="N", help="tokens of a response, about (35)")
+    dpo.add_argument("--cached", action="store_true", help="both sides have the reference's values at hand (off)")
     _common(dpo, run_dpo, pairs=5)
     load = subjects.add_parser("load", help="loading SmolLM2's weights beside transformers: time and peak memory")
     load.add_argument("--model", default="smollm2-135m-instruct", help="a model by name or folder")
     _common(load, run_load, pairs=10)
     memory = subjects.add_parser("memory", help="bases and training peaks, measured beside the calculator's prediction")
     memory.add_argument("--model", default="smollm2-135m-instruct", help="a Llama by name or folder")
-    memory.add_argument("--batch-size", type=_count, default=4, help="rows of a training step (4)")
-    memory.add_argument("--seq-len", type=_count, default=64, help="tokens of a row (64)")
+    memory.add_argument("--batch-size", type=count, default=4, help="rows of a training step (4)")
+    memory.add_argument("--seq-len", type=count, default=64, help="tokens of a row (64)")
     memory.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the base in training (float32)"
+        "--dtype", **one_of(TRAINED_DTYPES), default="float32", help="dtype of the base in training (float32)"
     )
-    memory.add_argument("--autocast", choices=("bfloat16",), help="compute the forward pass in it (off)")
+    memory.add_argument("--autocast", **one_of(("bfloat16",)), help="dtype in which the forward pass computes (off)")
     memory.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations (off)")
-    memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    memory.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine to this file too")
     memory.set_defaults(run=run_memory, threads=1, pairs=1)
     _add_sft(subjects)
     _add_generate(subjects)
@@ -80,21 +81,23 @@ def _add_grading(subjects: Subparsers) -> None:
         epilog="example: course bench grading kv_cache --submissions 30 --jobs 2",
     )
     grading.add_argument("name", metavar="NAME", nargs="?", default="lora", help="the assignment (lora)")
-    grading.add_argument("--submissions", type=_count, default=30, metavar="N", help="how many students (30)")
-    grading.add_argument("--jobs", type=_count, default=2, metavar="N", help="processes of ours (2)")
-    grading.add_argument("--pairs", type=_count, default=1, help="how often each side grades the class (1)")
-    grading.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    grading.add_argument("--submissions", type=count, default=30, metavar="N", help="how many students (30)")
+    grading.add_argument("--jobs", type=count, default=2, metavar="N", help="processes of ours (2)")
+    grading.add_argument("--pairs", type=count, default=1, help="how often each side grades the class (1)")
+    grading.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine to this file too")
     grading.set_defaults(run=run_grading, threads=1)
 
 
 def _add_sft(subjects: Subparsers) -> None:
     sft = subjects.add_parser("sft", help="supervised fine-tuning of SmolLM2 beside TRL: tokens per second")
     sft.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
-    sft.add_argument("--data", type=Path, metavar="FILE", help="records to train on (default: generated instructions)")
-    sft.add_argument("--examples", type=_count, default=64, metavar="N", help="examples of a pass (64)")
-    sft.add_argument("--batch-size", type=_count, default=8, metavar="N", help="examples of a step (8)")
     sft.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of both sides' weights (float32)"
+        "--dataset", type=Path, metavar="FILE", help="records to train on (default: generated instructions)"
+    )
+    sft.add_argument("--examples", type=count, default=64, metavar="N", help="examples of a pass (64)")
+    sft.add_argument("--batch-size", type=count, default=8, metavar="N", help="examples of a step (8)")
+    sft.add_argument(
+        "--dtype", **one_of(TRAINED_DTYPES), default="float32", help="dtype of both sides' weights (float32)"
     )
     _common(sft, run_sft, pairs=3)
 
@@ -105,9 +108,9 @@ def _add_generate(subjects: Subparsers) -> None:
     )
     generate.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
     generate.add_argument("--prompt", default=STORY, metavar="TEXT", help=f"what to continue ({STORY!r})")
-    generate.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="tokens to add (128)")
-    generate.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows at once (1)")
-    generate.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of ours (all)")
+    generate.add_argument("--max-new-tokens", type=count, default=128, metavar="N", help="tokens to add (128)")
+    generate.add_argument("--batch-size", type=count, default=1, metavar="N", help="rows at once (1)")
+    generate.add_argument("--weights", nargs="+", **one_of(FORMATS), default=FORMATS, help="formats of ours (all)")
     generate.add_argument("--compile", action="store_true", help="ours also compiled, and how long compiling takes")
     generate.add_argument("--cached-only", action="store_true", help="leave out the slow runs without a cache")
     generate.add_argument(
@@ -122,28 +125,22 @@ def _add_serve(subjects: Subparsers) -> None:
         "serve", help="clients at once beside one after another, and the time to the first token, also over HTTP"
     )
     serve.add_argument("--model", default="smollm2-135m-instruct", help="a Llama, by name or folder")
-    serve.add_argument("--clients", type=_count, default=8, metavar="N", help="how many ask at once (8)")
+    serve.add_argument("--clients", type=count, default=8, metavar="N", help="how many ask at once (8)")
     # p99 of fewer than 101 waits is the longest of them.
     serve.add_argument(
-        "--requests", type=_count, default=128, metavar="N", help="for the times to the first token (128)"
+        "--requests", type=count, default=128, metavar="N", help="requests whose time to the first token is taken (128)"
     )
-    serve.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="of each answer (64)")
-    serve.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS, help="formats of the base (all)")
+    serve.add_argument("--max-new-tokens", type=count, default=64, metavar="N", help="tokens of each answer (64)")
+    serve.add_argument("--weights", nargs="+", **one_of(FORMATS), default=FORMATS, help="formats of the base (all)")
     serve.add_argument("--engine-only", action="store_true", help="start no server: leave out the requests over HTTP")
     _common(serve, run_serve, pairs=3)
 
 
 def _common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], pairs: int = 50) -> None:
-    parser.add_argument("--threads", type=_count, default=min(2, os.cpu_count() or 1), help="torch's threads (2)")
-    parser.add_argument("--pairs", type=_count, default=pairs, help=f"how many pairs to time ({pairs})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, with the machine")
+    parser.add_argument("--threads", type=count, default=min(2, os.cpu_count() or 1), help="threads of torch (2)")
+    parser.add_argument("--pairs", type=count, default=pairs, help=f"how many pairs to time ({pairs})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine to this file too")
     parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return int(text)
 
 
 def _progress(line: str) -> None:
@@ -216,13 +213,15 @@ def run_serve(args: argparse.Namespace) -> int:
 def run_step(args: argparse.Namespace) -> int:
     """Print the figures of `bench_step`, and for QLoRA also those of `bench_quantize`."""
     from course_lib.benchmarks.steps import bench_step
+    from course_lib.models.devices import choose_device
 
-    figures = bench_step(args.mode, args.threads, args.pairs, args.model, args.device, args.compile, args.dtype)
+    device = choose_device(args.device)
+    figures = bench_step(args.mode, args.threads, args.pairs, args.model, device, args.compile, args.dtype)
     if args.mode == "qlora":
         from course_lib.benchmarks.qlora import bench_quantize
 
-        figures |= bench_quantize(args.threads, args.pairs, args.model, args.device, args.dtype)
-    return report(args.mode, figures, args)
+        figures |= bench_quantize(args.threads, args.pairs, args.model, device, args.dtype)
+    return report(args.mode, figures, args, {"device": device})
 
 
 def run_dpo(args: argparse.Namespace) -> int:
@@ -238,7 +237,7 @@ def run_sft(args: argparse.Namespace) -> int:
     """Print the figures of `bench_sft`."""
     from course_lib.benchmarks.sft import bench_sft
 
-    given = (args.model, args.data, args.examples, args.batch_size, args.dtype)
+    given = (args.model, args.dataset, args.examples, args.batch_size, args.dtype)
     figures, configuration = bench_sft(args.threads, args.pairs, *given)
     return report("sft", figures, args, configuration)
 

@@ -6,11 +6,20 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_base, require_text
-from course_lib.commands.generate import FORMATS, add_sampling, sampling_of, speed
+from course_lib.commands import (
+    Subparsers,
+    add_device,
+    prepared_on,
+    printable,
+    require_adapter,
+    require_base,
+    require_text,
+)
+from course_lib.commands.generate import add_sampling, sampling_of, speed
 from course_lib.errors import CourseError
+from course_lib.options import one_of
 from course_lib.serve.settings import named_adapters
-from course_lib.vocabulary import other_names
+from course_lib.vocabulary import FORMATS
 
 if TYPE_CHECKING:
     from course_lib.serve.conversation import Conversation
@@ -48,11 +57,10 @@ In the conversation:
     )  # fmt: skip
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="tokens of an answer (512)")
     parser.add_argument(
-        "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
+        "--weights", **one_of(FORMATS), help="prepare the model for a CPU, with its weights in this format (as it is)"
     )
-    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    add_device(parser, "; with --weights the CPU")
     add_sampling(parser)
-    parser.epilog = other_names("chat", parser._option_string_actions)
     parser.set_defaults(run=run_chat)
 
 
@@ -61,16 +69,15 @@ def run_chat(args: argparse.Namespace) -> int:
     if args.max_new_tokens < 1:
         raise CourseError(f"--max-new-tokens is {args.max_new_tokens}; it has to be at least 1.")
     require_text(args.system or "", "--system")
-    adapters = named_adapters(tuple(args.adapter))
-    for path in adapters.values():
-        require_adapter(path)
+    adapters = {name: require_adapter(path) for name, path in named_adapters(tuple(args.adapter)).items()}
     require_base(args.model)
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
+    device = prepared_on(args.device, args.weights)
     from course_lib.serve.conversation import Conversation
     from course_lib.serve.loading import load_base
 
     with ExitStack() as stack:
-        loaded = load_base(args.model, adapters, stack, args.device)
+        loaded = load_base(args.model, adapters, stack, device)
         conversation = Conversation(loaded, args.weights, args.system, seed=args.seed, **sampling)
     typed = sys.stdin.isatty()
     if typed:

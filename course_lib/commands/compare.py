@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_model
+from course_lib.commands import Subparsers, add_device, printable, require_adapter, require_model
+from course_lib.commands.generate import TEMPERATURE, TOP_P
 from course_lib.errors import CourseError
 from course_lib.files import write_whole
-from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
     from course_lib.evaluation.comparison import Comparison
@@ -51,22 +51,24 @@ prints the same text. The adapters have to belong to one base. One that was trai
     )
     told = f"what to continue; may be repeated ({DEFAULT_PROMPT!r})"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=told)
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with more prompts, one a line")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with more prompts, one per line")
     parser.add_argument("--samples", type=int, default=5, metavar="N", help="continuations of each prompt (5)")
     parser.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="tokens of a continuation (40)")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest token, so one sample (0.8)"
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help=f"{TEMPERATURE}, so one sample (0.8)",
     )
-    top_p = "draw from the likeliest tokens that have this probability together (1: all)"
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help=top_p)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help=TOP_P)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (0)")
     parser.add_argument("--chat", action="store_true", help="put each prompt into the model's chat template")
-    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
+    add_device(parser)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page to this file, too")
     parser.add_argument(
         "--force", action="store_true", help="let --html replace a file that this command did not write"
     )
-    parser.epilog = other_names("compare", parser._option_string_actions)
     parser.set_defaults(run=run_compare)
 
 
@@ -77,13 +79,14 @@ def run_compare(args: argparse.Namespace) -> int:
         raise CourseError("--samples and --max-new-tokens are at least 1, --temperature 0 or more, --top-p in (0, 1].")
     if args.html and args.html.exists() and not args.force and MARK not in _beginning(args.html):
         raise CourseError(f"{args.html} exists, and this command did not write it. Choose another name, or --force.")
-    for adapter in args.adapter:
-        require_adapter(adapter)
+    args.adapter = [require_adapter(adapter) for adapter in args.adapter]
     require_model(args.base)
     from course_lib.adapters.trained_on import in_words
     from course_lib.evaluation.compare_adapters import Sampling, compare_adapters
     from course_lib.finetuning.export import as_adapter, common_base, other_bases, quantization_of_adapter
+    from course_lib.models.devices import choose_device
 
+    device = choose_device(args.device)
     samples = 1 if args.temperature == 0 else args.samples
     sampling = Sampling(samples, args.max_new_tokens, args.temperature, args.top_p, args.seed, args.chat)
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,7 +100,7 @@ def run_compare(args: argparse.Namespace) -> int:
             if how := quantization_of_adapter(name, adapter):
                 quantized[adapter] = how
                 print(f"note: {name} was trained on {in_words(how)}, and is put on what these 4 bits stand for")
-        comparison = compare_adapters(base, adapters, prompts, sampling, args.device, quantized)
+        comparison = compare_adapters(base, adapters, prompts, sampling, device, quantized)
     print(as_text(comparison, base, samples, shutil.get_terminal_size((100, 24)).columns))
     for name, texts in comparison.completions.items():
         if name != "base" and texts == comparison.completions["base"]:

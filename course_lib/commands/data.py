@@ -4,7 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from course_lib.commands import Subparsers, prepare, require_adapter, require_model
+from course_lib.commands import Subparsers, add_device, add_resume, prepare, require_adapter, require_model
+from course_lib.commands.generate import TOP_P
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path
 from course_lib.suggestions import did_you_mean, similar_paths
@@ -64,13 +65,11 @@ def _add_check(actions: Subparsers) -> None:
     )
     check.add_argument("source", help="file, folder, or a data set's name on the hub")
     check.add_argument(
-        "--format", default="auto", metavar="NAME", help="the format, if it is not to be told by the keys"
+        "--format", default="auto", metavar="NAME", help="the format of the records (told by their keys)"
     )
-    check.add_argument("--map", metavar="KEY=COLUMN,...", help="other keys: prompt=question,response=answer")
-    check.add_argument(
-        "--split", metavar="NAME", help="with a hub name: which split (train); with a folder: which part (all)"
-    )
-    check.add_argument("--config", metavar="NAME", help="with a hub name: which configuration")
+    check.add_argument("--map", metavar="KEY=COLUMN,...", help="the keys where they have other names: prompt=question")
+    check.add_argument("--split", metavar="NAME", help="the split of a hub name (train), or the part of a folder (all)")
+    check.add_argument("--config", metavar="NAME", help="the configuration of a hub name")
     check.add_argument("--show", type=int, default=1, metavar="N", help="print the first N records (1)")
     check.set_defaults(run=run_check)
 
@@ -88,36 +87,41 @@ def _add_preferences(actions: Subparsers) -> None:
     make.add_argument("--adapter", type=Path, metavar="DIR", help="an adapter's folder, a checkpoint or a .pt file")
     make.add_argument("--problems", default="word_problems", metavar="SOURCE", help="see above (word_problems)")
     make.add_argument(
-        "--split", default="train", choices=("train", "held_out"), help="of a generated set or a folder (train)"
+        "--split",
+        default="train",
+        choices=("train", "held_out"),
+        help="part of a generated set or a folder (train)",
     )
-    make.add_argument("--format", default="auto", metavar="NAME", help="of a file of records (told by its keys)")
+    make.add_argument("--format", default="auto", metavar="NAME", help="the format of records (told by their keys)")
     make.add_argument("--limit", type=int, metavar="N", help="the first N problems (all)")
     make.add_argument("--samples", type=int, default=8, metavar="N", help="answers to each problem (8)")
-    make.add_argument("--pairs-per-problem", type=int, default=1, metavar="N", help="at most (1)")
-    make.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the draws, above 0 (1)")
-    make.add_argument("--top-p", type=float, default=1.0, metavar="X", help="draw from this probability (1: all)")
-    make.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer (256)")
+    make.add_argument("--pairs-per-problem", type=int, default=1, metavar="N", help="most pairs of a problem (1)")
+    make.add_argument("--temperature", type=float, default=1.0, metavar="X", help="temperature of draws, above 0 (1)")
+    make.add_argument("--top-p", type=float, default=1.0, metavar="X", help=TOP_P)
+    make.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="tokens of an answer (256)")
     make.add_argument(
         "--template",
         choices=("chat", "instruction"),
         help="how a problem is put to the model (chat, where its tokenizer has a chat template)",
     )
-    make.add_argument("--seed", type=int, default=0, metavar="N", help="of problems, draws and pairs (0)")
-    make.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
-    make.add_argument("--resume", action="store_true", help="go on with the samples of an interrupted run")
+    make.add_argument("--seed", type=int, default=0, metavar="N", help="seed of problems, draws and pairs (0)")
+    add_device(make)
+    add_resume(make, "with the samples of an interrupted run")
     make.set_defaults(run=run_make_preferences)
 
 
 def run_make_preferences(args: argparse.Namespace) -> int:
     """Sample, judge, pair; print what came out and which problems gave nothing."""
     samples_path = args.output.with_suffix(".samples.jsonl")
+    if args.resume == "auto":
+        args.resume = samples_path.exists()
     _refuse_outputs(args.output, samples_path, args.resume)
     if args.pairs_per_problem < 1:  # said now, and not after all answers have been sampled
         raise CourseError(f"--pairs-per-problem {args.pairs_per_problem} is not possible. It has to be at least 1.")
     refuse_missing_path("--model", args.model or "")
     refuse_missing_path("--problems", args.problems)
     if args.adapter:
-        require_adapter(args.adapter)
+        args.adapter = require_adapter(args.adapter)
     require_model(args.model)
     from tqdm import tqdm
 
@@ -125,6 +129,7 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     from course_lib.commands.generate import load_with_adapter
     from course_lib.data.parts import read_folder
     from course_lib.data.tokenizers import has_chat_template
+    from course_lib.models.devices import choose_device
     from course_lib.models.pretrained import DEFAULT
 
     names = ("problems", "split", "limit", "samples", "temperature", "top_p", "max_new_tokens", "seed")
@@ -137,7 +142,7 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     if (folder := Path(args.problems).expanduser()).is_dir():
         print("\n".join(read_folder(folder).report()), flush=True)
     problems = read_problems(plan, args.format)
-    model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
+    model, tokenizer = load_with_adapter(args.model, args.adapter, choose_device(args.device))
     if args.template is None and not has_chat_template(tokenizer):
         plan = replace(plan, template="instruction")
     file = SampleFile(samples_path, plan)

@@ -8,7 +8,6 @@ from course_lib.commands import Subparsers
 from course_lib.commands.sft import check_records_of
 from course_lib.commands.train import Stage, add_run_options, run_stage
 from course_lib.finetuning.settings import Settings
-from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
     from course_lib.finetuning.plan import Plan
@@ -55,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser, DPOSettings, "runs/dpo-DATASET")
-    parser.epilog = EPILOG + other_names("dpo", parser._option_string_actions)
+    parser.epilog = EPILOG
     parser.set_defaults(run=lambda args: run_stage(args, Stage(DPOSettings, check_records_of, _plan)))
 
 

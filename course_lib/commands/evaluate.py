@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from course_lib.commands import Subparsers, require_model
+from course_lib.commands import Subparsers, add_device, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
 from course_lib.options import flag_of
@@ -38,18 +38,18 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--verifier", metavar="DIR", help="the folder of a verifier")
     parser.add_argument("--problems", type=int, default=1000, metavar="N", help="held-out problems (1000)")
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="answers to each problem (8)")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the samples (1)")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="temperature of the samples (1)")
     parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens of an answer (32)")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="answers at a time (256)")
     parser.add_argument(
         "--perplexity-on", nargs="+", default=["stories", "prose"], metavar="CORPUS", help="see above (stories prose)"
     )
-    parser.add_argument("--long-tokens", type=int, default=2048, metavar="N", help="of the long text (2048)")
+    parser.add_argument("--long-tokens", type=int, default=2048, metavar="N", help="tokens of the long text (2048)")
     parser.add_argument("--sinks", type=int, default=4, metavar="N", help="first tokens that the cache keeps (4)")
-    parser.add_argument("--window", type=int, default=124, metavar="N", help="last tokens that it keeps (124)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of problems and samples (0)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="torch's threads; 0: torch decides (0)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: the GPU where there is one (auto)")
+    parser.add_argument("--window", type=int, default=124, metavar="N", help="last tokens that the cache keeps (124)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of problems and samples (0)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads of torch; 0: torch decides (0)")
+    add_device(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all numbers and examples there, as JSON")
     parser.add_argument(
         "--inference-ok", type=Path, metavar="FILE", help="only load, generate and answer eight problems, and say so"

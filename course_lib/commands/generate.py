@@ -7,13 +7,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from course_lib.commands import Subparsers, printable, require_adapter, require_model, require_text
+from course_lib.commands import (
+    Subparsers,
+    add_device,
+    prepared_on,
+    printable,
+    require_adapter,
+    require_model,
+    require_text,
+)
 from course_lib.errors import CourseError
-from course_lib.vocabulary import other_names
+from course_lib.options import one_of
+from course_lib.vocabulary import CACHES, FORMATS
 
-# The names are repeated here because the rooms that have them import torch.
-CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
-FORMATS = ("float32", "bfloat16", "int8", "int4")
+TEMPERATURE = "how evenly tokens are drawn; 0: always the likeliest"
+TOP_P = "draw from the likeliest tokens that have this probability together (1: all)"
+MIN_P = "leave out tokens whose probability is below this share of the likeliest one's (0)"
 ROW_BYTES = 64  # of a token's id and its place in the mask, while they are lists of Python's
 
 
@@ -37,9 +46,9 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens to add at most (128)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; may be repeated")
-    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (cpu)")
+    add_device(parser, "; with --weights or --compile the CPU")
     parser.add_argument(
-        "--weights", choices=FORMATS, help="prepare the model for a CPU, with its weights in this format (as it is)"
+        "--weights", **one_of(FORMATS), help="prepare the model for a CPU, with its weights in this format (as it is)"
     )
     parser.add_argument(
         "--compile", action="store_true",
@@ -48,13 +57,12 @@ With --max-pages a text that needs more pages forgets its oldest one. Defaults a
     )  # fmt: skip
     _add_cache(parser)
     add_sampling(parser)
-    parser.epilog = other_names("generate", parser._option_string_actions)
     parser.set_defaults(run=run_generate)
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cache")
-    group.add_argument("--cache", choices=CACHES, help="what is kept of the tokens so far (static)")
+    group.add_argument("--cache", **one_of(CACHES), help="what is kept of the tokens so far (static)")
     group.add_argument("--page-size", type=int, metavar="N", help="tokens in a page of the paged cache (16)")
     group.add_argument(
         "--max-pages", type=int, metavar="N", help="the most pages; then the oldest is dropped (no limit)"
@@ -66,15 +74,27 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """The options that say how tokens are chosen."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0: always the likeliest token (0)")
     group.add_argument(
-        "--top-k", type=int, default=0, metavar="N", help="draw from this many of the likeliest tokens (0: all)"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help=f"{TEMPERATURE} (0)",
     )
-    group.add_argument("--top-p", type=float, default=1.0, metavar="X", help="draw from this probability (1: all)")
-    group.add_argument("--min-p", type=float, default=0.0, metavar="X", help="least probability beside the best (0)")
+    group.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="draw from this many of the likeliest tokens; 0: from all (0)"
+    )
+    group.add_argument("--top-p", type=float, default=1.0, metavar="X", help=TOP_P)
+    group.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help=MIN_P,
+    )
     repeated = "above 1: tokens that occurred become less likely (1)"
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=repeated)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draws (0)")
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,15 +131,16 @@ def run_generate(args: argparse.Namespace) -> int:
     if not all(args.stop):
         raise CourseError("A --stop text is empty; each needs at least one character.")
     if args.adapter:
-        require_adapter(args.adapter)
+        args.adapter = require_adapter(args.adapter)
     if args.compile:
         _refuse_to_compile(name, args.device)
     require_model(args.model)
+    device = prepared_on(args.device, args.weights or args.compile)
     from course_lib.data import chat_text
     from course_lib.inference import make_cache, prompt_ids, stream
 
     sampling = sampling_of(args)  # a value out of range is refused before the model is loaded
-    model, tokenizer = load_with_adapter(args.model, args.adapter, args.device)
+    model, tokenizer = load_with_adapter(args.model, args.adapter, device)
     prompt = chat_text(tokenizer, [{"role": "user", "content": args.prompt}], True) if args.chat else args.prompt
     ids = prompt_ids(tokenizer, prompt, args.chat)
     _refuse_too_much(len(ids) + args.max_new_tokens, model.config, name, args.max_pages)
@@ -143,7 +164,7 @@ def _refuse_to_compile(cache: str, device: str) -> None:
 
     if cache != "static":
         raise CourseError(f"--compile is for --cache static, and the cache is {cache}. Leave one of them out.")
-    if device != "cpu":
+    if device not in ("auto", "cpu"):
         raise CourseError(f"--compile is for --device cpu, and the device is {device}. Leave --compile out.")
     require_compiler()
 

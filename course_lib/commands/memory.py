@@ -9,7 +9,8 @@ from course_lib.errors import CourseError
 from course_lib.files import refuse_missing_path, write_json
 from course_lib.models.config import CONFIGS
 from course_lib.models.published import PUBLISHED, known_shapes
-from course_lib.vocabulary import DTYPES, HALF_DTYPES, MODES, QUANT_TYPES, canonical_value
+from course_lib.options import count, one_of
+from course_lib.vocabulary import DTYPES, HALF_DTYPES, MODES, QUANT_TYPES
 
 if TYPE_CHECKING:
     from course_lib.finetuning.memory import MemoryEstimate
@@ -36,40 +37,36 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a name, a folder or a shape: see above")
-    parser.add_argument("--mode", choices=(*MODES, "inference"), default="lora", help="what is trained (lora)")
-    parser.add_argument("--seq-len", type=_count, default=512, metavar="N", help="tokens in a row (512)")
-    parser.add_argument("--batch-size", type=_count, default=1, metavar="N", help="rows of a micro-batch (1)")
-    dtypes: dict[str, Any] = {"choices": DTYPES, "type": lambda text: canonical_value(text, DTYPES)}
-    parser.add_argument("--dtype", default="float32", help="of the base's weights (float32)", **dtypes)
-    halves: dict[str, Any] = {"choices": HALF_DTYPES, "type": lambda text: canonical_value(text, HALF_DTYPES)}
-    parser.add_argument("--autocast", help="the forward pass is computed in it (off)", **halves)
-    parser.add_argument("--rank", type=_count, default=8, metavar="N", help="LoRA's rank (8)")
+    parser.add_argument("--mode", **one_of((*MODES, "inference")), default="lora", help="what is trained (lora)")
+    parser.add_argument("--seq-len", type=count, default=512, metavar="N", help="tokens in a row (512)")
+    parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="rows of a micro-batch (1)")
+    parser.add_argument("--dtype", **one_of(DTYPES), default="float32", help="dtype of the base's weights (float32)")
+    parser.add_argument("--autocast", **one_of(HALF_DTYPES), help="dtype in which the forward pass computes (off)")
+    parser.add_argument("--rank", type=count, default=8, metavar="N", help="LoRA's rank (8)")
     parser.add_argument(
         "--target-modules", nargs="+", metavar="LAYER", help="the layers with an adapter, or all-linear (q_proj v_proj)"
     )
-    parser.add_argument("--quant-type", choices=QUANT_TYPES, default="nf4", help="the 4-bit levels (nf4)")
-    parser.add_argument("--block-size", type=_count, default=64, metavar="N", help="weights of a 4-bit block (64)")
+    parser.add_argument("--quant-type", **one_of(QUANT_TYPES), default="nf4", help="kind of 4-bit numbers (nf4)")
+    parser.add_argument(
+        "--quant-block-size", type=count, default=64, metavar="N", help="weights in a block that shares a scale (64)"
+    )
     parser.add_argument(
         "--double-quant",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="quantise the blocks' constants as well, as course train does (on)",
+        help="quantise the scales of the blocks as well, as course train does (on)",
     )
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="recompute activations: less memory, more time (off)"
+    )
     parser.add_argument(
         "--optimizer",
         choices=("adamw", "adamw-8bit", "sgd-momentum", "sgd"),
         default="adamw",
-        help="whose state is counted; course train has adamw (adamw)",
+        help="the optimiser whose state is counted; course train has adamw (adamw)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the parts there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the parts to this file too")
     parser.set_defaults(run=run_memory)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: it has to be a whole number of at least 1")
-    return int(text)
 
 
 def run_memory(args: argparse.Namespace) -> int:
@@ -80,7 +77,7 @@ def run_memory(args: argparse.Namespace) -> int:
     from course_lib.finetuning.model import known_shape
     from course_lib.quantization.tensor import check_kind
 
-    check_kind(args.quant_type, args.block_size)
+    check_kind(args.quant_type, args.quant_block_size)
     model = known_shape(args.model, args.dtype)
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit and args.seq_len > limit:
@@ -95,7 +92,7 @@ def run_memory(args: argparse.Namespace) -> int:
         autocast=args.autocast,
         gradient_checkpointing=args.gradient_checkpointing,
         optimizer=args.optimizer,
-        block_size=args.block_size,
+        block_size=args.quant_block_size,
         double_quant=args.double_quant,
     )
     estimate = estimate_memory(model, settings)

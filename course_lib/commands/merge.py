@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from course_lib.commands import Subparsers, require_adapter, require_model
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
-from course_lib.vocabulary import DTYPES, canonical_value, other_names
+from course_lib.options import one_of
+from course_lib.vocabulary import DTYPES
 
 if TYPE_CHECKING:
     from course_lib.adapters.merge import MergeReport
@@ -47,24 +48,23 @@ Then, in Python: AutoModelForCausalLM.from_pretrained("merged")""",
     )
     parser.add_argument(
         "--dtype",
-        choices=DTYPES,
-        type=lambda text: canonical_value(text, DTYPES),
+        **one_of(DTYPES),
         default="float32",
-        help="what the base is loaded in and the result saved in (float32)",
+        help="dtype in which the base is loaded and the result saved (float32)",
     )
     parser.add_argument(
         "--original-weights",
         action="store_true",
-        help="of mode qlora: merge into the base as it was before 4 bits, on which the adapter was not trained",
+        help="for an adapter of mode qlora: merge into the base as it was before 4 bits, on which the adapter was not "
+        "trained",
     )
-    parser.epilog = other_names("merge", parser._option_string_actions)
     parser.set_defaults(run=run_merge)
 
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge, save, print the rounding report."""
     refuse_filled(args.output)
-    require_adapter(args.adapter)
+    args.adapter = require_adapter(args.adapter)
     require_model(args.base)
     from course_lib.adapters import load_adapter, merge, save_merged
     from course_lib.adapters.files import readable_config

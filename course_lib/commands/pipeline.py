@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     run.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting"
     )
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (0)")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything that is drawn (0)")
     run.add_argument("--from", dest="begin_with", metavar="STAGE", help="run this stage and all after it again")
     run.set_defaults(run=run_run)
     status = actions.add_parser("status", help="how far each stage is; changes nothing")

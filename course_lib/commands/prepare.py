@@ -45,15 +45,17 @@ are the same command.
     )
     prepare.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder for the shards")
     prepare.add_argument(
-        "--train-ratio", type=float, default=0.9, metavar="SHARE", help="of the tokens, for training (0.9)"
+        "--train-ratio", type=float, default=0.9, metavar="SHARE", help="share of the tokens for training (0.9)"
     )
     prepare.add_argument(
-        "--tokenizer", metavar="NAME", help="a model's, by name or folder; or a saved BPETokenizer (SmolLM2's)"
+        "--tokenizer", metavar="NAME", help="a model by name or folder, or a saved BPETokenizer (SmolLM2)"
     )
     prepare.add_argument(
-        "--shard-tokens", type=int, default=100_000_000, metavar="N", help="at most so many in a file (100000000)"
+        "--shard-tokens", type=int, default=100_000_000, metavar="N", help="most tokens of a file (100000000)"
     )
-    prepare.add_argument("--documents", type=int, metavar="N", help="of a corpus or folder, the first N (all)")
+    prepare.add_argument(
+        "--documents", type=int, metavar="N", help="documents of a corpus or folder: the first N (all)"
+    )
     prepare.add_argument("--force", action="store_true", help="replace other shards that are in the folder")
     prepare.set_defaults(run=run_prepare)
 

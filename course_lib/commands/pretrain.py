@@ -7,7 +7,6 @@ from course_lib.alignment.settings import PretrainSettings
 from course_lib.commands import Subparsers
 from course_lib.commands.train import Stage, add_run_options, run_stage
 from course_lib.finetuning.settings import Settings
-from course_lib.vocabulary import other_names
 
 if TYPE_CHECKING:
     from course_lib.finetuning.plan import Plan
@@ -46,8 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser, PretrainSettings, "runs/pretrain-mix")
-    listed = [flag for flag, action in parser._option_string_actions.items() if action.help != argparse.SUPPRESS]
-    parser.epilog = EPILOG + other_names("pretrain", listed)
+    parser.epilog = EPILOG
     parser.set_defaults(run=lambda args: run_stage(args, Stage(PretrainSettings, _check_mix, _plan)))
 
 

@@ -3,14 +3,13 @@
 import argparse
 import importlib.util
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from course_lib.commands import Subparsers, require_adapter, require_base
 from course_lib.errors import CourseError
 from course_lib.options import add_options
 from course_lib.serve.settings import MODEL, NETWORK, PREFIX, ServeSettings, from_environment, named_adapters
-from course_lib.vocabulary import other_names
 
 OWN_APPLICATIONS = ("course_lib.serve:app", "src.serve:app")
 
@@ -27,8 +26,8 @@ def add_parser(subparsers: Subparsers) -> None:
   course serve --adapter notes=runs/notes --adapter lora=runs/lora
   course serve --model gpt2 --port 9000 --env-file .env
 
-A call names the base or an adapter as its model. Each setting is also a variable of the environment: {PREFIX} and the
-setting's name in capitals. Defaults are in brackets.""",
+A call names the base or an adapter as its model. Each setting is also a variable of the environment: {PREFIX}
+and the setting's name in capitals. Defaults are in brackets.""",
     )
     # uvicorn's own words, so that its command line works with `course serve` in uvicorn's place
     parser.add_argument("application", nargs="?", help=argparse.SUPPRESS)
@@ -45,7 +44,6 @@ setting's name in capitals. Defaults are in brackets.""",
         "--allowed-host", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="NAME",
         help="names of this server in the header Host, besides localhost",
     )  # fmt: skip
-    parser.epilog = other_names("serve", parser._option_string_actions)
     parser.set_defaults(run=run_serve)
 
 
@@ -63,8 +61,10 @@ def run_serve(args: argparse.Namespace) -> int:
         if key in given:
             given[key] = tuple(given[key])
     settings = from_environment(os.environ, **given)
-    for path in named_adapters(settings.adapter).values():
-        require_adapter(path)
+    named = named_adapters(settings.adapter)
+    found = {name: require_adapter(path) for name, path in named.items()}
+    if found != named:  # by the name that a guide gives to its file
+        settings = replace(settings, adapter=tuple(f"{name}={path}" for name, path in found.items()))
     require_base(settings.model)
     if settings.backend == "vllm":
         from course_lib.serve.vllm import serve_by_vllm

@@ -37,17 +37,25 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help="compare what is staged with its checksums")
-    parser.add_argument("--profile", help="its site says the architecture, and its mix the corpora")
+    parser.add_argument("--profile", help="the profile whose site and corpora are meant")
     parser.add_argument("--site", help="a name of `course submit --list-sites` (default: the profile's, else this one)")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: $SCRATCH/course or $WORK/course)")
     parser.add_argument("--only", choices=PARTS, help="stage this part alone")
     parser.add_argument("--arch", help="x86_64 or aarch64 (default: the site's, else this machine's)")
-    parser.add_argument("--python", help="of the cluster's module, such as 3.11 (default: the one that runs this)")
+    parser.add_argument("--python", help="version of the cluster's Python, such as 3.11 (default: this one)")
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="weights: a package's, the hub's or a folder"
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="weights: a package's name, a hub name or a folder",
     )
     parser.add_argument(
-        "--data", action="append", default=[], metavar="NAME", help="a file, a folder, or a corpus such as tinystories"
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="data: a file, a folder, or a corpus such as tinystories",
     )
     parser.add_argument(
         "--find-links", action="append", default=[], metavar="DIR", help="a folder with wheels, in place of an index"

@@ -58,13 +58,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--site-set", action="append", default=[], metavar="RULE=VALUE", help="a rule in place of the site file's"
     )
-    parser.add_argument("--account", help="whom the time is charged to")
+    parser.add_argument("--account", help="the account that pays for the time")
     parser.add_argument("--partition", help="the queue")
-    parser.add_argument("--time", help="HH:MM:SS, or D-HH:MM:SS")
+    parser.add_argument("--time", help="the time limit: HH:MM:SS, or D-HH:MM:SS")
     parser.add_argument("--nodes", type=int, help="how many nodes")
     parser.add_argument("--cpus-per-task", type=int, default=0, metavar="N", help="cores of each process")
     parser.add_argument("--mem", default="", help="memory of a node, such as 32G, where the site takes it")
-    parser.add_argument("--name", help="of the job")
+    parser.add_argument("--name", help="the name of the job")
     parser.add_argument("--array", action="store_true", help="each chapter as an element of an array")
     parser.add_argument("--legs", type=int, default=1, metavar="N", help="jobs in a row that go on from each other (1)")
     parser.add_argument("--requeue", action="store_true", help="go back into the queue before the time limit")

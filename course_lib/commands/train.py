@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_lib.commands import Subparsers
+from course_lib.commands import Subparsers, add_resume
 from course_lib.errors import CourseError
 from course_lib.finetuning.folder import CHECKPOINTS, claim, clear
 from course_lib.finetuning.naming import find_model
 from course_lib.finetuning.settings import GPT2, Settings, check_files, setting_names
 from course_lib.options import add_options, filled
-from course_lib.vocabulary import HALF_DTYPES, other_names
+from course_lib.vocabulary import HALF_DTYPES
 
 if TYPE_CHECKING:
     from course_lib.finetuning.plan import Plan
@@ -88,7 +88,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser, Settings, "runs/MODE-DATASET")
-    parser.epilog = EPILOG + other_names("train", parser._option_string_actions)
+    parser.epilog = EPILOG
     parser.set_defaults(run=run_train)
 
 
@@ -101,15 +101,7 @@ def add_run_options(parser: argparse.ArgumentParser, settings: type[Settings], o
         output: the default folder, in words.
     """
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"the run's folder, new or empty ({output})")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const=True,
-        default=False,
-        choices=("auto",),
-        help="go on from the newest checkpoint in --output, with the run's settings; auto: or begin, where no run is "
-        "there, for a job that a cluster sends again and again",
-    )
+    add_resume(parser, "from the newest checkpoint in --output, with the run's settings")
     parser.add_argument("--force", action="store_true", help="replace the run that is in --output")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and a memory estimate, and stop")
     add_options(parser, settings)

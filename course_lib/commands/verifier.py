@@ -2,36 +2,24 @@
 
 import argparse
 import json
-import math
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_lib.commands import Subparsers, printable
+from course_lib.alignment.verifier_settings import VerifierSettings
+from course_lib.commands import Subparsers, add_resume, printable
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
-from course_lib.options import flag_of
-from course_lib.suggestions import did_you_mean, similar_paths
-from course_lib.vocabulary import other_names
+from course_lib.options import add_options, flag_of
+from course_lib.suggestions import similar_paths
 
 if TYPE_CHECKING:
     from course_lib.data.judged import Judged
     from course_lib.models.verifier import Verifier
 
-GENERATED = ("word_problems", "instructions")
-# Repeated here, because the room that has them imports torch.
-KINDS = ("encoder", "decoder")
-HEADS = ("last", "tokens")
-# The settings of a run with their defaults. A resumed run keeps those it was begun with.
-DEFAULTS: dict[str, Any] = {
-    "dataset": ["word_problems"], "limit": None, "author": None,
-    "kind": "encoder", "model": None, "head": "last", "train_blocks": None, "hidden_size": 128, "num_hidden_layers": 2,
-    "vocab_size": 1024, "encoder_dropout": 0.1, "seq_len": 256,
-    "epochs": 6, "batch_size": 32, "lr": None, "lm_weight": 0.0, "weight_decay": 0.01, "seed": 0,
-    "checkpoint_every": 100, "log_every": 20,
-}  # fmt: skip
-LEAST = {name: 1 for name in ("limit", "hidden_size", "num_hidden_layers", "seq_len", "epochs", "batch_size")}
-LEAST |= {name: 0 for name in ("train_blocks", "encoder_dropout", "lm_weight", "weight_decay", "checkpoint_every")}
-NEWER = {"head": "last", "lm_weight": 0.0}  # settings that older runs did not have, and what they did
+RUN, SUMMARY = "run.json", "summary.json"
+NAMES = {each.name for each in fields(VerifierSettings)}
+FREE = {each.name for each in fields(VerifierSettings) if each.metadata["free"]}
 
 TOP = """A verifier says how likely it is that an answer to a problem is right.
 
@@ -95,54 +83,27 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_rerank(actions)
 
 
-def _action(actions: Subparsers, name: str, help: str, description: str, **more: Any) -> argparse.ArgumentParser:
+def _action(actions: Subparsers, name: str, help: str, description: str) -> argparse.ArgumentParser:
     return actions.add_parser(
-        name, help=help, formatter_class=argparse.RawDescriptionHelpFormatter, description=description, **more
+        name, help=help, formatter_class=argparse.RawDescriptionHelpFormatter, description=description
     )
 
 
 def _add_train(actions: Subparsers) -> None:
-    # What is not given is absent from the result: with --resume it is the run's own.
-    absent = {"argument_default": argparse.SUPPRESS}
-    train = _action(actions, "train", "train a verifier on right and wrong answers", TRAIN, **absent)
+    train = _action(actions, "train", "train a verifier on right and wrong answers", TRAIN)
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder (needed)")
-    train.add_argument(
-        "--resume", action="store_true", default=False, help="go on with the run in --output, with its settings"
-    )
-    data = train.add_argument_group("data")
-    data.add_argument("--dataset", nargs="+", metavar="SOURCE", help="see above")
-    data.add_argument("--limit", type=int, metavar="N", help="problems of each generated set (its own number)")
-    data.add_argument("--author", nargs="+", metavar="NAME", help="answers of these writers alone (all)")
-    model = train.add_argument_group("model")
-    model.add_argument("--kind", choices=KINDS, help="see above (encoder)")
-    model.add_argument("--model", metavar="NAME", help="decoder: whose blocks it has (SmolLM2); encoder: no use")
-    model.add_argument("--head", choices=HEADS, help="decoder: what judges, see above (last)")
-    model.add_argument("--train-blocks", type=int, metavar="N", help="decoder: train the last N blocks (all)")
-    model.add_argument("--hidden-size", type=int, metavar="N", help="encoder: its width (128)")
-    model.add_argument("--num-hidden-layers", type=int, metavar="N", help="encoder: its blocks (2)")
-    model.add_argument("--vocab-size", type=int, metavar="N", help="encoder: tokens it learns (1024)")
-    model.add_argument("--encoder-dropout", type=float, metavar="X", help="encoder: in training (0.1)")
-    model.add_argument("--seq-len", type=int, metavar="N", help="tokens of problem and answer (256)")
-    steps = train.add_argument_group("training")
-    steps.add_argument("--epochs", type=int, metavar="N", help="passes over the answers (6)")
-    steps.add_argument("--batch-size", type=int, metavar="N", help="answers of a step (32)")
-    steps.add_argument("--lr", type=float, metavar="X", help="peak learning rate (encoder 1e-3, decoder 1e-4)")
-    steps.add_argument("--lm-weight", type=float, metavar="X", help="--head tokens: see above (0)")
-    steps.add_argument("--weight-decay", type=float, metavar="X", help="AdamW's (0.01)")
-    steps.add_argument("--seed", type=int, metavar="N", help="of weights, order and split (0)")
-    steps.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between them (100)")
-    steps.add_argument("--log-every", type=int, metavar="N", help="steps between printed lines (20)")
-    train.epilog = other_names("verifier", train._option_string_actions)
+    add_resume(train, "with the run in --output, with its settings")
+    add_options(train, VerifierSettings)
     train.set_defaults(run=run_train)
 
 
 def _add_score(actions: Subparsers) -> None:
     score = _action(actions, "score", "how likely an answer is right", SCORE)
     score.add_argument("verifier", type=Path, metavar="DIR", help="the folder of a verifier")
-    score.add_argument("--problem", metavar="TEXT", help="what was asked")
-    score.add_argument("--answer", metavar="TEXT", help="what was answered")
-    score.add_argument("--input", type=Path, metavar="FILE", help="many judged answers instead")
-    score.add_argument("--output", type=Path, metavar="FILE", help="with --input: write them there with their scores")
+    score.add_argument("--problem", metavar="TEXT", help="the problem that was asked")
+    score.add_argument("--answer", metavar="TEXT", help="the answer to judge")
+    score.add_argument("--input", type=Path, metavar="FILE", help="a file of judged answers instead")
+    score.add_argument("--output", type=Path, metavar="FILE", help="with --input: write the scored answers there")
     score.set_defaults(run=run_score)
 
 
@@ -160,53 +121,39 @@ def _add_rerank(actions: Subparsers) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print how the verifier does on problems that it has never seen."""
-    given = {name: value for name, value in vars(args).items() if name in DEFAULTS}
-    settings = DEFAULTS | (_begun_with(args.output, given) if args.resume else {}) | given
-    _check(settings)
-    if args.resume:
-        _refuse_finished(args.output)
-    else:
+    given = {name: _tupled(value) for name, value in vars(args).items() if name in NAMES}
+    resume = bool(args.resume) and (args.resume != "auto" or (args.output / RUN).is_file())
+    settings = VerifierSettings(**((_begun_with(args.output, given) if resume else {}) | given))
+    settings.check()
+    if not resume:
         _refuse_another_run(args.output)
+    elif (args.output / SUMMARY).is_file():
+        finished = f"The run in {args.output} is finished: its numbers are in {args.output / SUMMARY}."
+        if args.resume != "auto":
+            raise CourseError(finished)
+        print(finished)
+        return 0
 
     from course_lib.alignment.verifier import split_by_problem
     from course_lib.alignment.verifier_run import Parts, read_answers, run_verifier
 
-    answers = read_answers(settings["dataset"], settings["limit"], settings["author"], settings["seed"])
-    parts = Parts(*split_by_problem(answers, seed=settings["seed"]))
+    answers = read_answers(settings.dataset, settings.limit, settings.author, settings.seed)
+    parts = Parts(*split_by_problem(answers, seed=settings.seed))
     print(f"{len(answers):,} answers; problems to train on, to choose by and to judge by: {parts}", flush=True)
-    evaluation = run_verifier(args.output, parts, settings, args.resume)
+    evaluation = run_verifier(args.output, parts, settings, resume)
     print(f"on problems it has never seen: {evaluation}")
     print(f"{args.output}: course verifier score {args.output} --problem TEXT --answer TEXT")
     return 0
 
 
-def _check(settings: dict[str, Any]) -> None:
-    """CourseError where a setting is not possible, or does not go with another: before anything is written."""
-    for source in settings["dataset"]:
-        if source not in GENERATED and not Path(source).expanduser().is_file():
-            raise CourseError(
-                f"--dataset {source}: there is no such file, and no generated set of that name "
-                f"({', '.join(GENERATED)}).{did_you_mean(source, GENERATED)}"
-            )
-    if settings["kind"] == "encoder" and (settings["model"] or settings["train_blocks"] is not None):
-        raise CourseError("--model and --train-blocks are for --kind decoder: an encoder begins with new weights.")
-    if settings["head"] == "tokens" and settings["kind"] == "encoder":
-        raise CourseError("--head tokens is for --kind decoder: an encoder writes no tokens that could be compared.")
-    if settings["lm_weight"] and settings["head"] != "tokens":
-        raise CourseError(f"--lm-weight {settings['lm_weight']:g} is for --head tokens: leave it out, or give that.")
-    for name, least in LEAST.items():
-        value = settings[name]
-        if value is not None and not least <= value < math.inf:
-            raise CourseError(f"{flag_of(name)} {value} is not possible. It has to be at least {least}.")
-    if settings["encoder_dropout"] >= 1:
-        raise CourseError(f"--encoder-dropout {settings['encoder_dropout']:g} is not possible. It has to be below 1.")
-    if settings["lr"] is not None and not 0 < settings["lr"] < math.inf:
-        raise CourseError(f"--lr {settings['lr']:g} is not possible. It has to be above 0.")
+def _tupled(value: Any) -> Any:
+    """Lists as tuples: what argparse and JSON give is compared with what the settings hold."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _refuse_another_run(folder: Path) -> None:
     """CourseError where a new run would begin in a folder that is in use."""
-    if (folder / "run.json").is_file():
+    if (folder / RUN).is_file():
         raise CourseError(f"{folder} holds a run already: --resume continues it; or choose another --output.")
     refuse_filled(folder)
 
@@ -214,29 +161,25 @@ def _refuse_another_run(folder: Path) -> None:
 def _begun_with(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run in a folder; CourseError where it is another's, or a given setting differs from it."""
     try:
-        begun = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        stage, before = begun.get("stage"), NEWER | dict(begun["settings"])
+        begun = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        kept = {name: _tupled(value) for name, value in begun["settings"].items()}
+        stage, before = begun.get("stage"), asdict(VerifierSettings()) | kept  # an older run may lack a newer setting
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         hint = similar_paths(folder) if not folder.exists() else ""
         raise CourseError(f"{folder} holds no run to resume.{hint} Leave --resume out to begin one there.") from error
     if stage != "verifier":
         raise CourseError(f"{folder} holds a run of course {stage}, and course verifier cannot continue it.")
     for name, value in given.items():
-        if name != "log_every" and before.get(name) != value:
+        if name not in FREE and before.get(name) != value:
             raise CourseError(
                 f"{folder} was begun with {flag_of(name)} {_as_given(before.get(name))}, not {_as_given(value)}: leave "
                 f"{flag_of(name)} out, or choose another --output."
             )
-    return {name: value for name, value in before.items() if name in DEFAULTS}
+    return {name: value for name, value in before.items() if name in NAMES}
 
 
 def _as_given(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _refuse_finished(folder: Path) -> None:
-    if (folder / "summary.json").is_file():
-        raise CourseError(f"The run in {folder} is finished: its numbers are in {folder / 'summary.json'}.")
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 # --- score ---

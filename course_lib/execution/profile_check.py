@@ -106,7 +106,7 @@ def _nearest(key: str, known: Collection[str]) -> str:
     """A question with the key that was probably meant: one spelt alike, or our name for another program's."""
     if hint := did_you_mean(key, known):
         return hint
-    option = nearest_option(f"--{key}", [f"--{each.replace('_', '-')}" for each in known], "train")
+    option = nearest_option(f"--{key}", [f"--{each.replace('_', '-')}" for each in known])
     return f" Did you mean {option.removeprefix('--').replace('-', '_')}?" if option else ""
 
 

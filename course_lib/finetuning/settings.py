@@ -15,7 +15,7 @@ from course_lib.models.config import DecoderConfig
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, filled, flag_of, option
 from course_lib.suggestions import similar_paths
-from course_lib.vocabulary import BACKENDS, DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, QUANT_TYPES, SCHEDULES
+from course_lib.vocabulary import BACKENDS, DEVICE, DTYPES, HALF_DTYPES, MIN_LR_RATIO, MODES, QUANT_TYPES, SCHEDULES
 
 BUNDLED = "keepers_log"  # the text in the package
 RUN, DATA, ADAPTER = "the run", "data", "the adapter"
@@ -84,9 +84,9 @@ class Settings:
         shown="steps",
     )
     log_every: int = option(10, "steps between printed lines; 0: none", group=RUN, at_least=0, free=True)
-    seed: int = option(0, "of new weights, the order of the batches and dropout", group=RUN, at_least=0)
-    threads: int = option(0, "torch's threads; 0: torch decides", group=RUN, at_least=0, free=True)
-    device: str = option("auto", "cpu, cuda, or auto: the GPU where there is one", group=RUN, free=True)
+    seed: int = option(0, "seed of new weights, the order of the batches and dropout", group=RUN, at_least=0)
+    threads: int = option(0, "threads of torch; 0: torch decides", group=RUN, at_least=0, free=True)
+    device: str = option("auto", DEVICE, group=RUN, metavar="NAME", free=True)
 
     dataset: str = option(BUNDLED, "what to train on: see above", group=DATA, metavar="SOURCE")
     tokenizer: str | None = option(
@@ -101,7 +101,7 @@ class Settings:
     )
     too_long: str | None = option(
         None,
-        "what becomes of a longer record or document: skip, cut-start (the answer keeps its end), cut-end, error",
+        "what happens to a longer record or document: skip, cut-start (the answer keeps its end), cut-end, error",
         group=DATA,
         choices=("skip", "cut-start", "cut-end", "error"),
         shown="records: skip; documents: cut-end",
@@ -119,7 +119,10 @@ class Settings:
     )
     format: str = option("auto", "the format of records, where their keys do not tell it", group=DATA, metavar="NAME")
     map: str | None = option(
-        None, "other keys of records: prompt=question,response=answer", group=DATA, metavar="KEY=COLUMN,..."
+        None,
+        "columns of records that have other names: prompt=question,response=answer",
+        group=DATA,
+        metavar="KEY=COLUMN,...",
     )
     train_on: str = option(
         "response",
@@ -145,19 +148,19 @@ class Settings:
         shown="GPT-2: c_attn; Llama and its kin: q_proj v_proj",
     )
     backend: str = option(
-        "ours", "what holds the base in 4 bits: this package, or bitsandbytes", group=ADAPTER, choices=BACKENDS,
+        "ours", "which package holds the base in 4 bits: this one, or bitsandbytes", group=ADAPTER, choices=BACKENDS,
         modes=("qlora",),
     )  # fmt: skip
     quant_type: str = option(
         "nf4",
-        "the base's 4-bit numbers; bitsandbytes lacks int4",
+        "kind of the base's 4-bit numbers; bitsandbytes lacks int4",
         group=ADAPTER,
         choices=QUANT_TYPES,
         modes=("qlora",),
     )
     double_quant: bool | None = option(
         None,
-        "quantise the constants of the 4-bit blocks, too",
+        "quantise the scales of the 4-bit blocks, too",
         group=ADAPTER,
         modes=("qlora",),
         shown="yes, as in the paper",
@@ -203,7 +206,7 @@ class Settings:
     lr: float | None = option(
         None, "peak learning rate", group=STEPS, above=0, shown="lora, qlora: 3e-4; butterflies: 1e-4; full: 5e-5"
     )
-    schedule: str = option("cosine", "of the learning rate after the warm-up", group=STEPS, choices=SCHEDULES)
+    schedule: str = option("cosine", "how the learning rate falls after the warm-up", group=STEPS, choices=SCHEDULES)
     warmup_ratio: float = option(0.1, "the share of the steps that warm up", group=STEPS, at_least=0, below=1)
     min_lr_ratio: float | None = option(
         None,
@@ -212,17 +215,17 @@ class Settings:
         at_least=0,
         shown="cosine: 0.1; linear: 0; constant: 1",
     )
-    weight_decay: float = option(0.0, "AdamW's", group=STEPS, at_least=0)
+    weight_decay: float = option(0.0, "weight decay of AdamW", group=STEPS, at_least=0)
     max_grad_norm: float = option(1.0, "gradients of a larger norm are scaled down to it", group=STEPS, above=0)
 
     dtype: str = option(
         "float32",
-        "of the base's weights; full: of the saved model too, and bfloat16 is trained with float32 master weights",
+        "dtype of the base's weights; full: also of the saved model; bfloat16 is trained with float32 master weights",
         group=MEMORY,
         choices=DTYPES,
     )
     autocast: str | None = option(
-        None, "compute the forward pass in it", group=MEMORY, choices=HALF_DTYPES, shown="off"
+        None, "dtype in which the forward pass computes", group=MEMORY, choices=HALF_DTYPES, shown="off"
     )
     gradient_checkpointing: bool = option(
         False, "recompute activations: less memory, more time", group=MEMORY, shown="off"

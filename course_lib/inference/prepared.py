@@ -26,8 +26,7 @@ from course_lib.inference.products import PRODUCTS
 from course_lib.models.attention import full_attention_mask
 from course_lib.models.decoder import DecoderOutput
 from course_lib.models.devices import device_of
-
-FORMATS = tuple(PRODUCTS)
+from course_lib.vocabulary import FORMATS
 
 
 class Product(Protocol):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from course_lib.errors import CourseError
 from course_lib.models.decoder import Decoder
+from course_lib.vocabulary import VERIFIER_HEADS, VERIFIER_KINDS
 
-KINDS = ("encoder", "decoder")
-HEADS = ("last", "tokens")
 TEMPLATES = ("plain", "instruction", "chat")
 PROBLEM, ANSWER = 0, 1  # values of part_ids
 JUDGE_WIDTH = 64  # of the small network that judges a token
@@ -57,15 +56,15 @@ class VerifierConfig:
     head: str = "last"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or self.template not in TEMPLATES:
+        if self.kind not in VERIFIER_KINDS or self.template not in TEMPLATES:
             raise CourseError(
-                f"kind={self.kind!r}, template={self.template!r}: choose from {', '.join(KINDS)} and "
+                f"kind={self.kind!r}, template={self.template!r}: choose from {', '.join(VERIFIER_KINDS)} and "
                 f"{', '.join(TEMPLATES)}."
             )
-        if self.head not in HEADS or (self.head == "tokens" and self.kind != "decoder"):
+        if self.head not in VERIFIER_HEADS or (self.head == "tokens" and self.kind != "decoder"):
             raise CourseError(
                 f"head={self.head!r} with kind={self.kind!r} is not possible. A decoder has one of the heads "
-                f"{', '.join(HEADS)}, an encoder 'last'."
+                f"{', '.join(VERIFIER_HEADS)}, an encoder 'last'."
             )
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:

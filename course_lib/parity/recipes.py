@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from course_lib.errors import CourseError
 from course_lib.models.pretrained import DEFAULT
 from course_lib.options import check_options, option
+from course_lib.vocabulary import SCHEDULES, TRAINED_DTYPES
 
 RUN, ADAPTER, STEPS = "the run", "the adapter", "steps"
 SPLIT_LAYERS = {  # Llama, Gemma: one matrix for each projection
@@ -24,7 +25,7 @@ FUSED_LAYERS = {  # GPT-2: query, key and value in one
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlignSettings:
     """What decides the numbers of a run. Where `target_modules` is empty, all weights are trained.
 
     Raises:
@@ -32,21 +33,21 @@ class Settings:
     """
 
     model: str = option("", "a model's name or folder", group=RUN, metavar="NAME", shown="the recipe's")
-    data: str = option(
+    dataset: str = option(
         "wikitext2",
         "wikitext2 or tinystories (from the hub or its cache), keepers_log (in the package), a WikiText folder or a "
         "text file",
         group=RUN,
         metavar="SOURCE",
     )
-    split: str = option("train", "of a WikiText folder", group=RUN, choices=("train", "val", "test"))
+    split: str = option("train", "part of a WikiText folder that is read", group=RUN, choices=("train", "val", "test"))
     documents: int | None = option(None, "read the first N documents", group=RUN, at_least=1, shown="all")
     seq_len: int = option(128, "tokens in a row", group=RUN, at_least=2, shown="128; gemma-lora: 256")
-    dtype: str = option("float32", "of the base model's weights", group=RUN, choices=("float32", "bfloat16"))
+    dtype: str = option("float32", "dtype of the base model's weights", group=RUN, choices=TRAINED_DTYPES)
     dump_gradients: int = option(
         0, "write the gradients of the first N steps, as the optimiser gets them", group=RUN, at_least=0
     )
-    seed: int = option(0, "of the start and of the order of the data", group=RUN, at_least=0)
+    seed: int = option(0, "seed of the start and of the order of the data", group=RUN, at_least=0)
 
     target_modules: tuple[str, ...] = option(
         (),
@@ -56,7 +57,9 @@ class Settings:
         shown="see --target-mode",
     )
     rank: int = option(8, "LoRA's rank", group=ADAPTER, at_least=1)
-    alpha: float = option(16.0, "LoRA's alpha", group=ADAPTER, above=0, shown="16; gemma-lora: 32")
+    alpha: float = option(
+        16.0, "LoRA's alpha: the change is scaled by alpha / rank", group=ADAPTER, above=0, shown="16; gemma-lora: 32"
+    )
     lora_dropout: float = option(0.0, "the share of LoRA's inputs that is dropped", group=ADAPTER, at_least=0, below=1)
 
     epochs: int = option(1, "passes over the data", group=STEPS, at_least=1)
@@ -66,15 +69,15 @@ class Settings:
     lr: float = option(2e-4, "peak learning rate", group=STEPS, above=0, shown="2e-4; gpt2-full: 5e-5")
     schedule: str = option(
         "cosine",
-        "how the learning rate falls: cosine to a tenth, linear to zero",
+        "how the learning rate falls: cosine to a tenth, linear to zero, constant not at all",
         group=STEPS,
-        choices=("cosine", "linear"),
+        choices=SCHEDULES,
         shown="cosine; gemma-lora: linear",
     )
     warmup_ratio: float = option(
         0.03, "the share of the steps over which the learning rate rises", group=STEPS, at_least=0, below=1
     )
-    weight_decay: float = option(0.0, "AdamW's", group=STEPS, at_least=0)
+    weight_decay: float = option(0.0, "weight decay of AdamW", group=STEPS, at_least=0)
     max_grad_norm: float = option(1.0, "gradients of a larger norm are scaled down to it", group=STEPS, above=0)
 
     def __post_init__(self) -> None:
@@ -89,9 +92,9 @@ class Settings:
 
 
 RECIPES = {
-    "gpt2-lora": Settings("gpt2", target_modules=FUSED_LAYERS["full"]),
-    "gpt2-full": Settings("gpt2", batch_size=4, lr=5e-5),
-    "gemma-lora": Settings(
+    "gpt2-lora": AlignSettings("gpt2", target_modules=FUSED_LAYERS["full"]),
+    "gpt2-full": AlignSettings("gpt2", batch_size=4, lr=5e-5),
+    "gemma-lora": AlignSettings(
         "google/gemma-3-270m",
         target_modules=SPLIT_LAYERS["full"],
         batch_size=4,
@@ -99,7 +102,7 @@ RECIPES = {
         alpha=32.0,
         schedule="linear",
     ),
-    "smollm2-lora": Settings(DEFAULT, target_modules=SPLIT_LAYERS["light"], batch_size=4),
+    "smollm2-lora": AlignSettings(DEFAULT, target_modules=SPLIT_LAYERS["light"], batch_size=4),
 }
 
 

@@ -1,9 +1,8 @@
 """The reference runs: PEFT and transformers in a plain torch loop, and the same run with our code beside it.
 
 The reference uses none of our adapters, Trainer, loss or schedules: PEFT's layers, transformers' loss, torch's AdamW
-and schedules. Both sides load the same start, which PEFT draws, and see the same rows of tokens in the same order, so
-that what differs is the code. `course_lib.parity.compare` compares them; tests/parity/test_align.py does so on
-GPT-2, Llama and SmolLM2. Left out: mixed precision (the base is loaded in one dtype), several processes, evaluation.
+and schedules. Both sides load the same start, which PEFT draws, and see the same rows of tokens in the same order:
+what differs is the code. tests/parity/test_align.py compares them. Left out: mixed precision, evaluation, processes.
 """
 
 import itertools
@@ -17,14 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
@@ -44,14 +42,17 @@ from course_lib.models.linear_layers import matching_layers
 from course_lib.models.pretrained import load
 from course_lib.models.twin import twin
 from course_lib.options import filled
-from course_lib.parity.recipes import Settings
+from course_lib.parity.recipes import AlignSettings
+from course_lib.parity.schedules import torch_schedule
 from course_lib.seeding import seed_everything
 from course_lib.training import StepRecord, Trainer, TrainingConfig
 from course_lib.training.memory import peak_memory
 
+Trained: TypeAlias = dict[str, nn.Parameter]  # the trained parameters, by their names in a file
+
 
 def run(
-    settings: Settings,
+    settings: AlignSettings,
     output: Path | str,
     *,
     ours: bool = False,
@@ -105,7 +106,7 @@ def run(
 # --- what both sides share: data and start --------------------------------------------------------------------------
 
 
-def token_rows(settings: Settings, model: nn.Module, tokenizer: ModelTokenizer) -> np.ndarray:
+def token_rows(settings: AlignSettings, model: nn.Module, tokenizer: ModelTokenizer) -> np.ndarray:
     """Tokenise the corpus in one piece and cut it into rows; a tail shorter than a row is dropped.
 
     Args:
@@ -122,16 +123,16 @@ def token_rows(settings: Settings, model: nn.Module, tokenizer: ModelTokenizer) 
     longest = getattr(model.config, "max_position_embeddings", settings.seq_len)
     if settings.seq_len > longest:
         raise CourseError(f"seq_len={settings.seq_len} is more than the {longest} positions of {settings.model}.")
-    if settings.data == BUNDLED and not Path(BUNDLED).exists():
+    if settings.dataset == BUNDLED and not Path(BUNDLED).exists():
         documents = [style_corpus()]
     else:
-        documents = read_corpus(settings.data, settings.split, settings.documents)
+        documents = read_corpus(settings.dataset, settings.split, settings.documents)
     tokenizer.model_max_length = 10**9  # the text is cut into rows below: no warning about its length
-    between = "" if Path(settings.data).expanduser().exists() else "\n\n"  # a file's articles end with their own
+    between = "" if Path(settings.dataset).expanduser().exists() else "\n\n"  # a file's articles end with their own
     return token_blocks(between.join(documents), tokenizer, settings.seq_len)
 
 
-def count_steps(settings: Settings, rows: int) -> int:
+def count_steps(settings: AlignSettings, rows: int) -> int:
     """How many optimiser steps a run has; a last, smaller step is filled with rows of the next pass.
 
     Args:
@@ -155,7 +156,7 @@ def no_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path | str | None) -> Settings:
+def write_start(model: nn.Module, settings: AlignSettings, folder: Path, init: Path | str | None) -> AlignSettings:
     """Write the adapter that both sides start from.
 
     Args:
@@ -189,7 +190,7 @@ def write_start(model: nn.Module, settings: Settings, folder: Path, init: Path |
     return settings
 
 
-def _copy_start(init: Path, settings: Settings, folder: Path) -> Settings:
+def _copy_start(init: Path, settings: AlignSettings, folder: Path) -> AlignSettings:
     config = DEFAULTS | json.loads((init / CONFIG).read_text())
     if config["peft_type"] != "LORA":
         raise CourseError(f"{init} holds a {config['peft_type']} adapter: a run starts from a LORA adapter.")
@@ -205,7 +206,7 @@ def _copy_start(init: Path, settings: Settings, folder: Path) -> Settings:
 # --- the reference ------------------------------------------------------------------------------------------------
 
 
-def reference_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def reference_start(model: nn.Module, start: Path) -> tuple[nn.Module, Trained]:
     """Put PEFT's layers on the model.
 
     Args:
@@ -222,7 +223,7 @@ def reference_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str,
 
 
 def train_reference(
-    model: Any, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
+    model: Any, trained: Trained, order: Sequence[np.ndarray], settings: AlignSettings, output: Path
 ) -> None:
     """The loop that everyone writes: forward, backward, clip, step. Each step's record goes to output/loss.jsonl.
 
@@ -266,30 +267,6 @@ def train_reference(
                 tqdm.write(record.line())
 
 
-def torch_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> LRScheduler:
-    """A straight rise from 1/warmup, then a cosine to a tenth of the rate or a line to zero, of torch's schedulers.
-
-    transformers' own start at a rate of 0 and fall to 0. Checked against `warmup_cosine` and `warmup_linear`.
-
-    Args:
-        optimizer: its learning rate is the peak.
-        settings: name the schedule, its steps and its warm-up.
-
-    Returns:
-        The scheduler.
-    """
-    fall = max(1, filled(settings.steps) - settings.warmup_steps)
-    decay: LRScheduler
-    if settings.schedule == "cosine":
-        decay = CosineAnnealingLR(optimizer, fall, eta_min=0.1 * settings.lr)
-    else:
-        decay = LinearLR(optimizer, 1.0, 0.0, fall)
-    if not settings.warmup_steps:
-        return decay
-    rise = LinearLR(optimizer, 1 / settings.warmup_steps, 1.0, max(1, settings.warmup_steps - 1))
-    return SequentialLR(optimizer, [rise, decay], [settings.warmup_steps])
-
-
 def save_reference(model: Any, folder: Path) -> None:
     """Save what PEFT or transformers saves of a model: adapter or weights, and the configuration, without the README.
 
@@ -309,7 +286,7 @@ def save_reference(model: Any, folder: Path) -> None:
 # --- ours -----------------------------------------------------------------------------------------------------------
 
 
-def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, Trained]:
     """Put our layers on the model.
 
     Args:
@@ -329,7 +306,7 @@ def our_start(model: nn.Module, start: Path) -> tuple[nn.Module, dict[str, nn.Pa
 
 
 def train_ours(
-    model: nn.Module, trained: dict[str, nn.Parameter], order: Sequence[np.ndarray], settings: Settings, output: Path
+    model: nn.Module, trained: Trained, order: Sequence[np.ndarray], settings: AlignSettings, output: Path
 ) -> None:
     """The same run with our Trainer, its summed loss and its schedules.
 
@@ -367,7 +344,7 @@ def save_ours(model: nn.Module, output: Path) -> None:
 # --- gradients and files --------------------------------------------------------------------------------------------
 
 
-def gradient_writer(trained: dict[str, nn.Parameter], count: int, folder: Path) -> Callable[..., None]:
+def gradient_writer(trained: Trained, count: int, folder: Path) -> Callable[..., None]:
     """A hook before each of an optimiser's steps, which writes the first `count` steps' gradients to `folder`.
 
     They are what the optimiser is given: accumulated, and clipped.

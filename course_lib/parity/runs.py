@@ -165,6 +165,8 @@ def _settings(folder: Path) -> dict[str, str]:
     """run.json's settings with what was fingerprinted, or the adapter's own configuration."""
     about = _json_object(folder / "run.json")
     settings, data = (about[key] if isinstance(about.get(key), dict) else {} for key in ("settings", "data"))
+    if "data" in settings:  # in runs of before 0.3.0
+        settings = {key: value for key, value in settings.items() if key != "data"} | {"dataset": settings["data"]}
     adapter = _json_object(folder / "adapter_config.json")
     found = {"rank": adapter.get("r"), "alpha": adapter.get("lora_alpha"), "use_rslora": adapter.get("use_rslora")}
     found |= settings | {"base weights": about.get("base"), "start": about.get("start")}

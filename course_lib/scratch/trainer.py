@@ -29,7 +29,7 @@ class Trainer:
         dataset: the examples.
         batch_size: examples of a batch; the last batch of a pass may be smaller.
         epochs: passes over the examples.
-        clip: the limit of the gradients' joint norm.
+        max_grad_norm: the limit of the gradients' joint norm.
         seed: decides the order of the examples.
         say: called with one line for each step; None for silence.
 
@@ -45,14 +45,15 @@ class Trainer:
         batch_size: int = 4,
         epochs: int = 3,
         *,
-        clip: float = 1.0,
+        max_grad_norm: float = 1.0,
         seed: int = 0,
         say: Callable[[str], None] | None = lambda line: print(line, file=sys.stdout),
     ):
         if not len(dataset) or batch_size < 1 or epochs < 1:
             raise ValueError(f"batch_size {batch_size}, epochs {epochs}, {len(dataset)} examples: each at least 1.")
         self.model, self.optimizer, self.dataset = model, optimizer, dataset
-        self.batch_size, self.clip, self.seed, self.say = batch_size, clip, seed, say or (lambda line: None)
+        self.batch_size, self.max_grad_norm, self.seed = batch_size, max_grad_norm, seed
+        self.say = say or (lambda line: None)
         self.collator, self.peak_lr, self.step = DataCollator(), optimizer.lr, 0
         self.steps_a_pass = math.ceil(len(dataset) / batch_size)
         self.steps = epochs * self.steps_a_pass
@@ -81,7 +82,7 @@ class Trainer:
         loss = self.model.loss(batch["input_ids"], batch["labels"])
         self._refuse_not_finite("loss", loss.item())  # before backward, which would make every gradient NaN
         loss.backward()
-        norm = clip_grad_norm(self.optimizer.parameters, self.clip)
+        norm = clip_grad_norm(self.optimizer.parameters, self.max_grad_norm)
         self._refuse_not_finite("gradient norm", norm)
         self.optimizer.step()
         seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from course_lib.inference.server.limits import Limits
 from course_lib.inference.server.plain import PlainEngine
 from course_lib.inference.server.requests import Engine
 from course_lib.inference.server.settings import EngineSettings
+from course_lib.models.devices import choose_device
 from course_lib.serve.loading import Loaded, load_base, short_name
 from course_lib.serve.settings import ServeSettings, as_environment, named_adapters
 
@@ -25,6 +26,7 @@ def build(settings: ServeSettings) -> "FastAPI":
     """Load the model and its adapters, start the engine, and put the application around it."""
     if settings.backend != "ours":
         raise CourseError(f"Start the backend {settings.backend} with course serve, which hands over to its server.")
+    choose_device(settings.device)  # one that is not there is refused before anything is loaded
     with ExitStack() as stack:
         loaded = load_base(settings.model, named_adapters(settings.adapter), stack)
         engine = make_engine(loaded, settings)
@@ -60,8 +62,14 @@ def make_engine(loaded: Loaded, settings: ServeSettings) -> Engine:
     Raises:
         CourseError: the weights' format is not one of the plain engine's, or an adapter does not fit.
     """
+    device = choose_device(settings.device)
     why = _not_batched(loaded)
+    if why is None and settings.device not in ("auto", "cpu"):
+        why = f"the engine that batches requests is for the CPU, and the device is {device}"
     if why is None:
+        if device != "cpu":
+            told = "note: requests share batches on the CPU; --device cuda or --backend vllm computes on the GPU"
+            print(told, file=sys.stderr, flush=True)
         limits = EngineSettings(
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
@@ -70,9 +78,9 @@ def make_engine(loaded: Loaded, settings: ServeSettings) -> Engine:
         )
         return BatchingEngine(loaded.model, loaded.tokenizer, loaded.adapters, limits, settings.weights)
     if settings.weights != "float32":
-        raise CourseError(f"{why}, and --weights {settings.weights} is for Llamas with LoRA alone. Leave it out.")
+        raise CourseError(f"{why}, and --weights {settings.weights} is for Llamas with LoRA on a CPU. Leave it out.")
     print(f"note: {why}, so requests are answered one after another", file=sys.stderr, flush=True)
-    return PlainEngine(loaded.model, loaded.tokenizer, loaded.adapters, settings.max_queue)
+    return PlainEngine(loaded.model.to(device), loaded.tokenizer, loaded.adapters, settings.max_queue)
 
 
 def _not_batched(loaded: Loaded) -> str | None:

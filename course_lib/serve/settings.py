@@ -13,13 +13,11 @@ from typing import Any
 
 from course_lib.errors import CourseError
 from course_lib.options import check_options, flag_of, option, value_type
-from course_lib.vocabulary import canonical_value
+from course_lib.vocabulary import FORMATS, canonical_value
 
 PREFIX = "COURSE_SERVE_"
 OTHER_VARIABLES = {"MODEL_PATH": "model", "ADAPTER_PATH": "adapter"}
 BACKENDS = ("ours", "vllm")
-# The names are repeated here because the room that has them imports torch.
-FORMATS = ("float32", "bfloat16", "int8", "int4")
 MODEL, NETWORK, LIMITS, ENGINE = "what is served", "who may ask", "limits of a call", "batch and cache"
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -38,14 +36,21 @@ class ServeSettings:
         None, "a model's name or folder", group=MODEL, metavar="NAME", shown="the adapter's base, or SmolLM2"
     )
     served_model_name: str | None = option(
-        None, "the name by which calls mean the base", group=MODEL, metavar="NAME", shown="its folder's or own name"
+        None, "the name of the base in calls", group=MODEL, metavar="NAME", shown="the name of its folder, or its own"
     )
     weights: str = option("float32", "the format of the weights", group=MODEL, choices=FORMATS)
-    backend: str = option("ours", "who computes; vllm has to be installed", group=MODEL, choices=BACKENDS)
+    backend: str = option("ours", "which engine computes; vllm has to be installed", group=MODEL, choices=BACKENDS)
+    device: str = option(
+        "auto",
+        "where to compute: cpu, cuda, cuda:1 or auto. Requests share batches on a CPU alone, so auto is the CPU where "
+        "they can; a GPU answers them one after another",
+        group=MODEL,
+        metavar="NAME",
+    )
     host: str = option("127.0.0.1", "the address to listen on", group=NETWORK, metavar="ADDRESS")
     port: int = option(8000, "the port to listen on; 0: any that is free", group=NETWORK, at_least=0, below=65536)
     api_key: str | None = option(
-        None, "what every call has to bring; others see it in ps: COURSE_SERVE_API_KEY is safer", group=NETWORK,
+        None, "the key of every call; others see it in ps: COURSE_SERVE_API_KEY is safer", group=NETWORK,
         metavar="KEY",
     )  # fmt: skip
     without_key: bool = option(False, "listen on other addresses than loopback without an API key", group=NETWORK)

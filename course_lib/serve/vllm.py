@@ -22,7 +22,15 @@ from course_lib.serve.settings import ServeSettings, named_adapters
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
 # Settings that vLLM's server has nothing for.
-WITHOUT = ("allowed_host", "max_answers", "max_body_bytes", "max_new_tokens", "max_prompt_tokens", "time_limit")
+WITHOUT = (
+    "allowed_host",
+    "device",
+    "max_answers",
+    "max_body_bytes",
+    "max_new_tokens",
+    "max_prompt_tokens",
+    "time_limit",
+)
 
 
 def serve_by_vllm(settings: ServeSettings) -> NoReturn:

@@ -63,7 +63,7 @@ def warmup_constant(
     return 1.0
 
 
-SCHEDULES = dict(zip(MIN_LR_RATIO, (warmup_cosine, warmup_linear, warmup_constant), strict=True))
+SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": warmup_constant}
 
 
 def _progress(step: int, steps: int, warmup_steps: int) -> float:

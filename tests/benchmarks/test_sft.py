@@ -15,7 +15,7 @@ def test_bench_sft(model_folders, tmp_path, capsys, dtype):
     """It refuses to time sides that lose differently, before and after an update."""
     out, data = tmp_path / "b.json", tmp_path / "records.json"
     data.write_text(json.dumps([{"instruction": f"Lamp {n}?", "input": "", "output": "It is lit."} for n in range(9)]))
-    options = ["--model", str(model_folders / "llama"), "--data", str(data), "--dtype", dtype, "--json", str(out)]
+    options = ["--model", str(model_folders / "llama"), "--dataset", str(data), "--dtype", dtype, "--json", str(out)]
     assert main(["bench", "sft", *options, "--examples", "8", "--pairs", "1", "--threads", "1"]) == 0
     written = json.loads(out.read_text())
     figures, configuration = written["figures"], written["configuration"]

@@ -4,8 +4,10 @@ import re
 import shlex
 
 import pytest
+import torch
 from tiny_runs import course
 
+from course_lib.errors import CourseError
 from course_lib.inference import complete
 from course_lib.inference.compiled import missing_compiler
 from course_lib.models.pretrained import load
@@ -30,7 +32,7 @@ def generated(capsys, *arguments):
     return text, report
 
 
-def test_the_paged_demo_in_its_own_words(base, adapter, capsys):
+def test_an_adapter_in_the_words_of_the_paged_demo(base, adapter, capsys):
     words = shlex.split(PAGED.format(model=base, adapter=adapter("notes")))[2:]
     text, report = generated(capsys, *words)
     assert text.startswith("Explain gravity to a kid:")
@@ -103,6 +105,18 @@ def test_what_cannot_be_compiled_is_refused_before_anything_is_loaded(monkeypatc
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert course(*words) == 2
     assert "needs a C++ compiler, and there is no no-such-compiler here" in capsys.readouterr().err
+
+
+def test_what_is_prepared_stays_on_the_cpu(monkeypatch):
+    """--device auto is the GPU where there is one, but for a model that is prepared for a CPU."""
+    from course_lib.commands import prepared_on
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert prepared_on("auto", None) == "cuda"
+    assert prepared_on("auto", "int8") == "cpu"
+    assert prepared_on("cpu", None) == "cpu"
+    with pytest.raises(CourseError, match="There is no device 'gpu' here"):
+        prepared_on("gpu", None)
 
 
 def test_an_adapter_finds_its_base(base, adapter, capsys):

@@ -44,7 +44,7 @@ def test_llama_3_8b_in_4_bits(tmp_path, capsys):
         ("memory tiny-gpt --seq-len 65", "64 positions"),
         ("memory llama-7b --target-modules c_attn", "q_proj"),
         ("memory llama-7b --rank 5000", "rank 5000"),
-        ("memory llama-7b --mode qlora --block-size 65", "A block of 65 weights is not possible"),
+        ("memory llama-7b --mode qlora --quant-block-size 65", "A block of 65 weights is not possible"),
     ],
 )
 def test_bad_input_is_one_sentence(words, said, capsys):

@@ -9,7 +9,6 @@ import pytest
 from tiny_runs import TEXT
 
 from course_lib.cli import main, parser
-from course_lib.vocabulary import canonical
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,7 +83,7 @@ def test_the_long_ones_have_arguments_that_exist(line, monkeypatch, capsys):
     from course_lib.execution.profile import available_profiles
 
     monkeypatch.chdir(ROOT)
-    words = canonical(shlex.split(line)[1:])
+    words = shlex.split(line)[1:]
     if "--help" in words:
         with pytest.raises(SystemExit) as done:
             parser().parse_args(words)

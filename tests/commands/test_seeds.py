@@ -1,8 +1,7 @@
 """The commands of the programs that this course took over: their own words work, only the program's name is ours.
 
-Commands that take long are run with --dry-run. The paged cache's is in test_generate.py, and the key-value cache
-benchmark's in tests/benchmarks. Serving is in test_serve.py. Those of a chapter that is still to come are not here: the
-pipeline of pretraining, SFT, DPO and verifier.
+Training that takes long is run with --dry-run, or with fewer --steps at the end of its words. Serving is in
+test_serve.py, and `speedrun.sh` with its modes in tests/setup/test_entry_points.py.
 """
 
 import json
@@ -11,11 +10,13 @@ import shlex
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import TEXT
 
 from course_lib.adapters import (
     apply_lora_to_model,
     load_lora_weights,
+    lora_layers,
     merge_all_lora_weights,
     save_lora_weights,
 )
@@ -150,6 +151,23 @@ course train \
     "bfloat16": "course train --dataset tinystories --mode lora --bf16",
 }
 
+# python -m src.benchmark_generation and python -m src.paged_attention
+BENCHMARK = """
+course bench generate \
+  --model_path outputs/baseline \
+  --prompt "Tell me a short story about robots." \
+  --max_new_tokens 128"""
+PAGED = """
+course generate \
+  --model_path distilgpt2 \
+  --adapter_path outputs/lora_tuned \
+  --prompt "Explain gravity to a kid:" \
+  --max_new_tokens 80 \
+  --page_size 64 \
+  --max_pages 6 \
+  --temperature 0.9 \
+  --repetition_penalty 1.1"""
+
 # What the table of the seed's key arguments and its examples promise of the plan.
 PLANS = {
     "baseline": ["full: smollm2-135m-instruct", "effective 8 = 8 rows x 1", "learning rate 5.0e-05", "(1.0 passes)"],
@@ -163,6 +181,8 @@ PLANS = {
     "bfloat16": ["lora: smollm2-135m-instruct"],
 }
 
+FINAL = "lora_checkpoints/lora_final.pt"
+COMPARE = f"course compare --lora {FINAL}"  # python -m scripts.compare_outputs
 # python -m scripts.finetune_lora is course train
 GUIDE = [
     "course train --data brainrot_data --steps 500",
@@ -230,8 +250,28 @@ def test_the_dynamic_trainer_resumes_by_the_same_command(workspace, capsys):
     assert len(losses[0]) > 3
 
 
+def test_the_cache_is_benchmarked_on_the_baseline(workspace, capsys):
+    """Both sides with and without a cache, on the model that the seed's own command has trained."""
+    assert command(TRAIN["baseline"], "--max-train-samples", "16") == 0
+    capsys.readouterr()
+    assert command(BENCHMARK, "--pairs", "1", "--threads", "1", "--weights", "float32") == 0
+    figures = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    for side in ("ours float32", "transformers float32"):
+        for speed in (f"{side}, tok/s", f"{side}, cache off, tok/s"):
+            assert float(figures[speed].replace(",", "")) > 0
+
+
+def test_the_paged_demo(workspace, capsys):
+    assert command(TRAIN["lora"], "--output", "outputs/lora_tuned", "--steps", "2", "--batch-size", "4") == 0
+    capsys.readouterr()
+    assert command(PAGED) == 0
+    text, _, report = capsys.readouterr().out.rstrip("\n").rpartition("\n\n")
+    assert text.startswith("Explain gravity to a kid:")
+    assert re.fullmatch(r"\d+ tokens? in [\d.]+ s: [\d.]+ tokens/s, cache paged", report)
+
+
 def test_the_guide_in_three_commands(workspace, capsys):
-    """Prepare, train, compare; the training is cut short, and its folder takes the place of the guide's file."""
+    """Prepare, train, compare, word by word; the training alone is cut short."""
     assert command("course prepare --input data/sampleBrainRot.txt --output brainrot_data") == 0
     ids = load("smollm2-135m-instruct")[1](TEXT)["input_ids"]
     shards = TokenShards(workspace / "brainrot_data", "train", 32), TokenShards(workspace / "brainrot_data", "val", 32)
@@ -243,16 +283,35 @@ def test_the_guide_in_three_commands(workspace, capsys):
     assert "trainable: " in printed
     assert "rank 8, alpha 16" in printed
     assert re.search(r"^step 0 \| loss [\d.]+ \| lr 3.0e-04 \| norm [\d.]+ \| \d+ ms \| \d+ tok/s$", printed, re.M)
-    assert command("course compare --lora lora_checkpoints/lora_final.pt") == 2
-    assert (
-        "There is no adapter lora_checkpoints/lora_final.pt. Adapters below this folder: runs/lora-brainrot_data."
-        in (capsys.readouterr().err)
-    )
-    assert command("course compare --lora runs/lora-brainrot_data --samples 5 --temperature 0.8") == 0
-    shown = capsys.readouterr().out
+    assert command(f"{COMPARE} --samples 5 --temperature 0.8") == 0
+    shown, told = capsys.readouterr()
+    assert f"note: there is no file {FINAL}: it stands for runs/lora-brainrot_data here" in told
     assert "Prompt: Once upon a time in" in shown
     assert re.search(r"^base +\| lora-brainrot_data$", shown, re.M)
     assert "[Sample 5]" in shown
+
+
+def test_the_guides_names_in_a_runs_folder(workspace, capsys):
+    """`--output lora_brainrot`, then its lora_final.pt and a checkpoint, in a command and in Python."""
+    assert command("course prepare --input data/sampleBrainRot.txt --output brainrot_data") == 0
+    assert command(GUIDE[4], "--model", "gpt2", "--steps", "2", "--checkpoint-every", "1", "--seq-len", "32") == 0
+    for name, place in {"lora_final": "", "lora_step_00001": "/checkpoints/step_000001"}.items():
+        capsys.readouterr()
+        assert command(f"course compare --lora lora_brainrot/{name}.pt --samples 1 --max-new-tokens 2") == 0
+        assert f"lora_brainrot/{name}.pt: it stands for lora_brainrot{place} here" in capsys.readouterr().err
+    model, _ = load("gpt2")
+    apply_lora_to_model(model, rank=8)
+    load_lora_weights(model, "lora_brainrot/lora_final.pt")
+    saved = load_file(workspace / "lora_brainrot" / "adapter_model.safetensors")
+    ((name, layer),) = lora_layers(model)
+    assert torch.equal(layer.B, saved[f"base_model.model.{name}.lora_B.weight"])
+    assert layer.B.any()
+
+
+def test_a_guides_name_that_no_run_has_is_refused(workspace, capsys):
+    for name in (FINAL, "lora_checkpoints/lora_step_00250.pt", "elsewhere/lora_final.pt"):
+        assert command(f"course compare --lora {name}") == 2
+        assert f"There is no adapter {name}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", GUIDE)

@@ -10,9 +10,10 @@ from course_lib.cli import main
 from course_lib.data import style_corpus
 from course_lib.models.pretrained import DEFAULT
 from course_lib.parity.compare import compare_runs
-from course_lib.parity.recipes import RECIPES, SPLIT_LAYERS, Settings
-from course_lib.parity.reference import run, torch_schedule
+from course_lib.parity.recipes import RECIPES, SPLIT_LAYERS, AlignSettings
+from course_lib.parity.reference import run
 from course_lib.parity.runs import read_run
+from course_lib.parity.schedules import torch_schedule
 from course_lib.training import SCHEDULES
 
 ROOM = "alignment"
@@ -95,10 +96,10 @@ def check(comparison, parity, what, steps):
         parity.within(f"{what}: {name}", "PEFT", largest(comparison, part), TOLERANCE, rounding, "relative")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("ratio", "steps"), [(0, 30), (0.03, 30), (0.2, 30), (0.9, 3)])
 def test_torchs_schedules_equal_ours(schedule, ratio, steps):
-    settings = Settings("none", steps=steps, warmup_ratio=ratio, schedule=schedule)
+    settings = AlignSettings("none", steps=steps, warmup_ratio=ratio, schedule=schedule)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=settings.lr)
     theirs = torch_schedule(optimizer, settings)
@@ -110,7 +111,7 @@ def test_torchs_schedules_equal_ours(schedule, ratio, steps):
 
 
 def test_gpt2_with_accumulation(tiny_gpt2, text, tmp_path, parity):
-    settings = Settings(
+    settings = AlignSettings(
         tiny_gpt2,
         text,
         target_modules=("c_attn",),
@@ -125,7 +126,7 @@ def test_gpt2_with_accumulation(tiny_gpt2, text, tmp_path, parity):
 
 
 def test_llama(llama, text, tmp_path, parity):
-    settings = Settings(
+    settings = AlignSettings(
         llama,
         text,
         target_modules=SPLIT_LAYERS["all"],
@@ -140,7 +141,7 @@ def test_llama(llama, text, tmp_path, parity):
 
 
 def test_lora_dropout_draws_the_same_masks(llama, text, tmp_path, parity):
-    settings = Settings(
+    settings = AlignSettings(
         llama, text, target_modules=SPLIT_LAYERS["light"], lora_dropout=0.3, steps=5, batch_size=2, seq_len=32
     )
     comparison = both(settings, tmp_path)
@@ -179,7 +180,7 @@ def test_gemma_from_the_command_line(gemma, text, tmp_path, parity):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_smollm2(text, tmp_path, parity):
-    settings = Settings(
+    settings = AlignSettings(
         DEFAULT,
         text,
         target_modules=SPLIT_LAYERS["light"],

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from course_lib.cli import main
-from course_lib.parity.recipes import RECIPES, Settings, targets_of
+from course_lib.parity.recipes import RECIPES, AlignSettings, targets_of
 from course_lib.parity.reference import count_steps
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."
@@ -119,7 +119,7 @@ def test_epochs_become_steps(align, tmp_path, side):
     status, printed = align("run", f"--epochs 1 --grad-accum 4 {side}")
     assert status == 0, printed
     assert len((tmp_path / "run" / "loss.jsonl").read_text().splitlines()) == 7
-    assert count_steps(Settings("none", batch_size=8, epochs=2, grad_accum_steps=4), 64) == 4
+    assert count_steps(AlignSettings("none", batch_size=8, epochs=2, grad_accum_steps=4), 64) == 4
 
 
 def test_target_modes(align, tmp_path):
@@ -206,6 +206,6 @@ def test_an_init_that_does_not_fit_is_named(align, tmp_path):
 
 
 def test_warmup_is_rounded_up():
-    assert Settings("none", steps=100).warmup_steps == 3
-    assert Settings("none", steps=30).warmup_steps == math.ceil(0.9)
-    assert Settings("none", steps=30, warmup_ratio=0).warmup_steps == 0
+    assert AlignSettings("none", steps=100).warmup_steps == 3
+    assert AlignSettings("none", steps=30).warmup_steps == math.ceil(0.9)
+    assert AlignSettings("none", steps=30, warmup_ratio=0).warmup_steps == 0

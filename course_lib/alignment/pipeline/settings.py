@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
 from course_lib.alignment.settings import DPOSettings, PretrainSettings, SFTSettings
+from course_lib.alignment.verifier_settings import VerifierSettings
 from course_lib.errors import CourseError
 from course_lib.execution.profile import profile_path, read_profile
 from course_lib.finetuning.settings import Settings, complete, setting_names
 from course_lib.options import KINDS as IN_WORDS
 from course_lib.options import is_of_kind, value_type
 from course_lib.suggestions import did_you_mean
+from course_lib.vocabulary import VERIFIER_HEADS, VERIFIER_KINDS
 
 KINDS: dict[str, type[Settings]] = {
     "pretrain": PretrainSettings,
@@ -93,6 +95,10 @@ class Evaluation:
 class VerifierTraining:
     """How the verifier is trained: see `alignment.verifier.train_verifier`.
 
+    Three defaults are not those of `VerifierSettings`. The pipeline has a decoder that wrote the answers, which judges
+    them better than a new encoder. It is small and has learnt from such problems in every stage before, so it takes a
+    higher rate than a model from the hub, and two passes are enough.
+
     Attributes:
         kind: "decoder" puts a head on the model that wrote the answers, "encoder" is a small network of its own.
         head: the head of a decoder, "last" or "tokens", see `VerifierConfig`.
@@ -105,13 +111,13 @@ class VerifierTraining:
     """
 
     kind: str = "decoder"
-    head: str = "last"
-    lm_weight: float = 0.0
+    head: str = VerifierSettings.head
+    lm_weight: float = VerifierSettings.lm_weight
     epochs: int = 2
-    batch_size: int = 32
+    batch_size: int = VerifierSettings.batch_size
     lr: float = 5e-4
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
+    hidden_size: int = VerifierSettings.hidden_size
+    num_hidden_layers: int = VerifierSettings.num_hidden_layers
 
 
 @dataclass(frozen=True)
@@ -269,9 +275,9 @@ def _check_numbers(settings: PipelineSettings) -> None:
 
 def _check_verifier(verifier: VerifierTraining) -> None:
     """Refuse a head of the verifier that does not exist or does not go with its other settings."""
-    heads = {"decoder": ("last", "tokens"), "encoder": ("last",)}
-    if verifier.kind not in heads:
-        raise CourseError(f"kind={verifier.kind!r} of the verifier is unknown. Choose decoder or encoder.")
+    heads = {"decoder": VERIFIER_HEADS, "encoder": ("last",)}
+    if verifier.kind not in VERIFIER_KINDS:
+        raise CourseError(f"kind={verifier.kind!r} of the verifier is unknown. Choose {' or '.join(VERIFIER_KINDS)}.")
     if verifier.head not in heads[verifier.kind]:
         raise CourseError(
             f"head={verifier.head!r} of a verifier of kind {verifier.kind!r} is not possible. Choose one of "

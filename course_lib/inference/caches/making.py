@@ -11,8 +11,8 @@ from course_lib.inference.caches.paged import PagedCache
 from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCache
 from course_lib.inference.caches.sink import SinkCache
 from course_lib.rounding import ceil_div
+from course_lib.vocabulary import CACHES
 
-CACHES = ("none", "dynamic", "static", "int8", "paged", "sink")
 COMPILED_CAPACITY = 256  # a compiled model's cache has room for a multiple of this
 
 

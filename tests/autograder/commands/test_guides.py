@@ -7,7 +7,6 @@ import pytest
 
 from course_lib.cli import parser
 from course_lib.execution.notebooks.project import find_root
-from course_lib.vocabulary import canonical
 
 PAGES = ["student-guide", "instructor-guide", "write-an-assignment", "assignments/index"]
 
@@ -23,5 +22,5 @@ def commands(page):
 @pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands(page)])
 def test_a_command_of_the_guide_is_understood(page, line):
     words = shlex.split(line, comments=True)
-    args = parser().parse_args(canonical(words[1:]))
+    args = parser().parse_args(words[1:])
     assert callable(args.run)
