@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tiny_runs import course, loaded
@@ -19,7 +18,7 @@ from course_lib.adapters.files import adapter_config
 from course_lib.commands import printable
 from course_lib.errors import CourseError
 from course_lib.inference import complete
-from course_lib.models.pretrained import DEFAULT, resolve
+from course_lib.models.pretrained import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
@@ -58,28 +57,6 @@ def test_turns_follow_each_other_and_reset_forgets_them(chatty, letters, monkeyp
     assert printed.out == "".join(printable(text) + "\n" for text in expected)
     _, printed = chat(monkeypatch, capsys, ["a"], *words, "--system", "be kind")
     assert printed.out == printable(answer("<system>be kind<user>a<assistant>")) + "\n"
-
-
-def test_the_template_writes_a_message_of_the_system_unless_one_is_given():
-    """SmolLM2's template does so, with and without a generation prompt, and many users do not know it."""
-    from transformers import AutoTokenizer
-
-    from course_lib.serve.conversation import Conversation
-    from course_lib.serve.loading import Loaded
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve(DEFAULT), local_files_only=True)
-    model = SimpleNamespace(eval=lambda: None, config=SimpleNamespace(max_position_embeddings=2048))
-
-    def prompt(**system):
-        conversation = Conversation(Loaded(model, tokenizer, DEFAULT, {}), **system)
-        return tokenizer.decode(conversation._ids([*conversation.turns, {"role": "user", "content": "Hi"}]))
-
-    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    own = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    assert prompt() == own + asked
-    assert prompt(system="Be kind.") == "<|im_start|>system\nBe kind.<|im_end|>\n" + asked
-    assert "SmolLM" not in prompt(system="")
-    assert prompt(system="").endswith(asked)
 
 
 def test_an_empty_message_of_the_system_reaches_the_template(chatty, letters, monkeypatch, capsys):

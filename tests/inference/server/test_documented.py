@@ -1,36 +1,14 @@
 """The book's page about serving says what the server does."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 from scripted_engine import ScriptedEngine
 
-from course_lib.inference.server.limits import Limits
 from course_lib.inference.server.metrics import ABOUT
 from course_lib.inference.server.schemas import NEUTRAL, ChatBody, CompletionBody, GenerateAnswer, GenerateBody
-from course_lib.options import flag_of
-from course_lib.serve.settings import OTHER_VARIABLES, PREFIX, ServeSettings
 
 PAGE = (Path(__file__).parents[3] / "book" / "serving.md").read_text(encoding="utf-8")
-
-
-def test_every_setting_with_its_default():
-    rows = dict(re.findall(r"^\| `(COURSE_SERVE_\w+)`[^|]*\| `[\w-]+` \| ([^|]*) \|$", PAGE, re.M))
-    assert set(rows) == {PREFIX + each.name.upper() for each in fields(ServeSettings)}
-    for each in fields(ServeSettings):
-        assert f"`{flag_of(each.name)}`" in PAGE
-        if isinstance(each.default, int | float) and not isinstance(each.default, bool):
-            assert rows[PREFIX + each.name.upper()] == f"{each.default:g}".replace("1e+06", "1000000")
-    for variable in OTHER_VARIABLES:
-        assert f"`{variable}`" in PAGE
-
-
-def test_the_two_places_of_a_limit_agree():
-    settings, limits = ServeSettings(), Limits()
-    for name in ("max_body_bytes", "max_prompt_tokens", "max_new_tokens", "max_answers", "time_limit"):
-        assert getattr(settings, name) == getattr(limits, name), name
-    assert f"{limits.body_time_limit:g} seconds for a body" in PAGE
 
 
 def test_fields_of_calls_and_answers():

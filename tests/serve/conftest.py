@@ -1,0 +1,3 @@
+"""Fixtures of small models and adapters."""
+
+from tiny_runs import base, letters  # noqa: F401
