@@ -128,7 +128,8 @@ def quantize_4bit(
         weight: of any shape, in a floating-point dtype.
         quant_type: "nf4", "fp4" or "int4" (see `levels`).
         block_size: weights that share a constant: a power of two, at least 16.
-        double_quant: quantise the constants to 8 bits as well.
+        double_quant: quantise the constants to 8 bits as well. As in bitsandbytes, a block with weights of a hundredth
+            of the others' size then loses its scale: leave it out where rows are nearly zero.
 
     Returns:
         The quantised tensor.
@@ -223,7 +224,8 @@ def _with_nested_constants(whole: QuantizedTensor) -> QuantizedTensor:
     """Double quantisation (section 3): the constants minus their mean, in 8 bits, in blocks of 256.
 
     The constants are positive and nearly equal. Without their mean they are centred at zero, where the dynamic map has
-    its finest values.
+    its finest values. A constant that is far smaller than the mean is then the difference of two large numbers, and
+    comes back with an error of some thousandths of the mean.
     """
     offset = whole.absmax.mean()
     centred = whole.absmax - offset  # (blocks,)
