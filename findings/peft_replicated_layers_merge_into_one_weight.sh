@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Merging an adapter on replicated layers is documented as refused; it is carried out, and gives another model.
+#
+# Package: peft 0.21.2, transformers 5.23.0, torch 2.13.0 (LoraConfig(layer_replication=...)).
+# Guess: merge_and_unload refuses such a model, as the description of its check says ("replicated layers do not support
+#   merging"), since the copies of a layer share one weight. Or it gives each copy its own, and is right.
+# Behaviour: the check asks `self.peft_config.get("layer_replication")`, and peft_config is a dictionary of adapters, so
+#   the answer is always None. Every copy's update is added to the one shared weight: each copy gets the sum of them
+#   all, without a word. `merge_adapter` does the same.
+# Here: the course does not grow models by repeating layers; who does keeps the adapter unmerged.
+set -euo pipefail
+packages=(peft==0.21.2 transformers==5.23.0 torch==2.13.0)
+if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+could_not_run() { echo "could not run: $1" >&2; exit 2; }
+
+python3 -m venv "$folder/env" || could_not_run "python3 -m venv failed"
+"$folder/env/bin/python" -m pip --quiet --disable-pip-version-check install "${packages[@]}" numpy ||
+  could_not_run "pip could not install ${packages[*]}"
+
+cat >"$folder/check.py" <<'PYTHON'
+from importlib.metadata import version
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 100}
+ids = torch.arange(20)[None]
+print(*(f"{name} {version(name)}" for name in ("peft", "transformers", "torch")))
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=ids).logits
+
+
+def error_after_merging(layers):
+    """How far the merged model's logits are from the adapter's, and the number of its layers."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4))
+    targets = ["q_proj", "v_proj"]
+    settings = LoraConfig(target_modules=targets, r=4, init_lora_weights=False, layer_replication=layers)
+    model = get_peft_model(model, settings)
+    expected = logits(model)
+    merged = model.merge_and_unload()
+    return ((logits(merged) - expected).abs().max() / expected.abs().max()).item(), merged.config.num_hidden_layers
+
+
+plain, two = error_after_merging(None)
+replicated, four = error_after_merging([[0, 2], [0, 2]])
+print(f"relative error of a logit after merging: {two} layers {plain:.1e}, {four} layers of two {replicated:.1e}")
+assert (two, four) == (2, 4)
+assert plain < 1e-4
+assert replicated > 0.05, "the behaviour has changed"
+PYTHON
+cd "$folder"
+if HF_HUB_OFFLINE=1 "$folder/env/bin/python" -W ignore "$folder/check.py"; then
+  echo "as stated"
+else
+  echo "changed"
+  exit 1
+fi
