@@ -15,11 +15,12 @@ the methods of `base.Cache`).
 """
 
 from course_lib.inference.caches.base import Cache, kv_bytes_per_token
-from course_lib.inference.caches.making import CACHES, make_cache
+from course_lib.inference.caches.making import make_cache
 from course_lib.inference.caches.paged import PagedCache
 from course_lib.inference.caches.pages import BlockTable, OutOfPages, PagePool, useful_share
 from course_lib.inference.caches.plain import DynamicCache, Int8Cache, StaticCache
 from course_lib.inference.caches.sink import SinkCache
+from course_lib.vocabulary import CACHES
 
 __all__ = [
     "CACHES",
