@@ -110,7 +110,7 @@ def rope(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Ten
         cos and sin, (batch or 1, 1, time, head_dim) each: the angles of all pairs, twice, for `rotate`.
     """
     # Llama was trained with 1 / theta ** x. theta ** -x is the same number, but rounds differently: with it, SmolLM2's
-    # logits move by up to 1e-4.
+    # logits for a text of 512 tokens move by up to 5e-5.
     frequencies = 1 / theta ** (torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)  # (D / 2)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, T, D / 2)
     angles = torch.cat([angles, angles], dim=-1)
