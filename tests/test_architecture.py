@@ -221,6 +221,16 @@ def test_no_file_is_longer_than_a_reading():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
 
 
+def test_no_function_is_longer_than_a_screen():
+    """With its docstring. The notebooks' sources, which students read, are not among them."""
+    too_long = []
+    for path in (path for folder in ("course_lib", "autograder") for path in modules(folder)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                too_long.append(f"{path.relative_to(ROOT)}: {node.name}, {node.end_lineno - node.lineno + 1} lines")
+    assert too_long == []
+
+
 def test_no_file_of_the_tests_hides_a_package():
     """pytest puts the folders of tests at the front of the path: tests/NAME.py would be what `import NAME` finds."""
     installed = importlib.metadata.packages_distributions().keys() | sys.stdlib_module_names

@@ -173,12 +173,9 @@ def train_verifier(
     batches = _Batches(verifier, answers, epochs, batch_size, seed)
     best = _Best(verifier, validation)
     seed_everything(seed)  # dropout
-    if config is None:
-        rate, warmup_steps = lr or RATES[verifier.config.kind], max(1, int(WARMUP * len(batches)))
-        config = TrainingConfig(lr=rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
     trainer = Trainer(
         verifier.network,
-        config,
+        config or _usual_config(lr or RATES[verifier.config.kind], weight_decay, len(batches)),
         evaluate=best.evaluate if validation else None,
         eval_every=eval_every or len(batches) // epochs,
         checkpoints=checkpoints,
@@ -189,6 +186,11 @@ def train_verifier(
     records = trainer.train(batches, resume)
     best.restore(Path(checkpoints.folder) if checkpoints else None)
     return records
+
+
+def _usual_config(lr: float, weight_decay: float, steps: int) -> TrainingConfig:
+    """A cosine after a short warm-up."""
+    return TrainingConfig(lr=lr, weight_decay=weight_decay, warmup_steps=max(1, int(WARMUP * steps)))
 
 
 class _Best:
