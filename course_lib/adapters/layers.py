@@ -11,28 +11,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from course_lib.errors import CourseError
-from course_lib.models.linear_layers import (
-    WrappedLayer,
-    layer_sizes,
-    linear_layers,
-    matching_layers,
-    select_layers,
-)
+from course_lib.models import linear_layers as found
+from course_lib.models.linear_layers import WrappedLayer
 from course_lib.quantization.linear import Linear4bit
 from course_lib.quantization.model import is_quantized
 
 # The functions that find linear layers were here first: the old imports keep working.
-__all__ = [
-    "AdaptedLayer",
-    "adapted_layers",
-    "disable_adapters",
-    "is_foreign",
-    "layer_sizes",
-    "linear_layers",
-    "matching_layers",
-    "refuse_merged",
-    "select_layers",
-]
+layer_sizes, linear_layers = found.layer_sizes, found.linear_layers
+matching_layers, select_layers = found.matching_layers, found.select_layers
 
 
 class AdaptedLayer(WrappedLayer):
