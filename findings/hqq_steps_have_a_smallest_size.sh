@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # HQQ in 8 bits is as bad as in 4 for weights of 1e-4, and keeps nothing of weights of 1e-5.
 #
-# Package: hqq 0.2.8.post1, torch 2.13.0 (HQQLinear on a CPU, float32).
+# Package: hqq 0.2.8.post1, with torch 2.13.0 and transformers 5.23.0 (HQQLinear on a CPU, float32).
 # Guess: a group's scale follows its weights, so the relative error does not depend on their size: about 0.5 % in 8 bits
 #   and 9 % in 4.
 # Behaviour: the inverse of the scale is clamped at 20,000 "to avoid half-precision problems", in float32 too, so that a
