@@ -1,7 +1,9 @@
-"""Every chapter executes on the smoke profile, and what it recorded is what the chapter claims."""
+"""Every chapter executes on the smoke profile, the solutions of its exercises run after it, and what it recorded is
+what the chapter claims."""
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +14,29 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def execute(chapter: str, out: Path) -> tuple[dict, list]:
-    """Run a chapter as a user would; returns what it recorded and its outputs, none of them an error."""
-    number = chapter.split("_")[0]
-    command = [sys.executable, "-m", "course_lib.cli", "run", number, "--profile", "smoke", "--out", str(out)]
+def solutions(notebook) -> list[str]:
+    """The Python of each solution that has some, in the order of the exercises."""
+    folded = re.compile(r'<details class="solution">(.*?)</details>', re.S)
+    texts = [found for cell in notebook.cells if cell.cell_type == "markdown" for found in folded.findall(cell.source)]
+    code = ["\n".join(re.findall(r"```python\n(.*?)```", text, re.S)) for text in texts]
+    return [solution for solution in code if solution]
+
+
+def execute(chapter: str, out: Path, solved: int) -> tuple[dict, list]:
+    """Run a chapter as a user would, and then the solutions of its exercises, as a reader does who tries them.
+
+    Returns what the chapter recorded and its outputs, without those of the solutions. None of them is an error.
+    """
+    notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
+    found = solutions(notebook)
+    assert len(found) == solved
+    for number, code in enumerate(found):
+        notebook.cells.append(nbformat.v4.new_code_cell(code, id=f"solution-{number}"))
+    path = out / "with_solutions" / f"{chapter}.ipynb"
+    path.parent.mkdir()
+    nbformat.write(notebook, path)
+
+    command = [sys.executable, "-m", "course_lib.cli", "run", str(path), "--profile", "smoke", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     recorded = json.loads((out / chapter / "metrics.json").read_text())["recorded"]
@@ -25,7 +46,8 @@ def execute(chapter: str, out: Path) -> tuple[dict, list]:
     shown = json.dumps([output for output in outputs if output.get("name") != "stderr"])  # warnings name their files
     for path in (str(ROOT), str(out)):
         assert path not in shown, f"no path of this machine on a page: {shown[shown.index(path) - 100 :][:300]}"
-    return recorded, outputs
+    cells = [cell for cell in notebook.cells if not cell.get("id", "").startswith("solution-")]
+    return recorded, [output for cell in cells for output in cell.get("outputs", [])]
 
 
 def pictures(outputs: list) -> int:
@@ -35,7 +57,7 @@ def pictures(outputs: list) -> int:
 @pytest.mark.slow
 @pytest.mark.weights
 def test_lora_chapter(tmp_path):
-    recorded, outputs = execute("03_lora", tmp_path)
+    recorded, outputs = execute("03_lora", tmp_path, solved=0)
     assert recorded["numpy_gradient_error"] < 1e-7
     assert recorded["trainable_parameters"] == 460_800
     assert recorded["base_parameters"] == 134_515_008
@@ -50,7 +72,7 @@ def test_lora_chapter(tmp_path):
 
 @pytest.mark.slow
 def test_laboratory_appendix(tmp_path):
-    recorded, outputs = execute("90_lora_laboratory", tmp_path)
+    recorded, outputs = execute("90_lora_laboratory", tmp_path, solved=3)
     assert recorded["step_ratio"] == pytest.approx(3.79, rel=0.1)  # equation (eq-step)
     assert recorded["energy_in_8"]["full fine-tuning"] > recorded["energy_in_8"]["random"]
     assert pictures(outputs) == 5
@@ -58,7 +80,7 @@ def test_laboratory_appendix(tmp_path):
 
 @pytest.mark.slow
 def test_butterflies_appendix(tmp_path):
-    recorded, outputs = execute("91_butterflies", tmp_path)
+    recorded, outputs = execute("91_butterflies", tmp_path, solved=1)
     assert recorded["orthogonality"] < 1e-5
     assert pictures(outputs) == 2
 
@@ -66,7 +88,7 @@ def test_butterflies_appendix(tmp_path):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_full_finetuning_chapter(tmp_path):
-    recorded, outputs = execute("02_full_finetuning", tmp_path)
+    recorded, outputs = execute("02_full_finetuning", tmp_path, solved=8)
     assert recorded["resumed_identical"]
     assert recorded["by_hand_difference"] < 1e-4
     assert recorded["recomputed_difference"] < 1e-5
@@ -84,7 +106,7 @@ def test_full_finetuning_chapter(tmp_path):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_merging_chapter(tmp_path):
-    recorded, outputs = execute("04_merging", tmp_path)
+    recorded, outputs = execute("04_merging", tmp_path, solved=8)
     assert recorded["merge_difference"] < 1e-3 < recorded["adapter_effect"]
     assert recorded["cat_error"] < 1e-6 < 0.01 < recorded["linear_error"]
     assert max(recorded["peft_differences"].values()) < 1e-3
@@ -97,7 +119,7 @@ def test_merging_chapter(tmp_path):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_qlora_chapter(tmp_path):
-    recorded, outputs = execute("05_qlora", tmp_path)
+    recorded, outputs = execute("05_qlora", tmp_path, solved=8)
     errors = {kind: both[0] for kind, both in recorded["errors"].items()}
     assert errors == pytest.approx({"NF4": 0.0728, "FP4": 0.0965, "INT4": 0.0913}, abs=2e-4)  # as published
     assert recorded["constant_bits"] == pytest.approx([0.5, 0.127], abs=5e-5)
@@ -118,7 +140,7 @@ def test_qlora_chapter(tmp_path):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_sft_chapter(tmp_path):
-    recorded, outputs = execute("06_sft", tmp_path)
+    recorded, outputs = execute("06_sft", tmp_path, solved=9)
     assert max(recorded["numpy_loss_error"], recorded["numpy_gradient_error"]) < 1e-12
     assert recorded["weight_spread"] == pytest.approx(17)  # answers of 34 and of 2 tokens
     assert 0.2 < recorded["trained_share"] < 0.35
@@ -141,7 +163,7 @@ def test_sft_chapter(tmp_path):
 
 
 def test_preferences_chapter(tmp_path):
-    recorded, outputs = execute("07_preferences", tmp_path)
+    recorded, outputs = execute("07_preferences", tmp_path, solved=9)
     assert recorded["gradient_error"] < 1e-7
     assert recorded["optimum_gap"] > 0
     assert recorded["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -172,7 +194,7 @@ def test_preferences_chapter(tmp_path):
 
 
 def test_kv_cache_chapter(tmp_path):
-    recorded, outputs = execute("08_kv_cache", tmp_path)
+    recorded, outputs = execute("08_kv_cache", tmp_path, solved=11)
     assert recorded["numpy_difference"] < 1e-12  # with the cache and without, by hand
     assert set(recorded["parity_gaps"]) == {"none", "dynamic", "static", "paged"}
     assert max((gap for gaps in recorded["parity_gaps"].values() for gap in gaps), default=0) < 1e-4  # ties alone
@@ -210,7 +232,7 @@ def test_kv_cache_chapter(tmp_path):
 
 @pytest.mark.slow
 def test_cluster_chapter(tmp_path):
-    recorded, outputs = execute("09_cluster", tmp_path)
+    recorded, outputs = execute("09_cluster", tmp_path, solved=10)
     assert len(recorded["stages"]) == 10
     assert recorded["skipped"]
     match = {name: round(100 * value, 1) for name, value in recorded["recorded_match"].items()}
@@ -243,7 +265,7 @@ def test_cluster_chapter(tmp_path):
 @pytest.mark.slow
 @pytest.mark.weights
 def test_datasets_chapter(tmp_path):
-    recorded, outputs = execute("01_datasets", tmp_path)
+    recorded, outputs = execute("01_datasets", tmp_path, solved=9)
     assert recorded["own_answers_pass"] == recorded["own_solutions_pass"] == 1
     assert recorded["overlap"] == recorded["differing_from_trl"] == 0
     assert recorded["differing_by_split_rule"] == 28  # of 200, under GPT-2's rule
@@ -256,7 +278,7 @@ def test_datasets_chapter(tmp_path):
 
 @pytest.mark.slow
 def test_foundations_chapter(tmp_path):
-    recorded, outputs = execute("00_foundations", tmp_path)
+    recorded, outputs = execute("00_foundations", tmp_path, solved=9)
     assert recorded["gradient_check_error"] < 1e-7
     float64 = ["autograd", "functions", "attention", "adamw"]
     assert max(recorded[f"{what}_torch_difference"] for what in float64) < 1e-12
