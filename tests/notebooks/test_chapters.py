@@ -37,7 +37,7 @@ def execute(chapter: str, out: Path, solved: int) -> tuple[dict, list]:
     nbformat.write(notebook, path)
 
     command = [sys.executable, "-m", "course_lib.cli", "run", str(path), "--profile", "smoke", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     recorded = json.loads((out / chapter / "metrics.json").read_text())["recorded"]
     notebook = nbformat.read(out / chapter / "notebook.ipynb", as_version=4)
