@@ -7,7 +7,7 @@
 # Behaviour: slurmctld drops a dependency on a job that it has no record of, and MinJobAge seconds (300 by default)
 #   after its end no job has one, however it ended. Submitted before that, the second job waits for ever; submitted
 #   later, it runs at once, with "Dependency=(null)". So does one that names a job which never was.
-# Here: `course submit --after JOB` passes the number on: give it that of a job which is waiting or running.
+# Here: `course submit --after JOB` asks Slurm first, and refuses a job that has failed or is not known.
 set -euo pipefail
 packages=(slurm-wlm==22.05.8)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

@@ -4,6 +4,7 @@ what the chapter claims."""
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def execute(chapter: str, out: Path, solved: int) -> tuple[dict, list]:
     assert len(found) == solved
     for number, code in enumerate(found):
         notebook.cells.append(nbformat.v4.new_code_cell(code, id=f"solution-{number}"))
-    path = out / "with_solutions" / f"{chapter}.ipynb"
-    path.parent.mkdir()
+    folder = out / "with_solutions"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns("expected"))  # a chapter may need another
+    path = folder / f"{chapter}.ipynb"
     nbformat.write(notebook, path)
 
     command = [sys.executable, "-m", "course_lib.cli", "run", str(path), "--profile", "smoke", "--out", str(out)]

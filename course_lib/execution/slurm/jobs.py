@@ -86,9 +86,12 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
         The record: the numbers of all legs, the command, the commit, the time.
 
     Raises:
-        CourseError: the site or Slurm refuses the job. Legs that were already submitted are cancelled.
+        CourseError: the site or Slurm refuses the job, or the one that it has to wait for did not end well. Legs that
+            were already submitted are cancelled.
     """
     check(job, site)
+    if job.after:
+        check_can_wait_for(job.after)
     script = folder / "job.sh"
     text = render(job, site, folder, root, template)
     folder.mkdir(parents=True)
@@ -120,6 +123,31 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
     }
     write_json(folder / "job.json", record)
     return record
+
+
+def check_can_wait_for(number: str) -> None:
+    """Refuse to wait for the success of a job that has failed, or that Slurm no longer knows.
+
+    Slurm forgets a job `MinJobAge` seconds after its end, 300 by default. It takes a dependency on such a job for met,
+    however the job ended, and also one on a number that never was a job. So ours would start at once.
+
+    Args:
+        number: of the job that has to succeed first.
+
+    Raises:
+        CourseError: the job has failed, or neither slurmctld nor the accounts know it.
+    """
+    state = states([number])[number]
+    if state == "UNKNOWN":
+        raise CourseError(
+            f"--after {number}: Slurm does not know this job, or has forgotten how it ended, and would start yours at "
+            "once. Look the number up with `course jobs`; if that job ended well, leave --after out."
+        )
+    if state in ENDED and state != "COMPLETED":
+        raise CourseError(
+            f"--after {number}: this job is {state}, so yours would never start. `course jobs logs {number}` says why; "
+            "submit that one again, and give its new number."
+        )
 
 
 def records(folder: Path) -> dict[Path, dict[str, Any]]:
