@@ -69,7 +69,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--legs", type=int, default=1, metavar="N", help="jobs in a row that go on from each other (1)")
     parser.add_argument("--requeue", action="store_true", help="go back into the queue before the time limit")
     parser.add_argument("--lead", type=int, metavar="S", help="seconds before the limit to save and stop (300)")
-    parser.add_argument("--after", default="", metavar="JOB", help="wait until that job has ended well; one that failed is refused")
+    parser.add_argument(
+        "--after", default="", metavar="JOB", help="wait until that job has ended well; one that failed is refused"
+    )
     parser.add_argument("--template", type=Path, help="a Jinja template of your own for the script")
     parser.add_argument("--dry-run", action="store_true", help="print the script and submit nothing")
     parser.add_argument("--list-sites", action="store_true", help="list the sites, and do nothing else")
