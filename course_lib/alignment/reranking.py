@@ -208,8 +208,8 @@ def compare_selections(
     count = fewest if count is None else count
     if not 1 <= count <= fewest:
         raise CourseError(
-            f"The first {count} answers are not there: a problem has {fewest}. Sample more answers, or give a smaller "
-            "count."
+            f"The first {count} answers are not there: a problem has {fewest}. Give a count of 1 to {fewest}, or "
+            "sample more answers."
         )
     if any(len(each.correct) != len(each.answers) for each in groups):
         raise CourseError("It is not known which answers are right: give 'correct' with the samples.")

@@ -175,7 +175,7 @@ def train_verifier(
     seed_everything(seed)  # dropout
     trainer = Trainer(
         verifier.network,
-        config or _usual_config(lr or RATES[verifier.config.kind], weight_decay, len(batches)),
+        config or _usual_config(RATES[verifier.config.kind] if lr is None else lr, weight_decay, len(batches)),
         evaluate=best.evaluate if validation else None,
         eval_every=eval_every or len(batches) // epochs,
         checkpoints=checkpoints,

@@ -43,7 +43,7 @@ def bench_quantize(threads: int, pairs: int, model: str, device: str, dtype: str
         threads: how many threads torch may use.
         pairs: how many pairs are timed, after one to warm up.
         model: a model that `load_decoder` reads, by name or folder.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights before.
 
     Returns:
@@ -52,13 +52,14 @@ def bench_quantize(threads: int, pairs: int, model: str, device: str, dtype: str
     Raises:
         AssertionError: the two sides store different bytes, so their times cannot be compared.
     """
+    from course_lib.models.devices import wait_for
     from course_lib.models.huggingface import load_decoder
 
     torch.set_num_threads(threads)
     decoder = load_decoder(model, dtype).to(device)
     example = quantize_model(twin(decoder), double_quant=True)
     check_equal(example, quantize_with_bitsandbytes(twin(decoder), example))
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait = wait_for(device)
     times = paired(
         lambda: (quantize_model(twin(decoder), double_quant=True), wait()),
         lambda: (quantize_with_bitsandbytes(twin(decoder), example), wait()),

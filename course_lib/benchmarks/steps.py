@@ -31,7 +31,7 @@ def our_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fal
         mode: "lora" trains rank 8 on q_proj and v_proj; "qlora" does so on a base in doubly quantised NF4; "full"
             trains every weight.
         model: a Llama of vocabulary 49,152, by name or folder.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights.
         compile: whether the forward pass goes through torch.compile.
 
@@ -68,7 +68,7 @@ def peer_step(mode: str, model: str, device: str, dtype: str, compile: bool = Fa
     Args:
         mode: as for `our_step`; the base of "qlora" is in bitsandbytes' layers.
         model: a Llama of vocabulary 49,152, by name or folder.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights.
         compile: whether the forward pass goes through torch.compile.
 
@@ -111,7 +111,7 @@ def load_bitsandbytes(directory: str, dtype: str, device: str) -> nn.Module:
     Args:
         directory: the model's folder.
         dtype: of the other weights, and of what is computed.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
 
     Returns:
         The model.
@@ -157,7 +157,7 @@ def bench_step(
         threads: how many threads torch may use.
         pairs: how many pairs of steps are timed, after two to warm up.
         model: a Llama of vocabulary 49,152, by name or folder.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         compile: whether both sides go through torch.compile.
         dtype: "float32" or "bfloat16", of the weights and of what is computed with them, on both sides.
 
@@ -168,7 +168,7 @@ def bench_step(
     Raises:
         AssertionError: The two sides compute different losses, so their times cannot be compared.
     """
-    from course_lib.models.devices import check_device
+    from course_lib.models.devices import check_device, wait_for
 
     check_device(device)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's, of transformers
@@ -178,7 +178,7 @@ def bench_step(
     for losses in [(ours(), theirs()) for _ in range(2)]:
         if abs(losses[0] - losses[1]) > LOSS_TOLERANCE[dtype]:
             raise AssertionError(f"The two sides compute different losses: {losses[0]} and {losses[1]}.")
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait = wait_for(device)
     times = paired(lambda: (ours(), wait()), lambda: (theirs(), wait()), pairs, warm_up=2)
     figures = {"step_ms": 1e3 * times.ours_s, "peer_step_ms": 1e3 * times.theirs_s, "ratio": times.ratio}
     memory = {side: _measured("step", side, mode, model, device, dtype, threads) for side in ("our", "peer")}
@@ -250,7 +250,7 @@ def main(what: str, side: str, mode: str, model: str, device: str, dtype: str, t
         side: "our" or "peer".
         mode: "lora", "qlora" or "full"; it changes nothing for "load".
         model: a model by name or folder.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights.
         threads: how many threads torch may use.
     """

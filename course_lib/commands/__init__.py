@@ -46,7 +46,7 @@ def add_resume(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def prepared_on(device: str, prepared: object) -> str:
-    """The device to compute on. What is prepared for a CPU stays there, unless another device is asked for.
+    """The device to compute on. What is prepared for a CPU stays there.
 
     Args:
         device: what --device says.
@@ -56,9 +56,13 @@ def prepared_on(device: str, prepared: object) -> str:
         The name of a device that torch has here.
 
     Raises:
-        CourseError: there is no such device.
+        CourseError: there is no such device, or it is not for what is prepared.
     """
-    if device == "auto" and prepared:
+    if prepared:
+        if device not in ("auto", "cpu"):
+            raise CourseError(
+                f"--weights and --compile are for --device cpu, and the device is {device}. Leave one out."
+            )
         return "cpu"
     from course_lib.models.devices import choose_device
 

@@ -114,6 +114,9 @@ def run_make_preferences(args: argparse.Namespace) -> int:
     """Sample, judge, pair; print what came out and which problems gave nothing."""
     samples_path = args.output.with_suffix(".samples.jsonl")
     if args.resume == "auto":
+        if args.output.exists():
+            print(f"{args.output} is there already: nothing is left to do.")
+            return 0
         args.resume = samples_path.exists()
     _refuse_outputs(args.output, samples_path, args.resume)
     if args.pairs_per_problem < 1:  # said now, and not after all answers have been sampled

@@ -1,5 +1,7 @@
 """Where a model computes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -21,6 +23,13 @@ def choose_device(name: str = "auto") -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return check_device(name)
+
+
+def wait_for(device: str) -> Callable[[], None]:
+    """Make a function that waits until `device` has computed all that was asked of it. A CPU has no queue."""
+    if torch.device(device).type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -21,10 +21,10 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         >>> [layer.training for layer in model]
         [True, False]
     """
-    in_training = [module for module in model.modules() if module.training]
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield model
     finally:
-        for module in in_training:
-            module.training = True  # not .train(), which would also switch the layers inside it
+        for module, mode in before:
+            module.training = mode  # not .train(), which would also switch the layers inside it

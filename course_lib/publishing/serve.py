@@ -3,19 +3,17 @@
 import functools
 import http.server
 from pathlib import Path
+from typing import NoReturn
 
 from course_lib.errors import CourseError
 
 
-def serve(html: Path, port: int) -> int:
+def serve(html: Path, port: int) -> NoReturn:
     """Serve the folder `html` on localhost until Ctrl-C.
 
     Args:
         html: the built pages.
         port: the first port to try; the next free one is taken.
-
-    Returns:
-        Nothing in practice: the function ends with an error only.
 
     Raises:
         CourseError: none of fifty ports is free.

@@ -104,7 +104,7 @@ class LanguageModel(Protocol):
 
 @contextmanager
 def evaluating(model: LanguageModel) -> Iterator[None]:
-    """Inside, `model` records no graph and drops nothing out; afterwards it is as it was."""
+    """Inside, `model` records no graph and drops nothing out; afterwards it is in the mode that it was in."""
     training = model.training
     model.train(False)
     try:

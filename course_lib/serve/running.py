@@ -64,7 +64,7 @@ def make_engine(loaded: Loaded, settings: ServeSettings) -> Engine:
     """
     device = choose_device(settings.device)
     why = _not_batched(loaded)
-    if why is None and settings.device not in ("auto", "cpu"):
+    if why is None and settings.device != "auto" and not device.startswith("cpu"):
         why = f"the engine that batches requests is for the CPU, and the device is {device}"
     if why is None:
         if device != "cpu":

@@ -189,8 +189,8 @@ def _read(folder: Path) -> tuple[dict, dict, dict]:
         return state, load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CourseError(
-            f"{folder} is not a complete checkpoint of this Trainer ({error}). Delete that folder to go on from the "
-            "one before it."
+            f"{folder} cannot be read as a checkpoint of this Trainer ({error}). If it was cut short, move that folder "
+            "away to go on from the one before it."
         ) from error
 
 

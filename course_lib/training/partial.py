@@ -27,7 +27,8 @@ def train_last_blocks(model: nn.Module, count: int) -> nn.Module:
     blocks = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), nn.ModuleList())
     if not 0 < count <= len(blocks):
         raise CourseError(
-            f"The last {count} blocks cannot be trained: this model has {len(blocks)}. Give a smaller number."
+            f"The last {count} blocks cannot be trained: this model has {len(blocks)}. Give 1 to {len(blocks)}, or 0 "
+            "for the whole model."
         )
     for block in blocks[-count:]:
         block.requires_grad_(True)

@@ -227,6 +227,23 @@ def test_nothing_is_written_over_and_a_cut_run_goes_on(models, tmp_path, even_is
     assert (samples.read_text(), (tmp_path / "pairs.jsonl").read_text()) == (before, pairs)
 
 
+def test_one_command_that_is_sent_again_begins_goes_on_and_ends(models, answers, tmp_path, even_is_right, capsys):
+    """`--resume auto`, as a chain of jobs on a cluster sends it."""
+    assert make(models, tmp_path, "--resume", "auto") == 0
+    samples, pairs = ((tmp_path / name).read_text() for name in ("pairs.samples.jsonl", "pairs.jsonl"))
+    (tmp_path / "pairs.jsonl").unlink()
+    (tmp_path / "pairs.samples.jsonl").write_text("".join(samples.splitlines(keepends=True)[:3]))
+    assert make(models, tmp_path, "--resume", "auto") == 0
+    assert (tmp_path / "pairs.jsonl").read_text() == pairs
+    capsys.readouterr()
+    assert make(models, tmp_path, "--resume", "auto") == 0
+    assert "pairs.jsonl is there already: nothing is left to do" in capsys.readouterr().out
+    assert train(answers, tmp_path / "verifier", "--epochs", 1, "--resume", "auto") == 0
+    trained = (tmp_path / "verifier" / "run.json").read_text()
+    assert train(answers, tmp_path / "verifier", "--epochs", 1, "--resume", "auto") == 0
+    assert (tmp_path / "verifier" / "run.json").read_text() == trained
+
+
 def test_problems_without_a_pair_are_counted_and_named(models, tmp_path, monkeypatch, capsys):
     rows = [{"question": f"{n} + 3?", "answer": f"#### {n + 3}"} for n in range(5)]
     write(tmp_path / "problems.jsonl", rows)

@@ -69,6 +69,13 @@ def test_after_an_error_the_modes_are_put_back(model, measure):
     assert model.training
 
 
+def test_a_mode_that_is_changed_inside_is_put_back(model):
+    model.eval()
+    with evaluating(model):
+        model.train()
+    assert not any(modes(model).values())
+
+
 def test_what_happens_inside_is_seen_and_what_is_put_on_stays(model):
     with evaluating(model) as same:
         assert same is model

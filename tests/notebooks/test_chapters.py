@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1600)  # a chapter and its solutions, on a slow machine
 
 
 def solutions(notebook) -> list[str]:
@@ -164,6 +165,8 @@ def test_sft_chapter(tmp_path):
     assert abs(by_rows - by_tokens) > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.weights
 def test_preferences_chapter(tmp_path):
     recorded, outputs = execute("07_preferences", tmp_path, solved=9)
     assert recorded["gradient_error"] < 1e-7
@@ -195,6 +198,8 @@ def test_preferences_chapter(tmp_path):
     assert pictures(outputs) == 8
 
 
+@pytest.mark.slow
+@pytest.mark.weights
 def test_kv_cache_chapter(tmp_path):
     recorded, outputs = execute("08_kv_cache", tmp_path, solved=11)
     assert recorded["numpy_difference"] < 1e-12  # with the cache and without, by hand
@@ -233,6 +238,7 @@ def test_kv_cache_chapter(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.weights
 def test_cluster_chapter(tmp_path):
     recorded, outputs = execute("09_cluster", tmp_path, solved=10)
     assert len(recorded["stages"]) == 10

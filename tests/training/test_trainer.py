@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_named(tiny_llama, tmp_path):
     Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(1))
     path = tmp_path / "step_000001" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CourseError, match="step_000001 is not a complete checkpoint"):
+    with pytest.raises(CourseError, match="step_000001 cannot be read as a checkpoint"):
         Trainer(tiny_llama, TrainingConfig(lr=1e-3), **options).train(constant_batches(2), resume=True)
 
 

@@ -264,8 +264,8 @@ def _long_text(subject: Subject, how: Evaluation) -> list[int]:
             break
     if len(ids) < 2 * LONG_BLOCK:
         raise CourseError(
-            f"The held-out part of {how.perplexity_on[0]} has {len(ids)} tokens: too few for a long text. Lower "
-            "long_tokens, or name a longer text first in perplexity_on."
+            f"The held-out part of {how.perplexity_on[0]} has {len(ids)} tokens: too few for a long text. "
+            "Name a longer text first in perplexity_on."
         )
     return ids[: how.long_tokens]
 

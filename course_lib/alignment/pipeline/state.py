@@ -19,7 +19,7 @@ from course_lib.errors import CourseError
 from course_lib.files import write_json
 
 DONE, STARTED = "stage.json", "started.json"
-# The rooms whose code decides what a stage computes.
+# The rooms whose code decides what a stage computes, beside the single modules on the ground (seeding, rounding, ...).
 ROOMS = ("data", "scratch", "models", "training", "inference", "evaluation", "finetuning", "alignment")
 NOT_INPUTS = {DONE, STARTED, "log.jsonl", "loss.png", "run.json", "summary.json", "curve.json"}
 CHUNK = 1 << 20
@@ -29,10 +29,10 @@ CHUNK = 1 << 20
 def code_version() -> str:
     """A hash of the sources that decide a stage's numbers, because another version of them may give other numbers."""
     digest, root = hashlib.sha256(), Path(str(files("course_lib")))
-    for room in ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
-            digest.update(path.read_bytes())
+    in_rooms = [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]
+    for path in [*sorted(root.glob("*.py")), *in_rooms]:
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -23,6 +23,9 @@ REFUSALS = {
     r"configuration source": "Slurm is installed here, but belongs to no cluster: submit from a login node.",
     r"time limit is invalid|PartitionTimeLimit": "Give less with --time: `sinfo -s` shows each queue's limit.",
 }
+# A job in one of these states may still end well, or has (HOPEFUL).
+WAITING = ("PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
+HOPEFUL = (*WAITING, "RUNNING", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING", "COMPLETED")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
 
@@ -91,7 +94,7 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
     """
     check(job, site)
     if job.after:
-        check_can_wait_for(job.after)
+        check_can_wait_for(job.after, folder.parent)
     script = folder / "job.sh"
     text = render(job, site, folder, root, template)
     folder.mkdir(parents=True)
@@ -125,7 +128,7 @@ def submit(job: Job, site: Site, folder: Path, root: Path, template: Path | None
     return record
 
 
-def check_can_wait_for(number: str) -> None:
+def check_can_wait_for(number: str, folder: Path) -> None:
     """Refuse to wait for the success of a job that has failed, or that Slurm no longer knows.
 
     Slurm forgets a job `MinJobAge` seconds after its end, 300 by default. It takes a dependency on such a job for met,
@@ -133,17 +136,26 @@ def check_can_wait_for(number: str) -> None:
 
     Args:
         number: of the job that has to succeed first.
+        folder: where the jobs of this clone are recorded.
 
     Raises:
-        CourseError: the job has failed, or neither slurmctld nor the accounts know it.
+        CourseError: the job has failed, neither slurmctld nor the accounts know it, or it is not the last leg of its
+            chain: a leg that stops at its time limit does not succeed.
     """
+    for record in records(folder).values():
+        if number in record["jobs"][:-1]:
+            raise CourseError(
+                f"--after {number}: this is a leg of a chain, and stops when its time is over. Give the chain's last "
+                f"leg: --after {record['jobs'][-1]}."
+            )
+    slurm("scontrol", "ping")  # says so where Slurm is not installed, or does not answer
     state = states([number])[number]
     if state == "UNKNOWN":
         raise CourseError(
             f"--after {number}: Slurm does not know this job, or has forgotten how it ended, and would start yours at "
             "once. Look the number up with `course jobs`; if that job ended well, leave --after out."
         )
-    if state in ENDED and state != "COMPLETED":
+    if state not in HOPEFUL:
         raise CourseError(
             f"--after {number}: this job is {state}, so yours would never start. `course jobs logs {number}` says why; "
             "submit that one again, and give its new number."

@@ -28,23 +28,6 @@ BANNER = """
 """
 
 
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """Stand-ins for Slurm's commands: they write down their words and print what the test says."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-
-    def command(name, printed, status=0):
-        script = folder / name
-        script.write_text(
-            f"#!/bin/sh\necho {name} \"$@\" >> {tmp_path}/calls\ncat <<'END'\n{printed}\nEND\nexit {status}\n"
-        )
-        script.chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return command
-
-
 def calls(tmp_path):
     return (tmp_path / "calls").read_text().splitlines()
 
@@ -213,32 +196,6 @@ class TestSubmitting:
         assert "--dependency=afterany:4711" in second  # a leg that ends at its limit is not "ok"
         assert records(tmp_path / "jobs") == {tmp_path / "jobs" / "a": record}
         assert json.loads((tmp_path / "jobs/a/job.json").read_text())["command"] == list(JOB.command)
-
-    @pytest.mark.parametrize(
-        ("shown", "accounted", "refused"),
-        [
-            ("JobId=12 JobState=RUNNING Reason=None", "", None),
-            ("JobId=12 JobState=COMPLETED Reason=None", "", None),
-            ("", "COMPLETED", None),  # slurmctld has forgotten it, the accounts have not
-            ("", "CANCELLED by 1000", "this job is CANCELLED, so yours would never start"),
-            ("JobId=12 JobState=FAILED Reason=NonZeroExitCode", "", "this job is FAILED"),
-            ("", "", "Slurm does not know this job, or has forgotten how it ended"),
-        ],
-    )
-    def test_what_a_job_can_wait_for(self, slurm, tmp_path, shown, accounted, refused):
-        """Slurm itself starts a job at once that waits for one which it has forgotten, failed or not."""
-        slurm("sbatch", "4711")
-        slurm("scontrol", shown)
-        slurm("sacct", accounted)
-        job, folder = replace(JOB, after="12"), tmp_path / "jobs" / "a"
-        if refused is None:
-            submit(job, load_site("stampede3"), folder, tmp_path)
-            assert "--dependency=afterok:12 --kill-on-invalid-dep=yes" in calls(tmp_path)[-1]
-            return
-        with pytest.raises(CourseError, match=f"--after 12: {refused}"):
-            submit(job, load_site("stampede3"), folder, tmp_path)
-        assert not any(call.startswith("sbatch") for call in calls(tmp_path))
-        assert not folder.exists()
 
     def test_a_refusal_on_stdout_is_passed_on_and_leaves_nothing(self, slurm, tmp_path):
         slurm("sbatch", f"{BANNER}FAILED: no allocation ABC-123", 1)
