@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import course_lib
 from course_lib import commands
 from course_lib.errors import CourseError
-from course_lib.vocabulary import OPTION, canonical, nearest_option, other_names
+from course_lib.vocabulary import OPTION, OTHER_NAMES, canonical, nearest_option, other_names
 
 DESCRIPTION = """Adapting language models: run the chapters, build the book, take and grade the assignments.
 
@@ -75,8 +75,11 @@ class Parser(argparse.ArgumentParser):
             if word == "--":
                 return
             flag = word.partition("=")[0]
-            # A beginning is enough for argparse: --step is --steps.
-            if not OPTION.fullmatch(word) or any(option.startswith(flag) for option in known):
+            if not OPTION.fullmatch(word) or flag in known:
+                continue
+            # A beginning is enough for argparse: --step is --steps. But what is another option's name in another
+            # program is not a beginning: --lora is an adapter and not --lora-dropout.
+            if flag.replace("_", "-") not in OTHER_NAMES and any(option.startswith(flag) for option in known):
                 continue
             nearest = nearest_option(flag, known)
             hint = f" Did you mean {nearest}?" if nearest else ""
