@@ -66,6 +66,6 @@ def test_what_submits_the_long_runs(clone):
     variables = {"PROFILE": "tacc_h100", "SCRATCH": "/scratch/me"}
     said = call(clone, "scripts/tacc/submit_pretrain.sh", "--dry-run", **variables)
     assert "--output /scratch/me/course/pretrain/tacc_h100" in said
-    said = call(clone, "speedrun.sh", "tacc", "--dry-run", **variables)  # by scripts/tacc/submit_speedrun.sh
-    assert "pipeline run --profile tacc_h100 --output /scratch/me/course/pipeline/tacc_h100" in said
-    assert call(clone, "scripts/tacc/submit_speedrun.sh", "--dry-run", **variables).count("\n") == said.count("\n")
+    for words in (("speedrun.sh", "tacc"), ("scripts/tacc/submit_speedrun.sh",)):  # the first one calls the second
+        said = call(clone, *words, "--dry-run", **variables)
+        assert "pipeline run --profile tacc_h100 --output /scratch/me/course/pipeline/tacc_h100" in said
