@@ -7,7 +7,8 @@
 #   loop of N steps an epoch that breaks gets the first N batches of one and the same order in each epoch, and never
 #   sees the rest. Without the option the order is a new one each time. Streams of datasets, whose set_epoch gets the
 #   same count, repeat theirs, too.
-# Here: the course's loop does not use accelerate. In Trainer the option is on, but it leaves only its last epoch early.
+# Here: the course's loop does not use accelerate. Trainer turns the option on, and calls set_epoch(epoch) before each
+#   epoch, which cures it.
 set -euo pipefail
 packages=(accelerate==1.15.0 torch==2.13.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

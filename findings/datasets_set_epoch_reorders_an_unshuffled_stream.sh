@@ -6,8 +6,8 @@
 # Behaviour: in each epoch but the first the order of the files is drawn from the epoch's number, shuffle or not. A
 #   loader that accelerate has prepared counts its passes and calls set_epoch, so a second evaluation of the same
 #   loader sees the rows in another order.
-# Here: predictions of two passes cannot be compared line by line, and a curriculum of easy files first is one for a
-#   single epoch only.
+# Here: the course reads no streams of datasets. Elsewhere, predictions of two passes cannot be compared line by line,
+#   and a curriculum of easy files first is one for a single epoch only.
 set -euo pipefail
 packages=(datasets==5.2.0 torch==2.13.0 accelerate==1.15.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

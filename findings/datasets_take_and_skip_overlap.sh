@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A stream's take(n) and skip(n) are no split: with workers, and from the second epoch on, they share rows.
+# A stream's take(n) and skip(n) share rows if they are read with different numbers of workers or in different epochs.
 #
 # Package: datasets 5.2.0, with torch 2.13.0.
 # Guess: what take(100) gives is what skip(100) leaves out, as the documentation of streaming says: shuffle first, then
 #   split the stream by take and skip.
-# Behaviour: with workers each one skips its part of n, from its own files: 50 rows of each of two files instead of 100
-#   of the first one. set_epoch, which Trainer and accelerate call before each epoch, draws the shuffling anew inside
-#   skip, so that other rows are left out. Either way rows that were held out are trained on, and nothing is said.
+# Behaviour: each worker takes or skips its part of n, from its own files: with two workers skip(100) leaves out 50 rows
+#   of each of two files, where take(100) without workers has 100 of the first one. set_epoch, which Trainer and
+#   accelerate call on the training stream before each epoch, draws the shuffling anew inside skip, so that other rows
+#   are left out. Either way rows that were held out are trained on, and nothing is said.
 # Here: the course splits by the hash of a text. In other projects: split into files, or by a hash in filter().
 set -euo pipefail
 packages=(datasets==5.2.0 torch==2.13.0)

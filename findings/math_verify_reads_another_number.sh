@@ -3,10 +3,10 @@
 #
 # Package: math-verify 0.9.0.
 # Guess: a number in a usual spelling is read as that number, or is not read at all and the pair counts as unparsed.
-# Behaviour: groups of digits with LaTeX's thin space, a tie or a plain space between them are added like a mixed
-#   number or multiplied: \(12\,345\) is 357 and \(1\,000\,000\) is 0. Without dollars "2 1/2" is 2 times 1/2. The
-#   exponent of what Python prints for a small number is dropped, and between dollars e is Euler's number. As a
-#   reference such a spelling makes the right answer wrong and another one right, without a message.
+# Behaviour: between dollars, groups of digits with LaTeX's thin space between them are added like a mixed number or
+#   multiplied: $12\,345$ is 357 and $1\,000\,000$ is 0. Without dollars "2 1/2" is 2 times 1/2, and the exponent of
+#   what Python prints for a small number is dropped: 1e-05 is 1. As a reference such a spelling makes the right answer
+#   wrong and another one right.
 # Here: the course's references are plain whole numbers. Elsewhere, write references without spaces and exponents, and
 #   look at what parse() gives for each of them.
 set -euo pipefail

@@ -6,7 +6,8 @@
 #   applied on top of them: the model is base, first and second.
 # Behaviour: a layer with anything merged computes its weight alone. "second" stays active, in `active_adapters` and in
 #   the count of trainable parameters, and does nothing, without a word; in layers that "first" does not have it still
-#   acts. A base that is computed under `disable_adapter()` unmerges everything, and then "second" acts alone.
+#   acts. In the other order (merge_adapter, then set_adapter) PEFT warns and unmerges. A base that is computed under
+#   `disable_adapter()` unmerges everything, and then "second" acts alone.
 # Here: stages are trained on top of each other by merging one and unloading it, or by one adapter that goes on.
 set -euo pipefail
 packages=(peft==0.21.2 transformers==5.23.0 torch==2.13.0)

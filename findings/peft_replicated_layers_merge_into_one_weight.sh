@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Merging an adapter on replicated layers is documented as refused; it is carried out, and gives another model.
+# Merging an adapter on replicated layers is meant to be refused; it is carried out, and gives another model.
 #
 # Package: peft 0.21.2, transformers 5.23.0, torch 2.13.0 (LoraConfig(layer_replication=...)).
-# Guess: merge_and_unload refuses such a model, as the description of its check says ("replicated layers do not support
-#   merging"), since the copies of a layer share one weight. Or it gives each copy its own, and is right.
+# Guess: merge_and_unload refuses such a model, as a check in the source means to ensure ("replicated layers do not
+#   support merging"), since the copies of a layer share one weight. Or it gives each copy its own, and is right.
 # Behaviour: the check asks `self.peft_config.get("layer_replication")`, and peft_config is a dictionary of adapters, so
 #   the answer is always None. Every copy's update is added to the one shared weight: each copy gets the sum of them
 #   all, without a word. `merge_adapter` does the same.

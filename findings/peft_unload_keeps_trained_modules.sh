@@ -6,7 +6,8 @@
 #   it.
 # Behaviour: the adapters are removed, but each module of `modules_to_save` is replaced by its trained copy. A base with
 #   a trained output layer is neither the base nor the adapted model, and it is what a comparison with "the base" is
-#   then measured on.
+#   then measured on. For the same reason `merge_and_unload(adapter_names=[...])` takes the copy of the active adapter,
+#   whichever one is named.
 # Here: base and adapter are compared with the adapter disabled, or with a base that was loaded anew.
 set -euo pipefail
 packages=(peft==0.21.2 transformers==5.23.0 torch==2.13.0)

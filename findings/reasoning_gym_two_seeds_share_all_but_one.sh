@@ -6,7 +6,7 @@
 # Behaviour: question i is made from the seed plus i. Seed 43 is seed 42 moved by one question, for nearly all tasks,
 #   and ReseedingDataset, the endless form, which adds 1 to the seed after each chunk, repeats all but one question of
 #   a chunk in the next one.
-# Here: the course draws the seeds of its word problems from a hash, so no two of them overlap.
+# Here: the course draws the seeds of its word problems from a hash, so that two of them practically never overlap.
 set -euo pipefail
 packages=(reasoning-gym==0.1.25)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

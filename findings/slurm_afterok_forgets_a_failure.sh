@@ -5,8 +5,8 @@
 # Guess: with --dependency=afterok:ID a job runs after a success of that job and otherwise never; an ID that does not
 #   exist is refused.
 # Behaviour: slurmctld drops a dependency on a job that it has no record of, and MinJobAge seconds (300 by default)
-#   after its end no job has one, however it ended. Submitted before that, the second job waits for ever; submitted
-#   later, it runs at once, with "Dependency=(null)". So does one that names a job which never was.
+#   after its end no job has one, however it ended. Submitted before that, the second job waits; submitted later, it
+#   runs at once, with "Dependency=(null)". So does one that names a job that never existed.
 # Here: `course submit --after JOB` asks Slurm first, and refuses a job that has failed or is not known.
 set -euo pipefail
 packages=(slurm-wlm==22.05.8)

@@ -6,8 +6,8 @@
 #   rounds it.
 # Behaviour: the Newton-Schulz iteration works on `update.bfloat16()` and divides it by its norm in place. Without
 #   Nesterov the update is the buffer itself, and for bfloat16 parameters `.bfloat16()` copies nothing: at each step the
-#   buffer is scaled to the norm 1. Against it, gradients of a usual size are nothing, so the direction hardly turns
-#   any more. float32 parameters and nesterov=True are right.
+#   buffer is scaled to the norm 1. Gradients of a usual size are small beside that, so the buffer hardly turns any
+#   more. float32 parameters and nesterov=True are right.
 # Here: who tries Muon beside AdamW in bfloat16 leaves nesterov=True, or keeps float32 parameters.
 set -euo pipefail
 packages=(torch==2.13.0)

@@ -6,7 +6,7 @@
 # Behaviour: after the first update, metrics whose states are equal become one group, of which only the first is
 #   updated. The arguments are not looked at. Perplexity(ignore_index=0) beside Perplexity() is never computed if the
 #   first batch has no padding, and an accuracy with the threshold 0.9 is that with 0.5 if the first batch is clear.
-# Here: the course has no torchmetrics. compute_groups=False switches it off.
+# Here: the course does not use torchmetrics. compute_groups=False switches it off.
 set -euo pipefail
 packages=(torchmetrics==1.9.0 torch==2.13.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

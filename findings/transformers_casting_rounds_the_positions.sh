@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `model.to(torch.bfloat16)` and from_pretrained(dtype=torch.bfloat16) give two models.
 #
-# Package: transformers 5.23.0, torch 2.13.0, safetensors 0.8.0 (LlamaForCausalLM; the others with RoPE alike).
+# Package: transformers 5.23.0, torch 2.13.0, safetensors 0.8.0 (LlamaForCausalLM).
 # Guess: both hold the file's weights rounded to bfloat16, and positions are computed in float32 in either.
 # Behaviour: the parameters are equal. But the frequencies of the positions are a buffer, which from_pretrained leaves
 #   in float32 and `.to` and `.bfloat16()` round. The product with the position is taken in float32, of the rounded

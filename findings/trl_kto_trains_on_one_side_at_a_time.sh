@@ -5,8 +5,9 @@
 # Guess: rows with "chosen" and "rejected" become pairs of good and bad answers, which a batch holds mixed.
 # Behaviour: each 1,000 rows become their 1,000 chosen answers followed by their 1,000 rejected ones, and the default
 #   sampling is sequential, the only one that the KTO loss accepts. Up to 1,000 good answers come before the first bad
-#   one, a batch has one side only, and the margin is never logged. Shuffling the pairs changes nothing of it.
-# Here: the course has no KTO. Elsewhere: unpair_preference_dataset(data).shuffle(seed=0), and give that to the trainer.
+#   one, nearly every batch has one side only, and then no margin is logged. Shuffling the pairs beforehand does not
+#   change this.
+# Here: the course does not use KTO. Elsewhere, give the trainer unpair_preference_dataset(data).shuffle(seed=0).
 set -euo pipefail
 packages=(trl==1.16.0 transformers==5.23.0 torch==2.13.0 datasets==5.2.0)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi

@@ -6,7 +6,7 @@
 # Behaviour: the model stays in train() while it generates, and disable_dropout is False, unlike in DPO, KTO and the
 #   reward trainer. With lora_dropout the answers of one prompt differ even where sampling takes the best token, and
 #   RLOO, which scores its own answers twice with other masks, finds ratios far from 1 in the first pass and clips
-#   most of the sequences that it has just drawn: they give no gradient.
+#   about half of the sequences that it has just drawn: they give no gradient.
 # Here: the course's own GRPO samples in eval(). In TRL: disable_dropout=True, or lora_dropout=0.
 set -euo pipefail
 packages=(trl==1.16.0 peft==0.21.2 transformers==5.23.0 torch==2.13.0 datasets==5.2.0)

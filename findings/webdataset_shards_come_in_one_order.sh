@@ -6,7 +6,7 @@
 # Behaviour: the seed is drawn when the data set is made, and each walk makes a generator from it: the order of the
 #   first epoch is that of all. shuffle(n) behind it mixes neighbours only, so with more rows than it holds the same
 #   shards stay together. With detshuffle=True the order does change from epoch to epoch.
-# Here: the course has no webdataset.
+# Here: the course does not use webdataset.
 set -euo pipefail
 packages=(webdataset==1.0.2)
 if [ -n "${NEWEST:-}" ]; then packages=("${packages[@]%%==*}"); fi
