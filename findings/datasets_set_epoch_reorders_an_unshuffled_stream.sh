@@ -62,7 +62,8 @@ assert found[1:] == passes[1:], "the behaviour has changed"
 assert found[1] != found[0], "the behaviour has changed"
 PYTHON
 cd "$folder"
-if HF_HUB_OFFLINE=1 "$folder/env/bin/python" -W ignore "$folder/check.py"; then
+export HF_HUB_OFFLINE=1 HF_HOME="$folder/cache" HF_DATASETS_CACHE="$folder/cache/datasets"
+if "$folder/env/bin/python" -W ignore "$folder/check.py"; then
   echo "as stated"
 else
   echo "changed"

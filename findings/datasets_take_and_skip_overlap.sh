@@ -58,9 +58,9 @@ if __name__ == "__main__":
         training.set_epoch(epoch)
         by_epoch.append(common(read(held_out), read(training), f"shuffled before, epoch {epoch}"))
     assert by_workers[0] == by_epoch[0] == 0
-    assert by_workers[1] > 0, "the behaviour has changed"
-    assert by_epoch[1] > 0, "the behaviour has changed"
-    assert by_epoch[2] > 0, "the behaviour has changed"
+    assert by_workers[1] == 50, "the behaviour has changed"
+    assert 20 < by_epoch[1] < 50, "the behaviour has changed"
+    assert 20 < by_epoch[2] < 50, "the behaviour has changed"
 PYTHON
 cd "$folder"
 if HF_HUB_OFFLINE=1 "$folder/env/bin/python" -W ignore "$folder/check.py"; then

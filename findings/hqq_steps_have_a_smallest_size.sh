@@ -45,6 +45,7 @@ for (size, bits), wrong in found.items():
 assert found[1e-2, 8] < 0.006 and found[1e-2, 4] < 0.1
 assert found[1e-3, 8] > 0.01, "the behaviour has changed"
 assert found[1e-4, 8] > 0.1, "the behaviour has changed"
+assert abs(found[1e-4, 8] - found[1e-4, 4]) < 0.02, "the behaviour has changed"
 assert found[1e-5, 8] > 0.9 and found[1e-5, 4] > 0.9, "the behaviour has changed"
 PYTHON
 cd "$folder"

@@ -22,6 +22,7 @@ python3 -m venv "$folder/env" || could_not_run "python3 -m venv failed"
 
 cat >"$folder/check.py" <<'PYTHON'
 import re
+import warnings
 from importlib.metadata import version
 
 import torch
@@ -57,7 +58,11 @@ def saved(names):
     for name in names:
         model.set_adapter(name)
         expected = logits(model)
-        model.save_pretrained(".", selected_adapters=[name])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            model.save_pretrained(".", selected_adapters=[name])
+        said = [str(warning.message) for warning in said]
+        assert not any(re.search("key|layer|lora", text) for text in said), "the behaviour has changed"
         with safe_open(f"{name}/adapter_model.safetensors", "pt") as file:
             layers = sorted({int(re.search(r"layers\.(\d+)", key)[1]) for key in file.keys()})
         loaded = logits(PeftModel.from_pretrained(base(), name))

@@ -89,6 +89,7 @@ state() { scontrol show job -o "$1" | tr ' ' '\n' | sed -n "s/^JobState=//p"; }
 is() { [ "$(state "$1")" = "$2" ]; }
 never() { [ "$(squeue -h -j "$1" -o %r)" = DependencyNeverSatisfied ]; }
 forgotten() { ! scontrol show job "$1"; }
+refused() { echo "sbatch refuses it"; echo "changed"; exit 1; }
 
 first=$(submit fails.sh)
 until_true 300 is "$first" FAILED || could_not_run "the first job did not fail"
@@ -97,12 +98,12 @@ until_true 300 never "$early" || could_not_run "the dependent job is $(state "$e
 echo "job $first: FAILED; submitted at once after it, job $early is $(state "$early"): $(squeue -h -j "$early" -o %r)"
 scancel "$early"
 until_true 1800 forgotten "$first" || could_not_run "job $first is still remembered"
-late=$(submit --dependency=afterok:"$first" needs_it.sh late)
-until_true 100 is "$late" COMPLETED || true
+late=$(submit --dependency=afterok:"$first" needs_it.sh late) || refused
+until_true 600 is "$late" COMPLETED || true
 echo "submitted when job $first is forgotten, job $late is $(state "$late")"
-never_was=$(submit --dependency=afterok:99999 needs_it.sh never_was)
-until_true 100 is "$never_was" COMPLETED || true
-echo "submitted to run after job 99999, which never was, job $never_was is $(state "$never_was")"
+never_was=$(submit --dependency=afterok:99999 needs_it.sh never_was) || refused
+until_true 600 is "$never_was" COMPLETED || true
+echo "submitted to run after job 99999, which never existed, job $never_was is $(state "$never_was")"
 if [ "$(tr '\n' ' ' <ran)" = "late never_was " ]; then
   echo "as stated"
 else

@@ -36,7 +36,7 @@ print(*(f"{name} {version(name)}" for name in ("torch", "safetensors")))
 
 def saved(state):
     """Save, then read by safetensors and by DCP's own reader: what comes back, or the errors."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir="."))
     dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(folder)))
     (file,) = folder.glob("*.safetensors")
     back = {"weight": torch.zeros(2, 3)}
@@ -55,7 +55,7 @@ def saved(state):
 plain, counted = saved({"weight": torch.ones(2, 3)}), saved({"weight": torch.ones(2, 3), "step": 5})
 print("tensors only:   ", plain)
 print("with a counter: ", counted)
-folder = tempfile.mkdtemp()
+folder = tempfile.mkdtemp(dir=".")
 dcp.save({"weight": torch.ones(2, 3), "step": 5}, checkpoint_id=folder)
 ordinary = {"weight": torch.zeros(2, 3), "step": 0}
 dcp.load(ordinary, checkpoint_id=folder)

@@ -39,7 +39,7 @@ heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
 
 def shares(config):
     """Memory in 4 and in 8 bits as a share of the whole model's, and the types of the weights in 4 bits."""
-    folder = tempfile.mkdtemp()
+    folder = tempfile.mkdtemp(dir=".")
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).get_memory_footprint()
     memory, types = [], {}

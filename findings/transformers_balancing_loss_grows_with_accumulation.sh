@@ -51,7 +51,7 @@ def gradient(micro_batches, coefficient):
     heads = {"num_key_value_heads": 2, "num_local_experts": 4, "output_router_logits": True}
     model = MixtralForCausalLM(MixtralConfig(router_aux_loss_coef=coefficient, **heads, **sizes))
     arguments = TrainingArguments(
-        tempfile.mkdtemp(),
+        tempfile.mkdtemp(dir="."),
         max_steps=1,
         per_device_train_batch_size=8 // micro_batches,
         gradient_accumulation_steps=micro_batches,

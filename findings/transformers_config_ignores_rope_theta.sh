@@ -34,7 +34,7 @@ logging.set_verbosity_warning()
 logging.disable_progress_bar()
 print(*(f"{name} {version(name)}" for name in ("transformers", "torch")))
 sizes = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-folder = Path(tempfile.mkdtemp())
+folder = Path(tempfile.mkdtemp(dir="."))
 AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(folder)
 
 

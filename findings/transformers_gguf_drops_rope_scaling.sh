@@ -37,7 +37,7 @@ print(*(f"{name} {version(name)}" for name in ("transformers", "gguf", "torch"))
 
 def load(architecture, scaling=None, frequencies=None):
     """Write a model of one layer, and load it."""
-    path = Path(tempfile.mkdtemp()) / "model.gguf"
+    path = Path(tempfile.mkdtemp(dir=".")) / "model.gguf"
     file = gguf.GGUFWriter(path, architecture)
     file.add_name("tiny")
     file.add_vocab_size(32)

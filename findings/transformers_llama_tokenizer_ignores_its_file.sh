@@ -46,7 +46,7 @@ expected = backend.encode(text, add_special_tokens=False).tokens
 
 def loaded(name):
     """The tokens that AutoTokenizer gives, when the configuration names this class."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir="."))
     backend.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": name, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -62,7 +62,7 @@ for name in ("PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast"):
 tokenizer = loaded("LlamaTokenizer")
 tokenizer.backend_tokenizer.pre_tokenizer = backend.pre_tokenizer
 tokenizer.backend_tokenizer.normalizer = backend.normalizer
-edited, folder = tokenizer.tokenize(text), tempfile.mkdtemp()
+edited, folder = tokenizer.tokenize(text), tempfile.mkdtemp(dir=".")
 tokenizer.save_pretrained(folder)
 again = AutoTokenizer.from_pretrained(folder).tokenize(text)
 print("edited, saved, loaded:  ", edited, "->", again)

@@ -59,7 +59,7 @@ def sides(data):
     model = LlamaForCausalLM(LlamaConfig(eos_token_id=1, pad_token_id=0, **sizes))
     reference = copy.deepcopy(model)
     arguments = KTOConfig(
-        tempfile.mkdtemp(),
+        tempfile.mkdtemp(dir="."),
         use_cpu=True,
         bf16=False,
         num_train_epochs=1,

@@ -45,7 +45,7 @@ tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 data = Dataset.from_list([{"text": "w1 w2 w3 w4 w5"}] * 80)
 sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128}
 sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4}
-folder = tempfile.mkdtemp()
+folder = tempfile.mkdtemp(dir=".")
 AutoModelForCausalLM.from_config(LlamaConfig(eos_token_id=1, pad_token_id=0, **sizes)).save_pretrained(folder)
 
 
@@ -62,7 +62,7 @@ def moved(quantised):
     adapter = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     before = {str(parameter.dtype) for parameter in adapter.values()}
     arguments = SFTConfig(
-        tempfile.mkdtemp(),
+        tempfile.mkdtemp(dir="."),
         use_cpu=True,
         bf16=False,
         max_steps=20,

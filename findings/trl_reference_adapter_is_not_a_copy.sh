@@ -57,7 +57,7 @@ def first_step(config):
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     arguments = DPOConfig(
-        tempfile.mkdtemp(),
+        tempfile.mkdtemp(dir="."),
         use_cpu=True,
         bf16=False,
         max_steps=1,

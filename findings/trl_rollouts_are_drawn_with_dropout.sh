@@ -67,7 +67,7 @@ def one_step(trainer_class, config_class, **options):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     arguments = config_class(
-        tempfile.mkdtemp(),
+        tempfile.mkdtemp(dir="."),
         use_cpu=True,
         bf16=False,
         max_steps=1,
