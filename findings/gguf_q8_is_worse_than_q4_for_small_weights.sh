@@ -5,7 +5,7 @@
 # Guess: quantising by blocks does not depend on the weights' size, and eight bits are sixteen times as exact as four.
 # Behaviour: each block's scale is stored in float16. Q8_0 divides the largest weight by 127 and Q4_0 by 8, so Q8_0's
 #   scale reaches float16's subnormal numbers first: when a block's largest weight is below 0.008, its scale loses bits.
-#   Normal weights of 1e-5 have an error of 9 % in Q8_0 and in Q4_0. Those of 3e-6 have one of 22 % in Q8_0 and of 9 %
+#   Normal weights of 1e-5 have an error of 9 % in Q8_0 and in Q4_0. Those of 3e-6 have one of 21 % in Q8_0 and of 9 %
 #   in Q4_0, and of those of 1e-6 nothing is left in Q8_0.
 # Here: a LoRA's B starts at zero. After a few steps with a small learning rate its file in GGUF should be F16 or F32.
 set -euo pipefail
