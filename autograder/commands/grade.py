@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from autograder.commands.shared import add_course, note_policy, placed_assignment
 from course_lib.commands import Subparsers
 from course_lib.errors import CourseError
+from course_lib.options import count
 
 if TYPE_CHECKING:
     from autograder.course import Assignment
@@ -48,7 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
     grade.add_argument("--submissions", type=Path, metavar="FOLDER", help="where they are (default: COURSE/submitted)")
     add_course(grade)
     grade.add_argument("--student", action="append", default=[], metavar="S", help="only this one; may be repeated")
-    grade.add_argument("--jobs", type=_count, default=1, metavar="N", help="submissions at the same time (1)")
+    grade.add_argument("--jobs", type=count, default=1, metavar="N", help="submissions at the same time (1)")
     grade.add_argument(
         "--part",
         action="append",
@@ -62,12 +63,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     grade.add_argument("--no-feedback", action="store_true", help="write no feedback pages now; a later run does")
     grade.set_defaults(run=_grade)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number, at least 1")
-    return int(text)
 
 
 def _grade(args: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ from course_lib.adapters.merge import MergeReport, merge, unload
 from course_lib.errors import CourseError, first_line
 from course_lib.files import apply_umask, write_json
 from course_lib.models.decoder import Decoder
+from course_lib.models.folder import GUIDE_ADAPTER
 from course_lib.models.huggingface import name_here, name_in_file
 from course_lib.models.linear_layers import layer_sizes, linear_layers
 from course_lib.suggestions import similar_paths
@@ -37,7 +38,6 @@ from course_lib.suggestions import similar_paths
 LoRALayer = LowRank
 LinearWithLoRA = LoRALinear
 FORMAT = "course-lora-1"
-FINAL = "lora_final.pt"  # where the guide's trainer leaves the adapter
 
 
 def apply_lora_to_model(
@@ -121,8 +121,8 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
 
     Args:
         model: a transformers model or our decoder.
-        path: a file of `save_lora_weights`, or the folder of an adapter (a run of `course train`, or PEFT's). FINAL in
-            such a folder stands for the folder's adapter.
+        path: a file of `save_lora_weights`, or the folder of an adapter (a run of `course train`, or PEFT's).
+            `lora_final.pt` in such a folder stands for the folder's adapter.
 
     Returns:
         The model.
@@ -132,7 +132,7 @@ def load_lora_weights(model: nn.Module, path: Path | str) -> nn.Module:
             is changed then.
     """
     path = Path(path)
-    if path.name == FINAL and not path.exists() and (path.parent / CONFIG).is_file():
+    if path.name == GUIDE_ADAPTER and not path.exists() and (path.parent / CONFIG).is_file():
         path = path.parent
     if path.is_dir():
         load_adapter(model, path)

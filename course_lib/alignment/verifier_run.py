@@ -23,6 +23,7 @@ from course_lib.data.rows import file_rows
 from course_lib.errors import CourseError
 from course_lib.evaluation.calibration import reliability_figure
 from course_lib.files import write_json
+from course_lib.finetuning.folder import RUN_FILE, SUMMARY
 from course_lib.models.huggingface import load_decoder
 from course_lib.models.pretrained import DEFAULT, load_tokenizer
 from course_lib.models.verifier import Verifier
@@ -192,7 +193,7 @@ def run_verifier(folder: Path, parts: Parts, settings: VerifierSettings, resume:
     for answers in (parts.train, parts.test):
         check_trainable(answers)
     verifier = new_verifier(settings, parts.train)
-    write_json(folder / "run.json", {"stage": "verifier", "settings": asdict(settings)})  # only now can the run begin
+    write_json(folder / RUN_FILE, {"stage": "verifier", "settings": asdict(settings)})  # only now can the run begin
     records = train_verifier(
         verifier,
         parts.train,
@@ -223,7 +224,7 @@ def run_verifier(folder: Path, parts: Parts, settings: VerifierSettings, resume:
         "seconds": sum(record.seconds for record in records),
         "parameters": sum(each.numel() for each in verifier.network.parameters()),
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY, summary)
     return found
 
 

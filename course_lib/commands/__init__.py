@@ -45,6 +45,20 @@ def add_resume(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def require_cpu(device: str, option: str) -> None:
+    """Refuse a device that is not the CPU, for an option that has no use elsewhere.
+
+    Args:
+        device: what --device says.
+        option: the one that is for the CPU.
+
+    Raises:
+        CourseError: the device is another.
+    """
+    if device not in ("auto", "cpu"):
+        raise CourseError(f"{option} is for --device cpu, and the device is {device}. Leave {option} out.")
+
+
 def prepared_on(device: str, prepared: object) -> str:
     """The device to compute on. What is prepared for a CPU stays there.
 
@@ -59,10 +73,7 @@ def prepared_on(device: str, prepared: object) -> str:
         CourseError: there is no such device, or it is not for what is prepared.
     """
     if prepared:
-        if device not in ("auto", "cpu"):
-            raise CourseError(
-                f"--weights and --compile are for --device cpu, and the device is {device}. Leave one out."
-            )
+        require_cpu(device, "--weights")
         return "cpu"
     from course_lib.models.devices import choose_device
 

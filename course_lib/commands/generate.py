@@ -13,6 +13,7 @@ from course_lib.commands import (
     prepared_on,
     printable,
     require_adapter,
+    require_cpu,
     require_model,
     require_text,
 )
@@ -164,8 +165,7 @@ def _refuse_to_compile(cache: str, device: str) -> None:
 
     if cache != "static":
         raise CourseError(f"--compile is for --cache static, and the cache is {cache}. Leave one of them out.")
-    if device not in ("auto", "cpu"):
-        raise CourseError(f"--compile is for --device cpu, and the device is {device}. Leave --compile out.")
+    require_cpu(device, "--compile")
     require_compiler()
 
 

@@ -10,6 +10,7 @@ from course_lib.alignment.verifier_settings import VerifierSettings
 from course_lib.commands import Subparsers, add_resume, printable
 from course_lib.errors import CourseError
 from course_lib.files import refuse_filled
+from course_lib.finetuning.folder import RUN_FILE, SUMMARY
 from course_lib.options import add_options, flag_of
 from course_lib.suggestions import similar_paths
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from course_lib.data.judged import Judged
     from course_lib.models.verifier import Verifier
 
-RUN, SUMMARY = "run.json", "summary.json"
 NAMES = {each.name for each in fields(VerifierSettings)}
 FREE = {each.name for each in fields(VerifierSettings) if each.metadata["free"]}
 
@@ -122,7 +122,7 @@ def _add_rerank(actions: Subparsers) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print how the verifier does on problems that it has never seen."""
     given = {name: _tupled(value) for name, value in vars(args).items() if name in NAMES}
-    resume = bool(args.resume) and (args.resume != "auto" or (args.output / RUN).is_file())
+    resume = bool(args.resume) and (args.resume != "auto" or (args.output / RUN_FILE).is_file())
     settings = VerifierSettings(**((_begun_with(args.output, given) if resume else {}) | given))
     settings.check()
     if not resume:
@@ -153,7 +153,7 @@ def _tupled(value: Any) -> Any:
 
 def _refuse_another_run(folder: Path) -> None:
     """CourseError where a new run would begin in a folder that is in use."""
-    if (folder / RUN).is_file():
+    if (folder / RUN_FILE).is_file():
         raise CourseError(f"{folder} holds a run already: --resume continues it; or choose another --output.")
     refuse_filled(folder)
 
@@ -161,7 +161,7 @@ def _refuse_another_run(folder: Path) -> None:
 def _begun_with(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run in a folder; CourseError where it is another's, or a given setting differs from it."""
     try:
-        begun = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        begun = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         kept = {name: _tupled(value) for name, value in begun["settings"].items()}
         stage, before = begun.get("stage"), asdict(VerifierSettings()) | kept  # an older run may lack a newer setting
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from course_lib.finetuning.folder import CHECKPOINTS, RUN_FILE
 from course_lib.finetuning.settings import LORA_MODES
-from course_lib.models.folder import is_adapter
+from course_lib.models.folder import GUIDE_ADAPTER, is_adapter
 
-FOLDER, FINAL = Path("lora_checkpoints"), "lora_final.pt"
+FOLDER = Path("lora_checkpoints")
 STEP = re.compile(r"lora_step_(\d+)\.pt")
 
 
@@ -29,7 +29,7 @@ def meant_by_guide(path: Path) -> Path | None:
         The folder of an adapter or of a checkpoint; None where the name is not a guide's, or no run has it.
     """
     step = STEP.fullmatch(path.name)
-    if path.exists() or not (step or path.name == FINAL):
+    if path.exists() or not (step or path.name == GUIDE_ADAPTER):
         return None
     folder: Path | None = path.parent
     if path.parent == FOLDER and not FOLDER.exists():

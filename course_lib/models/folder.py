@@ -19,6 +19,7 @@ from course_lib.errors import CourseError, first_line
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name for it
+GUIDE_ADAPTER = "lora_final.pt"  # where the trainer of LoRA guides leaves the adapter
 TOKENIZER = {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json"}
 TOKENIZER |= {"merges.txt", "chat_template.jinja", "chat_template.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")

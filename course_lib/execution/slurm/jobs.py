@@ -23,9 +23,10 @@ REFUSALS = {
     r"configuration source": "Slurm is installed here, but belongs to no cluster: submit from a login node.",
     r"time limit is invalid|PartitionTimeLimit": "Give less with --time: `sinfo -s` shows each queue's limit.",
 }
-# A job in one of these states may still end well, or has (HOPEFUL).
-WAITING = ("PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
-HOPEFUL = (*WAITING, "RUNNING", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING", "COMPLETED")
+HOPEFUL = (  # a job in one of these states may still end well, or has
+    *("PENDING", "CONFIGURING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"),
+    *("RUNNING", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING", "COMPLETED"),
+)
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
 
